@@ -144,13 +144,13 @@ def judge(
         s, o = _geometry(subject / scale), _geometry(object / scale)
     ws, hs = subject[:, 2], subject[:, 3]
     wo, ho = object[:, 2], object[:, 3]
-    return np.stack(
+    columns = np.stack(
         [
             *_RULES[rules](s, o),
             *(overlapping, ~overlapping),
             *(ws > wo, ws < wo),
             *(hs > ho, hs < ho),
             *(ws * hs > wo * ho, ws * hs < wo * ho),
-        ],
-        axis=1,
+        ]
     )
+    return columns.T  # a relation's column is contiguous

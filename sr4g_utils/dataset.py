@@ -1,0 +1,352 @@
+"""Boxes to distinct triplets per image, the splits, the evaluation prompts and the training sampler.
+
+A triplet is one (image, subject, relation, object) of category names, however many pairs of boxes show it. "A dog to the
+left of a cat" and "a dog to the left of another dog" are both written; the second kind is left out of prompts and
+fine-tuning (paper section 3; the choices are listed in ``data/decisions.yaml``).
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import combinations
+from pathlib import Path
+from string import Template
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int, Int64
+
+from .boxes import BoxTable, Category
+from .captions import caption, with_article
+from .relations import BY_NAME, NAMES, judge
+from .runs import atomic
+
+PAIRS_AT_ONCE = 1 << 15  # ordered pairs judged together: large enough for numpy, small enough for the cache
+PAIRS_PER_ROW_GROUP = 1 << 20  # about as many rows, which readers can filter and load alone
+THREADS = 2
+
+
+# ------------------------------------------------------------------------------------------------------ triplets
+
+
+def count_pairs(
+    table: BoxTable, rules: str = "visor"
+) -> Iterator[tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group 14"]]]:
+    """Judge every ordered pair of boxes of an image, and count per category pair.
+
+    Yields, some images at a time, ``groups`` (image, subject category, object category; positions in the table), in
+    ascending order, and ``counts``: of how many pairs of boxes each of the 14 relations holds. A box is never paired
+    with itself.
+    """
+    # A run is the boxes of one category in one image; the table is sorted, so a run is a slice of it.
+    start = np.flatnonzero(np.diff(table.image, prepend=-1) | np.diff(table.category, prepend=-1))
+    length = np.diff(start, append=len(table))
+    run_image, run_category = table.image[start], table.category[start]
+    first, runs = _spans(run_image)  # runs of each image
+    boxes = np.add.reduceat(length, first)
+    for images in _batches(boxes * boxes, PAIRS_AT_ONCE):
+        # every (subject run, object run) of an image, then every (subject box, object box) of the two runs
+        image, s, o = _square(first[images], runs[images])
+        sizes = length[s] * length[o]
+        group = np.repeat(np.arange(len(s)), sizes)
+        ends = np.cumsum(sizes)
+        row, column = np.divmod(np.arange(ends[-1]) - np.repeat(ends - sizes, sizes), length[o][group])
+        subject, object = start[s][group] + row, start[o][group] + column
+        size = None
+        if rules == "sstd":
+            size = np.stack([table.width, table.height], axis=1)[table.image[subject]]
+        holds = judge(table.xywh(subject), table.xywh(object), rules, size)
+        holds[subject == object] = False
+        counts = np.add.reduceat(holds.T, ends - sizes, axis=1, dtype=np.int32).T.copy()
+        groups = np.stack([run_image[s], run_category[s], run_category[o]], axis=1, dtype=np.int32)
+        yield groups, counts
+
+
+def _spans(values: np.ndarray) -> tuple[Int64[np.ndarray, "span"], Int64[np.ndarray, "span"]]:
+    """Start and length of each stretch of equal values."""
+    start = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
+    return start, np.diff(start, append=len(values))
+
+
+def _square(first: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each i, all n[i]² ordered pairs of the numbers first[i] … first[i] + n[i] - 1: (i, left, right)."""
+    sizes = n * n
+    i = np.repeat(np.arange(len(n)), sizes)
+    left, right = np.divmod(np.arange(len(i)) - np.repeat(np.cumsum(sizes) - sizes, sizes), n[i])
+    return i, first[i] + left, first[i] + right
+
+
+def _batches(work: np.ndarray, most: int) -> Iterator[slice]:
+    """Slices of consecutive items, each with about ``most`` work."""
+    done = np.cumsum(work)
+    edges = np.searchsorted(done, np.arange(most, done[-1] + most, most), side="left") + 1
+    edges = np.unique(np.concatenate([[0], np.minimum(edges, len(work))]))
+    for a, b in zip(edges[:-1], edges[1:], strict=True):
+        yield slice(a, b)
+
+
+def write_triplets(
+    table: BoxTable,
+    path: str | Path,
+    split: str,
+    unseen: Collection[str] = (),
+    rules: str = "visor",
+    template: str = "plain",
+) -> int:
+    """Write every distinct triplet with its caption to Parquet and return how many there are.
+
+    Columns: image_id, file_name, subject, relation, object, caption, n_pairs (pairs of boxes that show it), subject_id,
+    object_id (COCO's category ids), objects ("seen", "mixed" or "unseen") and split. Sorted by image, subject, object
+    (in the order of category ids) and relation (in the order of ``RELATIONS``).
+
+    Raises:
+        ValueError: there is no triplet at all, as when every image holds a single box.
+    """
+    columns = _Columns(table, split, unseen, template)
+    _, boxes = _spans(table.image)
+    edges = np.concatenate([[0], np.cumsum(boxes)])
+    slices = [slice(edges[part.start], edges[part.stop]) for part in _batches(boxes**2, PAIRS_PER_ROW_GROUP)]
+
+    def batch(rows: slice) -> pa.RecordBatch:
+        groups, counts = zip(*count_pairs(table.rows(rows), rules), strict=True)
+        return columns.batch(np.concatenate(groups), np.concatenate(counts))
+
+    n = 0
+    with (
+        atomic(path) as partial,
+        # Plain strings in the file's schema: readers such as `datasets` know no Arrow dictionaries.
+        pq.ParquetWriter(
+            partial, columns.schema, store_schema=False, compression="zstd", compression_level=1,
+            dictionary_pagesize_limit=1 << 24, write_statistics=["image_id"],
+        ) as writer,
+        ThreadPoolExecutor(THREADS) as threads,
+    ):  # fmt: skip
+        for made in _in_order(threads, batch, slices):
+            writer.write_batch(made, row_group_size=max(len(made), 1))
+            n += len(made)
+        if not n:
+            raise ValueError(f"no triplet in {len(table):,} boxes: every image holds a single box")
+    return n
+
+
+def _in_order(threads: ThreadPoolExecutor, function: Callable[[slice], pa.RecordBatch], items: list[slice]) -> Iterator[pa.RecordBatch]:
+    """``threads.map`` that looks only as far ahead as there are threads, so that results do not pile up."""
+    waiting: deque[Future[pa.RecordBatch]] = deque()
+    for item in items:
+        waiting.append(threads.submit(function, item))
+        if len(waiting) > THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class _Columns:
+    """Turns counts into Arrow columns. Text is kept as small numbers into lists that are made once."""
+
+    def __init__(self, table: BoxTable, split: str, unseen: Collection[str], template: str) -> None:
+        self.table = table
+        names = table.names
+        self.names = pa.array(names)
+        self.captions = pa.array([caption(s, r, o, template) for s in names for o in names for r in NAMES])
+        self.category_id = np.array([category.id for category in table.categories], np.int16)
+        self.unseen = np.isin(names, list(unseen)).astype(np.int32)
+        self.split = split
+        text = pa.dictionary(pa.int32(), pa.string())
+        self.schema = pa.schema(
+            {
+                "image_id": pa.int64(), "file_name": text, "subject": text, "relation": text, "object": text,
+                "caption": text, "n_pairs": pa.int32(), "subject_id": pa.int16(), "object_id": pa.int16(),
+                "objects": text, "split": text,
+            }
+        )  # fmt: skip
+
+    def batch(self, groups: Int[np.ndarray, "group 3"], counts: Int[np.ndarray, "group 14"]) -> pa.RecordBatch:
+        group, relation = (index.astype(np.int32) for index in np.nonzero(counts))
+        image, s, o = groups.T  # per group; [group] repeats a value for each relation that holds
+        first, last = int(image[0]), int(image[-1])
+
+        def text(codes: np.ndarray, values: pa.Array) -> pa.Array:
+            return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), values)
+
+        columns = [
+            self.table.image_id[image][group],
+            text((image - first)[group], self.table.file_name[first : last + 1]),
+            text(s[group], self.names),
+            text(relation, pa.array(NAMES)),
+            text(o[group], self.names),
+            text(((s * len(self.names) + o) * len(NAMES))[group] + relation, self.captions),
+            counts[group, relation],
+            self.category_id[s][group],
+            self.category_id[o][group],
+            text((self.unseen[s] + self.unseen[o])[group], pa.array(OBJECTS)),
+            text(np.zeros_like(relation), pa.array([self.split])),
+        ]
+        return pa.record_batch([pa.array(c) if isinstance(c, np.ndarray) else c for c in columns], schema=self.schema)
+
+
+def frequencies(path: str | Path) -> pd.DataFrame:
+    """The distinct (subject, relation, object) of a triplet file with their caption, how many images and box pairs show
+    each, and whether the objects are seen; most frequent first."""
+    key = ["subject", "relation", "object", "caption", "objects"]
+    table = pq.read_table(path, columns=[*key, "n_pairs"], read_dictionary=key)
+    counted = table.unify_dictionaries().group_by(key).aggregate([("n_pairs", "count"), ("n_pairs", "sum")]).to_pandas()
+    counted = counted.rename(columns={"n_pairs_count": "n_images", "n_pairs_sum": "n_pairs"}).astype(dict.fromkeys(key, str))
+    return counted.sort_values(["n_images", *key[:3]], ascending=[False, True, True, True], ignore_index=True)
+
+
+# -------------------------------------------------------------------------------------------- splits and prompts
+
+OBJECTS = ("seen", "mixed", "unseen")  # by how many of a triplet's two categories are unseen: none, one, both
+
+
+def unseen_categories(categories: Sequence[Category], n: int) -> list[str]:
+    """``n`` category names held out of fine-tuning for the unseen split, spread over the supercategories.
+
+    Each supercategory gives its share of ``n`` (largest remainders first, ties in file order), taken at even steps from
+    its categories in the order of their ids. No chance and no frequency enters. The paper does not list its own.
+
+    Raises:
+        ValueError: ``n`` is negative or not below the number of categories.
+    """
+    if not 0 <= n < len(categories):
+        raise ValueError(f"unseen: {n} categories cannot be held out of {len(categories)}")
+    families: dict[str, list[str]] = {}
+    for category in sorted(categories, key=lambda category: category.id):
+        families.setdefault(category.supercategory, []).append(category.name)
+    quota = {family: n * len(names) / len(categories) for family, names in families.items()}
+    share = {family: int(quota[family]) for family in families}
+    for family in sorted(families, key=lambda family: share[family] - quota[family])[: n - sum(share.values())]:
+        share[family] += 1
+    return [
+        names[int((i + 0.5) * len(names) / share[family])]
+        for family, names in families.items()
+        for i in range(share[family])
+    ]
+
+
+def prompts(
+    train: pd.DataFrame,
+    unseen: Collection[str],
+    seed: int,
+    test_per_relation: int = 500,
+    validation_per_relation: int = 100,
+    same_category: bool = False,
+) -> pd.DataFrame:
+    """Evaluation prompts: the distinct triplets of the training annotations (:func:`frequencies`), one row each.
+
+    Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen), in_main and
+    in_unseen (is it among the training captions of that split?), split ("validation" or "test", disjoint) and balanced
+    (in the default test set of ``test_per_relation`` prompts per relation).
+
+    Validation prompts are for choosing checkpoints: per relation at most ``validation_per_relation``, at most a tenth.
+    """
+    table = train if same_category else train[train.subject != train.object]
+    table = table.sort_values(["subject", "object", "relation"], ignore_index=True)
+    seen = ~(table.subject.isin(unseen) | table.object.isin(unseen))
+    order = np.random.default_rng(seed).permutation(len(table))
+    rank = pd.Series(range(len(table)), index=order).groupby(table.relation.to_numpy()[order]).cumcount().sort_index()
+    of_relation = table.groupby("relation")["caption"].transform("count")
+    n_validation = np.minimum(validation_per_relation, of_relation // 10)
+    return pd.DataFrame(
+        {
+            "prompt_id": np.arange(len(table)),
+            **{name: table[name] for name in ("subject", "relation", "object", "caption", "n_images", "objects")},
+            "in_main": True,
+            "in_unseen": seen,
+            "split": np.where(rank < n_validation, "validation", "test"),
+            "balanced": (rank >= n_validation) & (rank < n_validation + test_per_relation),
+        }
+    )
+
+
+def sr2d(names: Sequence[str]) -> bytes:
+    """VISOR's SR2D prompt set, byte for byte the published ``text_spatial_rel_phrases.json`` for COCO's 80 names.
+
+    Every unordered pair of names in both orders for the four projective relations and "and", then each name alone
+    (Gokhale et al. 2022, section 3.1; microsoft/VISOR).
+    """
+    phrases = [BY_NAME[name].phrase for name in ("left of", "right of", "above", "below")] + ["and"]
+    prompts: list[tuple[str, str | None, str, str]] = [
+        (a, b, phrase, f"{with_article(a)} {phrase} {with_article(b)}")
+        for pair in combinations(names, 2)
+        for phrase in phrases
+        for a, b in (pair, pair[::-1])
+    ]
+    prompts += [(name, None, "single", with_article(name)) for name in names]
+    records = [
+        {
+            "unique_id": i,
+            "num_objects": 1 if b is None else 2,
+            "obj_1_attributes": [a],
+            "obj_2_attributes": [b],
+            "rel_type": phrase,
+            "text": text,
+        }
+        for i, (a, b, phrase, text) in enumerate(prompts)
+    ]
+    return json.dumps(records, indent=2).encode()
+
+
+def sample(
+    relation: Int[np.ndarray, "row"], n: int, rng: np.random.Generator, balanced: bool = True
+) -> Int64[np.ndarray, "n"]:
+    """Draw n rows for training, with replacement: a relation uniformly among those that occur, then one of its rows.
+
+    ``relation`` is each row's relation as a number. ``balanced=False`` draws rows uniformly: the natural distribution.
+
+    Raises:
+        ValueError: there is no row to draw from.
+    """
+    if not len(relation):
+        raise ValueError("relation: no rows to sample from")
+    if not balanced:
+        return rng.integers(len(relation), size=n)
+    order = np.argsort(relation, kind="stable")
+    start, length = _spans(relation[order])
+    chosen = rng.integers(len(start), size=n)
+    return order[start[chosen] + rng.integers(length[chosen])]
+
+
+CARD = Template("""---
+license: cc-by-4.0
+pretty_name: SR4G captions
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: triplets_train.parquet
+  - split: validation
+    path: triplets_val.parquet
+---
+# SR4G captions
+
+Captions with explicit spatial relations, one row per distinct (image, subject, relation, object), made from $source
+with the `$rules` rules by the open implementation of SR4G ([arXiv 2403.00587](https://arxiv.org/abs/2403.00587)).
+
+```python
+from datasets import load_dataset
+load_dataset("parquet", data_files={"train": "triplets_train.parquet", "validation": "triplets_val.parquet"})
+```
+
+| split | captions | images |
+|---|---|---|
+$counts
+
+| column | meaning |
+|---|---|
+| image_id, file_name | the annotated image |
+| subject, relation, object | names; the subject stands in the relation to the object |
+| caption | the triplet as a sentence |
+| n_pairs | how many pairs of boxes of the image show it |
+| subject_id, object_id | COCO category ids |
+| objects | seen, mixed or unseen: how many of the two categories are held out of the unseen split's fine-tuning |
+| split | train or val |
+
+Held out (unseen): $unseen.
+
+Rows of one category ("a dog to the left of another dog") are included; prompts and fine-tuning leave them out.
+The annotations of COCO are under CC BY 4.0; photos keep their own terms and are not part of this data set.
+""")
