@@ -12,17 +12,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 
+from . import boxes
 from .boxes import BoxTable, Category
 from .captions import caption, with_article
 from .relations import BY_NAME, NAMES, judge
-from .runs import atomic
+from .runs import atomic, write_text
 
 PAIRS_AT_ONCE = 1 << 15  # ordered pairs judged together: large enough for numpy, small enough for the cache
 PAIRS_PER_ROW_GROUP = 1 << 20  # about as many rows, which readers can filter and load alone
@@ -32,37 +34,45 @@ THREADS = 2
 # ------------------------------------------------------------------------------------------------------ triplets
 
 
-def count_pairs(
-    table: BoxTable, rules: str = "visor"
-) -> Iterator[tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group 14"]]]:
-    """Judge every ordered pair of boxes of an image, and count per category pair.
+def pairs(table: BoxTable) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndarray, np.ndarray, np.ndarray]]:
+    """Every ordered pair of boxes of an image, some images at a time, grouped by their two categories.
 
-    Yields, some images at a time, ``groups`` (image, subject category, object category; positions in the table), in
-    ascending order, and ``counts``: of how many pairs of boxes each of the 14 relations holds. A box is never paired
-    with itself.
+    Yields ``groups`` (image, subject category, object category; positions in the table, ascending), the rows ``subject``
+    and ``object`` of each pair, and the pair with which each group starts. A box meets itself once in its own group:
+    callers leave that pair out.
     """
     # A run is the boxes of one category in one image; the table is sorted, so a run is a slice of it.
     start = np.flatnonzero(np.diff(table.image, prepend=-1) | np.diff(table.category, prepend=-1))
     length = np.diff(start, append=len(table))
-    run_image, run_category = table.image[start], table.category[start]
-    first, runs = _spans(run_image)  # runs of each image
-    boxes = np.add.reduceat(length, first)
-    for images in _batches(boxes * boxes, PAIRS_AT_ONCE):
+    image, category = table.image[start], table.category[start]
+    first, runs = _spans(image)  # runs of each image
+    per_image = np.add.reduceat(length, first)
+    for images in _batches(per_image**2, PAIRS_AT_ONCE):
         # every (subject run, object run) of an image, then every (subject box, object box) of the two runs
-        image, s, o = _square(first[images], runs[images])
+        s, o = _square(first[images], runs[images])
         sizes = length[s] * length[o]
         group = np.repeat(np.arange(len(s)), sizes)
-        ends = np.cumsum(sizes)
-        row, column = np.divmod(np.arange(ends[-1]) - np.repeat(ends - sizes, sizes), length[o][group])
-        subject, object = start[s][group] + row, start[o][group] + column
-        size = None
-        if rules == "sstd":
-            size = np.stack([table.width, table.height], axis=1)[table.image[subject]]
-        holds = judge(table.xywh(subject), table.xywh(object), rules, size)
-        holds[subject == object] = False
-        counts = np.add.reduceat(holds.T, ends - sizes, axis=1, dtype=np.int32).T.copy()
-        groups = np.stack([run_image[s], run_category[s], run_category[o]], axis=1, dtype=np.int32)
-        yield groups, counts
+        begin = np.cumsum(sizes) - sizes
+        row, column = np.divmod(np.arange(len(group)) - begin[group], length[o][group])
+        groups = np.stack([image[s], category[s], category[o]], axis=1, dtype=np.int32)
+        yield groups, start[s][group] + row, start[o][group] + column, begin
+
+
+def holds(table: BoxTable, subject: np.ndarray, object: np.ndarray, rules: str) -> Bool[np.ndarray, "pair 14"]:
+    """:func:`relations.judge` on rows of a table; no relation holds between a box and itself."""
+    size = np.stack([table.width, table.height], axis=1)[table.image[subject]] if rules == "sstd" else None
+    verdict = judge(table.xywh(subject), table.xywh(object), rules, size)
+    verdict[subject == object] = False
+    return verdict
+
+
+def count_pairs(
+    table: BoxTable, rules: str = "visor"
+) -> Iterator[tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group 14"]]]:
+    """For the groups of :func:`pairs`: of how many pairs of boxes each of the 14 relations holds."""
+    for groups, subject, object, begin in pairs(table):
+        verdict = holds(table, subject, object, rules)
+        yield groups, np.add.reduceat(verdict.T, begin, axis=1, dtype=np.int32).T.copy()
 
 
 def _spans(values: np.ndarray) -> tuple[Int64[np.ndarray, "span"], Int64[np.ndarray, "span"]]:
@@ -71,12 +81,12 @@ def _spans(values: np.ndarray) -> tuple[Int64[np.ndarray, "span"], Int64[np.ndar
     return start, np.diff(start, append=len(values))
 
 
-def _square(first: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each i, all n[i]² ordered pairs of the numbers first[i] … first[i] + n[i] - 1: (i, left, right)."""
+def _square(first: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each i, all n[i]² ordered pairs of the numbers first[i] … first[i] + n[i] - 1."""
     sizes = n * n
     i = np.repeat(np.arange(len(n)), sizes)
     left, right = np.divmod(np.arange(len(i)) - np.repeat(np.cumsum(sizes) - sizes, sizes), n[i])
-    return i, first[i] + left, first[i] + right
+    return first[i] + left, first[i] + right
 
 
 def _batches(work: np.ndarray, most: int) -> Iterator[slice]:
@@ -106,9 +116,9 @@ def write_triplets(
         ValueError: there is no triplet at all, as when every image holds a single box.
     """
     columns = _Columns(table, split, unseen, template)
-    _, boxes = _spans(table.image)
-    edges = np.concatenate([[0], np.cumsum(boxes)])
-    slices = [slice(edges[part.start], edges[part.stop]) for part in _batches(boxes**2, PAIRS_PER_ROW_GROUP)]
+    _, per_image = _spans(table.image)
+    edges = np.concatenate([[0], np.cumsum(per_image)])
+    slices = [slice(edges[part.start], edges[part.stop]) for part in _batches(per_image**2, PAIRS_PER_ROW_GROUP)]
 
     def batch(rows: slice) -> pa.RecordBatch:
         groups, counts = zip(*count_pairs(table.rows(rows), rules), strict=True)
@@ -130,6 +140,12 @@ def write_triplets(
         if not n:
             raise ValueError(f"no triplet in {len(table):,} boxes: every image holds a single box")
     return n
+
+
+def build(path: str | Path, annotations: str | Path, *, split: str, crowds: bool = False, **options: Any) -> int:
+    """A stage: read an annotation file and :func:`write_triplets`. Returns the number of captions."""
+    table = boxes.read(annotations, split)
+    return write_triplets(table if crowds else table.without_crowds(), path, split, **options)
 
 
 def _in_order(threads: ThreadPoolExecutor, function: Callable[[slice], pa.RecordBatch], items: list[slice]) -> Iterator[pa.RecordBatch]:
@@ -262,6 +278,22 @@ def prompts(
     )
 
 
+def write_prompts(path: str | Path, triplets: str | Path, **options: Any) -> int:
+    """A stage: :func:`prompts` of a triplet file, as Parquet. Returns their number."""
+    table = prompts(frequencies(triplets), **options)
+    with atomic(path) as partial:
+        table.to_parquet(partial, index=False)
+    return len(table)
+
+
+def write_sr2d(path: str | Path) -> int:
+    """A stage: :func:`sr2d` for COCO's 80 categories. Returns the number of prompts."""
+    data = sr2d([category.name for category in boxes.COCO_CATEGORIES])
+    with atomic(path) as partial:
+        partial.write_bytes(data)
+    return len(json.loads(data))
+
+
 def sr2d(names: Sequence[str]) -> bytes:
     """VISOR's SR2D prompt set, byte for byte the published ``text_spatial_rel_phrases.json`` for COCO's 80 names.
 
@@ -308,6 +340,87 @@ def sample(
     start, length = _spans(relation[order])
     chosen = rng.integers(len(start), size=n)
     return order[start[chosen] + rng.integers(length[chosen])]
+
+
+# ------------------------------------------------------------------------------------------------ what is in it
+
+
+def warnings(tables: dict[str, BoxTable]) -> list[str]:
+    """What makes a pair of annotation files unfit to train or test on; empty if nothing does."""
+    train, val = tables["train"], tables["val"]
+    found = []
+    if np.intersect1d(train.image_id, val.image_id).size:
+        found.append("train and validation annotations share images: what is tested on may have been trained on")
+    for split, table in tables.items():
+        if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
+            found.append(f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})")
+    return found
+
+
+def funnel(tables: dict[str, BoxTable], frequencies: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """From images to captions: one row a step, one column a split."""
+    columns = {}
+    for split, table in tables.items():
+        counted = frequencies[split]
+        different = counted[counted.subject != counted.object]
+        per_image = np.bincount(table.image, minlength=len(table.image_id)).astype(np.int64)
+        columns[split] = {
+            "images": len(per_image),
+            "images with a box": int((per_image > 0).sum()),
+            "annotations left out": sum(table.excluded.values()),
+            "boxes": len(table),
+            "ordered pairs of boxes": int((per_image * (per_image - 1)).sum()),
+            "relations between boxes": int(counted.n_pairs.sum()),
+            "captions (distinct triplets per image)": int(counted.n_images.sum()),
+            "captions of different categories (main)": int(different.n_images.sum()),
+            "captions of seen categories (unseen split)": int(different.n_images[different.objects == "seen"].sum()),
+            "distinct triplets of different categories": len(different),
+        }
+    return pd.DataFrame(columns).rename_axis("step").reset_index()
+
+
+def object_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
+    """Captions that name each category, as subject, as object and in either place; most frequent first."""
+    by = {side: frequencies.groupby(side).n_images.sum().rename(f"as_{side}") for side in ("subject", "object")}
+    either = frequencies[frequencies.subject != frequencies.object]
+    twice = frequencies[frequencies.subject == frequencies.object].groupby("subject").n_images.sum()
+    captions = either.groupby("subject").n_images.sum().add(either.groupby("object").n_images.sum(), fill_value=0)
+    table = pd.concat([captions.add(twice, fill_value=0).rename("captions"), *by.values()], axis=1).fillna(0).astype(int)
+    return table.rename_axis("name").reset_index().sort_values(["captions", "name"], ascending=[False, True], ignore_index=True)
+
+
+def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: str = "visor") -> pd.DataFrame:
+    """``n`` random captions of different categories, a relation at a time, each with a pair of boxes that shows it.
+
+    Columns: caption, file_name, width, height, subject, object, subject_box and object_box (xywh).
+    """
+    rows = pq.read_table(triplets, columns=["image_id", "file_name", "subject", "relation", "object", "caption"]).to_pandas()
+    rows = rows[rows.subject != rows.object]
+    codes = rows.relation.map({name: i for i, name in enumerate(NAMES)}).to_numpy()
+    rows = rows.iloc[sample(codes, n, np.random.default_rng(seed))].reset_index(drop=True)
+    at = np.searchsorted(table.image_id, rows.image_id)
+    drawn = []
+    for image, row in zip(at, rows.itertuples(), strict=True):
+        inside = slice(*np.searchsorted(table.image, [image, image + 1]))
+        part = table.rows(inside)
+        for _, s, o, _ in pairs(part):
+            names = np.array(table.names)[part.category]
+            shown = holds(part, s, o, rules)[:, NAMES.index(row.relation)] & (names[s] == row.subject) & (names[o] == row.object)
+            pair = np.flatnonzero(shown)[0]
+            drawn.append((table.width[image], table.height[image], part.xywh([s[pair]])[0], part.xywh([o[pair]])[0]))
+    rows[["width", "height", "subject_box", "object_box"]] = pd.DataFrame(drawn, dtype=object)
+    return rows
+
+
+def write_card(
+    path: str | Path, train: str | Path, val: str | Path, *, source: str, rules: str, unseen: Collection[str]
+) -> None:
+    """A stage: the dataset card, with the counts of both triplet files."""
+    counts = []
+    for split, file in (("train", train), ("validation", val)):
+        images = pq.read_table(file, columns=["image_id"])["image_id"]
+        counts.append(f"| {split} | {len(images):,} | {len(images.unique()):,} |")
+    write_text(path, CARD.substitute(source=source, rules=rules, unseen=", ".join(unseen), counts="\n".join(counts)))
 
 
 CARD = Template("""---

@@ -1,0 +1,459 @@
+"""Runs: what a run is asked (profile), where it leaves things (run folder), and how it knows what is already done.
+
+Everything a run writes appears under its final name only when it is whole (:func:`atomic`). A stage or a notebook is done
+when a record written *after* its files says so, and the record still fits: same configuration, code, inputs and outputs.
+"""
+
+import ast
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+NOTEBOOKS = ROOT / "notebooks"
+PACKAGE = Path(__file__).resolve().parent
+
+
+# --------------------------------------------------------------------------------------------------- files, hashes
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; it takes the final name when the block ends well and vanishes when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; None where there is none or it is not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def digest(path: Path) -> str | None:
+    """sha256 of a file, or of the names and sizes in a folder (images are many); None where there is nothing."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return _hash([[str(file.relative_to(path)), file.stat().st_size] for file in files])
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def code_digest(module: str | None = None) -> str:
+    """Hash of a package module's source and of every package module that it imports; of the whole package if None."""
+    todo = [module] if module else sorted(file.stem for file in PACKAGE.glob("*.py"))
+    seen: dict[str, str] = {}
+    while todo:
+        name = todo.pop()
+        if name in seen or not (file := PACKAGE / f"{name}.py").is_file():
+            continue
+        seen[name] = source = file.read_text(encoding="utf-8")
+        for group, modules in re.findall(r"^\s*from \.(\w*) import ([\w, ]+)", source, re.MULTILINE):
+            todo += [group] if group else [part.strip() for part in modules.split(",")]
+    return _hash(seen)
+
+
+def provenance() -> dict[str, Any]:
+    """What a number came from: code version and commit, Python, libraries and machine. No dates: same run, same bytes."""
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "sr4g_utils": version("sr4g_utils"),
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "pyarrow", "pandas")},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- sources
+
+
+def download(name: str) -> Path:
+    """An official file named in ``data/sources.yaml``, from the cache or downloaded into it and checked by its hash.
+
+    The cache is ``$SR4G_CACHE``, by default the user's cache folder. ``$SR4G_MIRROR`` is a URL that holds the files under
+    their own names and is asked instead of the official hosts.
+
+    Raises:
+        RuntimeError: the download fails or its hash is wrong; nothing is left under the final name.
+    """
+    import pooch  # the only thing here that needs the network
+
+    source = yaml.safe_load((DATA / "sources.yaml").read_text(encoding="utf-8"))[name]
+    url, mirror = source["url"], os.environ.get("SR4G_MIRROR")
+    if mirror:
+        url = f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[-1]}"
+    folder = Path(os.environ.get("SR4G_CACHE") or pooch.os_cache("sr4g"))
+    try:
+        return Path(
+            pooch.create(folder, base_url="", registry={name: source["hash"]}, urls={name: url}, retry_if_failed=2).fetch(
+                name, progressbar=sys.stderr.isatty()
+            )
+        )
+    except Exception as error:
+        raise RuntimeError(
+            f"{name}: could not download {url} into {folder} ({type(error).__name__}: {error}). "
+            "Check the connection, or download the file yourself and pass its path"
+        ) from error
+
+
+def ledger() -> pd.DataFrame:
+    """The decisions that the paper leaves open (``data/decisions.yaml``), one row each."""
+    return pd.DataFrame(yaml.safe_load((DATA / "decisions.yaml").read_text(encoding="utf-8")))
+
+
+def claims(section: str, ours: Mapping[str, float]) -> pd.DataFrame:
+    """Published numbers of a section of ``data/reported.yaml`` beside ours: claim, reported, ours, ratio, source."""
+    reported = yaml.safe_load((DATA / "reported.yaml").read_text(encoding="utf-8"))[section]
+    return pd.DataFrame(
+        {
+            "claim": name,
+            "reported": reported[name]["value"],
+            "ours": value,
+            "ours / reported": value / reported[name]["value"],
+            "source": reported[name]["source"],
+        }
+        for name, value in ours.items()
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- run folder
+
+
+class Run:
+    """A run folder as one notebook sees it: where figures, tables and artifacts go, and what is done already.
+
+    Opening it takes a shared lock that lasts as long as the process, so that a second batch run can tell that a kernel is
+    still at work here. Every input and output that passes through is recorded for :func:`is_done`.
+    """
+
+    def __init__(self, folder: str | Path, notebook: str) -> None:
+        self.folder = Path(folder).resolve()
+        self.notebook = notebook
+        self.inputs: dict[str, str | None] = {}
+        self.outputs: list[str] = []
+        for part in ("artifacts", "figures", "tables", "notebooks"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self.folder / ".kernels", shared=True)
+        self._note()
+
+    def _note(self) -> None:
+        write_json(_state(self.folder, self.notebook, "files"), {"inputs": self.inputs, "outputs": self.outputs})
+
+    def _made(self, path: Path) -> Path:
+        if (name := str(path.relative_to(self.folder))) not in self.outputs:
+            self.outputs.append(name)
+            self._note()
+        return path
+
+    def read(self, path: str | Path) -> Path:
+        """Record that this notebook reads ``path`` (an artifact's name or any file) and return it.
+
+        Raises:
+            FileNotFoundError: it does not exist; the message says which notebook makes it.
+        """
+        found = self.folder / "artifacts" / path
+        if not found.exists():
+            hint = "run the notebook that makes it first" if not Path(path).is_absolute() else "check the path"
+            raise FileNotFoundError(f"{found} is missing: {hint}")
+        self.inputs[str(found)] = digest(found)
+        self._note()
+        return found
+
+    def stage(
+        self, name: str, function: Callable[..., Any], inputs: Mapping[str, str | Path] | None = None, **config: Any
+    ) -> tuple[Path, Any]:
+        """Make the artifact ``name`` with ``function(path, **inputs, **config)`` unless it is there already.
+
+        It is there if it was finished with the same configuration, the same content of the input files and the same code:
+        the function's module and the modules that one imports, not the rest of the package.
+
+        Returns:
+            The artifact's path, and the function's JSON-able result (kept beside the artifact).
+        """
+        path, record = self.folder / "artifacts" / name, _state(self.folder, name.replace("/", "_"), "stage")
+        inputs = {key: self.read(Path(value).resolve()) for key, value in (inputs or {}).items()}
+        key = _hash(
+            {
+                "function": function.__qualname__,
+                "code": code_digest(function.__module__.rpartition(".")[2]),
+                "inputs": {key: self.inputs[str(value)] for key, value in inputs.items()},
+                "config": config,
+            }
+        )
+        done = read_json(record)
+        if not done or done["key"] != key or done["output"] != digest(path):
+            record.unlink(missing_ok=True)
+            result = function(path, **inputs, **config)
+            done = {"key": key, "output": digest(path), "result": result}
+            write_json(record, done)
+        self._made(path)
+        return path, done["result"]
+
+    def annotations(self, source: str | Path | None, split: str) -> Path:
+        """The file of an annotation source: a path, ``None`` for COCO 2017 by download, or ``"miniature"``."""
+        if source is None:
+            return download("annotations_trainval2017.zip")
+        if source == "miniature":
+            from . import miniature  # the one source that is computed
+
+            return self.stage(f"world/instances_{split}2017.json", miniature.write_annotations, split=split)[0]
+        return Path(source)
+
+    def figure(self, figure: Any, name: str, caption: str) -> None:
+        """Save a matplotlib figure as PNG and PDF. The caption travels in the PNG; there are no dates in either."""
+        for suffix, options in {
+            "png": {"dpi": 150, "metadata": {"Description": caption, "Software": None}},
+            "pdf": {"metadata": {"Title": caption, "CreationDate": None, "Creator": None, "Producer": None}},
+        }.items():
+            with atomic(self.folder / "figures" / f"{name}.{suffix}") as partial:
+                figure.savefig(partial, format=suffix, bbox_inches="tight", **options)
+            self._made(self.folder / "figures" / f"{name}.{suffix}")
+
+    def table(self, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
+        """Save a table as CSV (full precision), Markdown and LaTeX (four digits, caption first), and return it."""
+        rows, headers = table.astype(object).where(table.notna(), None).values.tolist(), list(table.columns)
+        texts = {
+            "csv": table.to_csv(index=False),
+            "md": f"**{caption}**\n\n" + tabulate(rows, headers, "github", floatfmt=".4g", intfmt=",", missingval="–") + "\n",
+            "tex": f"% {caption}\n" + tabulate(rows, headers, "latex_booktabs", floatfmt=".4g", missingval="--") + "\n",
+        }
+        for suffix, text in texts.items():
+            write_text(path := self.folder / "tables" / f"{name}.{suffix}", text)
+            self._made(path)
+        return table
+
+    def result(self, table: pd.DataFrame, name: str, **about: Any) -> pd.DataFrame:
+        """Save a table as a result with its provenance: ``artifacts/results/{name}.json``, which a run can record."""
+        path = self.folder / "artifacts" / "results" / f"{name}.json"
+        rows = json.loads(table.to_json(orient="records", double_precision=12))
+        write_json(path, {"about": about, "provenance": provenance(), "rows": rows})
+        self._made(path)
+        return table
+
+    def recorded(self, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """A result recorded by an earlier run and shipped in ``data/results``: its rows, and where they come from."""
+        found = json.loads(self.read(DATA / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        return pd.DataFrame(found["rows"]), {**found["about"], **found["provenance"]}
+
+
+def _state(folder: Path, name: str, kind: str) -> Path:
+    return folder / ".state" / f"{name}.{kind}.json"
+
+
+def lock(path: Path, shared: bool = False) -> Any:
+    """Hold a lock file for as long as the returned file object lives, or fail at once.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        raise BlockingIOError(
+            f"{path.parent} is in use by another run or its kernel; wait for it, or choose another folder with --runs"
+        ) from None
+    return file
+
+
+# ----------------------------------------------------------------------------------------------- notebooks and profiles
+
+
+@cache
+def notebooks() -> dict[str, Path]:
+    """The study's notebooks by name, in order."""
+    return {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+
+
+def cells(notebook: str) -> list[dict[str, Any]]:
+    return json.loads(notebooks()[notebook].read_text(encoding="utf-8"))["cells"]
+
+
+@cache
+def declared(notebook: str) -> dict[str, tuple[str, Any]]:
+    """The parameters of a notebook: name -> (annotation, default), read from its cell tagged ``parameters``."""
+    source = next("".join(c["source"]) for c in cells(notebook) if "parameters" in c["metadata"].get("tags", []))
+    return {
+        node.target.id: (ast.unparse(node.annotation), ast.literal_eval(node.value))
+        for node in ast.parse(source).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+    }
+
+
+NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say instead of a path
+
+
+def checked(notebook: str, name: str, value: Any, where: str) -> Any:
+    """``value`` as the type that the notebook declares for ``name``; a path becomes absolute, seen from the caller.
+
+    Raises:
+        ValueError: the notebook has no such parameter, or the value has the wrong type.
+    """
+    if name not in declared(notebook):
+        raise ValueError(f"{where}: {notebook} has no parameter {name!r}; it has {', '.join(declared(notebook))}")
+    annotation, _ = declared(notebook)[name]
+    kind = eval(annotation, {"PathLike": str, "Literal": Literal})  # our own notebooks' annotations
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(msgspec.ValidationError):
+            return msgspec.convert(value, kind)
+        value = str(value) if "str" in annotation and "Literal" not in annotation else value  # a name that looks like a number
+    try:
+        value = msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        raise ValueError(f"{where}: {notebook}.{name} must be {annotation}, got {value!r}") from None
+    if "PathLike" in annotation and value is not None and value not in NAMED_SOURCES:
+        return str(Path(value).expanduser().resolve())
+    return value
+
+
+def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """The parameters of every notebook that a profile runs: its file's values, then ``--set``.
+
+    Args:
+        profile: the name of a file in ``data/profiles`` or the path of a YAML file. Its section ``all`` goes to every
+            notebook that declares the key; a section named after a notebook goes to that one.
+        settings: ``[NOTEBOOK.]KEY=VALUE``; VALUE is YAML.
+        folder: the run folder, which becomes the parameter ``run_folder``.
+
+    Raises:
+        ValueError: unknown profile, section, notebook or key, or a value of the wrong type, in one line.
+    """
+    path = DATA / "profiles" / f"{profile}.yaml"
+    if profile.endswith((".yaml", ".yml")) or os.sep in profile:
+        path = Path(profile).expanduser()
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (DATA / "profiles").glob("*.yaml")))
+        raise ValueError(f"unknown profile {profile!r}: there are {known}, or pass the path of a YAML file")
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(sections, dict) or not all(isinstance(s or {}, dict) for s in sections.values()):
+        raise ValueError(f"{path}: a profile maps notebooks to their parameters; see data/profiles/miniature.yaml")
+    common = sections.pop("all", None) or {}
+    values: dict[str, dict[str, Any]] = {}
+    for notebook in sorted(sections):
+        if notebook not in notebooks():
+            raise ValueError(f"{path}: unknown notebook {notebook!r}; there are {', '.join(notebooks())}")
+        mine = {key: value for key, value in common.items() if key in declared(notebook)} | (sections[notebook] or {})
+        values[notebook] = {key: checked(notebook, key, value, path.name) for key, value in mine.items()}
+        values[notebook]["run_folder"] = str(folder)
+    if unused := [key for key in common if not any(key in declared(notebook) for notebook in values)]:
+        raise ValueError(f"{path}: no notebook of this profile has the parameter {unused[0]!r}")
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        scope, dot, key = target.rpartition(".")
+        if not equals or not key:
+            raise ValueError(f"--set {setting}: expected [NOTEBOOK.]KEY=VALUE")
+        scopes = [resolve(scope, "--set")] if dot else [name for name in values if key in declared(name)]
+        if not scopes or scopes[0] not in values:
+            raise ValueError(f"--set {setting}: no notebook of this profile " + (f"is {scope}" if dot else f"has {key!r}"))
+        for notebook in scopes:
+            value = text if declared(notebook).get(key, ("",))[0] == "str" else yaml.safe_load(text)
+            values[notebook][key] = checked(notebook, key, value, f"--set {setting}")
+    return values
+
+
+def resolve(name: str, where: str) -> str:
+    """The notebook that ``02``, ``02_dataset`` or ``02_dataset.ipynb`` names.
+
+    Raises:
+        ValueError: there is no such notebook.
+    """
+    found = [notebook for notebook in notebooks() if name.removesuffix(".ipynb") in (notebook, notebook[:2])]
+    if not found:
+        raise ValueError(f"{where}: unknown notebook {name!r}; there are {', '.join(notebooks())}")
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------------------------ what is done
+
+
+def _key(notebook: str, parameters: Mapping[str, Any]) -> str:
+    """Whatever a notebook's outputs depend on, its input files apart."""
+    sources = [["".join(cell["source"]), cell["cell_type"]] for cell in cells(notebook)]
+    data = {str(file): digest(file) for file in sorted(DATA.glob("*.yaml"))}
+    return _hash([sources, dict(parameters), code_digest(), data])
+
+
+def is_done(notebook: str, parameters: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the notebook's last run succeeded, and nothing it depends on or wrote has changed since."""
+    done = read_json(_state(folder, notebook, "done"))
+    if not done or done["key"] != _key(notebook, parameters):
+        return False
+    files = {**done["inputs"], **{str(folder / name): value for name, value in done["outputs"].items()}}
+    return all(value is not None and digest(Path(name)) == value for name, value in files.items())
+
+
+def start(notebook: str, folder: Path) -> None:
+    """Forget that the notebook was done; called before it runs."""
+    _state(folder, notebook, "done").unlink(missing_ok=True)
+
+
+def finish(notebook: str, parameters: Mapping[str, Any], folder: Path, also: list[Path]) -> None:
+    """Record that the notebook is done, with the hashes of what it read and wrote (and of ``also``)."""
+    files = read_json(_state(folder, notebook, "files")) or {"inputs": {}, "outputs": []}
+    outputs = [*files["outputs"], *(str(path.relative_to(folder)) for path in also)]
+    write_json(
+        _state(folder, notebook, "done"),
+        {
+            "key": _key(notebook, parameters),
+            "inputs": files["inputs"],
+            "outputs": {name: digest(folder / name) for name in outputs},
+        },
+    )
+
+
+def outputs(notebook: str, folder: Path) -> list[str]:
+    """What the notebook's last run wrote, relative to the run folder, in the order of writing."""
+    return (read_json(_state(folder, notebook, "files")) or {"outputs": []})["outputs"]
