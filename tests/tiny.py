@@ -1,0 +1,165 @@
+"""Models with random weights, small enough for tests, as folders in the exact layout of the published ones.
+
+``stable_diffusion`` writes v1.4, v2.1-base and v2.1 (the same files, classes and configuration keys; sizes differ:
+images of 64 and 96 pixels in place of 512 and 768), ``owlvit`` and ``owlv2`` the open-vocabulary detectors and
+``rt_detr`` the closed one with COCO's 80 labels. They draw and find nonsense, but the same nonsense for the same seed.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+
+from sr4g_utils.boxes import COCO_CATEGORIES
+from sr4g_utils.relations import RELATIONS
+
+NAMES = [category.name for category in COCO_CATEGORIES]
+WORDS = sorted({w for text in [*NAMES, *(r.phrase for r in RELATIONS), "a an another photo of"] for w in text.split()})
+VERSIONS = ("v1.4", "v2.1-base", "v2.1")
+
+
+def tokenizer(length: int = 77, pad: str = "<|endoftext|>", words: Iterable[str] = WORDS) -> transformers.CLIPTokenizer:
+    """A CLIP tokenizer (byte-level BPE) whose merges make most of the words one token; any other text is spelt out."""
+    letters = [chr(code) for code in range(33, 127)]
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            pair, parts = (parts[0], parts[1]), [parts[0] + parts[1], *parts[2:]]
+            if pair not in merges:
+                merges.append(pair)
+                vocabulary += [part for part in parts[:1] if part not in vocabulary]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    return transformers.CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(vocabulary)}, merges=merges, pad_token=pad, model_max_length=length
+    )
+
+
+def _text(tokens: transformers.CLIPTokenizer, length: int, **more) -> dict:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {name: getattr(tokens, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {**sizes, **special, "vocab_size": len(tokens), "max_position_embeddings": length, **more}
+
+
+def _vision(size: int, patch: int) -> dict:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return {**sizes, "image_size": size, "patch_size": patch}
+
+
+def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0) -> Path:
+    """A pipeline folder like CompVis/stable-diffusion-v1-4 or stabilityai/stable-diffusion-2-1(-base)."""
+    torch.manual_seed(seed)
+    two = version.startswith("v2")
+    latents = 12 if version == "v2.1" else 8
+    tokens = tokenizer(pad="!" if two else "<|endoftext|>")
+    down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    schedule = {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+        "prediction_type": "v_prediction" if version == "v2.1" else "epsilon",
+    }
+    if version == "v2.1":
+        scheduler = diffusers.DDIMScheduler(**schedule, clip_sample=False)
+    else:
+        scheduler = diffusers.PNDMScheduler(**schedule, skip_prk_steps=True)
+    parts = {
+        "vae": diffusers.AutoencoderKL(
+            block_out_channels=(8, 8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, layers_per_block=1, norm_num_groups=4,
+            sample_size=8 * latents,
+        ),
+        "text_encoder": transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**_text(tokens, 77, hidden_act="gelu" if two else "quick_gelu"))
+        ),
+        "tokenizer": tokens,
+        "unet": diffusers.UNet2DConditionModel(
+            block_out_channels=(8, 16, 16, 16), down_block_types=down,
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)), layers_per_block=1,
+            sample_size=latents, norm_num_groups=4, cross_attention_dim=32, use_linear_projection=two,
+            attention_head_dim=(1, 2, 2, 2) if two else 2,
+        ),
+        "scheduler": scheduler,
+        "feature_extractor": transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32),
+        "safety_checker": None,
+    }  # fmt: skip
+    if not two:
+        config = transformers.CLIPConfig(
+            text_config=_text(tokens, 77), vision_config=_vision(32, 16), projection_dim=16
+        )
+        parts["safety_checker"] = StableDiffusionSafetyChecker(config)
+    pipeline = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=not two)
+    pipeline.save_pretrained(folder)
+    _published_tokenizer(Path(folder) / "tokenizer")
+    return Path(folder)
+
+
+def _published_tokenizer(folder: Path) -> None:
+    """The tokenizer's files as the published models have them, from the one file that today's transformers writes."""
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    merges = "\n".join(" ".join(pair) for pair in model["merges"])
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+
+
+def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int) -> Path:
+    torch.manual_seed(seed)
+    tokens = tokenizer(length=16, pad="!")
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=_text(tokens, 16), vision_config=_vision(size, 8), projection_dim=32
+    )
+    model = getattr(transformers, f"{kind}ForObjectDetection")(config)
+    with torch.no_grad():  # scores on both sides of any threshold, not all of them 0.5
+        model.class_head.logit_shift.weight.mul_(20)
+        model.class_head.logit_scale.bias.fill_(4)
+    model.save_pretrained(folder)
+    image_processor = getattr(transformers, f"{kind}ImageProcessor")(size={"height": size, "width": size})
+    tokens.save_pretrained(folder)
+    _published_tokenizer(Path(folder))
+    image_processor.save_pretrained(folder)
+    return Path(folder)
+
+
+def owlvit(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
+    """A detector folder like google/owlvit-base-patch32."""
+    return _open_vocabulary(folder, "OwlViT", size, seed)
+
+
+def owlv2(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
+    """A detector folder like google/owlv2-base-patch16-ensemble."""
+    return _open_vocabulary(folder, "Owlv2", size, seed)
+
+
+def _labels() -> dict:
+    """COCO's names as the published RT-DETR spells them."""
+    old = {
+        "airplane": "aeroplane", "couch": "sofa", "dining table": "diningtable", "motorcycle": "motorbike",
+        "potted plant": "pottedplant", "tv": "tvmonitor",
+    }  # fmt: skip
+    labels = [old.get(name, name) for name in NAMES]
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+
+
+def rt_detr(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
+    """A detector folder like PekingU/rtdetr_r18vd."""
+    torch.manual_seed(seed)
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = transformers.RTDetrConfig(
+        backbone_config=backbone, d_model=16, encoder_hidden_dim=16, encoder_in_channels=[8, 16, 16],
+        feat_strides=[8, 16, 32], encoder_ffn_dim=16, encoder_attention_heads=2, decoder_in_channels=[16, 16, 16],
+        decoder_ffn_dim=16, decoder_attention_heads=2, decoder_layers=1, num_queries=20, num_denoising=0, **_labels(),
+    )  # fmt: skip
+    transformers.RTDetrForObjectDetection(config).save_pretrained(folder)
+    transformers.RTDetrImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
+    return Path(folder)
