@@ -1,0 +1,158 @@
+"""Photos as the model sees them: read from a folder or a zip, resized and cropped together with their boxes.
+
+The crop is Stable Diffusion's own: the shorter side is resized to the resolution, then the centre is cut out. Photo and boxes
+go through one function, :func:`geometry`, so that a caption judged on the cropped boxes is true of the cropped pixels.
+Nothing is ever flipped: a mirrored photo makes "left of" a lie.
+"""
+
+import threading
+import zipfile
+from collections import Counter
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .boxes import BoxTable
+
+DROPPED = "mostly outside the crop"  # the reason under which `crop_table` counts
+
+
+class PhotoError(ValueError):
+    """A photo is missing, broken or not the annotated one. The message is one line that names the file."""
+
+
+class Photos:
+    """The photos of a folder or of a zip such as COCO's ``train2017.zip``, by file name; threads may share it.
+
+    ``counts`` says what was met on the way: "grayscale", "CMYK", "transparent", "EXIF-rotated", "EXIF rotation ignored".
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        self.source = Path(source)
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._zip: zipfile.ZipFile | None = None
+        if self.source.is_dir():
+            return
+        if not self.source.is_file():
+            raise PhotoError(f"photos: there is no folder or zip file {self.source}")
+        try:
+            self._zip = zipfile.ZipFile(self.source)
+        except zipfile.BadZipFile as error:
+            raise PhotoError(f"{self.source}: not a complete zip file ({error}); download it again") from None
+        self._members = {PurePosixPath(name).name: name for name in self._zip.namelist() if not name.endswith("/")}
+
+    def read(self, file_name: str, size: tuple[float, float] | None = None) -> UInt8[np.ndarray, "h w 3"]:
+        """A photo's pixels, RGB, turned upright as its EXIF orientation says.
+
+        Args:
+            file_name: as in the annotations.
+            size: annotated width and height. Where only the photo as stored has that size, its boxes were drawn without
+                the EXIF rotation, which is then ignored.
+
+        Raises:
+            PhotoError: the photo is missing, cannot be decoded, or has another size than annotated.
+        """
+        try:
+            with Image.open(BytesIO(self._bytes(file_name))) as image:
+                image.load()
+                return self._upright(image, file_name, size)
+        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            if isinstance(error, PhotoError):
+                raise
+            raise PhotoError(f"{self.source}: {file_name} is not a readable photo ({error})") from None
+
+    def _bytes(self, file_name: str) -> bytes:
+        if self._zip is None:
+            path = self.source / file_name
+            if not path.is_file():
+                raise PhotoError(f"{self.source}: {file_name} is missing")
+            return path.read_bytes()
+        if (member := self._members.get(PurePosixPath(file_name).name)) is None:
+            raise PhotoError(f"{self.source}: {file_name} is missing")
+        try:
+            return self._zip.read(member)
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise PhotoError(f"{self.source}: {file_name} cannot be read from the zip ({error})") from None
+
+    def _upright(self, image: Image.Image, file_name: str, size: tuple[float, float] | None) -> np.ndarray:
+        upright = ImageOps.exif_transpose(image)
+        turned = image.getexif().get(0x0112, 1) not in (0, 1)
+        if size is not None and upright.size != tuple(size):
+            if image.size != tuple(size):
+                found, annotated = (" × ".join(f"{side:g}" for side in s) for s in (upright.size, size))
+                raise PhotoError(f"{self.source}: {file_name} is {found} pixels, but annotated as {annotated}")
+            upright = image
+        met = {
+            "grayscale": image.mode in ("1", "L", "LA") or image.mode.startswith("I"),
+            "CMYK": image.mode == "CMYK",
+            "transparent": image.has_transparency_data,
+            "EXIF-rotated": turned and upright is not image,
+            "EXIF rotation ignored": turned and upright is image,
+        }
+        with self._lock:
+            self.counts.update(name for name, is_so in met.items() if is_so)
+        return np.asarray(_rgb(upright))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bit grey, which Pillow would clip instead of scale
+        return Image.fromarray((np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+# -------------------------------------------------------------------------------------------------------- the crop
+
+
+def geometry(
+    width: Float64[np.ndarray, "*n"], height: Float64[np.ndarray, "*n"], resolution: int
+) -> tuple[Int64[np.ndarray, "*n 2"], Int64[np.ndarray, "*n 2"]]:
+    """Resize the shorter side to ``resolution`` and cut out the centre: where things go, for photos and boxes alike.
+
+    Returns:
+        The size (w, h) after resizing, and the left and upper edge of the crop in it; whole pixels.
+    """
+    size = np.stack([width, height], axis=-1).astype(np.float64)
+    resized = np.rint(size * (resolution / size.min(axis=-1, keepdims=True))).astype(np.int64)
+    return resized, (resized - resolution) // 2
+
+
+def crop_photo(image: UInt8[np.ndarray, "h w 3"], resolution: int) -> UInt8[np.ndarray, "resolution resolution 3"]:
+    """The photo through :func:`geometry`, resampled bicubically with antialiasing (latent-diffusion's default)."""
+    h, w = image.shape[:2]
+    (width, height), (left, top) = geometry(np.float64(w), np.float64(h), resolution)
+    resized = np.asarray(Image.fromarray(image).resize((int(width), int(height)), Image.Resampling.BICUBIC))
+    return resized[top : top + resolution, left : left + resolution]
+
+
+def crop_table(table: BoxTable, resolution: int, min_kept: float = 0.5) -> BoxTable:
+    """The boxes through :func:`geometry`, clipped to the crop; every image then is resolution × resolution pixels.
+
+    Boxes of which less than ``min_kept`` of the area lies in the crop are left out and counted in ``excluded``.
+
+    Raises:
+        ValueError: ``resolution`` or ``min_kept`` cannot be.
+    """
+    if resolution < 1 or not 0 <= min_kept <= 1:
+        raise ValueError(f"crop: resolution must be positive and min_kept in [0, 1]; got {resolution} and {min_kept}")
+    resized, corner = geometry(table.width, table.height, resolution)
+    scale = resized / np.stack([table.width, table.height], axis=-1)
+    at = table.image
+    first = table.xywh()[:, :2] * scale[at] - corner[at]
+    size = table.xywh()[:, 2:] * scale[at]
+    low, high = first.clip(0, resolution), (first + size).clip(0, resolution)
+    left = high - low
+    keep = (left > 0).all(axis=1) & (left.prod(axis=1) >= min_kept * size.prod(axis=1))
+    cropped = replace(
+        table, width=np.full_like(table.width, resolution), height=np.full_like(table.height, resolution),
+        x=low[:, 0], y=low[:, 1], w=left[:, 0], h=left[:, 1],
+    ).rows(keep)  # fmt: skip
+    excluded = {**table.excluded, DROPPED: int((~keep).sum())} if not keep.all() else table.excluded
+    return replace(cropped, excluded=excluded)
