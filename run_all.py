@@ -25,6 +25,7 @@ from typing import Any
 
 from sr4g_utils import runs
 
+DEFAULT = "miniature"
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
 
@@ -32,26 +33,45 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "run_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--profile", default="miniature", metavar="NAME|FILE", help="a profile of data/profiles, or a YAML file (default: miniature)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="run these notebooks only, such as 01 02_dataset")
-    parser.add_argument("--from", dest="first", metavar="NN", help="start at this notebook")
-    parser.add_argument("--until", dest="last", metavar="NN", help="stop after this notebook")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE", help="change a parameter, in one notebook or in all that have it; may be repeated")
-    parser.add_argument("--force", action="store_true", help="run even what has not changed (heavy stages are still reused)")
-    parser.add_argument("--list", action="store_true", help="list profiles, notebooks and parameters, and stop")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run and with which parameters, and stop")
-    parser.add_argument("--record", action="store_true", help="afterwards copy the run's results to data/results, which the offline profile shows")
-    parser.add_argument("--runs", type=Path, default=runs.ROOT / "runs", metavar="DIR", help="where run folders are (default: runs/ in the checkout)")
+    add = parser.add_argument
+    add(
+        "--profile", default=DEFAULT, metavar="NAME|FILE",
+        help="a profile of data/profiles, or a YAML file (default: %(default)s)",
+    )  # fmt: skip
+    add("--only", nargs="+", default=[], metavar="NN", help="run these notebooks only, such as 01 02_dataset")
+    add("--from", dest="first", metavar="NN", help="start at this notebook")
+    add("--until", dest="last", metavar="NN", help="stop after this notebook")
+    add(
+        "--set", dest="settings", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE",
+        help="change a parameter, in one notebook or in all that have it; may be repeated",
+    )  # fmt: skip
+    add("--force", action="store_true", help="run even what has not changed (the stages' files are still reused)")
+    add("--list", action="store_true", help="list profiles, notebooks and parameters, and stop")
+    add("--dry-run", action="store_true", help="say what would run and with which parameters, and stop")
+    add(
+        "--record", action="store_true",
+        help="afterwards copy the run's results to data/results, where the offline profile finds them",
+    )  # fmt: skip
+    add(
+        "--refresh", action="store_true",
+        help="afterwards put the outputs of the default profile into the notebooks of the checkout",
+    )  # fmt: skip
+    add(
+        "--runs", type=Path, default=runs.ROOT / "runs", metavar="DIR",
+        help="where run folders are (default: runs/ in the checkout)",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
 def chosen(profile: dict[str, dict[str, Any]], args: argparse.Namespace) -> list[str]:
     """The notebooks to run, in order."""
-    first, last = (runs.resolve(name, option) if name else None for name, option in ((args.first, "--from"), (args.last, "--until")))
-    only = {runs.resolve(name, "--only") for name in args.only}
-    if missing := sorted((only | {first, last} - {None}) - set(profile)):
-        raise ValueError(f"the profile {args.profile} has no notebook {missing[0]}; it runs {', '.join(profile)}")
-    names = [n for n in profile if (not only or n in only) and (not first or n >= first) and (not last or n <= last)]
+    first = runs.resolve(args.first, "--from") if args.first else ""
+    last = runs.resolve(args.last, "--until") if args.last else ""
+    only = [runs.resolve(name, "--only") for name in args.only]
+    for name in filter(None, (*only, first, last)):
+        if name not in profile:
+            raise ValueError(f"the profile {args.profile} has no notebook {name}; it runs {', '.join(profile)}")
+    names = [n for n in profile if (not only or n in only) and n >= first and (not last or n <= last)]
     if not names:
         raise ValueError("--only, --from and --until leave no notebook to run")
     return names
@@ -62,15 +82,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.list:
             return list_all()
+        if args.refresh and (args.profile != DEFAULT or args.settings):
+            raise ValueError(f"--refresh is for the profile {DEFAULT} as it is, without --set")
         folder = args.runs.expanduser().resolve() / Path(args.profile).stem
         profile = runs.load_profile(args.profile, args.settings, folder)
         names = chosen(profile, args)
         if args.dry_run:
-            for name in names:
-                print(f"{name}  ({'done, nothing changed' if runs.is_done(name, profile[name], folder) and not args.force else 'to run'})")
-                for key, (_, default) in runs.declared(name).items():
-                    print(f"    {key} = {profile[name].get(key, default)!r}")
-            return 0
+            return tell(names, profile, folder, args.force)
         held = [runs.lock(folder / ".lock"), runs.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
     except (ValueError, OSError) as error:
@@ -81,8 +99,11 @@ def main(argv: list[str] | None = None) -> int:
         run(names, profile, folder, args.force)
         if args.record:
             record(folder)
-    except KeyboardInterrupt:
-        print("\nrun_all.py: interrupted; run again to go on", file=sys.stderr)
+        if args.refresh:
+            for name in names:
+                runs.refresh(name, folder)
+    except KeyboardInterrupt as error:
+        print(f"\nrun_all.py: interrupted{error and f' in {error}'}; run again to go on", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         logging.getLogger("papermill").debug(traceback.format_exc())
@@ -98,10 +119,18 @@ def list_all() -> int:
         print(f"  {path.stem:12}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
     print("\nNotebooks (--only, --from, --until) and their parameters (--set), with the default profile's values:")
     for name in runs.notebooks():
-        title = next("".join(c["source"]).splitlines()[0] for c in runs.cells(name) if c["cell_type"] == "markdown")
-        print(f"  {name}: {title.lstrip('# ')}")
+        print(f"  {name}: {runs.title(name)}")
         for key, (annotation, default) in runs.declared(name).items():
             print(f"      {key}: {annotation} = {default!r}")
+    return 0
+
+
+def tell(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> int:
+    for name in names:
+        done = not force and runs.is_done(name, profile[name], folder)
+        print(f"{name}  ({'done, nothing changed' if done else 'to run'})")
+        for key, (_, default) in runs.declared(name).items():
+            print(f"    {key} = {profile[name].get(key, default)!r}")
     return 0
 
 
@@ -114,9 +143,8 @@ def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, forc
             continue
         began = time.monotonic()
         runs.start(name, folder)
-        execute(name, profile[name], folder, head)
-        page = to_html(folder / "notebooks" / f"{name}.ipynb")
-        runs.finish(name, profile[name], folder, also=[folder / "notebooks" / f"{name}.ipynb", page])
+        notebook = execute(name, profile[name], folder, head)
+        runs.finish(name, profile[name], folder, also=[notebook, to_html(notebook)])
         write_index(folder, profile)
         print(f"{head}: done in {time.monotonic() - began:.0f} s", flush=True)
     write_index(folder, profile)
@@ -129,22 +157,23 @@ def log(path: Path) -> None:
     logger.propagate = False
     logger.handlers = [logging.FileHandler(path, encoding="utf-8")]
     logger.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.raiseExceptions = False  # a full disk is said once, by the run
 
 
-def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> None:
-    """Execute a notebook with papermill; the executed notebook is kept, also when it fails.
+def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> Path:
+    """Execute a notebook with papermill and return the executed one, which is kept also when it fails.
 
     Raises:
-        RuntimeError: a cell failed; the message names notebook, cell and error.
+        RuntimeError: a cell failed, the kernel died or the disk is full; the message names notebook, cell and error.
+        KeyboardInterrupt: Ctrl-C; the message names notebook and cell.
     """
     import papermill  # imports half of Jupyter: not for --help
-    from jupyter_client.kernelspec import KernelSpecManager  # noqa: F401  (a clear ImportError if Jupyter is missing)
-    from nbclient.exceptions import DeadKernelError
 
     output = folder / "notebooks" / f"{name}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     # the kernel imports this checkout, whatever else is installed
     os.environ["PYTHONPATH"] = os.pathsep.join([str(runs.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    at = [0]
     try:
         papermill.execute_notebook(
             runs.notebooks()[name],
@@ -155,11 +184,19 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> N
             progress_bar={"desc": head, "file": sys.stderr},
             log_output=True,
             stderr_file=sys.stderr,  # a stage's own progress
+            on_cell_start=lambda cell, cell_index: at.append(cell_index + 1),
+            extra_arguments=["--log-level=ERROR"],  # no advice about the kernel's transport
         )
-    except papermill.PapermillExecutionError as error:
-        raise RuntimeError(f"{name}, cell {error.cell_index + 1}: {error.ename}: {error.evalue}\nSee {output}") from error
-    except DeadKernelError as error:
-        raise RuntimeError(f"{name}: its kernel died (out of memory, or killed); the last lines are in {output}") from error
+        runs.name_cells(output)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{name}, cell {at[-1]}") from None
+    except Exception as error:
+        if isinstance(error, papermill.PapermillExecutionError):
+            problem = f"{error.ename}: {error.evalue}"
+        else:  # the kernel died, or the disk is full
+            problem = f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"{name}, cell {at[-1]}: {problem}\nSee {output}") from error
+    return output
 
 
 def to_html(path: Path) -> Path:
@@ -177,38 +214,52 @@ def record(folder: Path) -> None:
         print(f"recorded data/results/{path.name}")
 
 
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+img{max-width:100%}figure{margin:1.5rem 0}figcaption{color:#555}ul{padding-left:1.2rem}"""
+
+
 def write_index(folder: Path, profile: dict[str, dict[str, Any]]) -> None:
     """One page that links notebooks, figures and tables with their captions."""
-    from PIL import Image
-
-    def links(kind: str, stem: str, suffixes: tuple[str, ...]) -> str:
-        return " · ".join(f'<a href="{kind}/{stem}.{suffix}">{suffix.upper()}</a>' for suffix in suffixes)
-
     parts = []
     for name in profile:
-        if not (folder / "notebooks" / f"{name}.html").is_file():
-            continue
-        outputs = [Path(output) for output in runs.outputs(name, folder)]
-        parts.append(f'<h2><a href="notebooks/{name}.html">{name}</a></h2>')
-        for path in outputs:
-            if path.suffix == ".png":
-                with Image.open(folder / path) as image:
-                    caption = html.escape(image.info["Description"])
-                parts.append(f'<figure><img src="{path}" alt="{caption}" loading="lazy"><figcaption>{caption} ({links("figures", path.stem, ("png", "pdf"))})</figcaption></figure>')
-            elif path.suffix == ".md" and path.parent.name == "tables":
-                caption = (folder / path).read_text(encoding="utf-8").splitlines()[0].strip("*")
-                parts.append(f"<p>Table: {html.escape(caption)} ({links('tables', path.stem, ('csv', 'md', 'tex'))})</p>")
-        if files := [path for path in outputs if path.parts[0] == "artifacts"]:
-            parts.append("<p>Files: " + " · ".join(f'<a href="{path}">{path.name}</a>' for path in files) + "</p>")
-    style = (
-        "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "img{max-width:100%}figure{margin:1.5rem 0}figcaption{color:#555}"
-    )
+        if (folder / "notebooks" / f"{name}.html").is_file():
+            parts += section(name, folder)
+    title = html.escape(f"SR4G, profile {folder.name}")
     runs.write_text(
         folder / "index.html",
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>SR4G: {folder.name}</title><style>{style}</style>'
-        f"<h1>SR4G, profile <em>{html.escape(folder.name)}</em></h1>\n" + "\n".join(parts) + '\n<p><a href="run.log">Log</a></p></html>\n',
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n'
+        f"<h1>{title}</h1>\n" + "\n".join(parts) + '\n<p><a href="run.log">Log</a></p></html>\n',
     )
+
+
+def section(name: str, folder: Path) -> list[str]:
+    """What a notebook has made: its page, tables, figures and files."""
+    from PIL import Image
+
+    def links(path: Path, *suffixes: str) -> str:
+        made = [path.with_suffix(f".{suffix}") for suffix in suffixes]
+        return " · ".join(f'<a href="{file}">{file.suffix[1:].upper()}</a>' for file in made)
+
+    outputs = [path for path in map(Path, runs.outputs(name, folder)) if (folder / path).exists()]
+    tables, figures = [], []
+    for path in outputs:
+        if path.suffix == ".png" and path.parts[0] == "figures":
+            with Image.open(folder / path) as image:
+                caption = html.escape(image.info["Description"])
+            figures.append(
+                f'<figure><img src="{path}" alt="{caption}" loading="lazy">'
+                f"<figcaption>{caption} ({links(path, 'png', 'pdf')})</figcaption></figure>"
+            )
+        elif path.suffix == ".md" and path.parts[0] == "tables":
+            caption = html.escape((folder / path).read_text(encoding="utf-8").splitlines()[0].strip("*"))
+            tables.append(f"<li>{caption} ({links(path, 'csv', 'md', 'tex')})</li>")
+    files = [f'<a href="{path}">{path.name}</a>' for path in outputs if path.parts[0] == "artifacts"]
+    return [
+        f'<h2><a href="notebooks/{name}.html">{html.escape(runs.title(name))}</a></h2>',
+        *(["<p>Tables</p><ul>", *tables, "</ul>"] if tables else []),
+        *([f"<p>Files: {' · '.join(files)}</p>"] if files else []),
+        *figures,
+    ]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from .boxes import BoxTable
 from .relations import NAMES, RULES
 from .runs import atomic
 
-# The phrases of Visual Spatial Reasoning (Liu, Emerson and Collier 2023, arXiv 2205.00363) that name one of our relations.
+# The phrases of Visual Spatial Reasoning (Liu, Emerson and Collier 2023, arXiv 2205.00363) that name one of ours.
 VSR_PHRASES: dict[str, str] = {
     phrase: relation
     for relation, phrases in {
@@ -34,8 +34,8 @@ VSR_PHRASES: dict[str, str] = {
 def read_vsr(path: str | Path) -> pd.DataFrame:
     """The human judgements whose phrase is one of ours: image_id, subject, relation, object, label (bool) and frame.
 
-    ``frame`` is the annotator's reference frame as VSR codes it ("0", "1", "2"; "none" where none was noted). The published
-    file does not explain the codes.
+    ``frame`` is the annotator's reference frame as VSR codes it ("0", "1", "2"; "none" where none was noted). The
+    published file does not explain the codes.
 
     Raises:
         ValueError: a line is not a VSR record.
@@ -64,7 +64,7 @@ def read_vsr(path: str | Path) -> pd.DataFrame:
 
 
 def judge_like_people(judgements: pd.DataFrame, tables: Sequence[BoxTable], rules: str) -> pd.Series:
-    """Whether the rules call each judged caption true: any pair of boxes of the two names satisfies it, as VISOR counts.
+    """Whether the rules call each judged caption true: some pair of boxes of the two names satisfies it, as in VISOR.
 
     Missing (NA) where the image or a box of either name is in none of the tables.
     """
@@ -90,7 +90,7 @@ AGREEMENT = ("accuracy", "precision", "recall", "kappa")
 
 
 def agreement(counts: Int[np.ndarray, "*sample 4"]) -> Float64[np.ndarray, "*sample 4"]:
-    """Accuracy, precision, recall and Cohen's kappa from (true positive, false positive, false negative, true negative).
+    """Accuracy, precision, recall and Cohen's kappa from true and false positives, false and true negatives.
 
     NaN where a measure is not defined (no positive verdict, no positive label, or no chance of disagreement).
     """
@@ -107,8 +107,8 @@ def human_agreement(
 ) -> pd.DataFrame:
     """Agreement of every rule set with people, per relation and reference frame ("all" for all).
 
-    Columns: relation, rules, frame, n, then accuracy, precision, recall and kappa, each with ``_low`` and ``_high``: the
-    95 % percentile bootstrap over judgements (a bootstrap of the rows is a multinomial draw of their 2 × 2 table).
+    Columns: relation, rules, frame, n, then accuracy, precision, recall and kappa, each with ``_low`` and ``_high``:
+    the 95 % percentile bootstrap over judgements (a bootstrap of the rows is a multinomial draw of their 2 × 2 table).
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -119,7 +119,12 @@ def human_agreement(
             for frame in ("all", *sorted(of_relation.frame.unique())):
                 part = of_relation if frame == "all" else of_relation[of_relation.frame == frame]
                 verdict, label = part.verdict.to_numpy(bool), part.label.to_numpy(bool)
-                table = np.array([(v & w).sum() for v, w in ((verdict, label), (verdict, ~label), (~verdict, label), (~verdict, ~label))])
+                table = np.array(
+                    [
+                        (v & w).sum()
+                        for v, w in ((verdict, label), (verdict, ~label), (~verdict, label), (~verdict, ~label))
+                    ]
+                )
                 samples = agreement(rng.multinomial(len(part), table / max(len(part), 1), resamples))
                 row: dict[str, object] = {"relation": relation, "rules": rules, "frame": frame, "n": len(part)}
                 for i, (name, value) in enumerate(zip(AGREEMENT, agreement(table), strict=True)):
@@ -164,8 +169,8 @@ SG2IM_AREA, SG2IM_OBJECTS = 0.02, (3, 8)
 def reconstruction(path: str | Path, annotations: str | Path, split: str = "train") -> None:
     """Which reading of the paper gives 9.9 million captions? (an artifact: written to ``path`` as Parquet)
 
-    One row per rule set, box filter, and kind of thing counted: box pairs in a relation, distinct triplets per image, or
-    distinct (subject, relation, object); each over all categories and over different categories only.
+    One row per rule set, box filter, and kind of thing counted: box pairs in a relation, distinct triplets per image,
+    or distinct (subject, relation, object); each over all categories and over different categories only.
     """
     table = boxes.read(annotations, split).without_crowds()
     large = table.w * table.h >= SG2IM_AREA * (table.width * table.height)[table.image]
@@ -188,7 +193,13 @@ def reconstruction(path: str | Path, annotations: str | Path, split: str = "trai
             for i, kind in enumerate(("box pairs", "triplets per image", "distinct triplets")):
                 for k, categories in enumerate(("all", "different")):
                     rows.append(
-                        {"rules": rules, "boxes": boxes_kept, "counted": kind, "categories": categories, "n": counted[i, k]}
+                        {
+                            "rules": rules,
+                            "boxes": boxes_kept,
+                            "counted": kind,
+                            "categories": categories,
+                            "n": counted[i, k],
+                        }
                     )
     with atomic(path) as partial:
         pd.DataFrame(rows).to_parquet(partial, index=False)

@@ -1,8 +1,8 @@
 """The box table: COCO's annotations as columns, read from the official JSON, the official zip or Parquet.
 
 The official train2017 file is 448 MB, nearly all of it polygons that no relation needs. It is read as a stream: a few
-megabytes at a time are cut at an annotation's end and decoded straight into five numbers each, so neither the file nor a
-polygon is ever held. pycocotools, which holds both, is the oracle in the tests.
+megabytes at a time are cut at an annotation's end and decoded straight into a few numbers each, so neither the file nor
+a polygon is ever held. pycocotools, which holds both, is the oracle in the tests.
 """
 
 import json
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -203,9 +203,9 @@ def _table(images: list[_Image], categories: list[Category], columns: _Columns, 
             raise ValueError(f"{source}: {kind} id {ids[_repeated(ids)][0]} occurs more than once")
         if not len(ids):
             raise ValueError(f"{source}: holds no {'images' if kind == 'image' else 'categories'}")
-    for image in images:
-        if image.width <= 0 or image.height <= 0:
-            raise ValueError(f"{source}: image {image.id} has the size {image.width} × {image.height}")
+    for record in images:
+        if record.width <= 0 or record.height <= 0:
+            raise ValueError(f"{source}: image {record.id} has the size {record.width} × {record.height}")
     images.sort(key=attrgetter("id"))
     categories = sorted(categories, key=attrgetter("id"))
     image_id = np.array([image.id for image in images], np.int64)
@@ -241,7 +241,7 @@ def _table(images: list[_Image], categories: list[Category], columns: _Columns, 
     order = np.lexsort((ids, category, image))
     order = order[keep[order]]
     del keep, reasons, ids, finite
-    names = [image.file_name or f"{image.id:012d}.jpg" for image in images]
+    names = [record.file_name or f"{record.id:012d}.jpg" for record in images]
     crowd = columns.pop("iscrowd")[order].astype(bool)
     image, category = image[order], category[order]
     x, y, w, h = x[order], y[order], w[order], h[order]
@@ -297,7 +297,7 @@ def _read_zip(path: Path, split: str) -> BoxTable:
         raise ValueError(f"{path}: not a complete zip file ({error}); download it again") from error
 
 
-def _read_stream(file: BinaryIO, source: str) -> BoxTable:
+def _read_stream(file: IO[bytes], source: str) -> BoxTable:
     images: list[_Image] = []
     categories: list[Category] = []
     columns = _Columns()
@@ -318,7 +318,7 @@ def _read_stream(file: BinaryIO, source: str) -> BoxTable:
             "categories": (Category, categories.extend),
         }
         seen = set()
-        for key in stream.keys():
+        for key in stream.each_key():
             if key in seen:
                 raise ValueError(f"{source}: the key {key!r} occurs twice")
             seen.add(key)
@@ -344,12 +344,12 @@ class _JsonStream:
     _cut = re.compile(rb"\}\s*,\s*(?=\{)")
     _scan = json.JSONDecoder().raw_decode
 
-    def __init__(self, file: BinaryIO, source: str) -> None:
+    def __init__(self, file: IO[bytes], source: str) -> None:
         self.file, self.source = file, source
         self.buffer = b""
         self.offset = 0  # of the buffer's first byte in the file
 
-    def keys(self) -> Iterator[str]:
+    def each_key(self) -> Iterator[str]:
         """The keys of the outermost object; the caller consumes each value before asking for the next key."""
         self._grow()
         self._drop(3 if self.buffer.startswith(b"\xef\xbb\xbf") else 0)
@@ -383,7 +383,9 @@ class _JsonStream:
         self._drop(1)
         decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         while True:
-            cuts = [(cut.start() + 1, cut.end()) for cut in self._cut.finditer(self.buffer, len(self.buffer) - (1 << 16))]
+            cuts = [
+                (cut.start() + 1, cut.end()) for cut in self._cut.finditer(self.buffer, len(self.buffer) - (1 << 16))
+            ]
             found = self._decode(decoder, key, *cuts[-1]) if cuts else None
             if found is None and (last := self._whole_value(b"[" + self.buffer)) is not None:
                 yield self._as(key, kind, last[0])

@@ -14,7 +14,7 @@ _PHRASES = {relation.phrase: relation.name for relation in RELATIONS}
 
 
 def with_article(name: str) -> str:
-    """"an apple", "a dog". By the first letter, which is right for every COCO name; the plurals "a skis" and
+    """ "an apple", "a dog". By the first letter, which is right for every COCO name; the plurals "a skis" and
     "a scissors" are VISOR's wording, kept so that our captions and the published prompts are the same sentences."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 

@@ -1,7 +1,7 @@
 """Boxes to distinct triplets per image, the splits, the evaluation prompts and the training sampler.
 
-A triplet is one (image, subject, relation, object) of category names, however many pairs of boxes show it. "A dog to the
-left of a cat" and "a dog to the left of another dog" are both written; the second kind is left out of prompts and
+A triplet is one (image, subject, relation, object) of category names, however many pairs of boxes show it. "A dog to
+the left of a cat" and "a dog to the left of another dog" are both written; the second kind is left out of prompts and
 fine-tuning (paper section 3; the choices are listed in ``data/decisions.yaml``).
 """
 
@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -37,8 +37,8 @@ THREADS = 2
 def pairs(table: BoxTable) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndarray, np.ndarray, np.ndarray]]:
     """Every ordered pair of boxes of an image, some images at a time, grouped by their two categories.
 
-    Yields ``groups`` (image, subject category, object category; positions in the table, ascending), the rows ``subject``
-    and ``object`` of each pair, and the pair with which each group starts. A box meets itself once in its own group:
+    Yields ``groups`` (image, subject category, object category; positions in the table, ascending), the rows
+    ``subject`` and ``object`` of each pair, and the pair with which each group starts. A box meets itself once in its own group:
     callers leave that pair out.
     """
     # A run is the boxes of one category in one image; the table is sorted, so a run is a slice of it.
@@ -94,7 +94,7 @@ def _batches(work: np.ndarray, most: int) -> Iterator[slice]:
     done = np.cumsum(work)
     edges = np.searchsorted(done, np.arange(most, done[-1] + most, most), side="left") + 1
     edges = np.unique(np.concatenate([[0], np.minimum(edges, len(work))]))
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         yield slice(a, b)
 
 
@@ -148,7 +148,9 @@ def build(path: str | Path, annotations: str | Path, *, split: str, crowds: bool
     return write_triplets(table if crowds else table.without_crowds(), path, split, **options)
 
 
-def _in_order(threads: ThreadPoolExecutor, function: Callable[[slice], pa.RecordBatch], items: list[slice]) -> Iterator[pa.RecordBatch]:
+def _in_order(
+    threads: ThreadPoolExecutor, function: Callable[[slice], pa.RecordBatch], items: list[slice]
+) -> Iterator[pa.RecordBatch]:
     """``threads.map`` that looks only as far ahead as there are threads, so that results do not pile up."""
     waiting: deque[Future[pa.RecordBatch]] = deque()
     for item in items:
@@ -209,7 +211,9 @@ def frequencies(path: str | Path) -> pd.DataFrame:
     key = ["subject", "relation", "object", "caption", "objects"]
     table = pq.read_table(path, columns=[*key, "n_pairs"], read_dictionary=key)
     counted = table.unify_dictionaries().group_by(key).aggregate([("n_pairs", "count"), ("n_pairs", "sum")]).to_pandas()
-    counted = counted.rename(columns={"n_pairs_count": "n_images", "n_pairs_sum": "n_pairs"}).astype(dict.fromkeys(key, str))
+    counted = counted.rename(columns={"n_pairs_count": "n_images", "n_pairs_sum": "n_pairs"}).astype(
+        dict.fromkeys(key, str)
+    )
     return counted.sort_values(["n_images", *key[:3]], ascending=[False, True, True, True], ignore_index=True)
 
 
@@ -322,12 +326,14 @@ def sr2d(names: Sequence[str]) -> bytes:
     return json.dumps(records, indent=2).encode()
 
 
-def sample(
-    relation: Int[np.ndarray, "row"], n: int, rng: np.random.Generator, balanced: bool = True
-) -> Int64[np.ndarray, "n"]:
-    """Draw n rows for training, with replacement: a relation uniformly among those that occur, then one of its rows.
+Draw = Callable[[int, np.random.Generator], Int64[np.ndarray, "n"]]
 
-    ``relation`` is each row's relation as a number. ``balanced=False`` draws rows uniformly: the natural distribution.
+
+def sampler(relation: Int[np.ndarray, "row"], balanced: bool = True) -> Draw:
+    """What draws n rows for training, with replacement: a relation uniformly among those that occur, then one of its rows.
+
+    ``relation`` is each row's relation as a number; it is sorted here, once for all draws. ``balanced=False`` draws rows
+    uniformly: the natural distribution.
 
     Raises:
         ValueError: there is no row to draw from.
@@ -335,11 +341,22 @@ def sample(
     if not len(relation):
         raise ValueError("relation: no rows to sample from")
     if not balanced:
-        return rng.integers(len(relation), size=n)
+        return lambda n, rng: rng.integers(len(relation), size=n)
     order = np.argsort(relation, kind="stable")
     start, length = _spans(relation[order])
-    chosen = rng.integers(len(start), size=n)
-    return order[start[chosen] + rng.integers(length[chosen])]
+
+    def draw(n: int, rng: np.random.Generator) -> Int64[np.ndarray, "n"]:
+        chosen = rng.integers(len(start), size=n)
+        return order[start[chosen] + rng.integers(length[chosen])]
+
+    return draw
+
+
+def sample(
+    relation: Int[np.ndarray, "row"], n: int, rng: np.random.Generator, balanced: bool = True
+) -> Int64[np.ndarray, "n"]:
+    """Draw n rows at once; see :func:`sampler`."""
+    return sampler(relation, balanced)(n, rng)
 
 
 # ------------------------------------------------------------------------------------------------ what is in it
@@ -353,7 +370,9 @@ def warnings(tables: dict[str, BoxTable]) -> list[str]:
         found.append("train and validation annotations share images: what is tested on may have been trained on")
     for split, table in tables.items():
         if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
-            found.append(f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})")
+            found.append(
+                f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})"
+            )
     return found
 
 
@@ -385,8 +404,14 @@ def object_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
     either = frequencies[frequencies.subject != frequencies.object]
     twice = frequencies[frequencies.subject == frequencies.object].groupby("subject").n_images.sum()
     captions = either.groupby("subject").n_images.sum().add(either.groupby("object").n_images.sum(), fill_value=0)
-    table = pd.concat([captions.add(twice, fill_value=0).rename("captions"), *by.values()], axis=1).fillna(0).astype(int)
-    return table.rename_axis("name").reset_index().sort_values(["captions", "name"], ascending=[False, True], ignore_index=True)
+    table = (
+        pd.concat([captions.add(twice, fill_value=0).rename("captions"), *by.values()], axis=1).fillna(0).astype(int)
+    )
+    return (
+        table.rename_axis("name")
+        .reset_index()
+        .sort_values(["captions", "name"], ascending=[False, True], ignore_index=True)
+    )
 
 
 def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: str = "visor") -> pd.DataFrame:
@@ -394,7 +419,9 @@ def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: st
 
     Columns: caption, file_name, width, height, subject, object, subject_box and object_box (xywh).
     """
-    rows = pq.read_table(triplets, columns=["image_id", "file_name", "subject", "relation", "object", "caption"]).to_pandas()
+    rows = pq.read_table(
+        triplets, columns=["image_id", "file_name", "subject", "relation", "object", "caption"]
+    ).to_pandas()
     rows = rows[rows.subject != rows.object]
     codes = rows.relation.map({name: i for i, name in enumerate(NAMES)}).to_numpy()
     rows = rows.iloc[sample(codes, n, np.random.default_rng(seed))].reset_index(drop=True)
@@ -405,7 +432,11 @@ def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: st
         part = table.rows(inside)
         for _, s, o, _ in pairs(part):
             names = np.array(table.names)[part.category]
-            shown = holds(part, s, o, rules)[:, NAMES.index(row.relation)] & (names[s] == row.subject) & (names[o] == row.object)
+            shown = (
+                holds(part, s, o, rules)[:, NAMES.index(row.relation)]
+                & (names[s] == row.subject)
+                & (names[o] == row.object)
+            )
             pair = np.flatnonzero(shown)[0]
             drawn.append((table.width[image], table.height[image], part.xywh([s[pair]])[0], part.xywh([o[pair]])[0]))
     rows[["width", "height", "subject_box", "object_box"]] = pd.DataFrame(drawn, dtype=object)

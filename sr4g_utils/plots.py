@@ -90,10 +90,14 @@ def scale_regions(step: float = 0.01) -> Figure:
 def disagreement(table: pd.DataFrame) -> Figure:
     """Of the box pairs for which either rule set sees the relation, the share for which only one does."""
     share = (table.only_a + table.only_b) / (table.both + table.only_a + table.only_b)
-    grid = table.assign(share=share, which=table.a + " / " + table.b).pivot(index="relation", columns="which", values="share")
+    grid = table.assign(share=share, which=table.a + " / " + table.b).pivot(
+        index="relation", columns="which", values="share"
+    )
     figure, axis = plt.subplots(figsize=(6, 5.5))
     grid = grid.loc[[name for name in NAMES if name in grid.index], list(dict.fromkeys(table.a + " / " + table.b))]
-    sns.heatmap(grid, annot=True, fmt=".1%", cmap="cividis", vmin=0, vmax=1, ax=axis, cbar_kws={"label": "disagreement"})
+    sns.heatmap(
+        grid, annot=True, fmt=".1%", cmap="cividis", vmin=0, vmax=1, ax=axis, cbar_kws={"label": "disagreement"}
+    )
     axis.set(xlabel="", ylabel="")
     figure.tight_layout()
     return figure
@@ -124,7 +128,9 @@ def frames(table: pd.DataFrame) -> Figure:
         for offset, (rules, part) in zip((-0.22, 0, 0.22), rows.groupby("rules", sort=False), strict=True):
             _points(axis, part, "recall", offset, RULES_COLOUR[rules], rules)
         n = rows.groupby("frame").n.first()
-        axis.set(yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()], xlabel="recall")
+        axis.set(
+            yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()], xlabel="recall"
+        )
         axis.set(title=relation, xlim=(-0.02, 1.02))
         axis.invert_yaxis()
     axes[-1].legend(title="rules", loc="upper left", bbox_to_anchor=(1.02, 1))
@@ -160,7 +166,9 @@ def rank_frequency(frequencies: pd.DataFrame) -> Figure:
     for family, style in zip(FAMILIES, ("-", "--", "-."), strict=True):
         names = [name for name in NAMES if BY_NAME[name].family == family]
         n = np.sort(frequencies.n_images[frequencies.relation.isin(names)])[::-1]
-        axis.loglog(np.arange(1, len(n) + 1), n, style, color=FAMILY_COLOUR[family], label=f"{family} ({len(n):,} triplets)")
+        axis.loglog(
+            np.arange(1, len(n) + 1), n, style, color=FAMILY_COLOUR[family], label=f"{family} ({len(n):,} triplets)"
+        )
     axis.set(xlabel="rank of the triplet", ylabel="images that show it")
     axis.legend()
     figure.tight_layout()
@@ -193,7 +201,9 @@ def examples(rows: pd.DataFrame, photos: str | Path | None) -> Figure:
         photos: the folder that holds the images, if any.
     """
     columns = min(3, len(rows))
-    figure, axes = plt.subplots(-(-len(rows) // columns), columns, figsize=(4 * columns, 3.4 * -(-len(rows) // columns)), squeeze=False)
+    figure, axes = plt.subplots(
+        -(-len(rows) // columns), columns, figsize=(4 * columns, 3.4 * -(-len(rows) // columns)), squeeze=False
+    )
     for axis, row in zip(axes.flat, rows.itertuples(), strict=False):
         if photos and (photo := Path(photos) / row.file_name).is_file():
             axis.imshow(plt.imread(photo), extent=(0, row.width, row.height, 0), cmap="gray")
@@ -212,4 +222,6 @@ def _box(axis: Any, xywh: np.ndarray, colour: Any, label: str) -> None:
     x, y, w, h = xywh
     axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=2))
     if label:
-        axis.text(x + 2, y + 2, label, color="white", backgroundcolor=colour, fontsize="x-small", va="top", clip_on=True)
+        axis.text(
+            x + 2, y + 2, label, color="white", backgroundcolor=colour, fontsize="x-small", va="top", clip_on=True
+        )

@@ -134,9 +134,7 @@ def judge(
     if subject.ndim != 2 or subject.shape[1] != 4 or subject.shape != object.shape:
         raise ValueError(f"subject and object must both be (pair, 4) xywh; got {subject.shape} and {object.shape}")
     s, o = _geometry(subject), _geometry(object)
-    overlapping = (np.minimum(s.x2, o.x2) > np.maximum(s.x1, o.x1)) & (
-        np.minimum(s.y2, o.y2) > np.maximum(s.y1, o.y1)
-    )
+    overlapping = (np.minimum(s.x2, o.x2) > np.maximum(s.x1, o.x1)) & (np.minimum(s.y2, o.y2) > np.maximum(s.y1, o.y1))
     if rules == "sstd":
         if size is None:
             raise ValueError("rules='sstd' judges normalised boxes: pass size, the image's (pair, 2) width and height")

@@ -1,7 +1,8 @@
 """Runs: what a run is asked (profile), where it leaves things (run folder), and how it knows what is already done.
 
-Everything a run writes appears under its final name only when it is whole (:func:`atomic`). A stage or a notebook is done
-when a record written *after* its files says so, and the record still fits: same configuration, code, inputs and outputs.
+Everything a run writes appears under its final name only when it is whole (:func:`atomic`). A stage or a notebook is
+done when a record written *after* its files says so, and the record still fits: same configuration, code, inputs and
+outputs.
 """
 
 import ast
@@ -12,20 +13,21 @@ import hashlib
 import json
 import os
 import platform
-import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from importlib.metadata import version
-from os import PathLike
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import pandas as pd
 import yaml
 from tabulate import tabulate
+
+from . import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
@@ -38,7 +40,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; it takes the final name when the block ends well and vanishes when it does not."""
+    """A temporary path beside ``path``; it takes the final name when the block ends well, else it vanishes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -85,29 +87,41 @@ def _hash(value: Any) -> str:
 
 @cache
 def code_digest(module: str | None = None) -> str:
-    """Hash of a package module's source and of every package module that it imports; of the whole package if None."""
+    """Hash of a module's source and of every package module that it imports, this one apart: where a stage's files lie
+    does not change what is in them. The hash of the whole package if None."""
     todo = [module] if module else sorted(file.stem for file in PACKAGE.glob("*.py"))
     seen: dict[str, str] = {}
     while todo:
         name = todo.pop()
-        if name in seen or not (file := PACKAGE / f"{name}.py").is_file():
+        if name in seen or not (file := PACKAGE / f"{name}.py").is_file() or (module and name == "runs"):
             continue
-        seen[name] = source = file.read_text(encoding="utf-8")
-        for group, modules in re.findall(r"^\s*from \.(\w*) import ([\w, ]+)", source, re.MULTILINE):
-            todo += [group] if group else [part.strip() for part in modules.split(",")]
+        seen[name] = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(seen[name])):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                todo += [node.module] if node.module else [alias.name for alias in node.names]
     return _hash(seen)
 
 
 def provenance() -> dict[str, Any]:
-    """What a number came from: code version and commit, Python, libraries and machine. No dates: same run, same bytes."""
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    """What a number came from: version, commit, Python, libraries and machine. No dates: same run, same bytes."""
+    commit = None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    libraries = ("numpy", "pyarrow", "pandas", "torch", "diffusers", "transformers")  # asked, not imported
     return {
-        "sr4g_utils": version("sr4g_utils"),
-        "commit": commit.stdout.strip() or None,
+        "sr4g_utils": __version__,
+        "commit": commit,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "pyarrow", "pandas")},
+        **{name: _version(name) for name in libraries},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def _version(library: str) -> str | None:
+    with contextlib.suppress(PackageNotFoundError):
+        return version(library)
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------- sources
@@ -116,8 +130,8 @@ def provenance() -> dict[str, Any]:
 def download(name: str) -> Path:
     """An official file named in ``data/sources.yaml``, from the cache or downloaded into it and checked by its hash.
 
-    The cache is ``$SR4G_CACHE``, by default the user's cache folder. ``$SR4G_MIRROR`` is a URL that holds the files under
-    their own names and is asked instead of the official hosts.
+    The cache is ``$SR4G_CACHE``, by default the user's cache folder. ``$SR4G_MIRROR`` is a URL that holds the files
+    under their own names and is asked instead of the official hosts.
 
     Raises:
         RuntimeError: the download fails or its hash is wrong; nothing is left under the final name.
@@ -131,9 +145,9 @@ def download(name: str) -> Path:
     folder = Path(os.environ.get("SR4G_CACHE") or pooch.os_cache("sr4g"))
     try:
         return Path(
-            pooch.create(folder, base_url="", registry={name: source["hash"]}, urls={name: url}, retry_if_failed=2).fetch(
-                name, progressbar=sys.stderr.isatty()
-            )
+            pooch.create(
+                folder, base_url="", registry={name: source["hash"]}, urls={name: url}, retry_if_failed=2
+            ).fetch(name, progressbar=sys.stderr.isatty())
         )
     except Exception as error:
         raise RuntimeError(
@@ -168,8 +182,8 @@ def claims(section: str, ours: Mapping[str, float]) -> pd.DataFrame:
 class Run:
     """A run folder as one notebook sees it: where figures, tables and artifacts go, and what is done already.
 
-    Opening it takes a shared lock that lasts as long as the process, so that a second batch run can tell that a kernel is
-    still at work here. Every input and output that passes through is recorded for :func:`is_done`.
+    Opening it takes a shared lock that lasts as long as the process, so that a second batch run can tell that a kernel
+    is still at work here. Every input and output that passes through is recorded for :func:`is_done`.
     """
 
     def __init__(self, folder: str | Path, notebook: str) -> None:
@@ -206,34 +220,52 @@ class Run:
         return found
 
     def stage(
-        self, name: str, function: Callable[..., Any], inputs: Mapping[str, str | Path] | None = None, **config: Any
+        self,
+        name: str,
+        function: Callable[..., Any],
+        inputs: Mapping[str, str | Path] | None = None,
+        *,
+        heavy: bool = False,
+        **config: Any,
     ) -> tuple[Path, Any]:
         """Make the artifact ``name`` with ``function(path, **inputs, **config)`` unless it is there already.
 
-        It is there if it was finished with the same configuration, the same content of the input files and the same code:
-        the function's module and the modules that one imports, not the rest of the package.
+        It is there if it was finished with the same configuration, the same content of the input files and the same
+        code: the function's module and the modules that one imports, not the rest of the package. A ``heavy`` stage is kept
+        when only code has changed, which is said: nobody wants three days of training again for a comment.
+
+        The artifact may be a folder in which the function keeps its own state: what an interrupted stage left there is
+        handed to it again, what belongs to another configuration is removed first, which is said.
 
         Returns:
             The artifact's path, and the function's JSON-able result (kept beside the artifact).
         """
         path, record = self.folder / "artifacts" / name, _state(self.folder, name.replace("/", "_"), "stage")
         inputs = {key: self.read(Path(value).resolve()) for key, value in (inputs or {}).items()}
-        key = _hash(
-            {
-                "function": function.__qualname__,
-                "code": code_digest(function.__module__.rpartition(".")[2]),
-                "inputs": {key: self.inputs[str(value)] for key, value in inputs.items()},
-                "config": config,
-            }
-        )
-        done = read_json(record)
-        if not done or done["key"] != key or done["output"] != digest(path):
-            record.unlink(missing_ok=True)
+        code = code_digest(function.__module__.rpartition(".")[2])
+        wanted = {
+            "function": function.__qualname__,
+            "code": None if heavy else code,
+            "inputs": {key: self.inputs[str(value)] for key, value in inputs.items()},
+            "config": config,
+        }
+        key = _hash(wanted)
+        found = read_json(record) or {}
+        if found.get("key") == key and "output" in found and found["output"] == digest(path):
+            if found["code"] != code:
+                print(f"{name} was made by other code than today's; delete {path} to make it again")
+        else:
+            if path.is_dir() and found and found["key"] != key:
+                print(
+                    f"{name} was made under another configuration, from other inputs or by other code: starting afresh"
+                )
+                shutil.rmtree(path)
+            write_json(record, {"key": key})
             result = function(path, **inputs, **config)
-            done = {"key": key, "output": digest(path), "result": result}
-            write_json(record, done)
+            found = {"key": key, "code": code, "output": digest(path), "result": result}
+            write_json(record, found)
         self._made(path)
-        return path, done["result"]
+        return path, found["result"]
 
     def annotations(self, source: str | Path | None, split: str) -> Path:
         """The file of an annotation source: a path, ``None`` for COCO 2017 by download, or ``"miniature"``."""
@@ -245,14 +277,27 @@ class Run:
             return self.stage(f"world/instances_{split}2017.json", miniature.write_annotations, split=split)[0]
         return Path(source)
 
+    def photos(self, source: str | Path | None, split: str, annotations: str | Path) -> Path:
+        """The folder or zip of a split's images: a path, ``None`` for COCO 2017 by download, or ``"miniature"``, which
+        draws the images of the annotation file ``annotations``."""
+        if source is None:
+            return download(f"{split}2017.zip")
+        if source == "miniature":
+            from . import miniature
+
+            return self.stage(f"world/{split}2017", miniature.write_photos, {"annotations": annotations}, split=split)[
+                0
+            ]
+        return Path(source)
+
     def figure(self, figure: Any, name: str, caption: str) -> None:
         """Save a matplotlib figure as PNG and PDF. The caption travels in the PNG; there are no dates in either."""
-        for suffix, options in {
-            "png": {"dpi": 150, "metadata": {"Description": caption, "Software": None}},
-            "pdf": {"metadata": {"Title": caption, "CreationDate": None, "Creator": None, "Producer": None}},
+        for suffix, metadata in {
+            "png": {"Description": caption, "Software": None},
+            "pdf": {"Title": caption, "CreationDate": None, "Creator": None, "Producer": None},
         }.items():
             with atomic(self.folder / "figures" / f"{name}.{suffix}") as partial:
-                figure.savefig(partial, format=suffix, bbox_inches="tight", **options)
+                figure.savefig(partial, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
             self._made(self.folder / "figures" / f"{name}.{suffix}")
 
     def table(self, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
@@ -260,11 +305,11 @@ class Run:
         rows, headers = table.astype(object).where(table.notna(), None).values.tolist(), list(table.columns)
         texts = {
             "csv": table.to_csv(index=False),
-            "md": f"**{caption}**\n\n" + tabulate(rows, headers, "github", floatfmt=".4g", intfmt=",", missingval="–") + "\n",
-            "tex": f"% {caption}\n" + tabulate(rows, headers, "latex_booktabs", floatfmt=".4g", missingval="--") + "\n",
+            "md": f"**{caption}**\n\n" + tabulate(rows, headers, "github", missingval="–", intfmt=",", floatfmt=".4g"),
+            "tex": f"% {caption}\n" + tabulate(rows, headers, "latex_booktabs", missingval="--", floatfmt=".4g"),
         }
         for suffix, text in texts.items():
-            write_text(path := self.folder / "tables" / f"{name}.{suffix}", text)
+            write_text(path := self.folder / "tables" / f"{name}.{suffix}", text.rstrip("\n") + "\n")
             self._made(path)
         return table
 
@@ -315,6 +360,11 @@ def notebooks() -> dict[str, Path]:
     return {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
 
 
+def title(notebook: str) -> str:
+    """The notebook's first heading."""
+    return next("".join(cell["source"]).splitlines()[0].lstrip("# ") for cell in cells(notebook))
+
+
 def cells(notebook: str) -> list[dict[str, Any]]:
     return json.loads(notebooks()[notebook].read_text(encoding="utf-8"))["cells"]
 
@@ -333,8 +383,10 @@ def declared(notebook: str) -> dict[str, tuple[str, Any]]:
 NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say instead of a path
 
 
-def checked(notebook: str, name: str, value: Any, where: str) -> Any:
+def checked(notebook: str, name: str, value: Any, where: str, text: str | None = None) -> Any:
     """``value`` as the type that the notebook declares for ``name``; a path becomes absolute, seen from the caller.
+
+    ``text`` is what the value was read from: where a string is wanted, 007 is not the number 7.
 
     Raises:
         ValueError: the notebook has no such parameter, or the value has the wrong type.
@@ -343,17 +395,25 @@ def checked(notebook: str, name: str, value: Any, where: str) -> Any:
         raise ValueError(f"{where}: {notebook} has no parameter {name!r}; it has {', '.join(declared(notebook))}")
     annotation, _ = declared(notebook)[name]
     kind = eval(annotation, {"PathLike": str, "Literal": Literal})  # our own notebooks' annotations
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    strings = str in (kind, *get_args(kind))
+    for candidate in (value, text if text is not None else str(value)) if strings else (value,):
         with contextlib.suppress(msgspec.ValidationError):
-            return msgspec.convert(value, kind)
-        value = str(value) if "str" in annotation and "Literal" not in annotation else value  # a name that looks like a number
-    try:
-        value = msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        raise ValueError(f"{where}: {notebook}.{name} must be {annotation}, got {value!r}") from None
-    if "PathLike" in annotation and value is not None and value not in NAMED_SOURCES:
-        return str(Path(value).expanduser().resolve())
-    return value
+            value = msgspec.convert(candidate, kind)
+            return _absolute(value, hub="dict" in annotation) if "PathLike" in annotation else value
+    raise ValueError(f"{where}: {notebook}.{name} must be {annotation}, got {value!r}")
+
+
+def _absolute(value: Any, hub: bool) -> Any:
+    """A path parameter as the kernel, which works elsewhere, can use it: a path seen from the caller becomes absolute.
+
+    Where a model of the Hub may be named as well (``hub``), a string that is no existing path stays as it is, and a
+    mapping's own paths are made absolute.
+    """
+    if isinstance(value, dict):
+        return {key: _absolute(v, hub) if key in ("folder", "checksums") else v for key, v in value.items()}
+    if value is None or value in NAMED_SOURCES or (hub and not Path(value).expanduser().exists()):
+        return value
+    return str(Path(value).expanduser().resolve())
 
 
 def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, dict[str, Any]]:
@@ -382,9 +442,9 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
         raise ValueError(f"{path}: a profile maps notebooks to their parameters; see data/profiles/miniature.yaml")
     common = sections.pop("all", None) or {}
     values: dict[str, dict[str, Any]] = {}
+    if unknown := [notebook for notebook in sections if notebook not in notebooks()]:
+        raise ValueError(f"{path}: unknown notebook {unknown[0]!r}; there are {', '.join(notebooks())}")
     for notebook in sorted(sections):
-        if notebook not in notebooks():
-            raise ValueError(f"{path}: unknown notebook {notebook!r}; there are {', '.join(notebooks())}")
         mine = {key: value for key, value in common.items() if key in declared(notebook)} | (sections[notebook] or {})
         values[notebook] = {key: checked(notebook, key, value, path.name) for key, value in mine.items()}
         values[notebook]["run_folder"] = str(folder)
@@ -397,11 +457,19 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
             raise ValueError(f"--set {setting}: expected [NOTEBOOK.]KEY=VALUE")
         scopes = [resolve(scope, "--set")] if dot else [name for name in values if key in declared(name)]
         if not scopes or scopes[0] not in values:
-            raise ValueError(f"--set {setting}: no notebook of this profile " + (f"is {scope}" if dot else f"has {key!r}"))
+            raise ValueError(
+                f"--set {setting}: no notebook of this profile " + (f"is {scope}" if dot else f"has {key!r}")
+            )
         for notebook in scopes:
-            value = text if declared(notebook).get(key, ("",))[0] == "str" else yaml.safe_load(text)
-            values[notebook][key] = checked(notebook, key, value, f"--set {setting}")
+            values[notebook][key] = checked(notebook, key, _value(text), f"--set {setting}", text)
     return values
+
+
+def _value(text: str) -> Any:
+    """A setting's value: YAML, or the text as it is where that is no YAML, as a path need not be."""
+    with contextlib.suppress(yaml.YAMLError):
+        return yaml.safe_load(text)
+    return text
 
 
 def resolve(name: str, where: str) -> str:
@@ -421,9 +489,8 @@ def resolve(name: str, where: str) -> str:
 
 def _key(notebook: str, parameters: Mapping[str, Any]) -> str:
     """Whatever a notebook's outputs depend on, its input files apart."""
-    sources = [["".join(cell["source"]), cell["cell_type"]] for cell in cells(notebook)]
     data = {str(file): digest(file) for file in sorted(DATA.glob("*.yaml"))}
-    return _hash([sources, dict(parameters), code_digest(), data])
+    return _hash([source_digest(notebook), dict(parameters), code_digest(), data])
 
 
 def is_done(notebook: str, parameters: Mapping[str, Any], folder: Path) -> bool:
@@ -457,3 +524,40 @@ def finish(notebook: str, parameters: Mapping[str, Any], folder: Path, also: lis
 def outputs(notebook: str, folder: Path) -> list[str]:
     """What the notebook's last run wrote, relative to the run folder, in the order of writing."""
     return (read_json(_state(folder, notebook, "files")) or {"outputs": []})["outputs"]
+
+
+# -------------------------------------------------------------------------------------------- notebooks with outputs
+
+
+def name_cells(path: Path) -> None:
+    """Give papermill's cell of parameters a name of its own in place of a random one: same run, same notebook."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            cell["id"] = "injected-parameters"
+    write_json(path, notebook)
+
+
+def source_digest(notebook: str) -> str:
+    """Hash of a notebook's cells without their outputs."""
+    return _hash([["".join(cell["source"]), cell["cell_type"]] for cell in cells(notebook)])
+
+
+def refresh(notebook: str, folder: Path) -> None:
+    """Put the outputs of a run into the checkout's notebook, and the hash of the source that made them: a test compares.
+
+    The injected parameters, papermill's timings and progress bars stay behind.
+    """
+    path = notebooks()[notebook]
+    ours = json.loads(path.read_text(encoding="utf-8"))
+    run = json.loads((folder / "notebooks" / path.name).read_text(encoding="utf-8"))
+    executed = {cell["id"]: cell for cell in run["cells"]}
+    code = [cell for cell in ours["cells"] if cell["cell_type"] == "code"]
+    for count, cell in enumerate(code, 1):
+        outputs = [o for o in executed[cell["id"]]["outputs"] if o.get("name") != "stderr"]
+        cell |= {"execution_count": count, "outputs": outputs}
+        for output in outputs:
+            if "execution_count" in output:
+                output["execution_count"] = count
+    ours["metadata"]["sr4g_source"] = source_digest(notebook)
+    write_json(path, ours)
