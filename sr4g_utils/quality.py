@@ -1,0 +1,253 @@
+"""Fréchet distances: does a model still draw pictures that look like photos?
+
+The distance between two Gaussians fitted to the features of two sets of images (Heusel et al. 2017, arXiv 1706.08500,
+equation 6): ``|m - m'|² + tr(S + S' - 2 (S S')^½)``, computed by torchmetrics. What it means depends on the features:
+
+* **FID** takes the 2,048 features of the Inception network of 2015. Its weights are given as the path of the
+  TorchScript file ``inception-2015-12-05.pt`` that NVIDIA publishes with StyleGAN2-ADA, a translation of the original
+  TensorFlow network. TorchScript has a reader of its own, which knows tensors and TorchScript code and runs no Python:
+  nothing is unpickled.
+* **The detector's own features** (OWL-ViT's pooled image tower) need no download. Their distance is no FID and compares
+  with nothing published; it compares the models of one run.
+
+A Fréchet distance is biased upwards, the more so the fewer images there are: compare distances of equally many images
+only, and read them beside the distance that the photos have from each other.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int, UInt8
+from safetensors.numpy import load_file, save_file
+from scipy import stats
+from torchmetrics.image.fid import FrechetInceptionDistance
+from tqdm.auto import tqdm
+
+from . import boxes, generate, models
+from .photos import Photos, crop_photo
+from .runs import atomic
+
+Image = UInt8[np.ndarray, "height width 3"]
+GROUPS = 20  # of the jackknife
+
+
+# -------------------------------------------------------------------------------------------------------- features
+
+
+class DetectorSpace(torch.nn.Module):
+    """uint8 (image, 3, height, width) to the pooled output of a detector's image tower, (image, feature)."""
+
+    def __init__(self, detector: torch.nn.Module, processor: Any) -> None:
+        super().__init__()
+        tower = getattr(detector, "owlvit", None) or getattr(detector, "owlv2", None)
+        if tower is None:
+            raise ValueError(f"detector: {type(detector).__name__} has no pooled image features; take OWL-ViT or OWLv2")
+        self.tower, self.processor = tower.vision_model, processor.image_processor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        weight = next(self.tower.parameters())
+        pixels = self.processor(images=list(images.cpu()), return_tensors="pt").pixel_values
+        return self.tower(pixels.to(weight.device, weight.dtype)).pooler_output.float()
+
+
+class Inception(torch.nn.Module):
+    """uint8 (image, 3, height, width) to the features of a TorchScript network that is called as NVIDIA's Inception is.
+
+    Raises:
+        ValueError: the file is not TorchScript.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None) -> None:
+        super().__init__()
+        try:
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torch.jit's
+                self.network = torch.jit.load(str(path), map_location=device or models.default_device()).eval()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: not a TorchScript network ({str(error).splitlines()[0]}); "
+                "FID takes NVIDIA's inception-2015-12-05.pt"
+            ) from error
+        self.device = device or models.default_device()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images.to(self.device), return_features=True).float()
+
+
+def features(network: torch.nn.Module, images: Iterable[Image], batch: int = 64) -> Float[np.ndarray, "image feature"]:
+    """The network's features of each image, in order.
+
+    Raises:
+        ValueError: there is no image, or a feature is not finite.
+    """
+    found: list[np.ndarray] = []
+    waiting: list[np.ndarray] = []
+
+    def flush() -> None:
+        with torch.inference_mode():
+            found.append(network(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2)).cpu().numpy())
+        waiting.clear()
+
+    for image in images:
+        if waiting and (len(waiting) == batch or image.shape != waiting[0].shape):
+            flush()
+        waiting.append(image)
+    if waiting:
+        flush()
+    if not found:
+        raise ValueError("there is no image to compute features of")
+    values = np.concatenate(found)
+    if not np.isfinite(values).all():
+        raise ValueError(f"a feature of image {int(np.argmin(np.isfinite(values).all(axis=1)))} is not finite")
+    return values
+
+
+def network(space: Mapping[str, Any]) -> torch.nn.Module:
+    """The network that a mapping names: ``{"detector": source}`` or ``{"inception": path}``.
+
+    Raises:
+        ValueError: neither or another key.
+    """
+    match dict(space):
+        case {"inception": str() | Path() as path}:
+            return Inception(path)
+        case {"detector": source}:
+            detector, processor, _ = models.load_detector(source)
+            return DetectorSpace(detector, processor)
+    raise ValueError(f"space: expected {{'detector': source}} or {{'inception': path}}, got {dict(space)}")
+
+
+def write_image_features(
+    path: str | Path,
+    images: str | Path,
+    prompts: str | Path | None = None,
+    *,
+    space: Mapping[str, Any],
+    batch: int = 64,
+) -> dict[str, int]:
+    """A stage: features of generated images, and each image's prompt. Arguments as in :func:`generate.list_images`."""
+    of = generate.list_images(images, prompts)
+    pixels = (image for _, image in generate.read_images(images, prompts))
+    return _write(path, features(network(space), pixels, batch), pd.factorize(of.prompt_id)[0])
+
+
+def write_photo_features(
+    path: str | Path,
+    annotations: str | Path,
+    photos: str | Path,
+    *,
+    space: Mapping[str, Any],
+    count: int,
+    resolution: int,
+    seed: int = 0,
+    batch: int = 64,
+) -> dict[str, int]:
+    """A stage: features of ``count`` photos (all, if there are fewer), cropped to the size that the models draw."""
+    names = list(boxes.read(annotations, "val").file_name.to_pylist())
+    chosen = sorted(np.random.default_rng(seed).permutation(len(names))[:count])
+    source = Photos(photos)
+    shown = tqdm(chosen, "photos", unit="photo", leave=False)
+    pixels = (crop_photo(source.read(names[i]), resolution) for i in shown)
+    return _write(path, features(network(space), pixels, batch), range(len(chosen)))
+
+
+def _write(path: str | Path, values: np.ndarray, group: Sequence[int] | np.ndarray) -> dict[str, int]:
+    with atomic(path) as partial:
+        save_file({"features": values, "group": np.array(group, np.int64)}, partial)
+    return {"images": len(values), "features": values.shape[1]}
+
+
+# -------------------------------------------------------------------------------------------------------- distance
+
+
+class _Given(torch.nn.Module):
+    """Features that are there already, for a metric that asks for a network."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "picture feature"]) -> float:
+    """The Fréchet distance of two sets of features.
+
+    Raises:
+        ValueError: fewer than two images in a set, or features of different length.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"two sets of at least 2 images with equal features are needed; got {a.shape} and {b.shape}")
+    metric = FrechetInceptionDistance(feature=_Given(a.shape[1])).set_dtype(torch.float64)
+    centre = b.mean(axis=0)  # moves both sets alike, which changes no distance and spares digits
+    metric.update(torch.from_numpy(np.asarray(a - centre, np.float64)), real=True)
+    metric.update(torch.from_numpy(np.asarray(b - centre, np.float64)), real=False)
+    return float(metric.compute())
+
+
+def distances(
+    photos: str | Path, images: Mapping[str, str | Path], groups: int = GROUPS, level: float = 0.95
+) -> pd.DataFrame:
+    """Each model's distance from the photos, and how far it differs from the first model's.
+
+    Intervals are by the jackknife: one of ``groups`` parts is left out of photos and images at a time, all images of a
+    prompt together (a bootstrap would draw images twice and so add to the bias). The last row, "photos", is the
+    distance of one half of the photos from the other: about what a perfect model would score with so few images.
+
+    Args:
+        photos: features of :func:`write_photo_features`.
+        images: model name to features of :func:`write_image_features`.
+
+    Returns:
+        Columns model, value, low, high, change, change_low, change_high (null in the first row and the last), n_photos,
+        n_images and features (their number).
+    """
+    real, *drawn = [load_file(path) for path in (photos, *images.values())]
+    part = [_parts(each["group"], groups) for each in (real, *drawn)]
+    # (one part left out, or none in the last row) × model
+    values = np.array(
+        [
+            [
+                distance(real["features"][part[0] != out], each["features"][of != out])
+                for each, of in zip(drawn, part[1:], strict=True)
+            ]
+            for out in [*range(groups), -1]
+        ]
+    )
+    half = part[0] % 2 == 0
+    floor = distance(real["features"][half], real["features"][~half])
+    width, change = _jackknife(values, level), values - values[:, :1]
+    change_width = _jackknife(change, level)
+    rows: list[dict[str, Any]] = [
+        {
+            "model": name,
+            "value": values[-1, i],
+            "low": values[-1, i] - width[i],
+            "high": values[-1, i] + width[i],
+            "change": change[-1, i] if i else np.nan,
+            "change_low": change[-1, i] - change_width[i] if i else np.nan,
+            "change_high": change[-1, i] + change_width[i] if i else np.nan,
+            "n_photos": len(real["features"]),
+            "n_images": len(drawn[i]["features"]),
+        }
+        for i, name in enumerate(images)
+    ]
+    rows.append({"model": "photos", "value": floor, "n_photos": int(half.sum()), "n_images": int((~half).sum())})
+    return pd.DataFrame(rows).assign(features=real["features"].shape[1])
+
+
+def _parts(group: Int[np.ndarray, "image"], parts: int) -> Int[np.ndarray, "image"]:
+    """The part of each image; images of a group share it."""
+    return np.unique(group, return_inverse=True)[1] % parts
+
+
+def _jackknife(values: Float[np.ndarray, "part+1 model"], level: float) -> Float[np.ndarray, "model"]:
+    """Half the width of the interval around the last row, from the rows with one part left out (delete-a-group)."""
+    without, n = values[:-1], len(values) - 1
+    error = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+    return stats.t.ppf((1 + level) / 2, n - 1) * error
