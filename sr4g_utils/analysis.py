@@ -1,17 +1,19 @@
-"""What the numbers say: agreement of the rules with people, and where rule sets disagree."""
+"""What the numbers say: agreement with people, where rule sets disagree, gains, bias, and the paper's claims."""
 
 import json
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
 
-from . import boxes, dataset
+from . import boxes, dataset, runs, visor
 from .boxes import BoxTable
-from .relations import NAMES, RULES
+from .relations import NAMES, RELATIONS, RULES
 from .runs import atomic
 
 # The phrases of Visual Spatial Reasoning (Liu, Emerson and Collier 2023, arXiv 2205.00363) that name one of ours.
@@ -152,8 +154,8 @@ def rule_disagreement(path: str | Path, annotations: str | Path, split: str = "t
             only[j, i] += (verdicts[j] & ~verdicts[i]).sum(0)
     rows = [
         {
-            "relation": relation, "a": RULES[i], "b": RULES[j], "pairs": n, "both": both[i, j, r], "only_a": only[i, j, r],
-            "only_b": only[j, i, r],
+            "relation": relation, "a": RULES[i], "b": RULES[j], "pairs": n,
+            "both": both[i, j, r], "only_a": only[i, j, r], "only_b": only[j, i, r],
         }
         for i, j in combinations(range(len(RULES)), 2)
         for r, relation in enumerate(NAMES)
@@ -203,3 +205,323 @@ def reconstruction(path: str | Path, annotations: str | Path, split: str = "trai
                     )
     with atomic(path) as partial:
         pd.DataFrame(rows).to_parquet(partial, index=False)
+
+
+# ------------------------------------------------------------------------------------------- evaluation (notebook 04)
+
+WORLDS = {
+    "miniature": "The **miniature world**: pictograms drawn by the project, a tiny Stable Diffusion and a tiny OWL-ViT "
+    "of our own. Its base model is ours, so **the size of a gain is partly of our making**, and no number here is the "
+    "paper's. What it tests is whether the method works: on unseen objects, on every relation, between opposites.",
+    "photos": "**Photos**, and the models that are named with every result. Numbers compare with the paper's as far as "
+    "models, prompts, steps, guidance and detector do.",
+}
+SETS = ("seen", "unseen")  # of a prompt's objects; where one of two is unseen it is in neither
+
+
+def draw_prompts(table: pd.DataFrame, per_relation: int | None, seed: int) -> pd.DataFrame:
+    """The prompts to score: for each set of objects, ``per_relation`` of every relation (all of them if None).
+
+    Of the study's own prompts (with the columns ``split`` and ``objects``) only test prompts whose objects are both
+    seen or both unseen are taken; of other prompts, any, and their ``objects`` is "all". A set that has fewer gives
+    what it has.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    if {"split", "objects"} <= set(table):
+        table = table[(table.split == "test") & table.objects.isin(SETS)]
+    else:
+        table = table.assign(objects="all")
+    drawn = table.sample(frac=1, random_state=np.random.default_rng(seed))
+    if per_relation is not None:
+        drawn = drawn.groupby(["objects", "relation"], sort=False).head(per_relation)
+    if not len(drawn):
+        raise ValueError("prompts: no test prompt with seen or with unseen objects is left to score")
+    return drawn.sort_values("prompt_id", ignore_index=True)
+
+
+def write_verdicts(path: str | Path, prompts: str | Path, detections: str | Path, **options: Any) -> dict[str, int]:
+    """A stage: :func:`visor.verdicts` from files to a file. Returns how many images, with both objects, and correct."""
+    records = visor.verdicts(pd.read_parquet(prompts), visor.read_detections(detections), **options)
+    with atomic(path) as partial:
+        records.to_parquet(partial, index=False)
+    return {"images": len(records), **{name: int(records[name].sum()) for name in ("both_found", "correct")}}
+
+
+def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """Each set of objects that occurs, and its prompts' ids; "all" last, if there is more than one."""
+    for name in [name for name in (*SETS, "all") if (prompts.objects == name).any()]:
+        yield name, prompts.prompt_id[prompts.objects == name]
+    if prompts.objects.nunique() > 1:
+        yield "all", prompts.prompt_id
+
+
+def score_table(
+    models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
+) -> pd.DataFrame:
+    """:func:`visor.scores` of every model's verdicts with :func:`visor.chance` beside it, for each set of objects.
+
+    Columns: objects, model, those of ``visor.scores``, and chance: what the same images score against permuted prompts.
+    """
+    tables = []
+    for objects, ids in _sets(prompts):
+        for model, records in models.items():
+            part = records[records.prompt_id.isin(ids)]
+            luck = visor.chance(part).rename(columns={"value": "chance"})
+            table = visor.scores(part, resamples, seed=seed).merge(luck, on=["relation", "metric"], how="left")
+            tables.append(table.assign(objects=objects, model=model))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["objects", "model", *table.columns.drop(["objects", "model"])]]
+
+
+def change_table(
+    models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
+) -> pd.DataFrame:
+    """:func:`visor.compare` of the first model with each of the others, for each set of objects.
+
+    Columns: objects, model (the other one), then those of ``visor.compare``. Empty if there is one model only.
+    """
+    (_, first), *others = models.items()
+    tables = [
+        visor.compare(
+            first[first.prompt_id.isin(ids)], records[records.prompt_id.isin(ids)], resamples, seed=seed
+        ).assign(objects=objects, model=model)
+        for objects, ids in _sets(prompts)
+        for model, records in others
+    ]
+    columns = ["objects", "model", "relation", "metric", "before", "after", "difference", "low", "high", "p"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+# --------------------------------------------------------------------------------------------- analysis (notebook 05)
+
+COND = visor.METRICS.index("VISOR_Cond")
+OPPOSITES = tuple((r.name, r.opposite) for r in RELATIONS[::2])  # the seven pairs
+
+
+def _estimate(draws: Float64[np.ndarray, "resample"], *keys: str, level: float = 0.95) -> dict[str, float]:
+    """What was observed (draw 0) and the percentile interval of the other draws, under three names."""
+    drawn = draws[1:][~np.isnan(draws[1:])]
+    known = len(drawn) and not np.isnan(draws[0])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if known else (np.nan, np.nan)
+    return dict(zip(keys, (float(draws[0]), float(low), float(high)), strict=True))
+
+
+_GAP, _CHANGE = ("gap", "gap_low", "gap_high"), ("change", "change_low", "change_high")
+
+
+def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """How unequally a model treats a relation and its opposite, and what became of it after the first model.
+
+    The gap of a pair is VISOR_Cond of its first relation minus that of its opposite: a model that draws everything
+    "left of" has +100, one that obeys both equally well (or equally badly) has 0. We take it rather than the rate of
+    opposites drawn, because that rate is little else than one minus accuracy; it is given beside, as ``opposite``.
+
+    Returns:
+        Per model and pair (relation, with_opposite): gap, gap_low, gap_high; opposite: of the images with both objects,
+        the percentage in which the opposite of what was asked for holds, over both relations of the pair; change: of
+        the gap's size since the first model, with interval. Last, for "all pairs": the mean size of the gap; and noise:
+        the size that gaps of zero would show with so few images. Bootstrap over prompts, paired between models.
+    """
+    drawn = visor.draws(list(models.values()), resamples, seed)
+    swapped = {name: _asked_for_opposite(records) for name, records in models.items()}
+    gaps, rows = [], []
+    for one, other in OPPOSITES:
+        if one not in drawn or other not in drawn:
+            continue
+        gaps.append(drawn[one][:, :, COND] - drawn[other][:, :, COND])
+        for i, (model, records) in enumerate(swapped.items()):
+            of = records[records.relation.isin([one, other]) & records.both_found]
+            change = _estimate(abs(gaps[-1][i]) - abs(gaps[-1][0]), *_CHANGE) if i else {}
+            opposite = 100 * of.correct.mean() if len(of) else np.nan
+            rows.append({"relation": one, "with_opposite": other, "model": model, **_estimate(gaps[-1][i], *_GAP),
+                         "opposite": opposite, **change})  # fmt: skip
+    if not gaps:
+        raise ValueError("bias: no relation is asked for together with its opposite")
+    size = np.abs(gaps).mean(axis=0)  # (model, resample)
+    noise = np.abs(np.array(gaps)[:, :, 1:] - np.array(gaps)[:, :, :1]).mean(axis=(0, 2)) if resamples else None
+    for i, model in enumerate(models):
+        change = _estimate(size[i] - size[0], *_CHANGE) if i else {}
+        rows.append({"relation": "all pairs", "model": model, **_estimate(size[i], *_GAP), **change,
+                     "noise": np.nan if noise is None else noise[i]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _asked_for_opposite(records: pd.DataFrame) -> pd.DataFrame:
+    """The records as if each prompt had asked for the opposite."""
+    column = pd.Index(NAMES).get_indexer(pd.Index(records.relation.map({r.name: r.opposite for r in RELATIONS})))
+    holds = records[list(NAMES)].to_numpy(bool)[np.arange(len(records)), column]
+    return records.assign(correct=holds & records.both_found)
+
+
+def gain_by_frequency(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    prompts: pd.DataFrame,
+    bins: int = 3,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Is the gain larger where fine-tuning saw the prompt's triplet more often?
+
+    Prompts are ranked by ``n_images`` (training images that show the triplet) *within their relation*, and cut into
+    bins of equal size: relations differ in frequency and in difficulty, and would otherwise be confounded with it.
+
+    Returns:
+        One row per bin, rarest first: frequency (its name), prompts, images_median, before, after, difference, low,
+        high (VISOR_Cond, points). The last row, "most − least", has the difference between the outer bins' gains.
+    """
+    rank = prompts.groupby("relation").n_images.rank(method="first", pct=True)
+    bin = np.minimum((rank * bins - 1e-9).astype(int), bins - 1)
+    gains, rows = [], []
+    for i in range(bins):
+        part = prompts[bin == i]
+        records = [r[r.prompt_id.isin(part.prompt_id)] for r in (before, after)]
+        drawn = visor.draws(records, resamples, seed + i)["all"][:, :, COND]
+        gains.append(drawn[1] - drawn[0])
+        name = "least frequent" if i == 0 else "most frequent" if i == bins - 1 else f"{i + 1} of {bins}"
+        values = {"images_median": part.n_images.median(), "before": drawn[0, 0], "after": drawn[1, 0]}
+        gain = _estimate(gains[-1], "difference", "low", "high")
+        rows.append({"frequency": name, "prompts": len(part), **values, **gain})
+    contrast = _estimate(gains[-1] - gains[0], "difference", "low", "high")
+    return pd.DataFrame([*rows, {"frequency": "most − least", "prompts": len(prompts), **contrast}])
+
+
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+def ablation(
+    prompts: pd.DataFrame,
+    detections: Mapping[str, pd.DataFrame],
+    images: int,
+    thresholds: Sequence[float] = THRESHOLDS,
+    resamples: int = 1_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The first model against the last, scored again from the stored boxes under other thresholds, pairs and rules.
+
+    Columns: rules, pairs, threshold, before, after, difference, low, high (VISOR_Cond), OA_before and OA_after. A
+    threshold above which a model has no box that counts gives a row of nulls.
+    """
+    first, *_, last = detections.values()
+    rows: list[dict[str, Any]] = []
+    for rules, pairs, threshold in product(RULES, ("any", "best"), thresholds):
+        row: dict[str, Any] = {"rules": rules, "pairs": pairs, "threshold": threshold}
+        try:
+            before, after = (visor.verdicts(prompts, t, images, threshold, pairs, rules) for t in (first, last))
+        except visor.NothingFound:
+            rows.append(row)
+            continue
+        table = visor.compare(before, after, resamples, seed=seed).query("relation == 'all'").set_index("metric")
+        row |= table.loc["VISOR_Cond", ["before", "after", "difference", "low", "high"]].to_dict()
+        rows.append(row | {f"OA_{name}": table.loc["OA", name] for name in ("before", "after")})
+    return pd.DataFrame(rows)
+
+
+def every_relation(models: Sequence[pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> dict[str, float]:
+    """On how many of the 14 relations the second model's VISOR_Cond is above the first's: value, low, high; and asked,
+    the number of relations that have prompts and, for both models, images with both objects."""
+    drawn = visor.draws(models, resamples, seed)
+    gains = np.stack([drawn[name][1, :, COND] - drawn[name][0, :, COND] for name in NAMES if name in drawn])
+    asked = int((~np.isnan(gains[:, 0])).sum())
+    return {**_estimate((gains > 0).sum(axis=0).astype(float), "value", "low", "high"), "asked": asked}
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A claim's number with its interval, what it counts, when the claim holds, and whether it does."""
+
+    number: Sequence[float] | None  # value, low, high; None: not measured
+    what: str
+    rule: str
+    holds: Callable[[float, float, float], bool]
+
+    @property
+    def verdict(self) -> str:
+        if self.number is None or np.isnan(np.array(self.number, float)).any():
+            return "not testable here"
+        return "holds" if self.holds(*self.number) else "fails"
+
+
+def claims(
+    changes: pd.DataFrame,
+    relations: Mapping[str, float],
+    bias: pd.DataFrame,
+    quality: pd.DataFrame | None,
+    over_rival: pd.DataFrame | None,
+    model: str,
+) -> pd.DataFrame:
+    """The paper's six claims (``claims`` in ``data/reported.yaml``), each with our number, its interval and verdict.
+
+    Args:
+        changes: of :func:`change_table`, from the model before fine-tuning to ``model``.
+        relations: of :func:`every_relation`.
+        bias: of :func:`bias`.
+        quality: of :func:`quality.distances`; None if it was not measured.
+        over_rival: of :func:`visor.compare`, from a pipeline of the kind of VPGen to ``model``; None if there is none.
+        model: the fine-tuned model's name.
+
+    Returns:
+        Columns claim, number, low, high, what, holds if, verdict ("holds", "fails" or "not testable here"), reported
+        and source.
+    """
+    total = changes[(changes.model == model) & (changes.relation == "all") & (changes.metric == "VISOR_Cond")]
+    gains = {row.objects: (row.difference, row.low, row.high) for row in total.itertuples()}
+    main = "seen" if "seen" in gains else "all"
+    gap = bias[(bias.relation == "all pairs") & (bias.model == model)].iloc[0]
+    distance = quality[quality.model == model].iloc[0] if quality is not None else None
+    rival = over_rival[over_rival.relation == "all"].set_index("metric") if over_rival is not None else None
+    all_asked = relations["asked"] == len(NAMES)
+    above, points = (lambda v, low, high: low > 0), "points of VISOR_Cond"
+    tests = [
+        _Test(gains[main], f"{points}, {main} objects", "interval above 0", above),
+        _Test(gains.get("unseen"), f"{points}, unseen objects", "interval above 0", above),
+        _Test([relations[k] for k in ("value", "low", "high")] if all_asked else None, "relations of 14 with a gain",
+              "all 14", lambda v, low, high: v == len(NAMES)),
+        _Test(gap[[*_CHANGE]].tolist(), "points of the mean gap between opposites", "interval below 0",
+              lambda v, low, high: high < 0),
+        _Test(distance[[*_CHANGE]].tolist() if distance is not None else None, "Fréchet distance from photos",
+              "interval not above 0", lambda v, low, high: low <= 0),
+        _Test(rival.loc["VISOR_Cond", ["difference", "low", "high"]].tolist() if rival is not None else None,
+              f"{points} over the pipeline", "interval above 0, and not so for OA and VISOR",
+              lambda v, low, high: low > 0 and rival is not None and not (rival.loc[["OA", "VISOR"], "low"] > 0).any()),
+    ]  # fmt: skip
+    rows = []
+    for (number, paper), test in zip(sorted(runs.reported("claims").items()), tests, strict=True):
+        value, low, high = test.number or (np.nan,) * 3
+        ours = {"number": value, "low": low, "high": high, "what": test.what, "holds if": test.rule}
+        theirs = {"reported": paper["reported"], "source": paper["source"]}
+        rows.append({"claim": f"{number}. {paper['claim']}", **ours, "verdict": test.verdict, **theirs})
+    return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------------------------------------------- verification
+
+FOLLOWS = ("low", "high", "count", "of", "p", "noise")  # columns that move with the others and are not compared
+
+
+def differences(ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How a run's result differs from a recorded one, a line each; empty if it agrees.
+
+    Texts and whole numbers must be equal. A number with an interval may differ by the interval's width (or by 1 %,
+    where that is more): training and sampling round differently from machine to machine. Any other number agrees to
+    1e-6 of it.
+    """
+    if len(ours) != len(reference):
+        return [f"{len(ours)} rows, recorded are {len(reference)}"]
+    found = []
+    for a, b in zip(ours, reference, strict=True):
+        row = ", ".join(str(value) for value in b.values() if isinstance(value, str))[:80]
+        for key, expected in b.items():
+            if key in FOLLOWS or key.endswith(("_low", "_high")):
+                continue
+            value = a.get(key)
+            if isinstance(expected, float) and isinstance(value, int | float):
+                low, high = b.get(f"{key}_low", b.get("low")), b.get(f"{key}_high", b.get("high"))
+                slack = 1e-6 * abs(expected) if low is None or high is None else max(high - low, 0.01 * abs(expected))
+                if abs(value - expected) > slack:
+                    found.append(f"{row}: {key} is {value:.4g}, recorded is {expected:.4g} ± {slack:.2g}")
+            elif value != expected:
+                found.append(f"{row}: {key} is {value!r}, recorded is {expected!r}")
+    return found

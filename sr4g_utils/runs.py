@@ -161,16 +161,21 @@ def ledger() -> pd.DataFrame:
     return pd.DataFrame(yaml.safe_load((DATA / "decisions.yaml").read_text(encoding="utf-8")))
 
 
+def reported(section: str) -> dict[Any, dict[str, Any]]:
+    """A section of the published numbers, ``data/reported.yaml``."""
+    return yaml.safe_load((DATA / "reported.yaml").read_text(encoding="utf-8"))[section]
+
+
 def claims(section: str, ours: Mapping[str, float]) -> pd.DataFrame:
     """Published numbers of a section of ``data/reported.yaml`` beside ours: claim, reported, ours, ratio, source."""
-    reported = yaml.safe_load((DATA / "reported.yaml").read_text(encoding="utf-8"))[section]
+    published = reported(section)
     return pd.DataFrame(
         {
             "claim": name,
-            "reported": reported[name]["value"],
+            "reported": published[name]["value"],
             "ours": value,
-            "ours / reported": value / reported[name]["value"],
-            "source": reported[name]["source"],
+            "ours / reported": value / published[name]["value"],
+            "source": published[name]["source"],
         }
         for name, value in ours.items()
     )
@@ -231,8 +236,8 @@ class Run:
         """Make the artifact ``name`` with ``function(path, **inputs, **config)`` unless it is there already.
 
         It is there if it was finished with the same configuration, the same content of the input files and the same
-        code: the function's module and the modules that one imports, not the rest of the package. A ``heavy`` stage is kept
-        when only code has changed, which is said: nobody wants three days of training again for a comment.
+        code: the function's module and the modules that one imports, not the rest of the package. A ``heavy`` stage is
+        kept when only code has changed, which is said: nobody wants three days of training again for a comment.
 
         The artifact may be a folder in which the function keeps its own state: what an interrupted stage left there is
         handed to it again, what belongs to another configuration is removed first, which is said.
@@ -544,7 +549,7 @@ def source_digest(notebook: str) -> str:
 
 
 def refresh(notebook: str, folder: Path) -> None:
-    """Put the outputs of a run into the checkout's notebook, and the hash of the source that made them: a test compares.
+    """Put the outputs of a run into the checkout's notebook, and the hash of the source that made them (tests compare).
 
     The injected parameters, papermill's timings and progress bars stay behind.
     """

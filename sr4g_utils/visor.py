@@ -15,7 +15,7 @@ The sampling unit is the prompt: its images share a caption, so they are resampl
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,10 @@ def geneval_judge(
     return holds
 
 
+class NothingFound(ValueError):
+    """No box above the threshold belongs to any prompt's objects."""
+
+
 def verdicts(
     prompts: pd.DataFrame,
     detections: pd.DataFrame,
@@ -158,8 +162,8 @@ def verdicts(
         and a bool column for each of the 14 relations: does it hold for some pair, or for the best?
 
     Raises:
-        ValueError: no detection above the threshold belongs to any prompt's objects, an image_index that is not below
-            ``images``, bad tables, or unknown arguments.
+        NothingFound: no detection above the threshold belongs to any prompt's objects.
+        ValueError: an image_index that is not below ``images``, bad tables, or unknown arguments.
     """
     prompts = _check_prompts(prompts)
     _check_choice("pairs", pairs, ("any", "best"))
@@ -227,7 +231,7 @@ def _of_prompts(prompts: pd.DataFrame, table: pd.DataFrame, images: int, thresho
     label = boxes.label.to_numpy(object)
     is_subject, is_object = (label == prompts[role].to_numpy(object)[at] for role in ("subject", "object"))
     if not (is_subject | is_object).any():
-        raise ValueError(
+        raise NothingFound(
             f"the detector found nothing: of {int(ours.sum()):,} boxes of these prompts, {len(boxes):,} score above "
             f"{threshold} and none bears its prompt's object names. Check the detector, the images, the label names "
             "and the prompt ids; a score of such a run would say nothing about the model"
@@ -371,6 +375,29 @@ def compare(
     return pd.concat(rows, ignore_index=True)
 
 
+def draws(
+    models: Sequence[pd.DataFrame], resamples: int = 10_000, seed: int = 0
+) -> dict[str, Float[np.ndarray, "model resample 7"]]:
+    """The metrics of several models on the same prompts, drawn again and again, for statistics of one's own.
+
+    Resample 0 is what was observed. Prompts are drawn with replacement, all models' images of a prompt together, and
+    independently for "all" and for each relation that occurs: the keys. The last axis is ``METRICS``.
+
+    Raises:
+        ValueError: the models are not scored on the same prompts.
+    """
+    parts = [_per_prompt(records) for records in models]
+    _, relation, ids = parts[0]
+    if not all(np.array_equal(ids, part[2]) and np.array_equal(relation, part[1]) for part in parts):
+        raise ValueError("draws: all models must be scored on the same prompts")
+    statistics = np.concatenate([part[0] for part in parts], axis=1)
+    drawn = {}
+    for i, (name, of) in enumerate(_groups(relation)):
+        sums = np.concatenate([statistics[of].sum(axis=0)[None], _resample(statistics[of], resamples, [seed, i])])
+        drawn[name] = _metrics(sums.reshape(len(sums), len(models), -1)).swapaxes(0, 1)
+    return drawn
+
+
 def chance(records: pd.DataFrame) -> pd.DataFrame:
     """What the same images score against permuted prompts: a relation drawn from the prompt set, the objects kept.
 
@@ -447,7 +474,7 @@ def _types(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return types.astype(np.float64), count
 
 
-def _resample(statistics: np.ndarray, resamples: int, seed: int) -> Float[np.ndarray, "resample statistic"]:
+def _resample(statistics: np.ndarray, resamples: int, seed: int | list[int]) -> Float[np.ndarray, "resample statistic"]:
     """Summed statistics of as many prompts, drawn with replacement."""
     types, count = _types(statistics)
     drawn = np.random.default_rng(seed).multinomial(count.sum(), count / count.sum(), size=resamples)

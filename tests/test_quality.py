@@ -143,7 +143,7 @@ def test_from_images_to_the_table(kind, images, detector, inception, tmp_path):
         (drawn / path.name).write_bytes(path.read_bytes())
     about = quality.write_image_features(tmp_path / "a", drawn, images / "prompts.parquet", space=space, batch=4)
     assert about == {"images": 6, "features": 32 if kind == "detector" else 3}
-    photos = dict(annotations=images / "annotations.json", photos=images / "photos")
+    photos = {"annotations": images / "annotations.json", "photos": images / "photos"}
     assert quality.write_photo_features(tmp_path / "p", **photos, space=space, count=8, resolution=64)["images"] == 8
     first = load_file(tmp_path / "a")
     assert first["group"].tolist() == [0, 0, 1, 1, 2, 2]
