@@ -1,12 +1,12 @@
 """Prompts to images: any text-to-image pipeline of diffusers, in batches across prompts, resumable and in shards.
 
-**What a sample's noise depends on.** Each image has a generator of its own on the CPU, seeded by a hash of (the profile's
-seed, the prompt's text, the image's number) and of nothing else; it gives the initial noise and whatever noise the
+**What a sample's noise depends on.** Each image has a generator of its own on the CPU, seeded by a hash of (the
+profile's seed, the prompt's text, the image's number) and of nothing else; it gives the initial noise and what the
 scheduler adds on the way. So two models, two prompt sets or two machines start the same prompt from the same noise.
 
-**What its bytes depend on.** Prompts form fixed groups, and a group is always made in the same batches. Same group, batch
-size, library versions and hardware: same bytes, however often the run was interrupted and however many processes shared
-it. Otherwise a sum may be rounded in another order, and pixels differ by a few levels.
+**What its bytes depend on.** Prompts form fixed groups, and a group is always made in the same batches. Same group,
+batch size, library versions and hardware: same bytes, however often the run was interrupted and however many processes
+shared it. Otherwise a sum may be rounded in another order, and pixels differ by a few levels.
 
 Images are lossless WebP (method 0): at 512 × 512 a fifth smaller than PNG and four times as fast to write.
 """
@@ -31,22 +31,23 @@ import pandas as pd
 import torch
 import yaml
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from . import boxes, captions, dataset, models, runs
+from . import boxes, dataset, models, runs
 from .captions import caption
+from .photos import Photos
 from .relations import NAMES, RELATIONS
 
 Pixels = UInt8[np.ndarray, "height width 3"]
-LOSSLESS = {"format": "WEBP", "lossless": True, "method": 0, "quality": 50}
+LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "method": 0, "quality": 50}
 SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
 WRITERS = 4  # threads that encode images while the next batch is made
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How images are sampled; every result names all of it. ``scheduler`` is a class of diffusers, None the model's own."""
+    """How images are sampled; every result names all of it. ``scheduler``: a class of diffusers, or the model's own."""
 
     images: int = 4  # per prompt
     steps: int = 50
@@ -204,10 +205,10 @@ def write_images(
 ) -> dict[str, Any]:
     """A stage: images of every prompt as ``folder/<group>/<prompt_id>_<number>.webp``.
 
-    What is finished stays; a run that was killed goes on where it was and ends with the same bytes. Of several processes
-    with the same arguments, ``shard`` k of ``shards`` n makes the groups k, k + n, … Beside the images lie the prompts
-    (``prompts.parquet``) and ``record.json``: the model's record, the sampling and the prompt set's hash. Images of
-    another model, sampling or prompt set are deleted first, and that is said.
+    What is finished stays; a run that was killed goes on where it was and ends with the same bytes. Of several
+    processes with the same arguments, ``shard`` k of ``shards`` n makes the groups k, k + n, … Beside the images lie
+    the prompts (``prompts.parquet``) and ``record.json``: the model's record, the sampling and the prompt set's hash.
+    Images of another model, sampling or prompt set are deleted first, and that is said.
 
     Args:
         folder: where to.
@@ -292,11 +293,12 @@ def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = 
     Args:
         folder: image files anywhere below it named ``<prompt_id>_<number>`` (as VISOR's), or ``<prompt_id>/samples/
             <number>`` (as GenEval's). A prompt's images are renumbered from 0 in the order of their numbers.
-        prompts: their prompts; by default ``prompts.parquet`` in the folder.
+        prompts: their prompts, or what :func:`read_prompts` reads; by default ``prompts.parquet`` in the folder.
 
     Returns:
-        The prompts' columns, image_index and path; in the order of prompts and numbers. Prompts without an image are
-        left out (some people draw a part of a prompt set); their number is ``attrs["without_images"]``.
+        The prompts' columns, image_index and file_name (within the folder), in the order of prompts and numbers.
+        Prompts without an image are left out (one may draw a part of a prompt set); ``attrs["without_images"]`` is
+        their number.
 
     Raises:
         ValueError: no images, an image of no prompt, prompts with unequal numbers of images, or unfinished generation.
@@ -306,8 +308,9 @@ def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = 
         raise ValueError(f"{folder}: no such folder of images")
     if prompts is None and not (folder / "prompts.parquet").is_file():
         raise ValueError(f"{folder}: made elsewhere (it has no prompts.parquet), so give the file of its prompts")
-    source = folder / "prompts.parquet" if prompts is None else prompts
-    table = source if isinstance(source, pd.DataFrame) else check_prompts(pd.read_parquet(source), str(source))
+    if prompts is None:
+        prompts = folder / "prompts.parquet"
+    table = check_prompts(prompts, "prompts") if isinstance(prompts, pd.DataFrame) else read_prompts(prompts)
     rows: dict[str, int] = {str(id): row for row, id in enumerate(table.prompt_id)}
     found: list[tuple[int, int, str]] = []
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")):
@@ -317,12 +320,12 @@ def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = 
         row = rows.get(id, rows.get(id.lstrip("0") or "0"))
         if match is None or row is None:
             raise ValueError(
-                f"{path}: belongs to no prompt; name images <prompt_id>_<number>, such as {table.prompt_id[0]}_0.png"
+                f"{path}: belongs to no prompt; images are named <prompt_id>_<number>, as {table.prompt_id[0]}_0.png"
             )
-        found.append((row, int(match[2]), str(path)))
+        found.append((row, int(match[2]), at))
     if not found:
         raise ValueError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
-    images = pd.DataFrame(sorted(found), columns=["row", "number", "path"])
+    images = pd.DataFrame(sorted(found), columns=["row", "number", "file_name"])
     images["image_index"] = images.groupby("row").cumcount()
     counts = images.groupby("row").size()
     record = runs.read_json(folder / "record.json")
@@ -333,30 +336,24 @@ def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = 
         raise ValueError(
             f"{folder}: prompt {table.prompt_id[odd]} has {counts.get(odd, 0)} images, not {per_prompt}; {hint}"
         )
-    joined = table.iloc[images.row].reset_index(drop=True).join(images[["image_index", "path"]])
+    joined = (
+        table.drop(columns=["file_name", "image_index"], errors="ignore")
+        .iloc[images.row]
+        .reset_index(drop=True)
+        .join(images[["image_index", "file_name"]])
+    )
     joined.attrs["without_images"] = len(table) - len(counts)
     return joined
 
 
-def read_image(path: str | Path) -> Pixels:
-    """An image file as uint8 RGB.
-
-    Raises:
-        ValueError: it does not decode.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from error
-
-
-def read_images(folder: str | Path, prompts: str | Path | None = None) -> Iterator[tuple[dict[str, Any], Pixels]]:
+def read_images(
+    folder: str | Path, prompts: str | Path | pd.DataFrame | None = None
+) -> Iterator[tuple[dict[str, Any], Pixels]]:
     """The rows of :func:`list_images` (a dict each) with their images, decoded ahead of need."""
-    listed = list_images(folder, prompts).to_dict("records")
+    listed, photos = list_images(folder, prompts).to_dict("records"), Photos(folder)
     with ThreadPoolExecutor(WRITERS) as pool:
         for rows in (listed[start : start + 64] for start in range(0, len(listed), 64)):
-            yield from zip(rows, pool.map(read_image, [row["path"] for row in rows]), strict=True)
+            yield from zip(rows, pool.map(photos.read, [row["file_name"] for row in rows]), strict=True)
 
 
 # --------------------------------------------------------------------------------------------------------- prompts
@@ -406,10 +403,10 @@ def read_prompts(source: str | Path) -> pd.DataFrame:
 
     Args:
         source: ``"sr2d"`` (VISOR's 25,280 spatial prompts), ``"sr4g"`` (the triplets of COCO train2017, which is
-            downloaded), ``"geneval"`` (its 100 position prompts, downloaded) or a file: Parquet, CSV, JSON or JSON Lines
-            with subject, relation (a name or its phrase), object and perhaps caption and prompt_id; SR2D's published
-            JSON; GenEval's ``evaluation_metadata.jsonl``; T2I-CompBench's spatial lines (``.txt``). Of the last three,
-            prompts without one of the 14 relations are left out; their number is ``attrs["left_out"]``.
+            downloaded), ``"geneval"`` (its 100 position prompts, downloaded) or a file: Parquet, CSV, JSON or JSON
+            Lines with subject, relation (a name or its phrase), object and perhaps caption and prompt_id; SR2D's
+            published JSON; GenEval's ``evaluation_metadata.jsonl``; T2I-CompBench's spatial lines (``.txt``). Of the
+            last three, prompts without one of the 14 relations are left out; ``attrs["left_out"]`` is their number.
 
     Raises:
         ValueError: no such file or set, or a row that cannot be read; file, row and value are named.
@@ -455,10 +452,9 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any] | None:
     """One prompt of a published set or a user's file; None where it names no relation."""
     match value:
         case str():  # T2I-CompBench
-            found = _COMPBENCH_LINE.fullmatch(value)
-            return found and dict(
-                prompt_id=row, subject=found[1], relation=_COMPBENCH[found[2]], object=found[3], caption=value
-            )
+            if not (found := _COMPBENCH_LINE.fullmatch(value)):
+                return None
+            id, s, words, o, text = row, found[1], _COMPBENCH[found[2]], found[3], value
         case {
             "unique_id": id,
             "obj_1_attributes": [s],
@@ -466,19 +462,17 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any] | None:
             "rel_type": words,
             "text": text,
         }:  # SR2D
-            return (
-                dict(prompt_id=id, subject=s, relation=_WORDS[words], object=o, caption=text)
-                if words in _WORDS
-                else None
-            )
+            if words not in _WORDS:
+                return None
         case {"tag": str(), "include": [{"class": o}, {"class": s, "position": [words, 0]}], "prompt": text}:  # GenEval
-            return dict(prompt_id=row, subject=s, relation=_WORDS.get(words, words), object=o, caption=text)
+            id = row
         case {"tag": str(), "prompt": str()}:
             return None
         case {"subject": _, "relation": _, "object": _}:
             return {"prompt_id": row, **value}
         case _:
             raise ValueError(f"{where}: not a prompt ({str(value)[:80]}); it needs subject, relation and object")
+    return {"prompt_id": id, "subject": s, "relation": _WORDS.get(words, words), "object": o, "caption": text}
 
 
 def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -515,7 +509,7 @@ def write_prompts(path: str | Path, *, source: str | Path) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``python -m sr4g_utils.generate``: :func:`write_images`, for clusters; ``--shard k --shards n`` for arrays of jobs."""
+    """Images of a prompt set (generate.write_images); ``--shard k --shards n`` shares the work among jobs."""
     parser = argparse.ArgumentParser("python -m sr4g_utils.generate", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="where the images go; run again to go on")
     parser.add_argument("--prompts", required=True, help="sr2d, sr4g, geneval or a file (see read_prompts)")
@@ -541,7 +535,10 @@ def main(argv: list[str] | None = None) -> int:
             prompts = Path(args.prompts)
             if prompts.suffix != ".parquet":
                 write_prompts(prompts := Path(scratch) / "prompts.parquet", source=args.prompts)
-            write_images(args.folder, prompts, model=yaml.safe_load(args.model), unet=args.unet, sampling=sampling, dtype=args.dtype, shard=args.shard, shards=args.shards)  # fmt: skip
+            write_images(
+                args.folder, prompts, model=yaml.safe_load(args.model), unet=args.unet, sampling=sampling,
+                dtype=args.dtype, shard=args.shard, shards=args.shards,
+            )  # fmt: skip
     except (ValueError, RuntimeError) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 1
