@@ -187,7 +187,7 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
             on_cell_start=lambda cell, cell_index: at.append(cell_index + 1),
             extra_arguments=["--log-level=ERROR"],  # no advice about the kernel's transport
         )
-        runs.name_cells(output)
+        runs.tidy(output)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{name}, cell {at[-1]}") from None
     except Exception as error:

@@ -38,8 +38,8 @@ def pairs(table: BoxTable) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndar
     """Every ordered pair of boxes of an image, some images at a time, grouped by their two categories.
 
     Yields ``groups`` (image, subject category, object category; positions in the table, ascending), the rows
-    ``subject`` and ``object`` of each pair, and the pair with which each group starts. A box meets itself once in its own group:
-    callers leave that pair out.
+    ``subject`` and ``object`` of each pair, and the pair with which each group starts. A box meets itself once in its
+    own group: callers leave that pair out.
     """
     # A run is the boxes of one category in one image; the table is sorted, so a run is a slice of it.
     start = np.flatnonzero(np.diff(table.image, prepend=-1) | np.diff(table.category, prepend=-1))
@@ -330,10 +330,11 @@ Draw = Callable[[int, np.random.Generator], Int64[np.ndarray, "n"]]
 
 
 def sampler(relation: Int[np.ndarray, "row"], balanced: bool = True) -> Draw:
-    """What draws n rows for training, with replacement: a relation uniformly among those that occur, then one of its rows.
+    """What draws n rows for training, with replacement: a relation uniformly among those that occur, then one of its
+    rows.
 
-    ``relation`` is each row's relation as a number; it is sorted here, once for all draws. ``balanced=False`` draws rows
-    uniformly: the natural distribution.
+    ``relation`` is each row's relation as a number; it is sorted here, once for all draws. ``balanced=False`` draws
+    rows uniformly: the natural distribution.
 
     Raises:
         ValueError: there is no row to draw from.
@@ -404,14 +405,16 @@ def object_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
     either = frequencies[frequencies.subject != frequencies.object]
     twice = frequencies[frequencies.subject == frequencies.object].groupby("subject").n_images.sum()
     captions = either.groupby("subject").n_images.sum().add(either.groupby("object").n_images.sum(), fill_value=0)
-    table = (
-        pd.concat([captions.add(twice, fill_value=0).rename("captions"), *by.values()], axis=1).fillna(0).astype(int)
-    )
-    return (
-        table.rename_axis("name")
-        .reset_index()
-        .sort_values(["captions", "name"], ascending=[False, True], ignore_index=True)
-    )
+    captions = captions.add(twice, fill_value=0).rename("captions")
+    table = pd.concat([captions, *by.values()], axis=1).fillna(0).astype(int).rename_axis("name").reset_index()
+    return table.sort_values(["captions", "name"], ascending=[False, True], ignore_index=True)
+
+
+def pair_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
+    """Captions of each (subject, object); most frequent first."""
+    table = frequencies.groupby(["subject", "object"], as_index=False).n_images.sum()
+    table = table.sort_values(["n_images", "subject", "object"], ascending=[False, True, True], ignore_index=True)
+    return table.rename(columns={"n_images": "captions"})
 
 
 def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: str = "visor") -> pd.DataFrame:
@@ -419,12 +422,13 @@ def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: st
 
     Columns: caption, file_name, width, height, subject, object, subject_box and object_box (xywh).
     """
-    rows = pq.read_table(
-        triplets, columns=["image_id", "file_name", "subject", "relation", "object", "caption"]
-    ).to_pandas()
-    rows = rows[rows.subject != rows.object]
-    codes = rows.relation.map({name: i for i, name in enumerate(NAMES)}).to_numpy()
-    rows = rows.iloc[sample(codes, n, np.random.default_rng(seed))].reset_index(drop=True)
+    text = ["file_name", "subject", "relation", "object", "caption"]
+    read = pq.read_table(triplets, columns=["image_id", *text, "subject_id", "object_id"], read_dictionary=text)
+    different = np.flatnonzero(read["subject_id"].to_numpy() != read["object_id"].to_numpy())
+    relation = read["relation"].combine_chunks()
+    codes = np.array([NAMES.index(name) for name in relation.dictionary.to_pylist()])[relation.indices.to_numpy()]
+    drawn_rows = different[sample(codes[different], n, np.random.default_rng(seed))]
+    rows = read.take(drawn_rows).select(["image_id", *text]).to_pandas().astype(dict.fromkeys(text, str))
     at = np.searchsorted(table.image_id, rows.image_id)
     drawn = []
     for image, row in zip(at, rows.itertuples(), strict=True):
@@ -432,12 +436,8 @@ def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: st
         part = table.rows(inside)
         for _, s, o, _ in pairs(part):
             names = np.array(table.names)[part.category]
-            shown = (
-                holds(part, s, o, rules)[:, NAMES.index(row.relation)]
-                & (names[s] == row.subject)
-                & (names[o] == row.object)
-            )
-            pair = np.flatnonzero(shown)[0]
+            named = (names[s] == row.subject) & (names[o] == row.object)
+            pair = np.flatnonzero(named & holds(part, s, o, rules)[:, NAMES.index(row.relation)])[0]
             drawn.append((table.width[image], table.height[image], part.xywh([s[pair]])[0], part.xywh([o[pair]])[0]))
     rows[["width", "height", "subject_box", "object_box"]] = pd.DataFrame(drawn, dtype=object)
     return rows
@@ -467,8 +467,8 @@ configs:
 ---
 # SR4G captions
 
-Captions with explicit spatial relations, one row per distinct (image, subject, relation, object), made from $source
-with the `$rules` rules by the open implementation of SR4G ([arXiv 2403.00587](https://arxiv.org/abs/2403.00587)).
+Captions with explicit spatial relations, one row per distinct (image, subject, relation, object), made from $source,
+with the `$rules` rules, by the open implementation of SR4G ([arXiv 2403.00587](https://arxiv.org/abs/2403.00587)).
 
 ```python
 from datasets import load_dataset
@@ -492,5 +492,5 @@ $counts
 Held out (unseen): $unseen.
 
 Rows of one category ("a dog to the left of another dog") are included; prompts and fine-tuning leave them out.
-The annotations of COCO are under CC BY 4.0; photos keep their own terms and are not part of this data set.
+COCO's annotations are under CC BY 4.0; its photos keep their own terms and are not part of this data set.
 """)

@@ -1,7 +1,7 @@
 """Every figure of the study. Each function takes tables and returns a matplotlib figure; none computes a result."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from .relations import BY_NAME, FAMILIES, NAMES, RELATIONS, RULES, judge
@@ -28,7 +29,7 @@ def use_style() -> None:
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc={"figure.dpi": 100})
 
 
-def regions(family: str, step: int = 4) -> Figure:
+def regions(family: str, step: int = 2) -> Figure:
     """Where the subject's centre may lie for each relation of the projective or topological family, per rule set.
 
     The subject is half as wide and high as the object; for "surrounding" it is half again as large.
@@ -60,7 +61,7 @@ def regions(family: str, step: int = 4) -> Figure:
 
 
 def scale_regions(step: float = 0.01) -> Figure:
-    """Which widths and heights of the subject, relative to the object's, make it wider, taller, larger, per rule set."""
+    """Which widths and heights of the subject, in units of the object's, make it wider, taller or larger."""
     names = [relation.name for relation in RELATIONS if relation.family == "scale"][::2]
     figure, axes = plt.subplots(len(names), len(RULES), figsize=(9, 2.7 * len(names)), sharex=True, sharey=True)
     w, h = np.meshgrid(np.arange(step / 2, 2, step), np.arange(step / 2, 2, step))
@@ -151,6 +152,7 @@ def captions_per_relation(frequencies: pd.DataFrame) -> Figure:
     bars = axis.barh(NAMES, total, color=[FAMILY_COLOUR[BY_NAME[name].family] for name in NAMES])
     axis.bar_label(bars, [f"{n:,}" for n in total], padding=3, fontsize="small")
     axis.set(xlabel="captions", xlim=(0, total.max() * 1.18))
+    axis.grid(False, axis="y")
     axis.invert_yaxis()
     handles = [Rectangle((0, 0), 1, 1, color=FAMILY_COLOUR[family]) for family in FAMILIES]
     axis.legend(handles, FAMILIES, loc="upper left", bbox_to_anchor=(1.02, 1))
@@ -183,8 +185,8 @@ def cooccurrence(frequencies: pd.DataFrame, names: Sequence[str]) -> Figure:
     size = max(6, 0.16 * len(names))
     figure, axis = plt.subplots(figsize=(size + 1, size))
     sns.heatmap(
-        grid, norm=LogNorm(1, max(grid.max().max(), 2)), cmap="cividis", square=True, ax=axis, xticklabels=1, yticklabels=1,
-        cbar_kws={"label": "images (most frequent relation of the pair)", "shrink": 0.7},
+        grid, norm=LogNorm(1, max(grid.max().max(), 2)), cmap="cividis", square=True, xticklabels=1, yticklabels=1,
+        ax=axis, cbar_kws={"label": "images (most frequent relation of the pair)", "shrink": 0.7},
     )  # fmt: skip
     axis.tick_params(labelsize=7 if len(names) > 40 else 9)
     axis.grid(False)
@@ -193,35 +195,246 @@ def cooccurrence(frequencies: pd.DataFrame, names: Sequence[str]) -> Figure:
     return figure
 
 
-def examples(rows: pd.DataFrame, photos: str | Path | None) -> Figure:
-    """Captions drawn on their image: subject and object boxes; on an empty canvas where the photo is not at hand.
+def examples(rows: pd.DataFrame, pictures: Sequence[np.ndarray | None]) -> Figure:
+    """Captions drawn on their image: the subject's and the object's box; on an empty canvas where there is no picture.
 
     Args:
         rows: as :func:`sr4g_utils.dataset.examples` gives them.
-        photos: the folder that holds the images, if any.
+        pictures: a row's image each, uint8 (h, w, 3), or None.
     """
     columns = min(3, len(rows))
-    figure, axes = plt.subplots(
-        -(-len(rows) // columns), columns, figsize=(4 * columns, 3.4 * -(-len(rows) // columns)), squeeze=False
-    )
-    for axis, row in zip(axes.flat, rows.itertuples(), strict=False):
-        if photos and (photo := Path(photos) / row.file_name).is_file():
-            axis.imshow(plt.imread(photo), extent=(0, row.width, row.height, 0), cmap="gray")
+    lines = -(-len(rows) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 3.4 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, row, picture in zip(axes.flat, rows.itertuples(), pictures, strict=False):
+        axis.set_axis_on()
+        if picture is not None:
+            axis.imshow(picture, extent=(0, row.width, row.height, 0))
         axis.set(xlim=(0, row.width), ylim=(row.height, 0), aspect="equal", xticks=[], yticks=[])
         axis.set_title(row.caption, fontsize="small")
         axis.grid(False)
-        _box(axis, row.subject_box, SUBJECT, row.subject)
         _box(axis, row.object_box, OBJECT, row.object)
-    for axis in axes.flat[len(rows) :]:
-        axis.set_axis_off()
+        _box(axis, row.subject_box, SUBJECT, row.subject)
     figure.tight_layout()
     return figure
 
 
 def _box(axis: Any, xywh: np.ndarray, colour: Any, label: str) -> None:
+    """A box with its label on top, or within it where the image ends."""
     x, y, w, h = xywh
     axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=2))
     if label:
+        outside = y > 0.1 * axis.get_ylim()[0]
+        axis.annotate(
+            label, (x, y), xytext=(3, 5 if outside else -5), textcoords="offset points", color="white",
+            va="bottom" if outside else "top", bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
+            fontsize="x-small",
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ notebooks 03, 04, 05
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+METRIC_COLOUR = {"OA": COLOURS[2], "VISOR": COLOURS[4], "VISOR_Cond": COLOURS[3]}
+
+
+def _models(table: pd.DataFrame) -> list[tuple[str, Any, str, float]]:
+    """Each model's name, colour, marker and offset from its row's middle."""
+    names = list(dict.fromkeys(table.model))
+    offsets = np.linspace(-0.2, 0.2, len(names)) if len(names) > 1 else np.zeros(1)
+    return list(zip(names, COLOURS, MARKERS, offsets.tolist(), strict=False))
+
+
+def _rows(
+    axis: Any, part: pd.DataFrame, at: np.ndarray, columns: tuple[str, str, str], colour: Any, marker: str, label: str
+) -> None:
+    """Estimates with their intervals at given heights; where there is no interval, the point alone."""
+    value, low, high = (part[name].to_numpy(float) for name in columns)
+    error = np.nan_to_num(np.stack([value - low, high - value]).clip(0))
+    axis.errorbar(value, at, xerr=error, fmt=marker, color=colour, label=label, markersize=6)
+
+
+def loss_curve(log: pd.DataFrame) -> Figure:
+    """The loss of fine-tuning by step, and its running mean.
+
+    Args:
+        log: columns step and loss; rows without a loss are left aside.
+    """
+    rows = log.dropna(subset="loss")
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    axis.plot(rows.step, rows.loss, color=COLOURS[7], alpha=0.6, label="logged")
+    mean = rows.loss.rolling(max(len(rows) // 20, 1), min_periods=1, center=True).mean()
+    axis.plot(rows.step, mean, color=COLOURS[0], label="running mean")
+    axis.set(xlabel="step", ylabel="loss (mean squared error of the noise)")
+    axis.legend()
+    figure.tight_layout()
+    return figure
+
+
+def validation_curve(log: pd.DataFrame) -> Figure:
+    """OA, VISOR and VISOR_Cond of the validation prompts by step; rows of the log without them are left aside."""
+    rows = log.dropna(subset="OA")
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    for (name, colour), marker in zip(METRIC_COLOUR.items(), MARKERS, strict=False):
+        axis.plot(rows.step, rows[name].astype(float), marker=marker, color=colour, label=name)
+    axis.set(xlabel="step", ylabel="percent of validation images", ylim=(-2, 102))
+    axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def scores(table: pd.DataFrame) -> Figure:
+    """Every metric over all relations, a panel per set of objects, models beside each other, 95 % intervals.
+
+    Args:
+        table: of :func:`analysis.score_table`.
+    """
+    table = table[table.relation == "all"]
+    metrics = list(dict.fromkeys(table.metric))
+    return _panels(table, "metric", metrics, (4, 0.42 * len(metrics) + 1.2), "percent")
+
+
+def scores_per_relation(table: pd.DataFrame, metric: str = "VISOR_Cond") -> Figure:
+    """One metric per relation, a panel per set of objects, models beside each other, 95 % intervals.
+
+    The tick of a model's colour is chance: what the same images score against permuted prompts.
+    """
+    table = table[table.metric == metric]
+    names = [name for name in ("all", *NAMES) if name in set(table.relation)]
+    return _panels(table, "relation", names, (4, 0.42 * len(names) + 1.2), f"{metric} (percent)")
+
+
+def _panels(table: pd.DataFrame, by: str, rows: list[str], size: tuple[float, float], label: str) -> Figure:
+    panels = [name for name in ("seen", "unseen", "all") if name in set(table.objects)]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(size[0] * len(panels) + 2, size[1]), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, objects in zip(axes[0], panels, strict=True):
+        for model, colour, marker, offset in _models(table):
+            part = table[(table.objects == objects) & (table.model == model)].set_index(by).reindex(rows)
+            at = np.arange(len(rows)) + offset
+            axis.scatter(part.chance, at, marker="|", s=90, color=colour, linewidth=2, alpha=0.7)
+            _rows(axis, part, at, ("value", "low", "high"), colour, marker, model)
+        axis.set(title=f"{objects} objects", xlabel=label, xlim=(-2, 102), yticks=range(len(rows)), yticklabels=rows)
+        axis.grid(False, axis="y")
+    axes[0, 0].invert_yaxis()
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    handles.append(Line2D([], [], marker="|", linestyle="none", color="grey", markersize=10, markeredgewidth=2))
+    axes[0, -1].legend(handles, [*labels, "chance"], loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def bias(table: pd.DataFrame) -> Figure:
+    """The gap between each relation and its opposite, and the mean size of the gaps beside what noise alone gives.
+
+    Args:
+        table: of :func:`analysis.bias`.
+    """
+    pairs, total = table[table.relation != "all pairs"], table[table.relation == "all pairs"]
+    names = list(dict.fromkeys(zip(pairs.relation, pairs.with_opposite, strict=True)))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(2.2, 1))
+    for model, colour, marker, offset in _models(table):
+        part = pairs[pairs.model == model].set_index("relation").reindex([name for name, _ in names])
+        _rows(left, part, np.arange(len(names)) + offset, ("gap", "gap_low", "gap_high"), colour, marker, model)
+        mean = total[total.model == model]
+        _rows(right, mean, np.array([offset]), ("gap", "gap_low", "gap_high"), colour, marker, model)
+        right.scatter(mean.noise, [offset], marker="|", s=200, color=colour, linewidth=2, alpha=0.7)
+    left.axvline(0, color="black", linewidth=1)
+    left.set(yticks=range(len(names)), yticklabels=[f"{one} − {other}" for one, other in names])
+    left.set(xlabel="gap in VISOR_Cond (points)", title="each pair")
+    left.grid(False, axis="y")
+    left.invert_yaxis()
+    right.set(title="mean size of the gaps", xlabel="points", yticks=[], ylim=(0.6, -0.6))
+    right.set_xlim(left=0)
+    handles, labels = right.get_legend_handles_labels()
+    handles.append(Line2D([], [], marker="|", linestyle="none", color="grey", markersize=12, markeredgewidth=2))
+    right.legend(handles, [*labels, "no gap, so few images"], loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def gain_by_frequency(table: pd.DataFrame) -> Figure:
+    """The gain of each third of the prompts, from the least to the most frequent triplets, 95 % intervals.
+
+    Args:
+        table: of :func:`analysis.gain_by_frequency`.
+    """
+    rows = table[table.frequency != "most − least"]
+    figure, axis = plt.subplots(figsize=(6.5, 3.2))
+    _rows(axis, rows, np.arange(len(rows)), ("difference", "low", "high"), COLOURS[0], "o", "")
+    axis.axvline(0, color="black", linewidth=1)
+    labels = [f"{r.frequency}\n(median {r.images_median:,.0f} images)" for r in rows.itertuples()]
+    axis.set(yticks=range(len(rows)), yticklabels=labels, ylim=(len(rows) - 0.5, -0.5))
+    axis.set_xlabel("gain in VISOR_Cond (points)")
+    axis.grid(False, axis="y")
+    figure.tight_layout()
+    return figure
+
+
+def ablation(table: pd.DataFrame) -> Figure:
+    """The gain in VISOR_Cond under other rules, thresholds and choices of pairs, with 95 % intervals.
+
+    Args:
+        table: of :func:`analysis.ablation`.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), sharex=True, sharey=True)
+    for axis, (pairs, part) in zip(axes, table.groupby("pairs", sort=False), strict=True):
+        for (rules, rows), marker in zip(part.groupby("rules", sort=False), MARKERS, strict=False):
+            axis.plot(rows.threshold, rows.difference, marker=marker, color=RULES_COLOUR[rules], label=rules)
+            axis.fill_between(rows.threshold, rows.low, rows.high, color=RULES_COLOUR[rules], alpha=0.12)
+        axis.axhline(0, color="black", linewidth=1)
+        axis.set(title=f"{pairs} pair", xlabel="detection threshold")
+    axes[0].set_ylabel("gain in VISOR_Cond (points)")
+    axes[-1].legend(title="rules", loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def distances(table: pd.DataFrame) -> Figure:
+    """Each model's Fréchet distance from the photos, and (line) that of one half of the photos from the other.
+
+    Args:
+        table: of :func:`quality.distances`.
+    """
+    models, photos = table[table.model != "photos"], table[table.model == "photos"]
+    figure, axis = plt.subplots(figsize=(7, 0.5 * len(models) + 1.4))
+    for i, (model, colour, marker, _) in enumerate(_models(models)):
+        _rows(axis, models[models.model == model], np.array([i]), ("value", "low", "high"), colour, marker, model)
+    axis.axvline(photos.value.iloc[0], color="black", linestyle="--", label="photos from photos")
+    axis.set(yticks=range(len(models)), yticklabels=models.model, xlabel="Fréchet distance from the photos")
+    axis.set(xlim=(0, None), ylim=(len(models) - 0.5, -0.5))
+    axis.legend(handles=axis.get_lines()[-1:], loc="upper left", bbox_to_anchor=(1.02, 1))
+    axis.grid(False, axis="y")
+    figure.tight_layout()
+    return figure
+
+
+def contact_sheet(rows: pd.DataFrame, pictures: Sequence[np.ndarray], columns: int) -> Figure:
+    """Images with the boxes that decided, the verdict and its reason; the subject's box blue, the object's orange.
+
+    Args:
+        rows: verdicts (:func:`visor.verdicts`) in the order of the sheet, with a column ``heading``: of the image.
+        pictures: a row's image each, uint8 (h, w, 3).
+        columns: images side by side.
+    """
+    lines = -(-len(rows) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns, 3.3 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, row, picture in zip(axes.flat, rows.to_dict("records"), pictures, strict=False):
+        h, w = picture.shape[:2]
+        axis.imshow(picture, extent=(0, w, h, 0))
+        for role, colour in (("subject", SUBJECT), ("object", OBJECT)):
+            if row[f"n_{role}"]:
+                _box(axis, np.array([row[f"{role}_{side}"] for side in "xywh"]), colour, "")
+        mark, colour = ("✓", COLOURS[2]) if row["correct"] else ("✗", COLOURS[3])
+        axis.set_title("\n".join(wrap(row["heading"], 30)), fontsize="x-small")
         axis.text(
-            x + 2, y + 2, label, color="white", backgroundcolor=colour, fontsize="x-small", va="top", clip_on=True
-        )
+            0.5, -0.03, "\n".join(wrap(f"{mark} {row['reason']}", 30)), transform=axis.transAxes, ha="center", va="top",
+            fontsize="x-small", color=colour,
+        )  # fmt: skip
+        axis.set(xlim=(0, w), ylim=(h, 0))
+    figure.tight_layout()
+    return figure

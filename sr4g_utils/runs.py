@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -534,12 +535,19 @@ def outputs(notebook: str, folder: Path) -> list[str]:
 # -------------------------------------------------------------------------------------------- notebooks with outputs
 
 
-def name_cells(path: Path) -> None:
-    """Give papermill's cell of parameters a name of its own in place of a random one: same run, same notebook."""
+def tidy(path: Path) -> None:
+    """Make an executed notebook the same after every run, but for timings: papermill's cell of parameters gets a name in
+    place of a random one, and progress bars go."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["id"] = "injected-parameters"
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                lines = re.split("(?<=\n)", "".join(output["text"]))
+                output["text"] = "".join(line for line in lines if "\r" not in line)
+        if "outputs" in cell:
+            cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr" or o["text"].strip()]
     write_json(path, notebook)
 
 
