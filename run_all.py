@@ -50,11 +50,15 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="say what would run and with which parameters, and stop")
     add(
         "--record", action="store_true",
-        help="afterwards copy the run's results to data/results, where the offline profile finds them",
+        help="afterwards copy the run's results to data/results/PROFILE, for --verify and for the offline profile",
     )  # fmt: skip
     add(
         "--refresh", action="store_true",
         help="afterwards put the outputs of the default profile into the notebooks of the checkout",
+    )  # fmt: skip
+    add(
+        "--verify", action="store_true",
+        help="run nothing; compare the finished run with the recorded results of its profile, and fail if they differ",
     )  # fmt: skip
     add(
         "--runs", type=Path, default=runs.ROOT / "runs", metavar="DIR",
@@ -89,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
         names = chosen(profile, args)
         if args.dry_run:
             return tell(names, profile, folder, args.force)
+        if args.verify:
+            return verify(folder)
         held = [runs.lock(folder / ".lock"), runs.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
     except (ValueError, OSError) as error:
@@ -209,9 +215,32 @@ def to_html(path: Path) -> Path:
 
 def record(folder: Path) -> None:
     for path in sorted((folder / "artifacts" / "results").glob("*.json")):
-        with runs.atomic(runs.DATA / "results" / path.name) as partial:
+        with runs.atomic(runs.DATA / "results" / folder.name / path.name) as partial:
             shutil.copyfile(path, partial)
-        print(f"recorded data/results/{path.name}")
+        print(f"recorded data/results/{folder.name}/{path.name}")
+
+
+def verify(folder: Path) -> int:
+    """Compare a finished run's results with those recorded for its profile, and say what differs; 1 if anything does.
+
+    Raises:
+        ValueError: nothing is recorded for the profile.
+    """
+    from sr4g_utils import analysis
+
+    recorded = sorted((runs.DATA / "results" / folder.name).glob("*.json"))
+    if not recorded:
+        raise ValueError(f"--verify: data/results holds nothing of the profile {folder.name}; --record puts it there")
+    differing = 0
+    for path in recorded:
+        ours, theirs = (runs.read_json(file) for file in (folder / "artifacts" / "results" / path.name, path))
+        lines = analysis.differences(ours["rows"], theirs["rows"]) if ours else ["missing: run the profile first"]
+        print(f"{path.stem}: {'differs' if lines else 'agrees'} ({len(theirs['rows'])} rows)")
+        for line in lines:
+            print(f"    {line}")
+        differing += bool(lines)
+    print(f"{len(recorded) - differing} of {len(recorded)} results agree. {analysis.TOLERANCE}")
+    return int(differing > 0)
 
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}

@@ -499,15 +499,14 @@ def claims(
 # ------------------------------------------------------------------------------------------------------- verification
 
 FOLLOWS = ("low", "high", "count", "of", "p", "noise")  # columns that move with the others and are not compared
+TOLERANCE = (
+    "Texts and whole numbers must be equal. A number with an interval may differ by the interval's width (or by 1 %, "
+    "if that is more): training and sampling round differently from machine to machine. Other numbers agree to 1e-6."
+)
 
 
 def differences(ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How a run's result differs from a recorded one, a line each; empty if it agrees.
-
-    Texts and whole numbers must be equal. A number with an interval may differ by the interval's width (or by 1 %,
-    where that is more): training and sampling round differently from machine to machine. Any other number agrees to
-    1e-6 of it.
-    """
+    """How a run's result differs from a recorded one, a line each; empty if it agrees within ``TOLERANCE``."""
     if len(ours) != len(reference):
         return [f"{len(ours)} rows, recorded are {len(reference)}"]
     found = []

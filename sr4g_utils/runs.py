@@ -72,14 +72,29 @@ def read_json(path: Path) -> Any:
 
 
 def digest(path: Path) -> str | None:
-    """sha256 of a file, or of the names and sizes in a folder (images are many); None where there is nothing."""
+    """sha256 of a file; of names, sizes and samples of the contents in a folder; None where there is nothing.
+
+    Images are many, so that their names and sizes must do; of other files (weights) a few blocks are read.
+    """
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        return _hash([[str(file.relative_to(path)), file.stat().st_size] for file in files])
+        return _hash([[str(file.relative_to(path)), file.stat().st_size, _blocks(file)] for file in files])
     if not path.is_file():
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _blocks(path: Path, n: int = 8, size: int = 1 << 16) -> str | None:
+    """Hash of ``n`` blocks spread over a file; None for an image."""
+    if path.suffix.lower() in (".webp", ".png", ".jpg", ".jpeg", ".bmp"):
+        return None
+    hashed, last = hashlib.sha256(), max(path.stat().st_size - size, 0)
+    with path.open("rb") as file:
+        for i in range(n):
+            file.seek(last * i // (n - 1))
+            hashed.update(file.read(size))
+    return hashed.hexdigest()
 
 
 def _hash(value: Any) -> str:
@@ -236,9 +251,10 @@ class Run:
     ) -> tuple[Path, Any]:
         """Make the artifact ``name`` with ``function(path, **inputs, **config)`` unless it is there already.
 
-        It is there if it was finished with the same configuration, the same content of the input files and the same
-        code: the function's module and the modules that one imports, not the rest of the package. A ``heavy`` stage is
-        kept when only code has changed, which is said: nobody wants three days of training again for a comment.
+        It is there if it was finished with the same configuration, the same content of the input files and of the local
+        models that the configuration names, and the same code: the function's module and the modules that one imports,
+        not the rest of the package. A ``heavy`` stage is kept when only code has changed, which is said: nobody wants
+        three days of training again for a comment.
 
         The artifact may be a folder in which the function keeps its own state: what an interrupted stage left there is
         handed to it again, what belongs to another configuration is removed first, which is said.
@@ -254,6 +270,7 @@ class Run:
             "code": None if heavy else code,
             "inputs": {key: self.inputs[str(value)] for key, value in inputs.items()},
             "config": config,
+            "models": {name: digest(Path(name)) for name in _models(config)},
         }
         key = _hash(wanted)
         found = read_json(record) or {}
@@ -328,9 +345,17 @@ class Run:
         return table
 
     def recorded(self, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """A result recorded by an earlier run and shipped in ``data/results``: its rows, and where they come from."""
-        found = json.loads(self.read(DATA / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        """A result of the recorded ``coco`` run, shipped in ``data/results``: its rows, and where they come from."""
+        found = json.loads(self.read(DATA / "results" / "coco" / f"{name}.json").read_text(encoding="utf-8"))
         return pd.DataFrame(found["rows"]), {**found["about"], **found["provenance"]}
+
+
+def _models(value: Any) -> list[str]:
+    """The local models that a configuration names."""
+    if isinstance(value, Mapping):
+        return [name for each in value.values() for name in _models(each)]
+    files = ("model_index.json", "config.json")
+    return [value] if isinstance(value, str) and any((Path(value) / file).is_file() for file in files) else []
 
 
 def _state(folder: Path, name: str, kind: str) -> Path:
@@ -416,7 +441,8 @@ def _absolute(value: Any, hub: bool) -> Any:
     mapping's own paths are made absolute.
     """
     if isinstance(value, dict):
-        return {key: _absolute(v, hub) if key in ("folder", "checksums") else v for key, v in value.items()}
+        paths = ("folder", "checksums", "model", "unet", "images")
+        return {k: _absolute(v, hub) if k in paths or isinstance(v, dict) else v for k, v in value.items()}
     if value is None or value in NAMED_SOURCES or (hub and not Path(value).expanduser().exists()):
         return value
     return str(Path(value).expanduser().resolve())
