@@ -8,6 +8,7 @@ Nothing is ever flipped: a mirrored photo makes "left of" a lie.
 import threading
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .boxes import BoxTable
 
+CROP = "shorter side resized bicubically, centre cut out"  # what encoded photos are filed under
 DROPPED = "mostly outside the crop"  # the reason under which `crop_table` counts
 
 
@@ -65,6 +67,14 @@ class Photos:
             if isinstance(error, PhotoError):
                 raise
             raise PhotoError(f"{self.source}: {file_name} is not a readable photo ({error})") from None
+
+    def sizes(self, file_names: Iterable[str]) -> list[int]:
+        """A number per file that changes with its content: its length, or its checksum in a zip; -1 where it is missing."""
+        if self._zip is not None:
+            members = (self._members.get(PurePosixPath(name).name) for name in file_names)
+            return [self._zip.getinfo(member).CRC if member else -1 for member in members]
+        paths = (self.source / name for name in file_names)
+        return [path.stat().st_size if path.is_file() else -1 for path in paths]
 
     def _bytes(self, file_name: str) -> bytes:
         if self._zip is None:
