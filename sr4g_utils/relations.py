@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 
 Column = Bool[np.ndarray, "pair"]
 Boxes = Float[np.ndarray, "pair 4"]
+Size = Float[np.ndarray, "#pair 2"]  # image width and height: a row per pair, or one for all
 
 SSTD_SLACK = 0.02  # of the image's width or height
 
@@ -34,7 +35,7 @@ class Relation:
     opposite: str
     family: str
 
-    def predicate(self, subject: Boxes, object: Boxes, rules: str = "visor", size: Boxes | None = None) -> Column:
+    def predicate(self, subject: Boxes, object: Boxes, rules: str = "visor", size: Size | None = None) -> Column:
         """Whether each subject box stands in this relation to its object box. Arguments as in :func:`judge`."""
         return judge(subject, object, rules, size)[:, NAMES.index(self.name)]
 
@@ -110,9 +111,7 @@ _RULES: dict[str, Callable[[_Geometry, _Geometry], tuple[Column, ...]]] = {
 RULES: tuple[str, ...] = tuple(_RULES)
 
 
-def judge(
-    subject: Boxes, object: Boxes, rules: str = "visor", size: Float[np.ndarray, "pair 2"] | None = None
-) -> Bool[np.ndarray, "pair 14"]:
+def judge(subject: Boxes, object: Boxes, rules: str = "visor", size: Size | None = None) -> Bool[np.ndarray, "pair 14"]:
     """All 14 relations of n subject boxes to n object boxes.
 
     Args:

@@ -411,7 +411,7 @@ def declared(notebook: str) -> dict[str, tuple[str, Any]]:
     }
 
 
-NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say instead of a path
+NAMED_SOURCES = ("miniature", "recorded", "sr2d", "sr4g", "geneval")  # what a path parameter may say in place of a path
 
 
 def checked(notebook: str, name: str, value: Any, where: str, text: str | None = None) -> Any:
@@ -562,7 +562,7 @@ def outputs(notebook: str, folder: Path) -> list[str]:
 
 
 def tidy(path: Path) -> None:
-    """Make an executed notebook the same after every run, but for timings: papermill's cell of parameters gets a name in
+    """Make an executed notebook the same after every run but for timings: papermill's cell of parameters gets a name in
     place of a random one, and progress bars go."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
