@@ -1,0 +1,662 @@
+"""Trains the miniature's models from nothing: ``python -m sr4g_utils.miniature_models``, on two cores, offline.
+
+    python -m sr4g_utils.miniature_models --work runs/miniature_models --out data/models
+
+Five parts, each seeded, each resumed from its last checkpoint in ``--work`` after an interruption:
+
+* ``vae``: pictures of 64 × 64 to latents of 8 × 8 × 8 and back (L1, light KL);
+* ``text``: a CLIP text tower that learns what captions say of scenes. Its last four positions stand for the first four
+  things that a caption names; each learns to tell the thing, its relation and role, and where it lies on average.
+  CLIP's tower has read relations on the web, even if Stable Diffusion has not learnt to use them; this one has, here;
+* ``detector``: an OWL-ViT on pictures and on their VAE reconstructions, since it will see what a decoder does to them;
+* ``base``: the denoising UNet (v-prediction) on captions of which ``RELATION_SHARE`` name a relation, the paper's
+  hypothesis about captions on the web; the text tower is frozen;
+* ``export``: the folders that stock diffusers and transformers load, in fp16 safetensors, with checksums and scores.
+
+The pool of scenes that models learn from shares no scene with the train and val splits of :mod:`.miniature`.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.training_utils import EMAModel
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from scipy.optimize import linear_sum_assignment
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from torch import Tensor, nn
+from tqdm.auto import trange
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    OwlViTConfig,
+    OwlViTForObjectDetection,
+    OwlViTImageProcessorPil,
+    OwlViTProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from . import miniature
+from .captions import TEMPLATES, caption, with_article
+from .miniature import NAMES, SIZE
+from .relations import NAMES as RELATION_NAMES
+from .relations import RELATIONS, judge
+from .runs import DATA, atomic, digest, write_json, write_text
+
+POOL = 24_000  # scenes to learn from
+POOL_SEED = 2  # miniature.SPLITS are 0 and 1
+RELATION_SHARE = 0.02  # of the base's captions name a relation
+LENGTH = 24  # tokens of a caption
+SLOTS = 4  # positions at the end of a caption's states, one for each thing that it names
+WIDTH = 128  # of the text states
+DROPOUT = 0.1  # of captions, for classifier-free guidance
+MOST = max(miniature.N_OBJECTS)
+
+STEPS = {"vae": 2000, "text": 2000, "detector": 3000, "base": 5000}
+BATCH = {"vae": 16, "text": 128, "detector": 32, "base": 64}
+RATE = {"vae": 1e-3, "text": 1e-3, "base": 1e-3, "detector": 8e-4}
+
+
+# ---------------------------------------------------------------------------------------------------------- models
+
+
+def vocabulary() -> list[str]:
+    """Every word of every caption and query; the special tokens last, the end token very last (OWL-ViT pools there)."""
+    texts = [*NAMES, *(r.phrase for r in RELATIONS), *TEMPLATES.values(), "a an another and , photo of"]
+    words = {word.strip(".") for text in texts for word in text.lower().split() if "{" not in word}
+    return ["<|pad|>", "<|unknown|>", ".", *sorted(words - {""}), "<|start|>", "<|end|>"]
+
+
+def tokenizer(length: int) -> PreTrainedTokenizerFast:
+    """A whole-word tokenizer: a word outside the vocabulary becomes ``<|unknown|>``, which callers refuse."""
+    words = {word: i for i, word in enumerate(vocabulary())}
+    tokens = Tokenizer(WordLevel(words, unk_token="<|unknown|>"))
+    tokens.normalizer = normalizers.Lowercase()
+    tokens.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    special = [(token, words[token]) for token in ("<|start|>", "<|end|>")]
+    tokens.post_processor = processors.TemplateProcessing(single="<|start|> $A <|end|>", special_tokens=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens, model_max_length=length, bos_token="<|start|>", eos_token="<|end|>",
+        pad_token="<|pad|>", unk_token="<|unknown|>",
+    )  # fmt: skip
+
+
+def _special(tokens: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokens), "bos_token_id": tokens.bos_token_id, "eos_token_id": tokens.eos_token_id,
+        "pad_token_id": tokens.pad_token_id,
+    }  # fmt: skip
+
+
+def make_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(32, 64, 96, 128), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, latent_channels=8, norm_num_groups=8,
+        sample_size=SIZE,
+    )  # fmt: skip
+
+
+def make_text() -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=3, num_attention_heads=4,
+            max_position_embeddings=LENGTH, projection_dim=WIDTH, **_special(tokenizer(LENGTH)),
+        )
+    )  # fmt: skip
+
+
+def make_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIZE // 8, in_channels=8, out_channels=8, block_out_channels=(96, 128), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
+    )  # fmt: skip
+
+
+SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+}
+
+
+def make_detector() -> OwlViTForObjectDetection:
+    text = {
+        "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 16, **_special(tokenizer(16)),
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "image_size": SIZE, "patch_size": 8,
+    }  # fmt: skip
+    detector = OwlViTForObjectDetection(OwlViTConfig(text_config=text, vision_config=vision, projection_dim=96))
+    nn.init.constant_(detector.class_head.logit_shift.bias, -4.0)  # nothing is anywhere, to begin with
+    return detector
+
+
+# ----------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass
+class Pool:
+    """Scenes to learn from: pictures (uint8), boxes (xywh, pixels; NaN beyond the last object), category positions."""
+
+    pictures: np.ndarray
+    boxes: Float[np.ndarray, "scene object 4"]
+    labels: Int[np.ndarray, "scene object"]
+
+    @classmethod
+    def make(cls, n: int, seed: Sequence[int]) -> "Pool":
+        pictures = np.empty((n, SIZE, SIZE, 3), np.uint8)
+        boxes, labels = np.full((n, MOST, 4), np.nan), np.full((n, MOST), -1)
+        for i, (names, drawn) in enumerate(miniature.scenes(n, seed)):
+            pictures[i] = miniature.render(
+                drawn, names, seed=int(np.random.default_rng([*seed, i, 1]).integers(1 << 40))
+            )
+            boxes[i, : len(names)], labels[i, : len(names)] = drawn, [NAMES.index(name) for name in names]
+        return cls(pictures, boxes, labels)
+
+    def images(self, rows: Any) -> Float[Tensor, "scene 3 h w"]:
+        """Pictures in [-1, 1]."""
+        return torch.from_numpy(self.pictures[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    @cached_property
+    def triplets(self) -> list[Int[np.ndarray, "row 3"]]:
+        """For each relation, the (scene, subject, object) of different categories for which it holds."""
+        pairs = [(a, b) for a in range(MOST) for b in range(MOST) if a != b]
+        found: list[list[np.ndarray]] = [[] for _ in RELATIONS]
+        for a, b in pairs:
+            scene = np.flatnonzero((self.labels[:, [a, b]] >= 0).all(1) & (self.labels[:, a] != self.labels[:, b]))
+            holds = judge(self.boxes[scene, a], self.boxes[scene, b])
+            for r in range(len(RELATIONS)):
+                rows = scene[holds[:, r]]
+                found[r].append(np.stack([rows, np.full_like(rows, a), np.full_like(rows, b)], 1))
+        return [np.concatenate(rows) for rows in found]
+
+    def listed(self, scenes: np.ndarray, rng: np.random.Generator) -> tuple[list[str], Int[np.ndarray, "scene slot"]]:
+        """Captions that name a scene's things in random order, and which object is named where (-1: none)."""
+        texts, slots = [], np.full((len(scenes), SLOTS), -1)
+        for i, scene in enumerate(scenes):
+            order = rng.permutation((self.labels[scene] >= 0).sum())
+            things = [with_article(NAMES[self.labels[scene, k]]) for k in order]
+            texts.append(" , ".join(things[:-1]) + " and " * (len(things) > 1) + things[-1])
+            slots[i, : len(order)] = order
+        return texts, slots
+
+    def related(
+        self, n: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[str], Int[np.ndarray, "n slot"], Int[np.ndarray, "n"]]:
+        """Scenes, a caption of each that names a relation (uniformly drawn), the objects named, and the relation."""
+        relation = rng.integers(len(RELATIONS), size=n)
+        rows = np.stack([self.triplets[r][rng.integers(len(self.triplets[r]))] for r in relation])
+        slots = np.full((n, SLOTS), -1)
+        slots[:, :2] = rows[:, 1:]
+        names = [[NAMES[self.labels[scene, k]] for k in pair] for scene, *pair in rows]
+        texts = [caption(s, RELATION_NAMES[r], o) for (s, o), r in zip(names, relation, strict=True)]
+        return rows[:, 0], texts, slots, relation
+
+
+def encode_texts(tokens: PreTrainedTokenizerFast, texts: list[str]) -> Int[Tensor, "text token"]:
+    """Token ids, padded to the model's length as Stable Diffusion's pipeline pads them."""
+    return tokens(
+        texts, padding="max_length", max_length=tokens.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+# ---------------------------------------------------------------------------------------------------- training loop
+
+
+class Trainer:
+    """One loop for every part: AdamW, warm-up, cosine decay, EMA, a log, and a checkpoint that outlives interruptions.
+
+    What step k sees depends on (seed, part, k) alone, so a resumed run goes on as if undisturbed.
+    """
+
+    def __init__(self, name: str, modules: nn.Module, work: Path, steps: int, seed: int) -> None:
+        self.name, self.modules, self.folder, self.steps, self.seed = name, modules, work / name, steps, seed
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.parameters = [p for p in modules.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, RATE[name], betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        self.ema = EMAModel(self.parameters, decay=0.999, use_ema_warmup=True, power=0.75)
+        self.step, self.seconds, self.log = 0, 0.0, []
+        self._load()
+
+    def run(self, loss_of: Callable[[int, np.random.Generator], dict[str, Tensor]], every: int = 250) -> None:
+        warm = min(200, self.steps // 10 + 1)
+        start = time.monotonic()
+        bar = trange(self.step, self.steps, desc=self.name, initial=self.step, total=self.steps, mininterval=10)
+        sums: dict[str, float] = {}
+        for step in bar:
+            torch.manual_seed(hash((self.seed, step)) % (1 << 31))
+            rate = RATE[self.name] * min((step + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / self.steps)))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            losses = loss_of(step, np.random.default_rng([self.seed, sum(map(ord, self.name)), step]))
+            total = torch.stack(list(losses.values())).sum()
+            if not torch.isfinite(total):
+                raise RuntimeError(
+                    f"{self.name}: the loss is {total.item()} at step {step}; last checkpoint in {self.folder}"
+                )
+            total.backward()
+            nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.ema.step(self.parameters)
+            for key, value in losses.items():
+                sums[key] = sums.get(key, 0.0) + value.item()
+            if (step + 1) % every == 0 or step + 1 == self.steps:
+                n = (step % every) + 1
+                self.log.append({"step": step + 1, **{key: round(value / n, 5) for key, value in sums.items()}})
+                bar.write(f"{self.name} {self.log[-1]} {(time.monotonic() - start):.0f} s")
+                sums = {}
+                self.step = step + 1
+                self._save(self.seconds + time.monotonic() - start)
+        self.seconds += time.monotonic() - start
+        self.ema.copy_to(self.parameters)
+
+    def _save(self, seconds: float) -> None:
+        tensors = {f"model.{k}": v.contiguous() for k, v in self.modules.state_dict().items()}
+        for i, p in enumerate(self.parameters):
+            # a parameter that the loss does not reach (OWL-ViT has some) has no state
+            tensors |= {f"adam.{i}.{key}": value for key, value in self.optimizer.state[p].items()}
+            tensors[f"ema.{i}"] = self.ema.shadow_params[i]
+        tensors = {k: v.detach().clone() for k, v in tensors.items()}
+        about = {"step": self.step, "seconds": seconds, "log": self.log}
+        with atomic(self.folder / "checkpoint.safetensors") as partial:
+            save_file(tensors, partial, metadata={"about": json.dumps(about)})
+
+    def _load(self) -> None:
+        path = self.folder / "checkpoint.safetensors"
+        if not path.is_file():
+            return
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+        tensors = load_file(path)
+        self.modules.load_state_dict(
+            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        )
+        for i, p in enumerate(self.parameters):
+            adam = {
+                key: tensors[f"adam.{i}.{key}"]
+                for key in ("exp_avg", "exp_avg_sq", "step")
+                if f"adam.{i}.{key}" in tensors
+            }
+            self.optimizer.state[p].update(adam)
+            self.ema.shadow_params[i].copy_(tensors[f"ema.{i}"])
+        self.ema.optimization_step = about["step"]
+        self.step, self.seconds, self.log = about["step"], about["seconds"], about["log"]
+
+
+# ------------------------------------------------------------------------------------------------------- the parts
+
+
+def train_vae(pool: Pool, work: Path, steps: int, seed: int) -> tuple[AutoencoderKL, Trainer]:
+    torch.manual_seed(seed)
+    vae = make_vae()
+    trainer = Trainer("vae", vae, work, steps, seed)
+
+    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        x = pool.images(rng.integers(len(pool.pictures), size=BATCH["vae"]))
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(x).latent_dist
+            y = vae.decode(posterior.sample()).sample
+        difference = y.float() - x
+        kl = 1e-4 * (posterior.kl().float().mean() / posterior.mean[0].numel())
+        return {"l1": difference.abs().mean(), "l2": difference.pow(2).mean(), "kl": kl}
+
+    trainer.run(loss_of)
+    return vae.eval().requires_grad_(False), trainer
+
+
+@torch.inference_mode()
+def latents(vae: AutoencoderKL, pool: Pool) -> tuple[Float[Tensor, "scene 8 8 8"], Float[Tensor, "scene 8 8 8"]]:
+    """Mean and standard deviation of every picture's posterior."""
+    parts = [vae.encode(pool.images(slice(i, i + 100))).latent_dist for i in range(0, len(pool.pictures), 100)]
+    return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
+
+
+class TextTask(nn.Module):
+    """The text tower and the heads that teach it what captions say of scenes; only the tower is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = make_text()
+        self.thing = nn.Linear(WIDTH, len(NAMES) + 1)
+        self.relation = nn.Linear(WIDTH, len(RELATIONS) + 1)
+        self.role = nn.Linear(WIDTH, 3)
+        self.box = nn.Linear(WIDTH, 4)
+
+
+def train_text(pool: Pool, work: Path, steps: int, seed: int) -> tuple[CLIPTextModel, Trainer]:
+    torch.manual_seed(seed)
+    task, tokens = TextTask(), tokenizer(LENGTH)
+    trainer = Trainer("text", task, work, steps, seed)
+
+    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        half = BATCH["text"] // 2
+        scenes = rng.integers(len(pool.labels), size=half)
+        listed, slots = pool.listed(scenes, rng)
+        related_scenes, related, related_slots, relation = pool.related(half, rng)
+        scenes, slots = np.concatenate([scenes, related_scenes]), np.concatenate([slots, related_slots])
+        states = task.text(encode_texts(tokens, listed + related)).last_hidden_state[:, -SLOTS:]
+        named = slots >= 0
+        thing = np.where(named, pool.labels[scenes[:, None], slots], len(NAMES))
+        which = np.full(slots.shape, len(RELATIONS))
+        which[half:, :2] = relation[:, None]
+        role = np.zeros(slots.shape, int)
+        role[half:, :2] = [1, 2]
+        box = torch.from_numpy(pool.boxes[scenes[:, None], slots][named]).float() / SIZE
+        centred = torch.cat([box[:, :2] + box[:, 2:] / 2, box[:, 2:]], 1)
+        return {
+            "thing": F.cross_entropy(task.thing(states).flatten(0, 1), torch.from_numpy(thing).flatten()),
+            "relation": F.cross_entropy(task.relation(states).flatten(0, 1), torch.from_numpy(which).flatten()),
+            "role": F.cross_entropy(task.role(states).flatten(0, 1), torch.from_numpy(role).flatten()),
+            "box": 20 * F.mse_loss(task.box(states)[torch.from_numpy(named)], centred),
+        }
+
+    trainer.run(loss_of)
+    return task.text.eval().requires_grad_(False), trainer
+
+
+def train_base(
+    pool: Pool, vae: AutoencoderKL, text: CLIPTextModel, work: Path, steps: int, seed: int
+) -> tuple[UNet2DConditionModel, Trainer]:
+    torch.manual_seed(seed)
+    mean, std = latents(vae, pool)
+    scale = float(1 / (mean.var() + std.pow(2).mean()).sqrt())
+    vae.register_to_config(scaling_factor=scale)
+    unet, tokens, schedule = make_unet(), tokenizer(LENGTH), DDPMScheduler(**SCHEDULE)
+    trainer = Trainer("base", unet, work, steps, seed)
+
+    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        n = BATCH["base"]
+        scenes = rng.integers(len(mean), size=n)
+        texts, _ = pool.listed(scenes, rng)
+        naming = np.flatnonzero(rng.random(n) < RELATION_SHARE)
+        if len(naming):
+            scenes[naming], named, _, _ = pool.related(len(naming), rng)
+            for i, name in zip(naming, named, strict=True):
+                texts[i] = name
+        texts = ["" if drop else caption for drop, caption in zip(rng.random(n) < DROPOUT, texts, strict=True)]
+        with torch.no_grad():
+            states = text(encode_texts(tokens, texts)).last_hidden_state
+        x = scale * (mean[scenes] + std[scenes] * torch.randn_like(mean[scenes]))
+        noise, t = torch.randn_like(x), torch.randint(0, 1000, (n,))
+        predicted = unet(schedule.add_noise(x, noise, t), t, states).sample
+        return {"v": F.mse_loss(predicted, schedule.get_velocity(x, noise, t))}
+
+    trainer.run(loss_of)
+    return unet.eval().requires_grad_(False), trainer
+
+
+def train_detector(
+    pool: Pool, vae: AutoencoderKL, work: Path, steps: int, seed: int
+) -> tuple[OwlViTForObjectDetection, Trainer]:
+    torch.manual_seed(seed)
+    detector, tokens = make_detector(), tokenizer(16)
+    queries = encode_texts(tokens, [f"a photo of a {name}" for name in NAMES])
+    trainer = Trainer("detector", detector, work, steps, seed)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+
+    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        rows = rng.integers(len(pool.pictures), size=BATCH["detector"])
+        x = pool.images(rows)
+        half = len(rows) // 2
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(x[:half]).latent_dist
+            x[:half] = (
+                vae.decode(
+                    posterior.mean + rng.uniform(0, 0.3) / vae.config.scaling_factor * torch.randn_like(posterior.mean)
+                )
+                .sample.float()
+                .clamp(-1, 1)
+            )
+        logits, predicted = detect_all(detector, ((x + 1) / 2 - mean) / std, queries)
+        present = pool.labels[rows] >= 0
+        xywh = torch.from_numpy(pool.boxes[rows]).float() / SIZE
+        target = torch.cat([xywh[..., :2] + xywh[..., 2:] / 2, xywh[..., 2:]], -1)
+        return detection_loss(logits, predicted, torch.from_numpy(pool.labels[rows]), target, torch.from_numpy(present))
+
+    trainer.run(loss_of)
+    return detector.eval().requires_grad_(False), trainer
+
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def detect_all(
+    detector: OwlViTForObjectDetection, pixels: Float[Tensor, "image 3 h w"], queries: Int[Tensor, "query token"]
+) -> tuple[Float[Tensor, "image patch query"], Float[Tensor, "image patch 4"]]:
+    """Logits of every query at every patch, and its box (cx, cy, w, h as shares of the picture)."""
+    embeds = detector.owlvit.get_text_features(queries, attention_mask=(queries > 0).long()).pooler_output
+    embeds = F.normalize(embeds, dim=-1).expand(len(pixels), -1, -1)
+    feature_map = detector.image_embedder(pixel_values=pixels)[0]
+    features = feature_map.flatten(1, 2)
+    logits, _ = detector.class_predictor(features, embeds)
+    return logits, detector.box_predictor(features, feature_map)
+
+
+def detection_loss(
+    logits: Tensor, boxes: Tensor, labels: Int[Tensor, "image object"], target: Tensor, present: Tensor
+) -> dict[str, Tensor]:
+    """Set prediction as in DETR and OWL-ViT: Hungarian matching, focal classification, L1 and generalised IoU."""
+    n, patches, _ = logits.shape
+    with torch.no_grad():
+        probability = logits.sigmoid()
+        score = probability.gather(2, labels.clamp(min=0)[:, None].expand(n, patches, -1))
+        cost = (
+            -2 * score
+            + 5 * torch.cdist(boxes, target.nan_to_num(), p=1)
+            - 2 * _giou(boxes[:, :, None], target[:, None].nan_to_num(0.5))
+        )
+        matched = [linear_sum_assignment(c[:, p].numpy()) for c, p in zip(cost, present, strict=True)]
+    image = torch.cat([torch.full((len(a),), i) for i, (a, _) in enumerate(matched)])
+    patch, thing = (torch.cat([torch.from_numpy(pair[k]) for pair in matched]) for k in (0, 1))
+    wanted = torch.zeros_like(logits)
+    wanted[image, patch, labels[image, thing]] = 1
+    weight = (wanted - logits.sigmoid()).abs().pow(2)
+    focal = (weight.detach() * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum() / len(image)
+    found, goal = boxes[image, patch], target[image, thing]
+    return {"class": focal, "l1": 5 * (found - goal).abs().sum(-1).mean(), "giou": 2 * (1 - _giou(found, goal)).mean()}
+
+
+def _giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of (…, 4) boxes given as cx, cy, w, h (Rezatofighi et al. 2019)."""
+    a1, a2, b1, b2 = (box[..., :2] + sign * box[..., 2:] / 2 for box in (a, b) for sign in (-1, 1))
+    common = (torch.minimum(a2, b2) - torch.maximum(a1, b1)).clamp(min=0).prod(-1)
+    union = (a2 - a1).prod(-1) + (b2 - b1).prod(-1) - common
+    hull = (torch.maximum(a2, b2) - torch.minimum(a1, b1)).prod(-1)
+    return common / union - (hull - union) / hull
+
+
+# ------------------------------------------------------------------------------------------- scores, export, card
+
+
+def probe(text: CLIPTextModel) -> dict[str, float]:
+    """Linear probes on the frozen text states: share of held-out captions whose subject, relation and object are right.
+
+    All 40 × 39 × 14 captions of two things; ridge regression to one-hot targets on four fifths of them.
+    """
+    tokens = tokenizer(LENGTH)
+    triplets = [
+        (s, r, o) for s in range(len(NAMES)) for o in range(len(NAMES)) if s != o for r in range(len(RELATIONS))
+    ]
+    texts = [caption(NAMES[s], RELATION_NAMES[r], NAMES[o]) for s, r, o in triplets]
+    with torch.inference_mode():
+        states = torch.cat(
+            [
+                text(encode_texts(tokens, texts[i : i + 500])).last_hidden_state[:, -SLOTS:].flatten(1)
+                for i in range(0, len(texts), 500)
+            ]
+        )
+    x = np.concatenate([states.numpy(), np.ones((len(states), 1))], 1).astype(np.float64)
+    test = np.random.default_rng(0).random(len(x)) < 0.2
+    gram = x[~test].T @ x[~test] + np.eye(x.shape[1])
+    result = {}
+    for name, target in zip(("subject", "relation", "object"), np.array(triplets).T, strict=True):
+        weights = np.linalg.solve(gram, x[~test].T @ np.eye(target.max() + 1)[target[~test]])
+        result[name] = float(((x[test] @ weights).argmax(1) == target[test]).mean())
+    return result
+
+
+def reconstruction_psnr(vae: AutoencoderKL, pool: Pool) -> float:
+    """Peak signal-to-noise ratio (dB) of pictures after encoding (posterior mean) and decoding."""
+    with torch.inference_mode():
+        x = pool.images(slice(None))
+        y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(100)]).clamp(-1, 1)
+    return float(10 * torch.log10(4 / (y - x).pow(2).mean()))
+
+
+def average_precision(out: Path, vae: AutoencoderKL, images: int, seed: int) -> dict[str, float]:
+    """AP and AP50 (pycocotools, all categories) of the exported detector on held-out scenes and on reconstructions."""
+    import contextlib
+    import io
+    import tempfile
+
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    from . import boxes, detect, models
+
+    detector, processor, _ = models.load_detector(out / "tiny-owlvit")
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        path = Path(folder) / "instances_val2017.json"
+        miniature.write_annotations(path, split="val", images=images, seed=seed)
+        table = boxes.read(path, "val")
+        edges = np.searchsorted(table.image, np.arange(images + 1))
+        names = np.array(table.names)[table.category]
+        scenes = enumerate(pairwise(edges))
+        pictures = np.stack([miniature.render(table.xywh()[a:b], names[a:b].tolist(), seed=i) for i, (a, b) in scenes])
+        truth, result = COCO(str(path)), {}
+        for kind, shown in (("clean", pictures), ("reconstructed", reconstruct(vae, pictures))):
+            found = detect.detect(detector, processor, list(shown), [NAMES] * images, floor=0.02)
+            ids = {category.name: category.id for category in miniature.CATEGORIES}
+            where = found[["x", "y", "w", "h"]].to_numpy().tolist()
+            records = [
+                {"image_id": int(table.image_id[i]), "category_id": ids[label], "score": score, "bbox": box}
+                for i, label, score, box in zip(found.image, found.label, found.score, where, strict=True)
+            ]
+            evaluation = COCOeval(truth, truth.loadRes(records), "bbox")
+            evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
+            result |= {f"AP {kind}": float(evaluation.stats[0]), f"AP50 {kind}": float(evaluation.stats[1])}
+    return result
+
+
+@torch.inference_mode()
+def reconstruct(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
+    """(n, h, w, 3) uint8 pictures through the VAE and back."""
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(100)])
+    return ((y.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def export(parts: dict[str, tuple[Any, "Trainer"]], out: Path, seed: int) -> None:
+    """Write the folders, their checksums and the model card."""
+    vae, text, detector, unet = (parts[name][0] for name in ("vae", "text", "detector", "base"))
+    pipeline = StableDiffusionPipeline(
+        vae, text, tokenizer(LENGTH), unet, DPMSolverMultistepScheduler(**SCHEDULE), None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    for part in (vae, text, unet, detector):
+        part.half()
+    pipeline.save_pretrained(out / "tiny-sd")
+    detector.save_pretrained(out / "tiny-owlvit")
+    image_processor = OwlViTImageProcessorPil(size={"height": SIZE, "width": SIZE})
+    OwlViTProcessor(image_processor=image_processor, tokenizer=tokenizer(16)).save_pretrained(out / "tiny-owlvit")
+    for part in (vae, text, unet, detector):
+        part.float()
+    scores = {
+        "vae PSNR (dB), held-out scenes": reconstruction_psnr(vae, Pool.make(500, (seed, POOL_SEED + 1))),
+        **{f"linear probe, {name}": value for name, value in probe(text).items()},
+        **average_precision(out, vae, 500, seed),
+    }
+    recipe = {
+        name: {
+            "steps": trainer.steps,
+            "batch": BATCH[name],
+            "rate": RATE[name],
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "minutes": round(trainer.seconds / 60, 1),
+            "log": trainer.log,
+        }
+        for name, (model, trainer) in parts.items()
+    }
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    write_json(out / "training.json", {"seed": seed, "machine": machine, "parts": recipe, "scores": scores})
+    write_sums(out)
+
+
+def write_sums(out: Path) -> None:
+    """``SHA256SUMS`` in each model's folder, which :mod:`.models` checks on every load."""
+    for model in sorted(folder for folder in out.iterdir() if folder.is_dir()):
+        files = sorted(path for path in model.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+        write_text(
+            model / "SHA256SUMS", "".join(f"{digest(path)}  {path.relative_to(model).as_posix()}\n" for path in files)
+        )
+
+
+PARTS = ("vae", "text", "detector", "base")
+
+
+def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str = "export") -> None:
+    """Every part in turn, each from its last checkpoint; then the export."""
+    steps = {name: max(2, round(scale * n)) for name, n in STEPS.items()}
+    pool = Pool.make(max(500, round(min(scale, 1.0) * POOL)), (seed, POOL_SEED))
+    parts: dict[str, tuple[Any, Trainer]] = {}
+    for name in PARTS:
+        arguments = {"vae": (), "text": (), "detector": ("vae",), "base": ("vae", "text")}[name]
+        function = {"vae": train_vae, "text": train_text, "detector": train_detector, "base": train_base}[name]
+        parts[name] = function(pool, *(parts[a][0] for a in arguments), work, steps[name], seed)  # type: ignore[operator]
+        if name == until:
+            return
+    export(parts, out, seed)
+
+
+def main(argv: list[str] | None = None) -> None:
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        "python -m sr4g_utils.miniature_models",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/miniature_models"), help="folder of checkpoints (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=DATA / "models", help="folder of the exported models (default: data/models)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="multiplies the steps; 0.01 tries everything in a minute"
+    )
+    parser.add_argument("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
+    args = parser.parse_args(argv)
+    train(args.work, args.out, args.seed, args.scale, args.until)
+
+
+if __name__ == "__main__":
+    main()
