@@ -106,7 +106,7 @@ def sample(
         ValueError: a caption that the pipeline's vocabulary lacks words for, or an unknown scheduler.
     """
     for tokenizer in models.tokenizers(pipeline):
-        models.check_words(tokenizer, prompts.caption)
+        models.check_words(tokenizer, [*prompts.caption, sampling.negative_prompt])
     own, pipeline.scheduler = pipeline.scheduler, _scheduler(pipeline, sampling.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     batch = sampling.batch
@@ -175,7 +175,7 @@ def _caller(
 
 def _scheduler(pipeline: DiffusionPipeline, name: str | None) -> Any:
     """A fresh scheduler of that class with the model's noise schedule."""
-    kind = type(pipeline.scheduler) if name is None else getattr(diffusers, name, None)
+    kind: Any = type(pipeline.scheduler) if name is None else getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         known = ", ".join(sorted(each.__name__ for each in pipeline.scheduler.compatibles))
         raise ValueError(f"sampling: diffusers has no scheduler {name!r}; this pipeline takes {known}")
