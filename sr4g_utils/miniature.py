@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -322,7 +322,7 @@ def find(picture: UInt8[np.ndarray, "h w 3"], name: str) -> tuple[float, Float[n
 
 
 @cache
-def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[np.ndarray, tuple, tuple]:
+def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[Any, ...]:
     """Spectra that correlate a picture with a glyph's colours, weighted by its ink and by the rest of its box."""
     alpha, colour = _stamp(name, w, h)
     mean = (alpha * colour).sum((0, 1)) / alpha.sum()
