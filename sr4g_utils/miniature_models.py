@@ -648,10 +648,10 @@ The losses along the way are in `training.json`.
 def card(about: dict[str, Any]) -> str:
     """The model card, from what :func:`export` writes to ``training.json``."""
     keys = ("parameters", "steps", "batch", "rate", "minutes")
-    parts = [
-        [name, *(f"{part[key]:,}" for key in keys), ", ".join(f"{k} {v:.3g}" for k, v in part["log"][-1].items() if k != "step")]
-        for name, part in about["parts"].items()
-    ]  # fmt: skip
+    parts = []
+    for name, part in about["parts"].items():
+        losses = ", ".join(f"{key} {value:.3g}" for key, value in part["log"][-1].items() if key != "step")
+        parts.append([name, *(f"{part[key]:,}" for key in keys), losses])
     return CARD.substitute(
         seed=about["seed"],
         machine=about["machine"],
