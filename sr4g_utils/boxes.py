@@ -8,12 +8,13 @@ a polygon is ever held. pycocotools, which holds both, is the oracle in the test
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -51,10 +52,14 @@ COCO: dict[str, dict[int, str]] = {
 }  # fmt: skip
 
 
+_Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_Int32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+
+
 class Category(msgspec.Struct, frozen=True):
     """A COCO category record."""
 
-    id: int
+    id: _Int32
     name: str
     supercategory: str = ""
 
@@ -67,18 +72,18 @@ OUTSIDE_TOLERANCE = 1.0  # pixels; official boxes are rounded polygons and may e
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: int
-    width: int
-    height: int
+    id: _Int64
+    width: _Int32
+    height: _Int32
     file_name: str | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    id: int
-    image_id: int
-    category_id: int
+    id: _Int64
+    image_id: _Int64
+    category_id: _Int32
     bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
+    iscrowd: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
 
 
 @dataclass(frozen=True)
@@ -260,8 +265,10 @@ def _read_parquet(path: Path) -> BoxTable:
         if missing := [name for name in needed if name not in schema.names]:
             raise ValueError(f"{path}: the column {missing[0]!r} is missing; a box table has {', '.join(needed)}")
         for name in needed:
-            if not pa.types.is_integer(schema.field(name).type) and (name not in "xywh" or len(name) > 1):
-                raise ValueError(f"{path}: column {name!r} must hold integers, found {schema.field(name).type}")
+            kind, measured = schema.field(name).type, name in tuple("xywh")
+            if not (pa.types.is_integer(kind) or (measured and pa.types.is_floating(kind))):
+                wanted = "numbers" if measured else "integers"
+                raise ValueError(f"{path}: column {name!r} must hold {wanted}, found {kind}")
         table = pq.read_table(path, columns=list(needed))
     except pa.ArrowException as error:
         raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
@@ -293,11 +300,11 @@ def _read_zip(path: Path, split: str) -> BoxTable:
             if member not in archive.namelist():
                 raise ValueError(f"{path}: holds no {member}; expected COCO's annotations_trainval2017.zip")
             return _read_stream(archive.open(member), f"{path}:{member}")
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{path}: not a complete zip file ({error}); download it again") from error
 
 
-def _read_stream(file: IO[bytes], source: str) -> BoxTable:
+def _read_stream(file: Any, source: str) -> BoxTable:
     images: list[_Image] = []
     categories: list[Category] = []
     columns = _Columns()
@@ -344,7 +351,7 @@ class _JsonStream:
     _cut = re.compile(rb"\}\s*,\s*(?=\{)")
     _scan = json.JSONDecoder().raw_decode
 
-    def __init__(self, file: IO[bytes], source: str) -> None:
+    def __init__(self, file: Any, source: str) -> None:
         self.file, self.source = file, source
         self.buffer = b""
         self.offset = 0  # of the buffer's first byte in the file
@@ -406,6 +413,8 @@ class _JsonStream:
             records = decoder.decode(text)
         except msgspec.ValidationError as error:
             raise self.fail(f"{key!r}: {error}") from None
+        except UnicodeError:
+            raise self.fail(f"{key!r}: text that is not UTF-8") from None
         except msgspec.DecodeError:
             # Python writes NaN and Infinity, which only its own decoder reads; such boxes are counted later.
             if (found := self._whole_value(text)) is None or found[1] < len(text):
@@ -419,6 +428,8 @@ class _JsonStream:
             return msgspec.convert(values, list[kind])  # type: ignore[valid-type]
         except msgspec.ValidationError as error:
             raise self.fail(f"{key!r}: {error}") from None
+        except UnicodeError:
+            raise self.fail(f"{key!r}: text that is not UTF-8") from None
 
     def _whole_value(self, data: bytes) -> tuple[Any, int] | None:
         """The value that the data starts with and its length in bytes; None where the data ends too early."""
