@@ -117,8 +117,11 @@ def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int) -> Pat
         text_config=_text(tokens, 16), vision_config=_vision(size, 8), projection_dim=32
     )
     model = getattr(transformers, f"{kind}ForObjectDetection")(config)
-    with torch.no_grad():  # scores on both sides of any threshold, not all of them 0.5
-        model.class_head.logit_shift.weight.mul_(20)
+    with torch.no_grad():  # boxes inside the image, scores on both sides of a threshold
+        model.box_head.dense2.weight.mul_(0.05)
+        model.class_head.dense0.weight.mul_(0.1)
+        model.class_head.logit_shift.bias.fill_(-0.3)
+        model.class_head.logit_scale.weight.mul_(0.1)
         model.class_head.logit_scale.bias.fill_(4)
     model.save_pretrained(folder)
     image_processor = getattr(transformers, f"{kind}ImageProcessor")(size={"height": size, "width": size})
