@@ -1,18 +1,16 @@
-"""Fine-tuning of a Stable Diffusion's UNet on captions with spatial relations, after the paper's section 4.
+"""Fine-tuning of a Stable Diffusion's UNet on captions with spatial relations (paper, section 4).
 
-The loss is Stable Diffusion's own: the mean squared error of the predicted noise, or of the velocity, as the model's scheduler
-says. VAE and text encoder stay frozen. One loop for one process on a laptop and for ``accelerate launch`` on many GPUs.
+The loss is Stable Diffusion's own: the mean squared error of the predicted noise, or of the velocity, as the model's
+scheduler says. VAE and text encoder stay frozen. One loop for a laptop and for ``accelerate launch`` on many GPUs:
 
-    python -m sr4g_utils.finetune --profile paper                                      one GPU
-    accelerate launch --num_processes 8 -m sr4g_utils.finetune --profile paper         eight
-    accelerate launch ... -m sr4g_utils.finetune --profile paper --set splits='["main"]'
+    python -m sr4g_utils.finetune --profile paper                                     one GPU
+    accelerate launch --num_processes 8 -m sr4g_utils.finetune --profile paper        eight
+    python -m sr4g_utils.finetune                                                     the miniature, on a laptop
 
-**Every draw is a function of what it is for.** The captions of a step come from a generator made of (seed, step); what happens to
-one of them (posterior sample, noise, timestep, caption dropout) from one made of (seed, step, place in the batch). So neither the
-number of processes nor accumulation changes what a step sees, and a checkpoint needs no random state: there is none to lose.
-
-A checkpoint is a folder that appears whole or not at all. A run that is killed goes on from the last one and ends with the weights
-of a run that was not (bit for bit on the CPU).
+What a step sees is a function of seed, step and place in the batch (:mod:`sr4g_utils.samples`), and the learning rate
+one of the step. So a checkpoint needs no random state, sampler or schedule beside the step: weights, their average and
+the optimiser are all there is. It is a folder that appears whole or not at all; a run that is killed goes on from the
+last one and ends with the weights of a run that was not, bit for bit on the CPU.
 """
 
 import argparse
@@ -25,10 +23,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
 from importlib.util import find_spec
@@ -48,7 +44,6 @@ from accelerate.utils import (
     gather_object,
 )
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from jaxtyping import Bool, Float, Float32, Int32, Int64
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -57,14 +52,10 @@ from tqdm import tqdm
 
 from . import boxes, dataset, detect, generate, models, runs, visor
 from .boxes import BoxTable
-from .captions import caption
-from .photos import CROP, PhotoError, Photos, crop_photo, crop_table
-from .relations import NAMES
+from .photos import Photos, crop_table
+from .samples import Batch, Batches, Captions, Encoded, Text, ahead, crop_changes, encode_photos, true_captions
 
 NOTEBOOK = "03_finetuning"
-SHARD = 256  # photos in a file of latents
-ENCODED = 8  # photos that pass through the VAE together
-TEXTS = 256  # captions that are encoded together
 TIMEOUT = timedelta(hours=3)  # for which processes wait for each other, as while one encodes the last photos
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name of a UNet's file
 
@@ -79,10 +70,11 @@ examples:
   python -m sr4g_utils.finetune                                        the miniature, on this machine
   python -m sr4g_utils.finetune --profile paper                        the paper's, on one GPU
   accelerate launch --num_processes 8 -m sr4g_utils.finetune --profile paper
-  python -m sr4g_utils.finetune --profile paper --set 'splits=[main]' --set micro_batch=8 --set gradient_checkpointing=true
+  python -m sr4g_utils.finetune --profile paper --set 'splits=[main]' --set micro_batch=8
 
-The result is in RUNS/PROFILE/artifacts/finetune_SPLIT, where notebook 03 finds it and does not train again. The captions come from
-notebook 02: run `run_all.py --profile PROFILE --until 02` first. Killed at any moment, the same command goes on.
+The result is in RUNS/PROFILE/artifacts/finetune_SPLIT, where notebook 03 finds it and does not train again. The prompts
+come from notebook 02: run `run_all.py --profile PROFILE --until 02` first. Killed at any moment, the same command goes
+on. Boxes and photos are those of the profile; the captions are judged here, after the crop.
 All parameters: `run_all.py --list`. With several processes the batch stays the same: it is shared among them.
 """
 
@@ -154,7 +146,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return choices
 
 
-# What may change between two runs of the same folder: it alters neither the weights nor what is chosen among them.
+# What may change from one start of a run to the next: it alters neither the weights nor the choice among them.
 FREE = ("checkpoint_every", "keep_checkpoints", "log_every", "tensorboard", "max_unusable")
 
 
@@ -173,13 +165,13 @@ def finetune(
     """A stage: fine-tune a model's UNet, or go on where an earlier call was interrupted.
 
     Args:
-        folder: holds ``log.jsonl`` (a line per ``log_every`` steps and per validation), ``checkpoints/`` and, as UNet folders
-            that ``models.load_pipeline(unet=...)`` takes, ``best/`` and ``last/``. What another configuration left there is
-            moved to ``<folder>.before``.
+        folder: gets ``log.jsonl`` (a line per ``log_every`` steps and per validation), ``checkpoints/`` and, as UNet
+            folders that ``models.load_pipeline(unet=...)`` takes, ``best/`` and ``last/``. What another configuration
+            left there is moved to ``<folder>.before``.
         annotations: a box table's source, see :func:`boxes.read`.
         photos: folder or zip.
-        prompts: Parquet of :func:`dataset.write_prompts`; those of the split "validation" whose objects are both seen choose
-            the best checkpoint. Without it, or without a detector, nothing is validated and the last is the best.
+        prompts: Parquet of :func:`dataset.write_prompts`; see :func:`validation_prompts`. Without it, or without a
+            detector, nothing is validated and the last weights are the best.
         model: a Stable Diffusion, see :class:`models.Source`.
         detector: of the validation.
         unseen: categories that no caption may name.
@@ -199,44 +191,33 @@ def finetune(
     resolution = _check_model(pipeline, record, c)
     table = boxes.read(annotations)
     table = table if c.crowds else table.without_crowds()
-    asked = validation_prompts(prompts, unseen, c) if prompts and detector and c.validate_every else None
-    judging = models.load_detector(detector, device=accelerator.device) if detector and asked is not None else None
-    key = _key(c, table, unseen, record["files"], asked, judging)
-    state = _resume(folder, key, c, accelerator)
+    judging = None
+    if prompts and detector and c.validate_every:
+        judging = validation_prompts(prompts, unseen, c), *models.load_detector(detector, device=accelerator.device)
+    key = _key(c, table, unseen, record["files"], judging)
+    state = _resume(folder, key, accelerator)
     if "result" in state:
         return state["result"]
 
     cropped = crop_table(table, resolution, c.min_kept)
-    captions = training_captions(cropped, c)
-    encoded = encode_photos(
-        Path(latents or folder.parent / "latents"),
-        Photos(photos),
-        cropped,
-        table,
-        np.unique(captions.image),
-        pipeline,
-        accelerator,
-    )
+    every, uncropped = (true_captions(one, c.rules, c.template, c.same_category) for one in (cropped, table))
+    store, images = Path(latents or folder.parent / "latents"), np.unique(every.image)
+    encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)
-    captions = captions.without(unseen)
-    changes = crop_changes(training_captions(table, c).without(unseen), captions) if accelerator.is_main_process else {}
-    judge = _judge(pipeline, judging, asked, c, accelerator) if judging and asked is not None else None
-    trained = _train(folder, state, key, pipeline, captions.of_images(encoded.usable), encoded, judge, c, accelerator)
-    return _finish(
-        folder,
-        key,
-        {
-            "captions": changes,
-            "photos": encoded.report,
-            "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
-            **trained,
-            "unseen": list(unseen),
-            "resolution": resolution,
-            "model": record,
-            "choices": msgspec.to_builtins(c),
-        },
-        accelerator,
-    )
+    captions = every.without(unseen).of_images(encoded.usable)
+    judge = _judge(pipeline, *judging[:3], c, accelerator) if judging else None
+    trained = _train(folder, state, key, pipeline, captions, encoded, judge, c, accelerator)
+    result = {
+        "captions": crop_changes(uncropped.without(unseen), every.without(unseen)),
+        "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
+        "photos": encoded.report,
+        **trained,
+        "resolution": resolution,
+        "unseen": list(unseen),
+        "model": record,
+        "choices": msgspec.to_builtins(c),
+    }
+    return _finish(folder, key, result, accelerator)
 
 
 def _train(
@@ -244,20 +225,23 @@ def _train(
     state: dict[str, Any],
     key: dict[str, Any],
     pipeline: Any,
-    captions: "Captions",
-    encoded: "Encoded",
+    captions: Captions,
+    encoded: Encoded,
     judge: "Judge | None",
     c: Choices,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
     """The loop. ``state`` is empty, or that of the checkpoint to go on from."""
     share = _share(c, accelerator)
-    batches = Batches(captions, encoded, pipeline, c)
-    text = Text(pipeline, batches.texts, c)
+    batches = Batches(
+        captions, encoded, pipeline, size=c.batch, dropout=c.caption_dropout, seed=c.seed, balanced=c.balanced
+    )
+    _cast(pipeline.text_encoder, c)
+    text = Text(pipeline, batches.texts, c.text_cache_mb)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
 
-    # `unet` holds the float32 weights that learn; `network` is the same thing, wrapped for precision, speed and processes.
-    unet, pipeline.unet = pipeline.unet, copy.deepcopy(pipeline.unet).to(models.DTYPES[c.precision]) if judge else None
+    # `unet` holds the float32 weights that learn; `network` is the same, wrapped for precision, speed and processes
+    unet, pipeline.unet = pipeline.unet, _cast(copy.deepcopy(pipeline.unet), c) if judge else None
     trained = trainable(unet, c)
     optimiser = _optimiser(list(trained.values()), c)
     ema = {name: weight.detach().clone() for name, weight in trained.items()} if c.ema else None
@@ -267,13 +251,13 @@ def _train(
     network = accelerator.prepare_model(torch.compile(unet) if c.compile else unet)
     kept = ema or trained
 
-    done, best, start = state.get("step", 0), state.get("best"), state.get("start")
-    good = state.get("checkpoint")
+    done, best, start, good = (state.get(name) for name in ("step", "best", "start", "checkpoint"))
+    done = done or 0
     log = Log(folder / "log.jsonl", state, speed_of_light, c, accelerator)
     if judge and not state:
         start = log.validation(0, judge(merged(unet, kept)))
     unet.train()
-    for step, batch in _ahead(lambda step: batches(step, share), range(done, c.steps)):
+    for step, batch in ahead(lambda step: batches(step, share), range(done, c.steps)):
         torch.manual_seed(_seed(c.seed, step, share.start))  # of dropout, where a model has any
         parts = batch.split(c.micro_batch or len(share))
         for i, part in enumerate(parts):
@@ -311,7 +295,7 @@ def _train(
     return {"start": start, "best": best or {"step": done}, **log.position(), "text_states_cached": text.cached}
 
 
-def diffusion_loss(network: torch.nn.Module, schedule: DDPMScheduler, batch: "Batch", text: Tensor) -> Tensor:
+def diffusion_loss(network: torch.nn.Module, schedule: DDPMScheduler, batch: Batch, text: Tensor) -> Tensor:
     """Stable Diffusion's loss: the error of the predicted noise (Ho et al. 2020) or velocity (Salimans and Ho 2022)."""
     noisy = schedule.add_noise(batch.latents, batch.noise, batch.timestep)
     predicted = network(noisy, batch.timestep, encoder_hidden_states=text).sample
@@ -327,300 +311,6 @@ def learning_rate(step: int, c: Choices) -> float:
     if c.schedule == "constant":
         return c.lr
     return c.lr * (1 + math.cos(math.pi * (step - c.warmup) / max(c.steps - c.warmup, 1))) / 2
-
-
-# -------------------------------------------------------------------------------------------------------- captions
-
-
-@dataclass(frozen=True)
-class Captions:
-    """Distinct triplets per image as numbers: image (position in the box table) and triplet, ascending.
-
-    A triplet's number is (subject · categories + object) · 14 + relation, all of them positions.
-    """
-
-    image: Int32[np.ndarray, "caption"]
-    triplet: Int32[np.ndarray, "caption"]
-    names: list[str]
-    template: str
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    @property
-    def relation(self) -> Int32[np.ndarray, "caption"]:
-        return self.triplet % len(NAMES)
-
-    def rows(self, keep: Bool[np.ndarray, "caption"]) -> "Captions":
-        return Captions(self.image[keep], self.triplet[keep], self.names, self.template)
-
-    def without(self, unseen: Sequence[str]) -> "Captions":
-        """Those that name none of the categories.
-
-        Raises:
-            ValueError: an unknown category, or nothing is left.
-        """
-        if unknown := sorted(set(unseen) - set(self.names)):
-            raise ValueError(f"unseen: the annotations have no category {unknown[0]!r}")
-        held = np.isin(self.names, list(unseen))
-        subject, object = np.divmod(self.triplet // len(NAMES), len(self.names))
-        return self.rows(~(held[subject] | held[object]))
-
-    def of_images(self, usable: Bool[np.ndarray, "image"]) -> "Captions":
-        """Those of usable photos.
-
-        Raises:
-            ValueError: nothing is left.
-        """
-        left = self.rows(usable[self.image])
-        if not len(left):
-            raise ValueError(
-                "fine-tuning: no caption is left to train on; check annotations, crop and unseen categories"
-            )
-        return left
-
-    def text(self, triplet: int) -> str:
-        pair, relation = divmod(int(triplet), len(NAMES))
-        subject, object = divmod(pair, len(self.names))
-        return caption(self.names[subject], NAMES[relation], self.names[object], self.template)
-
-
-def training_captions(table: BoxTable, c: Choices) -> Captions:
-    """Every caption that is true of a table's images; nothing is written or sampled yet. 8 bytes a caption."""
-    images, triplets = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
-    for groups, counts in dataset.count_pairs(table, c.rules) if len(table) else ():
-        image, subject, object = groups.T.astype(np.int32)
-        counts[(subject == object) & (not c.same_category)] = 0
-        group, relation = np.nonzero(counts)
-        images.append(image[group])
-        triplets.append(((subject * len(table.names) + object) * len(NAMES))[group] + relation.astype(np.int32))
-    return Captions(np.concatenate(images), np.concatenate(triplets), table.names, c.template)
-
-
-def crop_changes(before: Captions, after: Captions) -> dict[str, int]:
-    """How many captions the crop makes untrue (an object is gone, or what is left of it lies otherwise) and newly true."""
-    kinds = len(before.names) ** 2 * len(NAMES)
-    keys = [one.image.astype(np.int64) * kinds + one.triplet for one in (before, after)]
-    common = len(np.intersect1d(*keys, assume_unique=True))
-    return {
-        "before": len(before),
-        "after": len(after),
-        "dropped": len(before) - common,
-        "new": len(after) - common,
-        "distinct": len(np.unique(after.triplet)),
-    }
-
-
-# --------------------------------------------------------------------------------------------------------- latents
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The VAE's posterior of every photo, memory-mapped. Mean *and* deviation are kept, since Stable Diffusion's training
-    draws a new sample of a photo each time it sees it; float16 is far finer than that deviation."""
-
-    shards: list[np.ndarray]  # each float16 (photo, 2, channel, h, w)
-    row: Int64[np.ndarray, "image"]  # of a table's image in the shards; -1 where it has none
-    usable: Bool[np.ndarray, "image"]
-    report: dict[str, Any]
-
-    def __getitem__(self, image: int) -> Float32[np.ndarray, "2 channel h w"]:
-        shard, place = divmod(int(self.row[image]), SHARD)
-        return self.shards[shard][place].astype(np.float32)
-
-    def check(self, max_unusable: float) -> None:
-        """Raises ValueError where more photos than allowed could not be used."""
-        n, bad = self.report["photos"], self.report["unusable"]
-        if bad > max_unusable * n:
-            raise ValueError(
-                f"{bad:,} of {n:,} photos cannot be used, more than max_unusable={max_unusable:.2%}; the first: "
-                + "; ".join(self.report["problems"][:3])
-            )
-
-
-def encode_photos(
-    store: Path,
-    source: Photos,
-    cropped: BoxTable,
-    table: BoxTable,
-    images: Int64[np.ndarray, "photo"],
-    pipeline: Any,
-    accelerator: Accelerator,
-) -> Encoded:
-    """The photos of a table's images through crop and VAE, in files of ``SHARD`` photos that are made once.
-
-    Their folder is named after what they depend on: crop, resolution, VAE, and the photos' names and sizes. The processes
-    share the files among them; a file appears whole, so an interrupted run goes on with the next.
-    """
-    if not len(images):
-        raise ValueError("fine-tuning: no image has a caption after the crop; check annotations and resolution")
-    resolution = int(cropped.width[0])
-    names = table.file_name.take(images).to_pylist()
-    sizes = list(zip(table.width[images].tolist(), table.height[images].tolist(), strict=True))
-    vae = pipeline.vae
-    key = runs._hash([CROP, resolution, SHARD, weights_hash(vae), source.sizes(names), sizes])
-    folder = store / key[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(images), SHARD)
-    todo = [i for i in range(len(starts)) if not (folder / f"{i:05}.npy").is_file()]
-    accelerator.wait_for_everyone()  # everyone has looked before anyone writes
-    mine = todo[accelerator.process_index :: accelerator.num_processes]
-    bar = tqdm(mine, "encoding photos", unit="shard", disable=not accelerator.is_main_process or not mine)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
-        for i in bar:
-            part = slice(starts[i], starts[i] + SHARD)
-            shard, notes = _encode(vae, source, names[part], sizes[part], resolution, readers)
-            runs.write_json(folder / f"{i:05}.json", notes)
-            with runs.atomic(folder / f"{i:05}.npy") as partial, partial.open("wb") as file:
-                np.save(file, shard)
-    accelerator.wait_for_everyone()
-    notes = [json.loads((folder / f"{i:05}.json").read_text(encoding="utf-8")) for i in range(len(starts))]
-    broken = np.array(
-        [int(i) * SHARD + place for i, note in enumerate(notes) for place in map(int, note["problems"])], int
-    )
-    usable, row = np.zeros(len(table.image_id), bool), np.full(len(table.image_id), -1)
-    usable[images], row[images] = True, np.arange(len(images))
-    usable[images[broken]] = False
-    met = {kind for note in notes for kind in note["met"]}
-    report = {
-        "photos": len(images),
-        "unusable": len(broken),
-        "problems": [text for note in notes for text in note["problems"].values()][:20],
-        **{kind: sum(note["met"].get(kind, 0) for note in notes) for kind in sorted(met)},
-    }
-    return Encoded([np.load(folder / f"{i:05}.npy", mmap_mode="r") for i in range(len(starts))], row, usable, report)
-
-
-def _encode(
-    vae: Any,
-    source: Photos,
-    names: list[str],
-    sizes: list[tuple[float, float]],
-    resolution: int,
-    readers: ThreadPoolExecutor,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """One shard, and what was met: problems by place, and kinds of photos."""
-
-    def read(name: str, size: tuple[float, float]) -> np.ndarray | str:
-        try:
-            return crop_photo(source.read(name, size), resolution)
-        except PhotoError as error:
-            return str(error)
-
-    source.counts.clear()
-    found = list(readers.map(read, names, sizes))
-    grey = np.full((resolution, resolution, 3), 127, np.uint8)  # in a broken photo's place, never trained on
-    pixels = np.stack([grey if isinstance(photo, str) else photo for photo in found])
-    made = []
-    for start in range(0, len(pixels), ENCODED):
-        batch = torch.from_numpy(pixels[start : start + ENCODED]).to(vae.device)
-        with torch.inference_mode():
-            posterior = vae.encode(batch.permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1).latent_dist
-            made.append(torch.stack([posterior.mean, posterior.std], dim=1).half().cpu().numpy())
-    shard = np.concatenate(made)
-    if not np.isfinite(shard).all():
-        raise ValueError("the VAE's latents are not finite in float16; is its weight file damaged?")
-    problems = {str(place): photo for place, photo in enumerate(found) if isinstance(photo, str)}
-    return shard, {"problems": problems, "met": dict(source.counts)}
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """A hash of a model's weights, whatever file they came from."""
-    state = {
-        name: value.detach().cpu().contiguous().view(torch.uint8).numpy() for name, value in module.state_dict().items()
-    }
-    return runs._hash({name: hashlib.sha256(value).hexdigest() for name, value in state.items()})
-
-
-# --------------------------------------------------------------------------------------------------------- batches
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a process sees in a step: latents and noise (n, channel, h, w), timesteps (n) and the captions' numbers (n)."""
-
-    latents: Tensor
-    noise: Tensor
-    timestep: Tensor
-    caption: Int64[np.ndarray, "n"]
-
-    def split(self, size: int) -> list["Batch"]:
-        starts = range(0, len(self.caption), size)
-        return [
-            Batch(*(part[i : i + size] for part in (self.latents, self.noise, self.timestep, self.caption)))
-            for i in starts
-        ]
-
-    def to(self, device: torch.device) -> "Batch":
-        moved = [part.to(device, non_blocking=True) for part in (self.latents, self.noise, self.timestep)]
-        return Batch(*moved, self.caption)
-
-
-class Batches:
-    """``batches(step, share)``: the samples in some places of a step's batch. ``texts`` are the captions by number; 0 is empty."""
-
-    def __init__(self, captions: Captions, encoded: Encoded, pipeline: Any, c: Choices) -> None:
-        self.captions, self.encoded, self.c = captions, encoded, c
-        self.draw = dataset.sampler(captions.relation, c.balanced)
-        triplets, self.number = np.unique(captions.triplet, return_inverse=True)
-        self.texts = ["", *map(captions.text, triplets)]
-        models.check_words(pipeline.tokenizer, self.texts[1:])
-        config = pipeline.vae.config
-        self.scale, self.shift = config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
-        self.timesteps = pipeline.scheduler.config.num_train_timesteps
-
-    def __call__(self, step: int, share: range) -> Batch:
-        rows = self.draw(self.c.batch, np.random.default_rng([self.c.seed, step]))[share.start : share.stop]
-        latents, noise, timesteps, numbers = [], [], [], []
-        for place, row in zip(share, rows, strict=True):
-            # place + 1: numpy pads with zeros, so that [seed, step, 0] would be the generator above
-            rng = np.random.default_rng([self.c.seed, step, place + 1])
-            timesteps.append(rng.integers(self.timesteps))
-            numbers.append(0 if rng.random() < self.c.caption_dropout else self.number[row] + 1)
-            mean, deviation = self.encoded[self.captions.image[row]]
-            epsilon, one = rng.standard_normal((2, *mean.shape), np.float32)
-            latents.append((mean + deviation * epsilon - self.shift) * self.scale)
-            noise.append(one)
-        tensors = (torch.from_numpy(np.stack(part)) for part in (latents, noise))
-        return Batch(*tensors, torch.tensor(timesteps), np.array(numbers))
-
-
-def _ahead(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, Batch]]:
-    """Each step with its batch, made while the step before is at work."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(make, steps.start) if steps else None
-        for step in steps:
-            batch, waiting = waiting.result(), pool.submit(make, step + 1) if step + 1 < steps.stop else None
-            yield step, batch
-
-
-class Text:
-    """``text(numbers)``: the text encoder's states of captions, as the pipeline itself makes them for generation.
-
-    Captions repeat, so their states are computed once where all of them fit into ``text_cache_mb``: whole-word miniatures do.
-    For CLIP at full size they do not (60,000 captions take 7 GB), and encoding costs next to nothing beside the UNet.
-    """
-
-    def __init__(self, pipeline: Any, texts: list[str], c: Choices) -> None:
-        self.pipeline, self.texts = pipeline, texts
-        pipeline.text_encoder.to(models.DTYPES[c.precision])
-        one = self._encode([""])
-        self.cached = one.nbytes * len(texts) <= c.text_cache_mb << 20
-        if self.cached:
-            groups = [texts[i : i + TEXTS] for i in range(0, len(texts), TEXTS)]
-            self.states = torch.cat([self._encode(group) for group in groups])
-
-    def __call__(self, numbers: Int64[np.ndarray, "n"]) -> Float[Tensor, "n token width"]:
-        if self.cached:
-            return self.states[torch.from_numpy(numbers).to(self.states.device)]
-        once, place = np.unique(numbers, return_inverse=True)
-        states = self._encode([self.texts[number] for number in once])
-        return states[torch.from_numpy(place).to(states.device)]
-
-    @torch.no_grad()
-    def _encode(self, texts: list[str]) -> Tensor:
-        device = self.pipeline.text_encoder.device
-        return self.pipeline.encode_prompt(texts, device, 1, do_classifier_free_guidance=False)[0]
 
 
 # ------------------------------------------------------------------------------------------------------ what learns
@@ -670,11 +360,18 @@ def save_unet(folder: Path, unet: Any, state: Mapping[str, Tensor], step: int, a
     config = {name: value for name, value in json.loads(unet.to_json_string()).items() if name != "_name_or_path"}
     runs.write_json(folder / "config.json", config)
     with runs.atomic(folder / WEIGHTS) as partial:
-        save_file(_plain(state), partial, metadata={"format": "pt", "step": str(step)})
+        _write(state, partial, step=str(step))
 
 
-def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+def _write(state: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
+    plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(plain, path, metadata={"format": "pt", **metadata})
+    path.chmod(0o644)  # safetensors keeps its files private; a cluster's users share theirs
+
+
+def _cast(module: Any, c: Choices) -> Any:
+    """A frozen model in the run's precision; by torch's own method, since diffusers' warns of what is not there."""
+    return torch.nn.Module.to(module, dtype=models.DTYPES[c.precision])
 
 
 def _optimiser(weights: list[torch.nn.Parameter], c: Choices) -> torch.optim.Optimizer:
@@ -701,21 +398,22 @@ def checkpoint(
     c: Choices,
     accelerator: Accelerator,
 ) -> str:
-    """Write all that the run needs to go on, under a temporary name until it is whole; drop old ones. Returns its path."""
+    """Write all that the run needs to go on, under a temporary name until it is whole, and drop old ones. Its path."""
     final = folder / "checkpoints" / f"step-{position['step']:08}"
     if accelerator.is_main_process:
         partial = final.with_name(f".{final.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(final, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_plain(trained), partial / "weights.safetensors")
+        _write(trained, partial / "weights.safetensors")
         if ema is not None:
-            save_file(_plain(ema), partial / "ema.safetensors")
-        tensors, numbers = {}, {}
+            _write(ema, partial / "ema.safetensors")
+        tensors: dict[str, Tensor] = {}
+        numbers: dict[str, Any] = {}
         for i, values in optimiser.state_dict()["state"].items():
             for name, value in values.items():
                 (tensors if isinstance(value, Tensor) else numbers)[f"{i}.{name}"] = value
-        save_file(_plain(tensors), partial / "optimiser.safetensors")
+        _write(tensors, partial / "optimiser.safetensors")
         runs.write_json(partial / "state.json", {**position, "optimiser": numbers})
         for path in (*partial.iterdir(), partial):
             _sync(path)
@@ -738,10 +436,9 @@ def _restore(
     path: Path, trained: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None, optimiser: torch.optim.Optimizer
 ) -> None:
     """Bring weights, average and optimiser to where a checkpoint has them."""
-    for name, into in (("weights", trained), ("ema", ema)):
-        saved = load_file(path / f"{name}.safetensors") if into is not None else {}
+    for file, into in (("weights", trained), ("ema", ema or {})):
         with torch.no_grad():
-            for key, value in saved.items():
+            for key, value in load_file(path / f"{file}.safetensors").items() if into else ():
                 into[key].copy_(value)
     saved = {**load_file(path / "optimiser.safetensors"), **runs.read_json(path / "state.json")["optimiser"]}
     state: dict[int, dict[str, Any]] = {}
@@ -755,64 +452,51 @@ def _restore(
                 values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
-def _key(
-    c: Choices, table: BoxTable, unseen: Sequence[str], files: dict[str, str], asked: pd.DataFrame | None, judging: Any
-) -> dict[str, Any]:
-    """What the run's weights depend on, by name: two runs that agree in it are one run."""
-    names = [name for name in c.__struct_fields__ if name not in FREE]
-    if c.schedule == "constant":
-        names.remove("steps")  # a finished run may be made longer
+def _key(c: Choices, table: BoxTable, unseen: Sequence[str], files: dict[str, str], judging: Any) -> dict[str, Any]:
+    """What a run depends on, by name: two runs that agree in it are one run."""
     columns = [getattr(table, name) for name in ("image_id", "image", "category", "x", "y", "w", "h")]
-    return {
-        **{name: getattr(c, name) for name in names},
+    key = {
+        **{name: value for name, value in msgspec.to_builtins(c).items() if name not in FREE},
         "unseen": sorted(unseen),
         "model": runs._hash(files),
         "annotations": runs._hash([hashlib.sha256(column.tobytes()).hexdigest() for column in columns]),
-        "validation": runs._hash([asked.to_dict("list"), judging[2]["files"]])
-        if judging and asked is not None
-        else None,
+        "validation": runs._hash([judging[0].to_dict("list"), judging[3]["files"]]) if judging else None,
     }
+    return json.loads(json.dumps(key))
 
 
-def _resume(folder: Path, key: dict[str, Any], c: Choices, accelerator: Accelerator) -> dict[str, Any]:
+def _resume(folder: Path, key: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
     """The state of the newest checkpoint with its path, ``{"result": ...}`` of a finished run, or {} to start."""
-    found = [_look(folder, key, c) if accelerator.is_main_process else None]
+    found = [_look(folder, key) if accelerator.is_main_process else {}]
     broadcast_object_list(found)
     return found[0]
 
 
-def _look(folder: Path, key: dict[str, Any], c: Choices) -> dict[str, Any]:
-    key = json.loads(json.dumps(key))
+def _look(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
     for partial in folder.glob("checkpoints/.*.partial"):
         shutil.rmtree(partial)
-    newest = max(folder.glob("checkpoints/step-*"), default=None)
-    state = runs.read_json(newest / "state.json") if newest else None
-    finished = runs.read_json(folder / "result.json")
-    if not (held := finished or state):
-        return {}
-    different = [name for name in key if held["key"].get(name) != key[name]]
-    if held["step"] > c.steps:
-        different.append("steps")
-    if finished and not different and held["step"] == c.steps:
-        if held["code"] == runs.code_digest("finetune"):
-            return {"result": finished["result"]}
-        different.append("the code")  # of a finished run: an interrupted one may go on with better code
-    if different:
+    newest = max(folder.glob("checkpoints/step-*"), default=folder)
+    state = runs.read_json(newest / "state.json") or {}
+    finished = runs.read_json(folder / "result.json") or {}
+    held = (finished or state).get("key", key)
+    if different := [name for name in key if held.get(name) != key[name]]:
         aside = folder.with_name(f"{folder.name}.before")
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
-        _say(f"{folder.name}: made with other {', '.join(different)}; starting afresh, the old run is now {aside.name}")
+        _say(f"{folder.name} was made with another {', '.join(different)}: starting afresh; the old one is {aside}")
         return {}
-    (folder / "result.json").unlink(missing_ok=True)
-    _say(f"{folder.name}: going on from step {state['step']:,}")
-    return {**state, "checkpoint": str(newest)}
+    if finished:
+        return {"result": finished["result"]}
+    if state:
+        _say(f"{folder.name}: going on from step {state['step']:,}")
+        return {**state, "checkpoint": str(newest)}
+    return {}
 
 
 def _finish(folder: Path, key: dict[str, Any], result: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
     result = json.loads(json.dumps(result))
     if accelerator.is_main_process:
-        done = {"key": key, "step": result["choices"]["steps"], "code": runs.code_digest("finetune"), "result": result}
-        runs.write_json(folder / "result.json", done)
+        runs.write_json(folder / "result.json", {"key": key, "result": result})
     accelerator.wait_for_everyone()
     return result
 
@@ -827,7 +511,7 @@ Judge = Callable[[Mapping[str, Tensor]], dict[str, Any]]  # a UNet's weights -> 
 
 
 def validation_prompts(path: str | Path, unseen: Sequence[str], c: Choices) -> pd.DataFrame:
-    """The prompts that choose among checkpoints: of the split "validation", both objects seen, as many of each relation.
+    """The prompts that choose among checkpoints: split "validation", both objects seen, as many of each relation.
 
     Raises:
         ValueError: there are none.
@@ -842,15 +526,14 @@ def validation_prompts(path: str | Path, unseen: Sequence[str], c: Choices) -> p
 
 
 def _judge(
-    pipeline: Any, judging: tuple[Any, Any, Any], asked: pd.DataFrame, c: Choices, accelerator: Accelerator
+    pipeline: Any, asked: pd.DataFrame, detector: Any, processor: Any, c: Choices, accelerator: Accelerator
 ) -> Judge:
-    """Validation: the processes share the prompts; generation, detection and scores are those of the evaluation."""
-    detector, processor, _ = judging
+    """Validation, by generation, detection and scores of the evaluation itself; the processes share the prompts."""
     try:
         sampling = msgspec.convert(c.sampling, generate.Sampling)
     except msgspec.ValidationError as error:
         raise ValueError(f"fine-tuning: sampling: {error}") from None
-    pipeline.vae.to(models.DTYPES[c.precision])
+    _cast(pipeline.vae, c)
     mine = asked.iloc[accelerator.process_index :: accelerator.num_processes]
     names = dict(zip(asked.prompt_id, zip(asked.subject, asked.object, strict=True), strict=True))
 
@@ -875,8 +558,10 @@ def _judge(
 
 
 def _rank(scores: dict[str, Any], start: dict[str, Any] | None, c: Choices) -> tuple[bool, float]:
-    """Better is higher: first, both objects are found nearly as often as at the start; then VISOR_Cond. Without the floor, a
-    model that draws two objects three times and puts them right would be the best there is."""
+    """Higher is better: first, both objects are found nearly as often as at the start; then, VISOR_Cond.
+
+    Without the floor, a model that has all but forgotten to draw two objects, and puts them right by luck, would win.
+    """
     floor = c.oa_floor * start["OA"] if start else 0.0
     return scores["OA"] >= floor, -1.0 if scores["VISOR_Cond"] is None else scores["VISOR_Cond"]
 
@@ -920,8 +605,8 @@ class Log:
         self.sums.zero_()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise FloatingPointError(
-                f"step {done:,}: the loss is {loss}, its gradient {norm}; the last good checkpoint is {good or 'none yet'}. "
-                "Try a lower lr, a longer warmup, or precision: float32"
+                f"step {done:,}: the loss is {loss} and its gradient {norm}. The last good checkpoint is "
+                f"{good or 'none yet'}. Try a lower lr, a longer warmup, or precision: float32"
             )
         self.kept["loss_first"] = self.kept["loss_first"] or loss
         self.kept |= {"loss_last": loss, "images_per_s": done * self.c.batch / self.seconds}
@@ -982,7 +667,7 @@ def _cut(path: Path, last: int) -> TextIO:
 
 
 def read_log(folder: str | Path) -> pd.DataFrame:
-    """A run's log: rows with loss, lr, grad_norm, images_per_s, eta_s and perhaps mfu, and rows with the scores of a validation."""
+    """A run's log: rows with loss, lr, grad_norm, images_per_s, eta_s and mfu, and rows with validation scores."""
     return pd.read_json(Path(folder) / "log.jsonl", lines=True)
 
 
@@ -1033,11 +718,12 @@ def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
     unet, name = getattr(pipeline, "unet", None), record["id"]
     if not isinstance(unet, UNet2DConditionModel) or unet.config.addition_embed_type or unet.config.class_embed_type:
         raise ValueError(
-            f"model: {name} is a {record['class']}; fine-tuning takes Stable Diffusion 1 or 2 (one UNet, one text encoder)"
+            f"model: {name} is a {record['class']}; what can be fine-tuned here is Stable Diffusion 1 or 2"
         )
     if unet.config.in_channels != pipeline.vae.config.latent_channels:
         raise ValueError(
-            f"model: {name} takes {unet.config.in_channels} channels, not the VAE's {pipeline.vae.config.latent_channels}"
+            f"model: {name}'s UNet takes {unet.config.in_channels} channels, but its VAE makes "
+            f"{pipeline.vae.config.latent_channels}; name a text-to-image model"
         )
     if (kind := pipeline.scheduler.config.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
         raise ValueError(f"model: {name} predicts {kind!r}; the loss knows epsilon and v_prediction")
@@ -1067,7 +753,7 @@ def _images_per_second_at_peak(unet: Any, batches: Batches, text: Text, c: Choic
 
 
 def stage(run: runs.Run, split: str, parameters: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The artifact ``finetune_{split}`` from the parameters of notebook 03, for the notebook and the command line alike.
+    """The artifact ``finetune_{split}`` from notebook 03's parameters, for the notebook and the command line alike.
 
     Under ``accelerate launch`` the main process calls this, and the others :func:`follow`.
     """
@@ -1076,21 +762,24 @@ def stage(run: runs.Run, split: str, parameters: Mapping[str, Any]) -> tuple[Pat
     held = (
         dataset.unseen_categories(boxes.read(annotations).categories, parameters["unseen"]) if split == "unseen" else []
     )
+    given = {name: parameters[name] for name in ("model", "detector", *Choices.__struct_fields__)}
+    free = {name: given.pop(name) for name in FREE}  # no reason to train again
     begun = False
 
     @wraps(finetune)
     def lead(path: Path, **arguments: Any) -> dict[str, Any]:
         nonlocal begun
         begun = True
-        broadcast_object_list([{"folder": path, **arguments}])
-        return finetune(path, **arguments)
+        broadcast_object_list([{"folder": path, **arguments, **free}])
+        return finetune(path, **arguments, **free)
 
     made = run.stage(
         f"finetune_{split}",
         lead,
         {"annotations": annotations, "photos": source, "prompts": run.read("prompts.parquet")},
+        heavy=True,
         unseen=held,
-        **{name: parameters[name] for name in ("model", "detector", *Choices.__struct_fields__) if name in parameters},
+        **given,
     )
     if not begun:
         broadcast_object_list([None])
@@ -1108,31 +797,14 @@ def follow() -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m sr4g_utils.finetune",
-        description="Fine-tune a Stable Diffusion on captions with spatial relations: the heavy part of notebook 03, alone.",
+        description="Fine-tune a Stable Diffusion on captions with spatial relations: notebook 03's heavy part, alone.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--profile",
-        default="miniature",
-        metavar="NAME|FILE",
-        help="whose section 03_finetuning is used (default: miniature)",
-    )
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a parameter; may be repeated",
-    )
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=runs.ROOT / "runs",
-        metavar="DIR",
-        help="where run folders are (default: runs/ in the checkout)",
-    )
+    add = parser.add_argument
+    add("--profile", default="miniature", metavar="NAME|FILE", help="a profile of data/profiles, or a YAML file")
+    add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of it")
+    add("--runs", type=Path, default=runs.ROOT / "runs", metavar="DIR", help="where run folders are")
     args = parser.parse_args(argv)
     try:
         folder = args.runs.expanduser().resolve() / Path(args.profile).stem

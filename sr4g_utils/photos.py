@@ -1,8 +1,8 @@
 """Photos as the model sees them: read from a folder or a zip, resized and cropped together with their boxes.
 
-The crop is Stable Diffusion's own: the shorter side is resized to the resolution, then the centre is cut out. Photo and boxes
-go through one function, :func:`geometry`, so that a caption judged on the cropped boxes is true of the cropped pixels.
-Nothing is ever flipped: a mirrored photo makes "left of" a lie.
+The crop is Stable Diffusion's own: the shorter side is resized to the resolution, then the centre is cut out. Photo and
+boxes go through one function, :func:`geometry`, so that a caption judged on the cropped boxes is true of the cropped
+pixels. Nothing is ever flipped: a mirrored photo makes "left of" a lie.
 """
 
 import threading
@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Int64, Real, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .boxes import BoxTable
@@ -28,9 +28,9 @@ class PhotoError(ValueError):
 
 
 class Photos:
-    """The photos of a folder or of a zip such as COCO's ``train2017.zip``, by file name; threads may share it.
+    """The photos of a folder or of a zip such as COCO's ``train2017.zip``, by file name; threads may share them.
 
-    ``counts`` says what was met on the way: "grayscale", "CMYK", "transparent", "EXIF-rotated", "EXIF rotation ignored".
+    ``counts`` says what was met: "grayscale", "CMYK", "transparent", "EXIF-rotated", "EXIF rotation ignored".
     """
 
     def __init__(self, source: str | Path) -> None:
@@ -69,7 +69,7 @@ class Photos:
             raise PhotoError(f"{self.source}: {file_name} is not a readable photo ({error})") from None
 
     def sizes(self, file_names: Iterable[str]) -> list[int]:
-        """A number per file that changes with its content: its length, or its checksum in a zip; -1 where it is missing."""
+        """A number per file that changes with its content: its length, or its checksum in a zip; -1 if missing."""
         if self._zip is not None:
             members = (self._members.get(PurePosixPath(name).name) for name in file_names)
             return [self._zip.getinfo(member).CRC if member else -1 for member in members]
@@ -122,7 +122,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def geometry(
-    width: Float64[np.ndarray, "*n"], height: Float64[np.ndarray, "*n"], resolution: int
+    width: Real[np.ndarray, "*n"], height: Real[np.ndarray, "*n"], resolution: int
 ) -> tuple[Int64[np.ndarray, "*n 2"], Int64[np.ndarray, "*n 2"]]:
     """Resize the shorter side to ``resolution`` and cut out the centre: where things go, for photos and boxes alike.
 
@@ -137,7 +137,7 @@ def geometry(
 def crop_photo(image: UInt8[np.ndarray, "h w 3"], resolution: int) -> UInt8[np.ndarray, "resolution resolution 3"]:
     """The photo through :func:`geometry`, resampled bicubically with antialiasing (latent-diffusion's default)."""
     h, w = image.shape[:2]
-    (width, height), (left, top) = geometry(np.float64(w), np.float64(h), resolution)
+    (width, height), (left, top) = geometry(np.array(w), np.array(h), resolution)
     resized = np.asarray(Image.fromarray(image).resize((int(width), int(height)), Image.Resampling.BICUBIC))
     return resized[top : top + resolution, left : left + resolution]
 
