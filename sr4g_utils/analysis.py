@@ -241,6 +241,14 @@ def draw_prompts(table: pd.DataFrame, per_relation: int | None, seed: int) -> pd
     return drawn.sort_values("prompt_id", ignore_index=True)
 
 
+def write_test_prompts(path: str | Path, prompts: str | Path, **options: Any) -> dict[str, int]:
+    """A stage: :func:`draw_prompts` from a Parquet file to another. Returns how many of each set of objects."""
+    table = draw_prompts(pd.read_parquet(prompts), **options)
+    with atomic(path) as partial:
+        table.to_parquet(partial, index=False)
+    return {name: int(n) for name, n in table.objects.value_counts().items()}
+
+
 def write_verdicts(path: str | Path, prompts: str | Path, detections: str | Path, **options: Any) -> dict[str, int]:
     """A stage: :func:`visor.verdicts` from files to a file. Returns how many images, with both objects, and correct."""
     records = visor.verdicts(pd.read_parquet(prompts), visor.read_detections(detections), **options)
@@ -292,6 +300,15 @@ def change_table(
     ]
     columns = ["objects", "model", "relation", "metric", "before", "after", "difference", "low", "high", "p"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def beside_published(scores: pd.DataFrame) -> pd.DataFrame:
+    """Our OA, VISOR and VISOR_Cond, and the published rows of ``data/reported.yaml``: name, prompts, metrics, source."""
+    ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")
+    rows = [{"name": model, "prompts": f"{objects} objects", **row, "source": "this run"}
+            for (model, objects), row in zip(ours.index, ours.to_dict("records"), strict=True)]  # fmt: skip
+    rows += [{"name": name, "prompts": "SR2D", **row} for name, row in runs.reported("visor").items()]
+    return pd.DataFrame(rows)[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]
 
 
 # --------------------------------------------------------------------------------------------- analysis (notebook 05)
@@ -355,32 +372,31 @@ def _asked_for_opposite(records: pd.DataFrame) -> pd.DataFrame:
     return records.assign(correct=holds & records.both_found)
 
 
+THIRDS = ("rarest third", "middle third", "most frequent third")
+
+
 def gain_by_frequency(
-    before: pd.DataFrame,
-    after: pd.DataFrame,
-    prompts: pd.DataFrame,
-    bins: int = 3,
-    resamples: int = 10_000,
-    seed: int = 0,
+    before: pd.DataFrame, after: pd.DataFrame, prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
     """Is the gain larger where fine-tuning saw the prompt's triplet more often?
 
     Prompts are ranked by ``n_images`` (training images that show the triplet) *within their relation*, and cut into
-    bins of equal size: relations differ in frequency and in difficulty, and would otherwise be confounded with it.
+    thirds: relations differ in frequency and in difficulty, and would otherwise be confounded with it.
 
     Returns:
-        One row per bin, rarest first: frequency (its name), prompts, images_median, before, after, difference, low,
-        high (VISOR_Cond, points). The last row, "most − least", has the difference between the outer bins' gains.
+        A row per third: frequency (its name), prompts, images_median, before, after, difference, low, high (VISOR_Cond,
+        points); null for a third without prompts. The last row, "most − least", has the outer thirds' difference.
     """
-    rank = prompts.groupby("relation").n_images.rank(method="first", pct=True)
-    bin = np.minimum((rank * bins - 1e-9).astype(int), bins - 1)
+    by_relation = prompts.groupby("relation").n_images
+    place = (by_relation.rank(method="first") - 0.5) / by_relation.transform("size")
     gains, rows = [], []
-    for i in range(bins):
-        part = prompts[bin == i]
-        records = [r[r.prompt_id.isin(part.prompt_id)] for r in (before, after)]
-        drawn = visor.draws(records, resamples, seed + i)["all"][:, :, COND]
+    for i, name in enumerate(THIRDS):
+        part = prompts[np.floor(3 * place) == i]
+        drawn = np.full((2, resamples + 1), np.nan)
+        if len(part):
+            records = [r[r.prompt_id.isin(part.prompt_id)] for r in (before, after)]
+            drawn = visor.draws(records, resamples, seed + i)["all"][:, :, COND]
         gains.append(drawn[1] - drawn[0])
-        name = "least frequent" if i == 0 else "most frequent" if i == bins - 1 else f"{i + 1} of {bins}"
         values = {"images_median": part.n_images.median(), "before": drawn[0, 0], "after": drawn[1, 0]}
         gain = _estimate(gains[-1], "difference", "low", "high")
         rows.append({"frequency": name, "prompts": len(part), **values, **gain})
@@ -451,32 +467,34 @@ def claims(
     quality: pd.DataFrame | None,
     over_rival: pd.DataFrame | None,
     model: str,
+    unseen_model: str,
 ) -> pd.DataFrame:
     """The paper's six claims (``claims`` in ``data/reported.yaml``), each with our number, its interval and verdict.
 
     Args:
-        changes: of :func:`change_table`, from the model before fine-tuning to ``model``.
+        changes: of :func:`change_table`, from the model before fine-tuning to the two others.
         relations: of :func:`every_relation`.
         bias: of :func:`bias`.
         quality: of :func:`quality.distances`; None if it was not measured.
         over_rival: of :func:`visor.compare`, from a pipeline of the kind of VPGen to ``model``; None if there is none.
         model: the fine-tuned model's name.
+        unseen_model: the name of the one that was fine-tuned without the unseen objects; perhaps the same.
 
     Returns:
         Columns claim, number, low, high, what, holds if, verdict ("holds", "fails" or "not testable here"), reported
         and source.
     """
-    total = changes[(changes.model == model) & (changes.relation == "all") & (changes.metric == "VISOR_Cond")]
-    gains = {row.objects: (row.difference, row.low, row.high) for row in total.itertuples()}
-    main = "seen" if "seen" in gains else "all"
+    total = changes[(changes.relation == "all") & (changes.metric == "VISOR_Cond")]
+    gains = {(row.model, row.objects): (row.difference, row.low, row.high) for row in total.itertuples()}
+    main = "seen" if (model, "seen") in gains else "all"
     gap = bias[(bias.relation == "all pairs") & (bias.model == model)].iloc[0]
     distance = quality[quality.model == model].iloc[0] if quality is not None else None
     rival = over_rival[over_rival.relation == "all"].set_index("metric") if over_rival is not None else None
     all_asked = relations["asked"] == len(NAMES)
     above, points = (lambda v, low, high: low > 0), "points of VISOR_Cond"
     tests = [
-        _Test(gains[main], f"{points}, {main} objects", "interval above 0", above),
-        _Test(gains.get("unseen"), f"{points}, unseen objects", "interval above 0", above),
+        _Test(gains[model, main], f"{points}, {main} objects", "interval above 0", above),
+        _Test(gains.get((unseen_model, "unseen")), f"{points}, unseen objects", "interval above 0", above),
         _Test([relations[k] for k in ("value", "low", "high")] if all_asked else None, "relations of 14 with a gain",
               "all 14", lambda v, low, high: v == len(NAMES)),
         _Test(gap[[*_CHANGE]].tolist(), "points of the mean gap between opposites", "interval below 0",

@@ -99,9 +99,20 @@ def test_tables_hold_what_visor_says_of_each_part(world):
     assert analysis.change_table({"base": records["base"]}, prompts, 10).empty
 
 
-def test_verdicts_as_a_stage(world, tmp_path):
+def test_published_rows_stand_beside_ours(world):
+    prompts, _, records = world
+    scores = analysis.score_table(records, prompts, resamples=0)
+    table = analysis.beside_published(scores).set_index(["name", "prompts"])
+    assert table.loc[("stable diffusion 1.4", "SR2D"), "VISOR_Cond"] == 62.98  # microsoft/VISOR
+    assert table.loc[("fine-tuned", "unseen objects"), "OA"] > 80 and table.source.notna().all()
+
+
+def test_prompts_and_verdicts_as_stages(world, tmp_path):
     prompts, detections, records = world
-    prompts.to_parquet(tmp_path / "prompts.parquet")
+    make_prompts().to_parquet(tmp_path / "all.parquet")
+    drawn = analysis.write_test_prompts(tmp_path / "prompts.parquet", tmp_path / "all.parquet", per_relation=8, seed=0)
+    assert drawn == {"seen": 112, "unseen": 112}
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "prompts.parquet"), prompts)
     detections["base"].to_parquet(tmp_path / "detections.parquet")
     files = (tmp_path / "v.parquet", tmp_path / "prompts.parquet", tmp_path / "detections.parquet")
     about = analysis.write_verdicts(*files, images=4, threshold=0.1, pairs="any", rules="visor")
@@ -155,7 +166,7 @@ def test_gain_by_frequency(slope):
     parts = [draw(prompts[rank.round(1) == r], float(0.5 + slope * r), int(10 * r)) for r in rank.round(1).unique()]
     after = visor.verdicts(prompts, pd.concat(parts))
     table = analysis.gain_by_frequency(base, after, prompts, resamples=500).set_index("frequency")
-    assert table.prompts.tolist() == [140, 140, 140, 420]
+    assert table.prompts.tolist() == [140, 140, 140, 420] and list(table.index[:3]) == list(analysis.THIRDS)
     assert table.images_median[:3].is_monotonic_increasing
     contrast = table.loc["most − least"]
     assert contrast.difference == pytest.approx(table.difference.iloc[2] - table.difference.iloc[0])
@@ -182,6 +193,7 @@ def claims_of(world, **changed):
         "quality": quality,
         "over_rival": None,
         "model": "fine-tuned",
+        "unseen_model": "fine-tuned",
     }
     return analysis.claims(**(parts | changed)).set_index(pd.Index(range(1, 7)))
 
@@ -203,6 +215,7 @@ def test_claims_hold_fail_or_cannot_be_tested(world):
     assert claims_of(world, over_rival=over).verdict[6] == "fails"  # VISOR is better, too
     poor = visor.compare(records["base"], visor.verdicts(prompts, draw(prompts, 0.9, 5, found=0.3)), resamples=200)
     assert claims_of(world, over_rival=poor).verdict[6] == "holds"
+    assert claims_of(world, unseen_model="none").verdict[2] == "not testable here"
     some = analysis.every_relation([r[r.relation != "inside"] for r in records.values()], 100)
     assert some["asked"] == 13 and claims_of(world, relations=some).verdict[3] == "not testable here"
 
