@@ -303,7 +303,7 @@ def change_table(
 
 
 def beside_published(scores: pd.DataFrame) -> pd.DataFrame:
-    """Our OA, VISOR and VISOR_Cond, and the published rows of ``data/reported.yaml``: name, prompts, metrics, source."""
+    """Our OA, VISOR and VISOR_Cond and the published rows of ``data/reported.yaml``: name, prompts, metrics, source."""
     ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")
     rows = [{"name": model, "prompts": f"{objects} objects", **row, "source": "this run"}
             for (model, objects), row in zip(ours.index, ours.to_dict("records"), strict=True)]  # fmt: skip

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int, UInt8
 from safetensors.numpy import load_file, save_file
 from scipy import stats
 from torchmetrics.image.fid import FrechetInceptionDistance
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import boxes, generate, models
 from .photos import Photos, crop_photo

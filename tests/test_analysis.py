@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import run_all
 from sr4g_utils import analysis, runs, visor
 from sr4g_utils.relations import BY_NAME, NAMES, judge
 
@@ -238,6 +239,24 @@ def test_a_run_agrees_with_itself_and_differences_are_named(world):
     assert [line.split(": ")[1].split(" is")[0] for line in named] == ["value", "prompts", "relation", "value"]
     assert named[0].startswith("seen, base, all, OA")
     assert analysis.differences(rows[1:], rows) == [f"{len(rows) - 1} rows, recorded are {len(rows)}"]
+
+
+def test_verify_names_what_differs_and_what_is_missing(world, tmp_path, monkeypatch, capsys):
+    prompts, _, records = world
+    monkeypatch.setattr(runs, "DATA", tmp_path / "data")
+    with pytest.raises(ValueError, match="nothing of the profile small"):
+        run_all.verify(tmp_path / "small")
+    run = runs.Run(tmp_path / "small", "04_evaluation")
+    run.result(analysis.score_table(records, prompts, 50), "scores", world="miniature")
+    run_all.record(tmp_path / "small")
+    assert run_all.verify(tmp_path / "small") == 0
+    assert "scores: agrees" in capsys.readouterr().out
+    run.result(analysis.score_table({"base": records["fine-tuned"]}, prompts, 50), "scores")
+    assert run_all.verify(tmp_path / "small") == 1
+    (run.folder / "artifacts" / "results" / "scores.json").unlink()
+    assert run_all.verify(tmp_path / "small") == 1
+    told = capsys.readouterr().out
+    assert "scores: differs" in told and "missing: run the profile first" in told and analysis.TOLERANCE in told
 
 
 def test_reported_claims_are_six_with_sources():
