@@ -242,17 +242,17 @@ def _stamp(name: str, w: int, h: int) -> tuple[Float[np.ndarray, "h w 1"], Float
 def background(size: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
     """A pale ground, plain, graded, striped or grainy; width and height in pixels."""
     w, h = size
-    colour = np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.15), rng.uniform(0.82, 1.0)))
+    colour = np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.1), rng.uniform(0.85, 1.0)))
     y, x = np.mgrid[0:h, 0:w] / max(w, h)
     kind = rng.integers(4)
     texture = np.zeros((h, w))
     if kind == 1:
         texture = 0.12 * (y - 0.5)
     elif kind == 2:
-        angle, period = rng.uniform(0, np.pi), rng.uniform(0.1, 0.3)
-        texture = 0.04 * np.sign(np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / period))
+        angle, period = rng.uniform(0, np.pi), rng.uniform(0.35, 0.7)
+        texture = 0.03 * np.sign(np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / period))
     elif kind == 3:
-        texture = ndimage.zoom(0.05 * rng.standard_normal((h // 8 + 1, w // 8 + 1)), 8, order=1)[:h, :w]
+        texture = ndimage.zoom(0.04 * rng.standard_normal((h // 16 + 2, w // 16 + 2)), 16, order=1)[:h, :w]
     return (colour + texture[..., None]).clip(0, 1).astype(np.float32)
 
 
