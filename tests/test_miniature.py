@@ -48,7 +48,9 @@ def test_smaller_things_lie_in_front():
 
 
 def test_real_layouts_can_be_drawn_and_unknown_names_cannot():
-    picture = miniature.render(np.array([[-3.5, 10.2, 100.7, 80.1], [300.0, 200.0, 500.0, 500.0]]), ["dog", "cat"], (320, 240))
+    picture = miniature.render(
+        np.array([[-3.5, 10.2, 100.7, 80.1], [300.0, 200.0, 500.0, 500.0]]), ["dog", "cat"], (320, 240)
+    )
     assert picture.shape == (240, 320, 3)
     with pytest.raises(ValueError, match="no picture of 'hair drier'"):
         miniature.render(np.array([[0, 0, 10, 10]]), ["hair drier"])
@@ -85,8 +87,8 @@ def test_photos_show_the_annotations_and_resume(tmp_path):
 
 
 def test_every_relation_occurs_for_every_pair_of_categories():
-    """One and the same layout distribution for all: names are drawn first, so it is enough that any pair can be named and
-    that, for two kinds of things as unlike as they come, each relation occurs in both directions."""
+    """Layouts follow one distribution; names are drawn first. So it is enough that any pair can be named, and that for
+    two kinds of things as unlike as they come each relation occurs in both directions."""
     rng = np.random.default_rng(0)
     pairs, holds = set(), np.zeros(14, int)
     for names, drawn in miniature.scenes(6000, (0, 8)):
@@ -98,7 +100,8 @@ def test_every_relation_occurs_for_every_pair_of_categories():
     for extreme in (["elephant", "apple"], ["kite", "skateboard"]):
         found = np.zeros(14, int)
         for _ in range(3000):
-            pair = miniature._nest(np.array([miniature._box(miniature.LOOKS[n], rng) for n in extreme]), rng) if rng.random() < miniature.NESTED else np.array([miniature._box(miniature.LOOKS[n], rng) for n in extreme])  # fmt: skip
+            pair = np.array([miniature._box(miniature.LOOKS[name], rng) for name in extreme])
+            pair = miniature._nest(pair, rng) if rng.random() < miniature.NESTED else pair
             found += judge(pair[:1].astype(float), pair[1:].astype(float))[0]
         assert (found > 0).all(), (extreme, found)
 
