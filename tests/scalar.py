@@ -56,8 +56,8 @@ def contained(a: Sequence[float], b: Sequence[float], slack: float) -> bool:
     gaps = (
         a[0] - b[0] + slack,
         a[1] - b[1] + slack,
-        b[0] + b[2] - a[0] - a[2] + slack,
-        b[1] + b[3] - a[1] - a[3] + slack,
+        (b[0] + b[2]) - (a[0] + a[2]) + slack,
+        (b[1] + b[3]) - (a[1] + a[3]) + slack,
     )
     if slack and any(abs(gap) < NEAR for gap in gaps):
         raise OnBorder
