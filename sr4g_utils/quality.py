@@ -175,7 +175,7 @@ class _Given(torch.nn.Module):
         return values
 
 
-def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "picture feature"]) -> float:
+def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "picture number"]) -> float:
     """The Fréchet distance of two sets of features.
 
     Raises:
@@ -246,7 +246,7 @@ def _parts(group: Int[np.ndarray, "image"], parts: int) -> Int[np.ndarray, "imag
     return np.unique(group, return_inverse=True)[1] % parts
 
 
-def _jackknife(values: Float[np.ndarray, "part+1 model"], level: float) -> Float[np.ndarray, "model"]:
+def _jackknife(values: Float[np.ndarray, "row model"], level: float) -> Float[np.ndarray, "model"]:
     """Half the width of the interval around the last row, from the rows with one part left out (delete-a-group)."""
     without, n = values[:-1], len(values) - 1
     error = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
