@@ -529,10 +529,7 @@ def _judge(
     pipeline: Any, asked: pd.DataFrame, detector: Any, processor: Any, c: Choices, accelerator: Accelerator
 ) -> Judge:
     """Validation, by generation, detection and scores of the evaluation itself; the processes share the prompts."""
-    try:
-        sampling = msgspec.convert(c.sampling, generate.Sampling)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"fine-tuning: sampling: {error}") from None
+    sampling = generate.Sampling.of(c.sampling)
     _cast(pipeline.vae, c)
     mine = asked.iloc[accelerator.process_index :: accelerator.num_processes]
     names = dict(zip(asked.prompt_id, zip(asked.subject, asked.object, strict=True), strict=True))
@@ -550,7 +547,7 @@ def _judge(
         records = visor.verdicts(asked, found, images=sampling.images, threshold=c.threshold, rules=c.rules)
         scores = visor.scores(records, resamples=0).query("relation == 'all'").set_index("metric").value
         values = {
-            name: None if np.isnan(scores[name]) else float(scores[name]) for name in ("OA", "VISOR", "VISOR_Cond")
+            name: None if np.isnan(scores[name]) else float(scores[name]) for name in SCORES
         }
         return {**values, "images": len(records), "both_found": int(records.both_found.sum())}
 
@@ -564,6 +561,10 @@ def _rank(scores: dict[str, Any], start: dict[str, Any] | None, c: Choices) -> t
     """
     floor = c.oa_floor * start["OA"] if start else 0.0
     return scores["OA"] >= floor, -1.0 if scores["VISOR_Cond"] is None else scores["VISOR_Cond"]
+
+
+SCORES = ("OA", "VISOR", "VISOR_Cond")  # of a validation
+LOGGED = ("loss", "lr", "grad_norm", "images_per_s", "eta_s", "mfu", *SCORES, "images", "both_found")
 
 
 class Log:
@@ -627,7 +628,7 @@ class Log:
         self._write(done, scores)
         parts = (
             f"{name} {'–' if scores[name] is None else format(scores[name], '.1f')}"
-            for name in ("OA", "VISOR", "VISOR_Cond")
+            for name in SCORES
         )
         self.bar.write(f"validation at step {done:,}: {', '.join(parts)} ({scores['images']} images)", file=sys.stderr)
         self.resume_clock()
@@ -668,7 +669,8 @@ def _cut(path: Path, last: int) -> TextIO:
 
 def read_log(folder: str | Path) -> pd.DataFrame:
     """A run's log: rows with loss, lr, grad_norm, images_per_s, eta_s and mfu, and rows with validation scores."""
-    return pd.read_json(Path(folder) / "log.jsonl", lines=True)
+    log = pd.read_json(Path(folder) / "log.jsonl", lines=True)
+    return log.reindex(columns=dict.fromkeys(["step", *LOGGED, *log.columns]))
 
 
 # ------------------------------------------------------------------------------------------------------- the engine

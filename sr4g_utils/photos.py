@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jaxtyping import Int64, Real, UInt8
+from jaxtyping import Float64, Int64, Real, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .boxes import BoxTable
@@ -166,3 +166,22 @@ def crop_table(table: BoxTable, resolution: int, min_kept: float = 0.5) -> BoxTa
     ).rows(keep)  # fmt: skip
     excluded = {**table.excluded, DROPPED: int((~keep).sum())} if not keep.all() else table.excluded
     return replace(cropped, excluded=excluded)
+
+
+def frame(width: float, height: float, resolution: int) -> Float64[np.ndarray, "4"]:
+    """The crop as xywh in the pixels of a photo of that size."""
+    resized, corner = geometry(np.array(width), np.array(height), resolution)
+    scale = np.array([width, height]) / resized
+    return np.concatenate([corner * scale, resolution * scale])
+
+
+def most_cropped(table: BoxTable, cropped: BoxTable) -> int:
+    """The image (its place in both tables) that loses most boxes to the crop, of those that keep two or more."""
+    before, after = (np.bincount(one.image, minlength=len(one.image_id)) for one in (table, cropped))
+    return int(np.argmax(np.where(after > 1, before - after, -1)))
+
+
+def boxes_of(table: BoxTable, image: int) -> list[tuple[str, Float64[np.ndarray, "4"]]]:
+    """Names and xywh of an image's boxes."""
+    rows = slice(*np.searchsorted(table.image, [image, image + 1]))
+    return list(zip((table.names[i] for i in table.category[rows]), table.xywh(rows), strict=True))

@@ -24,6 +24,9 @@ IMAGE = (640, 480)  # pixels; the image in which relations are drawn: not square
 LANDMARK = np.array([240.0, 180.0, 160.0, 120.0])  # the object's box there, xywh
 
 
+Boxed = Sequence[tuple[str, np.ndarray]]  # names and xywh boxes of an image
+
+
 def use_style() -> None:
     """The look of all figures; notebooks call it once."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc={"figure.dpi": 100})
@@ -255,6 +258,25 @@ def _rows(
     axis.errorbar(value, at, xerr=error, fmt=marker, color=colour, label=label, markersize=6)
 
 
+def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, frame: np.ndarray) -> Figure:
+    """What a photo's crop leaves: the photo with its boxes and the frame (xywh) of the crop, and what the model sees.
+
+    Args:
+        photo, cropped: uint8 (h, w, 3).
+        before, after: names and xywh boxes in the photo's and in the crop's pixels.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4))
+    for axis, picture, boxes in zip(axes, (photo, cropped), (before, after), strict=True):
+        axis.imshow(picture)
+        for number, (name, xywh) in enumerate(boxes):
+            _box(axis, xywh, COLOURS[number % len(COLOURS)], name)
+        axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {picture.shape[1]} × {picture.shape[0]} pixels")
+        axis.grid(False)
+    axes[0].add_patch(Rectangle((frame[0], frame[1]), frame[2], frame[3], fill=False, edgecolor="white", linewidth=2, linestyle="--"))
+    figure.tight_layout()
+    return figure
+
+
 def loss_curve(log: pd.DataFrame) -> Figure:
     """The loss of fine-tuning by step, and its running mean.
 
@@ -266,7 +288,7 @@ def loss_curve(log: pd.DataFrame) -> Figure:
     axis.plot(rows.step, rows.loss, color=COLOURS[7], alpha=0.6, label="logged")
     mean = rows.loss.rolling(max(len(rows) // 20, 1), min_periods=1, center=True).mean()
     axis.plot(rows.step, mean, color=COLOURS[0], label="running mean")
-    axis.set(xlabel="step", ylabel="loss (mean squared error of the noise)")
+    axis.set(xlabel="step", ylabel="loss (mean squared error)")
     axis.legend()
     figure.tight_layout()
     return figure
