@@ -272,7 +272,9 @@ def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, fr
             _box(axis, xywh, COLOURS[number % len(COLOURS)], name)
         axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {picture.shape[1]} × {picture.shape[0]} pixels")
         axis.grid(False)
-    axes[0].add_patch(Rectangle((frame[0], frame[1]), frame[2], frame[3], fill=False, edgecolor="white", linewidth=2, linestyle="--"))
+    axes[0].add_patch(
+        Rectangle((frame[0], frame[1]), frame[2], frame[3], fill=False, edgecolor="white", linewidth=2, linestyle="--")
+    )
     figure.tight_layout()
     return figure
 
