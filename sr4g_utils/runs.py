@@ -182,7 +182,7 @@ def reported(section: str) -> dict[Any, dict[str, Any]]:
     return yaml.safe_load((DATA / "reported.yaml").read_text(encoding="utf-8"))[section]
 
 
-def claims(section: str, ours: Mapping[str, float]) -> pd.DataFrame:
+def claims(section: str, ours: Mapping[str, float | int]) -> pd.DataFrame:
     """Published numbers of a section of ``data/reported.yaml`` beside ours: claim, reported, ours, ratio, source."""
     published = reported(section)
     return pd.DataFrame(
@@ -291,13 +291,16 @@ class Run:
         return path, found["result"]
 
     def annotations(self, source: str | Path | None, split: str) -> Path:
-        """The file of an annotation source: a path, ``None`` for COCO 2017 by download, or ``"miniature"``."""
+        """The file of an annotation source: a path, ``None`` for COCO 2017 by download, or ``"miniature"``, which makes
+        a world of pictures; ``"miniature:500"`` makes one of 500."""
         if source is None:
             return download("annotations_trainval2017.zip")
-        if source == "miniature":
+        name, _, images = str(source).partition(":")
+        if name == "miniature":
             from . import miniature  # the one source that is computed
 
-            return self.stage(f"world/instances_{split}2017.json", miniature.write_annotations, split=split)[0]
+            name, count = f"world/instances_{split}2017.json", int(images) if images else None
+            return self.stage(name, miniature.write_annotations, split=split, images=count)[0]
         return Path(source)
 
     def photos(self, source: str | Path | None, split: str, annotations: str | Path) -> Path:
@@ -426,8 +429,10 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
         raise ValueError(f"{where}: {notebook} has no parameter {name!r}; it has {', '.join(declared(notebook))}")
     annotation, _ = declared(notebook)[name]
     kind = eval(annotation, {"PathLike": str, "Literal": Literal})  # our own notebooks' annotations
-    strings = str in (kind, *get_args(kind))
-    for candidate in (value, text if text is not None else str(value)) if strings else (value,):
+    candidates = [value]
+    if str in (kind, *get_args(kind)) and not isinstance(value, str | list | dict):
+        candidates.append(text if text is not None else str(value))
+    for candidate in candidates:
         with contextlib.suppress(msgspec.ValidationError):
             value = msgspec.convert(candidate, kind)
             return _absolute(value, hub="dict" in annotation) if "PathLike" in annotation else value
@@ -443,7 +448,8 @@ def _absolute(value: Any, hub: bool) -> Any:
     if isinstance(value, dict):
         paths = ("folder", "checksums", "model", "unet", "images")
         return {k: _absolute(v, hub) if k in paths or isinstance(v, dict) else v for k, v in value.items()}
-    if value is None or value in NAMED_SOURCES or (hub and not Path(value).expanduser().exists()):
+    named = str(value).partition(":")[0] in NAMED_SOURCES  # "miniature:500" as well
+    if value is None or named or (hub and not Path(value).expanduser().exists()):
         return value
     return str(Path(value).expanduser().resolve())
 

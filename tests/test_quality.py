@@ -72,7 +72,7 @@ def test_the_interval_is_about_as_wide_as_the_distance_varies(tmp_path):
         photos = draw(folder / "photos", 400, 0)
         return quality.distances(photos, {"near": draw(folder / "a", 400, 0.5), "far": draw(folder / "b", 400, 1)})
 
-    tables = [table(tmp_path).set_index("model") for _ in range(60)]
+    tables = [table(tmp_path).set_index("model") for _ in range(40)]
     values = np.array([t.loc["far", "value"] for t in tables])
     assert np.mean([t.loc["far", "high"] - t.loc["far", "low"] for t in tables]) == pytest.approx(
         2 * 2.09 * values.std(), rel=0.35
