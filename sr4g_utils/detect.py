@@ -55,7 +55,7 @@ _ALIASES = {
     "tvremote": "remote",
 }
 
-Image = UInt8[np.ndarray, "height width 3"]
+Image = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
 
 
 # ------------------------------------------------------------------------------------------------------- detection
@@ -90,16 +90,17 @@ def detect(
     Raises:
         ValueError: a name that a closed-vocabulary detector does not know, or that an open one's tokenizer does not.
     """
+    names = [list(dict.fromkeys(each)) for each in names]
     if len(images) != len(names):
         raise ValueError(f"detect: {len(images)} images but names for {len(names)}")
     position = {name: i for i, name in enumerate(dict.fromkeys(name for each in names for name in each))}
     asked = np.full((len(names), max(map(len, names), default=0)), -1)
     for row, each in zip(asked, names, strict=True):
         row[: len(each)] = [position[name] for name in each]
-    prepare, find = (_embed, _find_open) if hasattr(detector, "class_predictor") else (_labels, _find_closed)
+    find = _find_open if _is_open(detector) else _find_closed
     found = []
     with torch.inference_mode():
-        known = prepare(detector, processor, list(position), query, {} if queries is None else queries)
+        known = _known(detector, processor, list(position), query, {} if queries is None else queries)
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             pixels = preprocess(part, processor, detector.device).to(detector.dtype)
@@ -118,10 +119,25 @@ Found = tuple[
 ]
 
 
-def _embed(
+def _is_open(detector: Any) -> bool:
+    """Whether the detector is asked in words."""
+    return hasattr(detector, "class_predictor")
+
+
+@torch.inference_mode()
+def _known(
     detector: Any, processor: Any, names: list[str], query: str, queries: MutableMapping[str, torch.Tensor]
-) -> Float[torch.Tensor, "name dim"]:
-    """The text tower's embedding of each name's query; a text that is in ``queries`` is not embedded again."""
+) -> torch.Tensor:
+    """What the detector has for each name: an embedding (name, dim) of its query, or its own label (name).
+
+    A text that is in ``queries`` is not embedded again.
+    """
+    if not _is_open(detector):
+        labels = {_plain(label): int(i) for i, label in detector.config.id2label.items()}
+        if unknown := [name for name in names if _plain(name) not in labels]:
+            known = ", ".join(detector.config.id2label.values())
+            raise ValueError(f"{type(detector).__name__} does not know {unknown[0]!r}; its labels are {known}")
+        return torch.tensor([labels[_plain(name)] for name in names], device=detector.device)
     texts = [query.format(name=name) for name in names]
     if new := [text for text in dict.fromkeys(texts) if text not in queries]:
         models.check_words(processor.tokenizer, new)
@@ -129,7 +145,7 @@ def _embed(
         towers = getattr(detector, detector.base_model_prefix)
         made = towers.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
         queries.update(zip(new, made / torch.linalg.norm(made, dim=-1, keepdim=True), strict=True))
-    return torch.stack([queries[text] for text in texts])
+    return torch.stack([queries[text] for text in texts]) if texts else torch.empty(0)
 
 
 def _find_open(
@@ -171,16 +187,6 @@ def _find_closed(
     image, kept = torch.nonzero(matches.any(dim=2) & (score > floor), as_tuple=True)
     name = ask[image, matches[image, kept].float().argmax(dim=1)]
     return image, name, score[image, kept], _pixels(made.pred_boxes.float()[image, box[image, kept]], sizes[image])
-
-
-def _labels(detector: Any, processor: Any, names: list[str], query: str, queries: Any) -> Int64[torch.Tensor, "name"]:
-    """The detector's label of each name."""
-    known = {_plain(label): int(i) for i, label in detector.config.id2label.items()}
-    for name in names:
-        if _plain(name) not in known:
-            labels = ", ".join(detector.config.id2label.values())
-            raise ValueError(f"{type(detector).__name__} does not know {name!r}; its labels are {labels}")
-    return torch.tensor([known[_plain(name)] for name in names], device=detector.device)
 
 
 def _plain(name: str) -> str:
@@ -333,7 +339,8 @@ def _write(
     mine = {n: group for n, group in groups.items() if n % shards == shard}
     todo = {n: group for n, group in mine.items() if not (parts / f"{n:06}.parquet").is_file()}
     total, missing = (sum(map(len, part.values())) for part in (mine, todo))
-    queries: dict[str, torch.Tensor] = {}
+    queries: dict[str, torch.Tensor] = {}  # all of them now: an embedding's rounding must not depend on the group
+    _known(model, processor, list(dict.fromkeys([*listed.subject, *listed.object])), query, queries)
     with (
         tqdm(total=total, initial=total - missing, desc=f"boxes {about['id']}", unit="image", mininterval=1) as bar,
         ThreadPoolExecutor(READERS) as pool,
@@ -405,7 +412,10 @@ _MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 def _resize(pixels: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
-    """Pillow's resize of 8-bit images: columns, then rows, each rounded to whole grey levels."""
+    """Pillow's resize of 8-bit images: columns, then rows, each rounded to whole grey levels.
+
+    Newer Pillows (seen in 13) reduce the rows of some tall images first, which changes saturated edges by some levels.
+    """
     for target in ((pixels.shape[-2], size[1]), size):
         if target != tuple(pixels.shape[-2:]):
             pixels = F.interpolate(pixels, target, mode=mode, antialias=True).round().clamp(0, 255)

@@ -118,8 +118,8 @@ def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int) -> Pat
     )
     model = getattr(transformers, f"{kind}ForObjectDetection")(config)
     with torch.no_grad():  # boxes inside the image, scores on both sides of a threshold
-        model.box_head.dense2.weight.mul_(0.05)
-        model.class_head.dense0.weight.mul_(0.1)
+        model.box_head.dense2.weight.mul_(0.01)
+        model.class_head.logit_shift.weight.mul_(0.05)
         model.class_head.logit_shift.bias.fill_(-0.3)
         model.class_head.logit_scale.weight.mul_(0.1)
         model.class_head.logit_scale.bias.fill_(4)
