@@ -1,0 +1,85 @@
+"""The whole study, end to end, at the size of the profile ``smoke``: five notebooks, every stage, the shipped models."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sr4g_utils import runs
+from sr4g_utils.relations import NAMES
+
+MODELS = runs.DATA / "models"
+pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="data/models is missing: the miniature's models")
+
+
+def run_all(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(runs.ROOT / "run_all.py"), "--profile", "smoke", "--runs", str(folder), *options]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    done = run_all(folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "smoke"
+
+
+def rows(study: Path, name: str) -> pd.DataFrame:
+    return pd.DataFrame(json.loads((study / "artifacts" / "results" / f"{name}.json").read_text())["rows"])
+
+
+def test_every_notebook_leaves_its_results(study):
+    assert [path.stem for path in sorted((study / "notebooks").glob("*.html"))] == list(runs.notebooks())
+    index = (study / "index.html").read_text()
+    for figure in ("scores", "scores_per_relation", "contact_sheet", "bias", "gain_by_frequency", "ablation"):
+        assert (study / "figures" / f"{figure}.png").stat().st_size > 5_000 and f"{figure}.png" in index
+    claims = rows(study, "claims")
+    assert len(claims) == 6 and set(claims.verdict) <= {"holds", "fails", "not testable here"}
+    assert claims.verdict[5] == "not testable here"  # no pipeline to compare with
+
+
+def test_scores_are_of_both_models_and_both_sets_with_their_provenance(study):
+    scores = rows(study, "scores")
+    assert set(scores.model) == {"base", "fine-tuned"} and set(scores.objects) == {"seen", "unseen", "all"}
+    assert set(scores.relation) <= {"all", *NAMES}
+    found = json.loads((study / "artifacts" / "results" / "scores.json").read_text())
+    about, provenance = found["about"], found["provenance"]
+    assert about["world"] == "miniature" and about["threshold"] == 0.1 and about["detector"]["files"]
+    for model in ("base", "fine-tuned"):
+        record = about["models"][model]
+        assert record["sampling"]["steps"] == 3 and record["sampling"]["guidance"] == 5.0 and record["model"]["dtype"]
+    assert about["models"]["base"]["model"]["files"] != about["models"]["fine-tuned"]["model"]["files"]
+    assert len(about["prompts"]["sha256"]) == 64 and provenance["torch"] and provenance["commit"]
+
+
+def test_no_unseen_category_is_fine_tuned_on_and_no_test_prompt_validates(study):
+    tests = pd.read_parquet(study / "artifacts" / "prompts_test.parquet")
+    assert set(tests.split) == {"test"} and set(tests.objects) == {"seen", "unseen"}
+    unseen = tests[tests.objects == "unseen"]
+    held_out = {*unseen.subject, *unseen.object}
+    seen = tests[tests.objects == "seen"]
+    assert held_out and not held_out & {*seen.subject, *seen.object}
+    result = json.loads((study / "artifacts" / "finetune_unseen" / "result.json").read_text())["result"]
+    assert held_out <= set(result["unseen"]) and len(result["unseen"]) == 8
+
+
+def test_a_second_run_repeats_nothing_and_a_new_threshold_draws_nothing(study):
+    again = run_all(study.parent)
+    assert again.returncode == 0 and again.stdout.count("nothing changed, skipped") == 5
+    image = next((study / "artifacts" / "images" / "base").rglob("*.webp"))
+    made = image.stat().st_mtime_ns
+    other = run_all(study.parent, "--from", "04", "--set", "04.threshold=0.2")
+    assert other.returncode == 0, other.stderr[-3000:]
+    assert image.stat().st_mtime_ns == made
+    assert json.loads((study / "artifacts" / "results" / "scores.json").read_text())["about"]["threshold"] == 0.2
+
+
+def test_verify_needs_a_record(study):
+    verified = run_all(study.parent, "--verify")
+    assert verified.returncode == 2 and "data/results holds nothing of the profile smoke" in verified.stderr
