@@ -1,4 +1,4 @@
-"""The whole study, end to end, at the size of the profile ``smoke``: five notebooks, every stage, the shipped models."""
+"""The whole study, end to end, at the size of the profile ``smoke``: five notebooks and the shipped models."""
 
 import json
 import os
