@@ -179,6 +179,8 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
     output.parent.mkdir(parents=True, exist_ok=True)
     # the kernel imports this checkout, whatever else is installed
     os.environ["PYTHONPATH"] = os.pathsep.join([str(runs.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on optional packages is no part of a notebook
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     at = [0]
     try:
         papermill.execute_notebook(

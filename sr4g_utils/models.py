@@ -24,7 +24,7 @@ import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import snapshot_download
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DETECTORS = {
