@@ -237,7 +237,7 @@ def _train(
         captions, encoded, pipeline, size=c.batch, dropout=c.caption_dropout, seed=c.seed, balanced=c.balanced
     )
     _cast(pipeline.text_encoder, c)
-    text = Text(pipeline, batches.texts, c.text_cache_mb)
+    text = Text(pipeline, batches.texts, c.text_cache_mb, draws=c.steps * c.batch)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
 
     # `unet` holds the float32 weights that learn; `network` is the same, wrapped for precision, speed and processes

@@ -22,6 +22,8 @@ from .boxes import BoxTable
 CROP = "shorter side resized bicubically, centre cut out"  # what encoded photos are filed under
 DROPPED = "mostly outside the crop"  # the reason under which `crop_table` counts
 
+Size = tuple[int | float, int | float]  # width and height in pixels
+
 
 class PhotoError(ValueError):
     """A photo is missing, broken or not the annotated one. The message is one line that names the file."""
@@ -48,7 +50,7 @@ class Photos:
             raise PhotoError(f"{self.source}: not a complete zip file ({error}); download it again") from None
         self._members = {PurePosixPath(name).name: name for name in self._zip.namelist() if not name.endswith("/")}
 
-    def read(self, file_name: str, size: tuple[float, float] | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    def read(self, file_name: str, size: Size | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """A photo's pixels, RGB, turned upright as its EXIF orientation says.
 
         Args:
@@ -89,7 +91,7 @@ class Photos:
         except (zipfile.BadZipFile, EOFError, OSError) as error:
             raise PhotoError(f"{self.source}: {file_name} cannot be read from the zip ({error})") from None
 
-    def _upright(self, image: Image.Image, file_name: str, size: tuple[float, float] | None) -> np.ndarray:
+    def _upright(self, image: Image.Image, file_name: str, size: Size | None) -> np.ndarray:
         upright = ImageOps.exif_transpose(image)
         turned = image.getexif().get(0x0112, 1) not in (0, 1)
         if size is not None and upright.size != tuple(size):
@@ -168,7 +170,7 @@ def crop_table(table: BoxTable, resolution: int, min_kept: float = 0.5) -> BoxTa
     return replace(cropped, excluded=excluded)
 
 
-def frame(width: float, height: float, resolution: int) -> Float64[np.ndarray, "4"]:
+def frame(width: int | float, height: int | float, resolution: int) -> Float64[np.ndarray, "4"]:
     """The crop as xywh in the pixels of a photo of that size."""
     resized, corner = geometry(np.array(width), np.array(height), resolution)
     scale = np.array([width, height]) / resized
