@@ -69,10 +69,11 @@ RELATION_SHARE = 0.02  # of the base's captions name a relation
 LENGTH = 24  # tokens of a caption
 SLOTS = 4  # positions at the end of a caption's states, one for each thing that it names
 WIDTH = 128  # of the text states
+NOISE = 0.3  # at most, of unit latents, on the detector's reconstructions: a generator's latents are not perfect either
 DROPOUT = 0.1  # of captions, for classifier-free guidance
 MOST = max(miniature.N_OBJECTS)
 
-STEPS = {"vae": 4500, "text": 2000, "detector": 3000, "base": 5500}
+STEPS = {"vae": 4500, "text": 2000, "detector": 3000, "base": 4800}
 BATCH = {"vae": 8, "text": 128, "detector": 32, "base": 48}
 RATE = {"vae": 2e-3, "text": 1e-3, "detector": 8e-4, "base": 1e-3}
 FOREGROUND = 5.0  # weight of a pixel inside a box in the VAE's loss; grounds are easy and large
@@ -342,13 +343,18 @@ def train_vae(pool: Pool, work: Path, steps: int, seed: int) -> tuple[Autoencode
         return {"l1": (weight * difference.abs()).mean(), "l2": (weight * difference.pow(2)).mean(), "kl": kl}
 
     trainer.run(loss_of)
-    return vae.eval().requires_grad_(False), trainer
+    vae.eval().requires_grad_(False)
+    vae.register_to_config(scaling_factor=round(float(1 / latents(vae, pool, 2000)[0].std()), 4))
+    return vae, trainer
 
 
 @torch.inference_mode()
-def latents(vae: AutoencoderKL, pool: Pool) -> tuple[Float[Tensor, "scene 8 8 8"], Float[Tensor, "scene 8 8 8"]]:
-    """Mean and standard deviation of every picture's posterior."""
-    parts = [vae.encode(pool.images(slice(i, i + 100))).latent_dist for i in range(0, len(pool.pictures), 100)]
+def latents(
+    vae: AutoencoderKL, pool: Pool, n: int | None = None
+) -> tuple[Float[Tensor, "scene 8 8 8"], Float[Tensor, "scene 8 8 8"]]:
+    """Mean and standard deviation of the posterior of the first ``n`` pictures, or of all."""
+    n = len(pool.pictures) if n is None else min(n, len(pool.pictures))
+    parts = [vae.encode(pool.images(slice(i, min(i + 100, n)))).latent_dist for i in range(0, n, 100)]
     return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
 
 
@@ -400,8 +406,7 @@ def train_base(
 ) -> tuple[UNet2DConditionModel, Trainer]:
     torch.manual_seed(seed)
     mean, std = latents(vae, pool)
-    scale = float(1 / (mean.var() + std.pow(2).mean()).sqrt())
-    vae.register_to_config(scaling_factor=scale)
+    scale = vae.config.scaling_factor
     unet, tokens, schedule = make_unet(), tokenizer(LENGTH), DDPMScheduler(**SCHEDULE)
     trainer = Trainer("base", unet, work, steps, seed)
 
@@ -440,14 +445,9 @@ def train_detector(
         x = pool.images(rows)
         half = len(rows) // 2
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(x[:half]).latent_dist
-            x[:half] = (
-                vae.decode(
-                    posterior.mean + rng.uniform(0, 0.3) / vae.config.scaling_factor * torch.randn_like(posterior.mean)
-                )
-                .sample.float()
-                .clamp(-1, 1)
-            )
+            code = vae.encode(x[:half]).latent_dist.mean
+            noise = rng.uniform(0, NOISE) / vae.config.scaling_factor * torch.randn_like(code)
+            x[:half] = vae.decode(code + noise).sample.float().clamp(-1, 1)
         logits, predicted = detect_all(detector, ((x + 1) / 2 - mean) / std, queries)
         present = pool.labels[rows] >= 0
         xywh = torch.from_numpy(pool.boxes[rows]).float() / SIZE
