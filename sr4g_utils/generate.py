@@ -394,7 +394,7 @@ def check_prompts(table: pd.DataFrame, source: str) -> pd.DataFrame:
         odd := table.prompt_id[table.prompt_id.duplicated() | ~table.prompt_id.astype(str).str.fullmatch(r"[\w.-]+")]
     ).size:
         raise ValueError(
-            f"{source}: prompt_id {odd.iloc[0]!r} occurs twice or is not made of letters, digits, '.', '-'"
+            f"{source}: prompt_id {str(odd.iloc[0])!r} occurs twice or is not made of letters, digits, '.', '-'"
         )
     return table
 
@@ -422,12 +422,14 @@ def read_prompts(source: str | Path) -> pd.DataFrame:
         if not path.is_file():
             raise ValueError(f"prompts: {name!r} is neither a file nor one of sr2d, sr4g, geneval")
         if path.suffix == ".parquet":
-            return check_prompts(_named(pd.read_parquet(path), name), name)
+            return _named(pd.read_parquet(path), name)
         if path.suffix == ".csv":
-            return check_prompts(_named(pd.read_csv(path), name), name)
+            return _named(pd.read_csv(path), name)
         rows = _lines(path)
     made = [prompt for i, row in enumerate(rows) for prompt in [_prompt(i, row, f"{name}, row {i + 1}")] if prompt]
-    table = check_prompts(_named(pd.DataFrame(made, columns=None if made else ["prompt_id"]), name), name)
+    if not made:
+        raise ValueError(f"{name}: holds no prompts with one of the relations {', '.join(NAMES)}")
+    table = _named(pd.DataFrame(made), name)
     table.attrs["left_out"] = len(rows) - len(table)
     return table
 
@@ -477,7 +479,7 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any] | None:
 
 
 def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Fill in what a user's file may leave out: prompt_id, caption, and a relation's name for its phrase."""
+    """The prompts, with what a user's file may leave out: prompt_id, caption, and a relation's name for its phrase."""
     if "prompt_id" not in table:
         table = table.assign(prompt_id=np.arange(len(table)))
     if "relation" in table:

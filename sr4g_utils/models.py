@@ -105,7 +105,7 @@ def load_pipeline(
         lambda: DiffusionPipeline.from_pretrained(
             folder,
             variant=source.variant,
-            torch_dtype=_dtype(dtype),
+            dtype=_dtype(dtype),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -246,7 +246,7 @@ def _replace_unet(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype)
         raise ModelError(f"{folder}: a {type(pipeline).__name__} has no UNet that a fine-tuned one could replace")
     files = _check_files(folder, source, [folder])
     kind = type(pipeline.unet)
-    pipeline.unet = _load(source, lambda: kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True))
+    pipeline.unet = _load(source, lambda: kind.from_pretrained(folder, dtype=dtype, use_safetensors=True))
     return {f"fine-tuned/{name}": value for name, value in files.items()}
 
 
