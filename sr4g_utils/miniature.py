@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from . import boxes
 from .boxes import COCO_CATEGORIES, Category
 from .runs import atomic, write_text
+from .visor import DETECTION_COLUMNS
 
 SIZE = 64  # pixels, width and height of a picture
 
@@ -283,58 +285,6 @@ def render(
     return (255 * picture).round().astype(np.uint8)
 
 
-# ------------------------------------------------------------------------------------------------ a second judge
-
-GRID = tuple(int(side) for side in np.geomspace(SMALLEST, LARGEST, 9).round())  # sides that templates are tried at
-INK, CONTRAST = (
-    0.22,
-    0.15,
-)  # mean colour distances (0 to 1): at most this to the glyph, at least that much more around it
-
-
-def find(picture: UInt8[np.ndarray, "h w 3"], name: str) -> tuple[float, Float[np.ndarray, "4"]] | None:
-    """Where a category's own picture fits best, by template matching; None where it fits nowhere.
-
-    A judge that has learnt nothing and shares nothing with the detector. The glyph is tried at all places in
-    ``GRID`` × ``GRID`` sizes: the picture must have its colours where there is ink, and others in the rest of its box.
-
-    Returns:
-        A score (larger is better) and the box, xywh in pixels.
-    """
-    image = picture.astype(np.float64) / 255
-    h, w = image.shape[:2]
-    spectrum = np.fft.rfft2(np.concatenate([image, (image**2).sum(-1, keepdims=True)], -1), axes=(0, 1))
-    best = None
-    for width in (side for side in GRID if side <= w):
-        for height in (side for side in GRID if side <= h):
-            kernel, ink, around = _template(name, width, height, w, h)
-            # squared distance to the glyph's colours, summed with weights: of the ink, and of what its box leaves free
-            sums = np.fft.irfft2(np.einsum("yxc,yxck->yxk", spectrum, kernel), s=(h, w), axes=(0, 1))
-            sums = sums[: h - height + 1, : w - width + 1] + np.array([ink[1], around[1]])
-            distance = np.sqrt(sums.clip(0) / np.array([ink[0], around[0]]) / 3)
-            margin = np.where(distance[..., 0] <= INK, distance[..., 1] - distance[..., 0], -1)
-            y, x = np.unravel_index(margin.argmax(), margin.shape)
-            # of fits that are alike, the larger one explains more of the picture
-            score = float(margin[y, x] * ink[0] ** 0.3)
-            if margin[y, x] >= CONTRAST and (best is None or score > best[0]):
-                best = score, np.array([x, y, width, height], np.float64)
-    return best
-
-
-@cache
-def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[Any, ...]:
-    """Spectra that correlate a picture with a glyph's colours, weighted by its ink and by the rest of its box."""
-    alpha, colour = _stamp(name, w, h)
-    mean = (alpha * colour).sum((0, 1)) / alpha.sum()
-    kernels, constants = [], []
-    for weight, target in ((alpha, colour), (1.02 - alpha, np.broadcast_to(mean, colour.shape))):
-        padded = np.zeros((height, width, 4))
-        padded[:h, :w, :3], padded[:h, :w, 3:] = -2 * weight * target, weight
-        kernels.append(np.conj(np.fft.rfft2(padded, axes=(0, 1))))
-        constants.append((weight.sum(), (weight * target**2).sum()))
-    return np.stack(kernels, -1), *constants
-
-
 def write_photos(folder: str | Path, annotations: str | Path, *, split: str) -> int:
     """Draw every image of an annotation file into ``folder`` as PNG (a stage). Returns how many there are.
 
@@ -351,3 +301,78 @@ def write_photos(folder: str | Path, annotations: str | Path, *, split: str) -> 
         with atomic(path) as partial:
             Image.fromarray(render(xywh[rows], names[rows].tolist(), size, int(table.image_id[i]))).save(partial, "PNG")
     return len(table.image_id)
+
+
+# ------------------------------------------------------------------------------------------------ a second judge
+
+GRID = tuple(int(side) for side in np.geomspace(SMALLEST, LARGEST, 9).round())  # sides that templates are tried at
+INK, CONTRAST = (
+    0.22,
+    0.15,
+)  # mean colour distances (0 to 1): at most this to the glyph, at least that much more around it
+
+
+def find(picture: UInt8[np.ndarray, "h w 3"], name: str) -> tuple[float, Float[np.ndarray, "4"]] | None:
+    """Where a category's own picture fits best, by template matching; None where it fits nowhere.
+
+    A judge that has learnt nothing and shares nothing with the detector. The glyph is tried at all places in
+    ``GRID`` × ``GRID`` sizes: the picture must have its colours where there is ink, and others in the rest of its box.
+
+    Returns:
+        The difference of both distances (0 to 1) as a score, and the box, xywh in pixels.
+    """
+    image = picture.astype(np.float64) / 255
+    h, w = image.shape[:2]
+    spectrum = np.fft.rfft2(np.concatenate([image, (image**2).sum(-1, keepdims=True)], -1), axes=(0, 1))
+    best = None
+    for width in (side for side in GRID if side <= w):
+        for height in (side for side in GRID if side <= h):
+            kernel, ink, around = _template(name, width, height, w, h)
+            # squared distance to the glyph's colours, summed with weights: of the ink, and of what its box leaves free
+            sums = np.fft.irfft2(np.einsum("yxc,yxck->yxk", spectrum, kernel), s=(h, w), axes=(0, 1))
+            sums = sums[: h - height + 1, : w - width + 1] + np.array([ink[1], around[1]])
+            distance = np.sqrt(sums.clip(0) / np.array([ink[0], around[0]]) / 3)
+            margin = np.where(distance[..., 0] <= INK, distance[..., 1] - distance[..., 0], -1)
+            y, x = np.unravel_index(margin.argmax(), margin.shape)
+            # of fits that are alike, the larger one explains more of the picture
+            rank = float(margin[y, x] * ink[0] ** 0.3)
+            if margin[y, x] >= CONTRAST and (best is None or rank > best[0]):
+                best = rank, float(margin[y, x]), np.array([x, y, width, height], np.float64)
+    return best[1:] if best else None
+
+
+@cache
+def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[Any, ...]:
+    """Spectra that correlate a picture with a glyph's colours, weighted by its ink and by the rest of its box."""
+    alpha, colour = _stamp(name, w, h)
+    mean = (alpha * colour).sum((0, 1)) / alpha.sum()
+    kernels, constants = [], []
+    for weight, target in ((alpha, colour), (1.02 - alpha, np.broadcast_to(mean, colour.shape))):
+        padded = np.zeros((height, width, 4))
+        padded[:h, :w, :3], padded[:h, :w, 3:] = -2 * weight * target, weight
+        kernels.append(np.conj(np.fft.rfft2(padded, axes=(0, 1))))
+        constants.append((weight.sum(), (weight * target**2).sum()))
+    return np.stack(kernels, -1), *constants
+
+
+def write_matches(
+    path: str | Path, images: str | Path, *, prompts: str | Path | None = None, per_prompt: int = 1
+) -> int:
+    """Boxes by :func:`find` of the two names of each prompt's first images, as :mod:`.visor` reads detections (a stage).
+
+    Returns how many images were looked at.
+    """
+    from . import generate  # needs torch, which a world on paper does not
+
+    listed = generate.list_images(images, prompts).query("image_index < @per_prompt")
+    rows = []
+    for row in tqdm(listed.itertuples(), "matching", len(listed), leave=False):
+        picture = np.asarray(Image.open(Path(images) / row.file_name).convert("RGB"))
+        for name in dict.fromkeys([row.subject, row.object]):
+            if (found := find(picture, name)) is not None:
+                score, box = found
+                rows.append([row.prompt_id, row.image_index, name, score, *box, *picture.shape[1::-1]])
+    columns = [*DETECTION_COLUMNS, "width", "height"]
+    with atomic(path) as partial:
+        pd.DataFrame(rows, columns=columns).to_parquet(partial, index=False)
+    return len(listed)
