@@ -358,7 +358,7 @@ def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[Any, 
 def write_matches(
     path: str | Path, images: str | Path, *, prompts: str | Path | None = None, per_prompt: int = 1
 ) -> int:
-    """Boxes by :func:`find` of the two names of each prompt's first images, as :mod:`.visor` reads detections (a stage).
+    """A stage: boxes by :func:`find` of the two names of each prompt's first images, as :mod:`.visor` reads detections.
 
     Returns how many images were looked at.
     """
