@@ -154,7 +154,18 @@ def make_detector() -> OwlViTForObjectDetection:
         "image_size": SIZE, "patch_size": 8,
     }  # fmt: skip
     detector = OwlViTForObjectDetection(OwlViTConfig(text_config=text, vision_config=vision, projection_dim=96))
-    nn.init.constant_(detector.class_head.logit_shift.bias, -4.0)  # nothing is anywhere, to begin with
+    # transformers gives the heads, which are meant to be loaded, weights of unit size: no place to start learning from
+    for layer in [*detector.box_head.modules(), *detector.class_head.modules()]:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    for layer, bias in (
+        (detector.box_head.dense2, 0.0),  # a box of one patch, where the patch is
+        (detector.class_head.logit_shift, -0.6),  # logit = 10 (cosine − 0.6): nothing is anywhere, to begin with
+        (detector.class_head.logit_scale, 9.0),
+    ):
+        nn.init.zeros_(layer.weight)
+        nn.init.constant_(layer.bias, bias)
     return detector
 
 
