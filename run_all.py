@@ -23,7 +23,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils import runs
+from sr4g_utils import plan, runs
 
 DEFAULT = "miniature"
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
@@ -92,7 +92,10 @@ def main(argv: list[str] | None = None) -> int:
         profile = runs.load_profile(args.profile, args.settings, folder)
         names = chosen(profile, args)
         if args.dry_run:
-            return tell(names, profile, folder, args.force)
+            status = tell(names, profile, folder, args.force)
+            _, sections = runs.read_profile(args.profile)
+            print("\n".join(plan.plan({name: profile[name] for name in names}, sections.get("plan") or {})))
+            return status
         if args.verify:
             return verify(folder)
         held = [runs.lock(folder / ".lock"), runs.lock(folder / ".kernels")]
@@ -181,6 +184,7 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
     os.environ["PYTHONPATH"] = os.pathsep.join([str(runs.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on optional packages is no part of a notebook
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, of a widget we do not use
     at = [0]
     try:
         papermill.execute_notebook(

@@ -143,6 +143,13 @@ def _version(library: str) -> str | None:
 # ---------------------------------------------------------------------------------------------------------- sources
 
 
+def cache_folder() -> Path:
+    """Where downloads are kept."""
+    import pooch
+
+    return Path(os.environ.get("SR4G_CACHE") or pooch.os_cache("sr4g"))
+
+
 def download(name: str) -> Path:
     """An official file named in ``data/sources.yaml``, from the cache or downloaded into it and checked by its hash.
 
@@ -158,7 +165,7 @@ def download(name: str) -> Path:
     url, mirror = source["url"], os.environ.get("SR4G_MIRROR")
     if mirror:
         url = f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[-1]}"
-    folder = Path(os.environ.get("SR4G_CACHE") or pooch.os_cache("sr4g"))
+    folder = cache_folder()
     try:
         return Path(
             pooch.create(
@@ -430,7 +437,7 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
     annotation, _ = declared(notebook)[name]
     kind = eval(annotation, {"PathLike": str, "Literal": Literal})  # our own notebooks' annotations
     candidates = [value]
-    if str in (kind, *get_args(kind)) and not isinstance(value, str | list | dict):
+    if str in (kind, *get_args(kind)) and (text is not None or not isinstance(value, list | dict)):
         candidates.append(text if text is not None else str(value))
     for candidate in candidates:
         with contextlib.suppress(msgspec.ValidationError):
@@ -454,18 +461,8 @@ def _absolute(value: Any, hub: bool) -> Any:
     return str(Path(value).expanduser().resolve())
 
 
-def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, dict[str, Any]]:
-    """The parameters of every notebook that a profile runs: its file's values, then ``--set``.
-
-    Args:
-        profile: the name of a file in ``data/profiles`` or the path of a YAML file. Its section ``all`` goes to every
-            notebook that declares the key; a section named after a notebook goes to that one.
-        settings: ``[NOTEBOOK.]KEY=VALUE``; VALUE is YAML.
-        folder: the run folder, which becomes the parameter ``run_folder``.
-
-    Raises:
-        ValueError: unknown profile, section, notebook or key, or a value of the wrong type, in one line.
-    """
+def read_profile(profile: str) -> tuple[Path, dict[str, dict[str, Any] | None]]:
+    """A profile's file and its sections as they stand there; arguments and errors as in :func:`load_profile`."""
     path = DATA / "profiles" / f"{profile}.yaml"
     if profile.endswith((".yaml", ".yml")) or os.sep in profile:
         path = Path(profile).expanduser()
@@ -478,6 +475,23 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(sections, dict) or not all(isinstance(s or {}, dict) for s in sections.values()):
         raise ValueError(f"{path}: a profile maps notebooks to their parameters; see data/profiles/miniature.yaml")
+    return path, sections
+
+
+def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """The parameters of every notebook that a profile runs: its file's values, then ``--set``.
+
+    Args:
+        profile: the name of a file in ``data/profiles`` or the path of a YAML file. Its section ``all`` goes to every
+            notebook that declares the key; a section named after a notebook goes to that one.
+        settings: ``[NOTEBOOK.]KEY=VALUE``; VALUE is YAML.
+        folder: the run folder, which becomes the parameter ``run_folder``.
+
+    Raises:
+        ValueError: unknown profile, section, notebook or key, or a value of the wrong type, in one line.
+    """
+    path, sections = read_profile(profile)
+    sections.pop("plan", None)  # is for plan.py
     common = sections.pop("all", None) or {}
     values: dict[str, dict[str, Any]] = {}
     if unknown := [notebook for notebook in sections if notebook not in notebooks()]:

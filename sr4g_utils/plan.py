@@ -1,0 +1,165 @@
+"""What a run needs before it starts: models, downloads, disk, memory and GPU hours. Nothing here touches the network.
+
+Everything is computed from the profile's parameters; what they do not say (sizes of models, and rates measured on some
+GPU) stands in the profile's section ``plan``. A rate that nobody has measured is called so, never guessed.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from . import runs
+from .relations import NAMES
+
+PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
+PROMPTS = {"sr2d": 25_280, "sr4g": 62_460, "geneval": 100}
+IMAGE_BYTES = 1.5  # of a lossless image, per pixel (measured at 512 × 512: 389 kB)
+STATES = 5  # numbers of 4 bytes per weight while training: weight, average, gradient, two moments
+
+
+class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``plan`` of a profile. ``rates``: by GPU, images/s of finetune, generate and detect."""
+
+    gigabytes: dict[str, float] = {}  # of a model's download, by id
+    unet_parameters: float | None = None
+    resolution: int | None = None
+    rates: dict[str, dict[str, float]] = {}
+
+
+def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> list[str]:
+    """The plan of a profile, in lines.
+
+    Args:
+        profile: each notebook's parameters, as :func:`runs.load_profile` gives them.
+        notes: its section ``plan``; see :class:`Notes`.
+
+    Raises:
+        ValueError: an unknown key in the section, or a value of the wrong type.
+    """
+    try:
+        about = msgspec.convert(notes, Notes)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"plan: {error}; its keys are {', '.join(Notes.__struct_fields__)}") from None
+    values = {name: {k: d for k, (_, d) in runs.declared(name).items()} | dict(own) for name, own in profile.items()}
+    work = _images(values)
+    sections = {
+        "Models": _models(values, about),
+        "Downloads, once": _downloads(values),
+        "Disk": _disk(values, work, about),
+        "Memory of a GPU": _memory(values, about),
+        "Work": _work(values, work, about),
+    }
+    return [line for title, lines in sections.items() if lines for line in (title, *lines)]
+
+
+def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
+    """Every model that a notebook names, where it comes from and its size."""
+    named: list[Any] = []
+    for own in values.values():
+        models = [spec.get("model") for spec in own.get("models", {}).values()]
+        named += [source for source in (own.get("model"), own.get("detector"), *models) if source]
+    lines = []
+    for source in named:
+        source = (
+            source if isinstance(source, Mapping) else {"folder" if Path(str(source)).is_dir() else "id": str(source)}
+        )
+        if source.get("folder"):
+            lines.append(f"  {Path(source['folder']).name}: the local folder {source['folder']}")
+            continue
+        id, revision = source["id"], source.get("revision", "main")
+        mirrors = "".join(f", else {mirror}" for mirror in source.get("mirrors", []))
+        size = f"{about.gigabytes[id]} GB" if id in about.gigabytes else "size unknown"
+        lines.append(f"  {id} at revision {revision}{mirrors}: {size}, {_have(_hub(id))}")
+    return list(dict.fromkeys(lines))
+
+
+def _hub(id: str) -> Path:
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{id.replace('/', '--')}"
+
+
+def _have(path: Path) -> str:
+    return "in the cache" if path.exists() else "to be downloaded"
+
+
+def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    files = {
+        "annotations_trainval2017.zip": ("train_annotations", "val_annotations"),
+        "train2017.zip": ("train_photos",),
+        "val2017.zip": ("val_photos", "photos"),
+        "all_vsr_validated.jsonl": ("vsr",),
+    }
+    sources = yaml.safe_load((runs.DATA / "sources.yaml").read_text(encoding="utf-8"))
+    wanted = {name for own in values.values() for name, value in own.items() if value is None}
+    lines = []
+    for file, names in files.items():
+        if wanted & set(names):
+            size = f"{sources[file]['bytes'] / 1e9:.2f} GB" if "bytes" in sources[file] else "some MB"
+            lines.append(f"  {file}: {size} from {sources[file]['url']}, {_have(runs.cache_folder() / file)}")
+    return lines
+
+
+def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Images to fine-tune on and to generate (None: as many as the prompt set says)."""
+    tuning, evaluation = values.get("03_finetuning"), values.get("04_evaluation")
+    work: dict[str, float | None] = {}
+    if tuning:
+        work["finetune"] = len(tuning["splits"]) * tuning["steps"] * tuning["batch"]
+        rounds = 2 + tuning["steps"] // tuning["validate_every"] if tuning["validate_every"] else 0
+        images = len(tuning["splits"]) * rounds * tuning["validation_prompts"] * tuning["sampling"].get("images", 4)
+        work["validate"] = images
+    if evaluation:
+        each, source = evaluation["per_relation"], evaluation["prompts"]
+        sets = 2 if source is None else 1  # of seen and of unseen objects
+        prompts = len(NAMES) * sets * each if each else PROMPTS.get("sr4g" if source is None else source)
+        models = sum("model" in spec for spec in evaluation["models"].values())
+        work["generate"] = prompts and prompts * models * evaluation["sampling"].get("images", 4)
+    return work
+
+
+def _disk(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, float | None], about: Notes) -> list[str]:
+    lines = []
+    if (tuning := values.get("03_finetuning")) and about.resolution and about.unet_parameters:
+        latents = PHOTOS * 2 * 4 * (about.resolution / 8) ** 2 * 2 / 1e9
+        kept = len(tuning["splits"]) * (tuning["keep_checkpoints"] + 1) * 4 * 4 * about.unet_parameters / 1e9
+        lines.append(f"  latents of {PHOTOS:,} photos at {about.resolution} pixels: {latents:.0f} GB")
+        lines.append(f"  checkpoints (weights, average, optimiser; {tuning['keep_checkpoints']} kept): {kept:.0f} GB")
+    if (images := work.get("generate")) and about.resolution:
+        lines.append(f"  {images:,.0f} images: {images * IMAGE_BYTES * about.resolution**2 / 1e9:.0f} GB")
+    return lines
+
+
+def _memory(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
+    if "03_finetuning" not in values or not about.unet_parameters:
+        return []
+    state = STATES * 4 * about.unet_parameters / 1e9
+    return [
+        f"  {state:.0f} GB for {about.unet_parameters / 1e6:,.0f} million weights in training; activations not measured",
+        "  less with micro_batch, gradient_checkpointing, adam_8bit or lora_rank",
+    ]
+
+
+def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, float | None], about: Notes) -> list[str]:
+    lines = []
+    if tuning := values.get("03_finetuning"):
+        splits = ", ".join(tuning["splits"])
+        lines.append(f"  fine-tuning ({splits}): {tuning['steps']:,} steps of {tuning['batch']} images each")
+    named = {
+        "finetune": "images to fine-tune on",
+        "validate": "images to validate on",
+        "generate": "images to generate",
+    }
+    for kind, images in work.items():
+        hours = [
+            f"{images / rates[rate] / 3600:,.1f} GPU hours on {gpu} at {rates[rate]:g} images/s, measured"
+            for gpu, rates in about.rates.items()
+            for rate in ["generate" if kind == "validate" else kind]
+            if images and rate in rates
+        ]
+        number = "all prompts' images" if images is None else f"{images:,.0f} {named[kind]}"
+        lines.append(f"  {number}: {'; '.join(hours) or 'GPU hours not measured (run `make bench` and note the rate)'}")
+    return lines
