@@ -138,7 +138,7 @@ def _memory(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
         return []
     state = STATES * 4 * about.unet_parameters / 1e9
     return [
-        f"  {state:.0f} GB for {about.unet_parameters / 1e6:,.0f} million weights in training; activations not measured",
+        f"  {state:.0f} GB for {about.unet_parameters / 1e6:,.0f} million weights in training, without activations",
         "  less with micro_batch, gradient_checkpointing, adam_8bit or lora_rank",
     ]
 
