@@ -51,8 +51,11 @@ def _vision(size: int, patch: int) -> dict:
     return {**sizes, "image_size": size, "patch_size": patch}
 
 
-def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0) -> Path:
-    """A pipeline folder like CompVis/stable-diffusion-v1-4 or stabilityai/stable-diffusion-2-1(-base)."""
+def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, full: bool = False) -> Path:
+    """A pipeline folder like CompVis/stable-diffusion-v1-4 or stabilityai/stable-diffusion-2-1(-base).
+
+    ``full`` gives v1.4's UNet, VAE and text encoder their published sizes: random weights for measuring speed.
+    """
     torch.manual_seed(seed)
     two = version.startswith("v2")
     latents = 12 if version == "v2.1" else 8
@@ -95,6 +98,23 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0) -
             text_config=_text(tokens, 77), vision_config=_vision(32, 16), projection_dim=16
         )
         parts["safety_checker"] = StableDiffusionSafetyChecker(config)
+    if full:
+        parts["vae"] = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            layers_per_block=2,
+            sample_size=512,
+        )
+        parts["unet"] = diffusers.UNet2DConditionModel(
+            sample_size=64, cross_attention_dim=768
+        )  # its defaults are v1.4's
+        large = _text(tokens, 77) | {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+        parts["text_encoder"] = transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**large | {"num_attention_heads": 12})
+        )
+        parts["safety_checker"], two = None, True
     pipeline = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=not two)
     pipeline.save_pretrained(folder)
     _published_tokenizer(Path(folder) / "tokenizer")
@@ -110,12 +130,14 @@ def _published_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
 
 
-def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int) -> Path:
+def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int, full: bool = False) -> Path:
     torch.manual_seed(seed)
     tokens = tokenizer(length=16, pad="!")
-    config = getattr(transformers, f"{kind}Config")(
-        text_config=_text(tokens, 16), vision_config=_vision(size, 8), projection_dim=32
-    )
+    sizes = {"text_config": _text(tokens, 16), "vision_config": _vision(size, 8), "projection_dim": 32}
+    if full:  # the configuration's defaults are the published sizes
+        special = {key: value for key, value in sizes["text_config"].items() if key.endswith(("_id", "vocab_size"))}
+        sizes, size = {"text_config": special}, 768
+    config = getattr(transformers, f"{kind}Config")(**sizes)
     model = getattr(transformers, f"{kind}ForObjectDetection")(config)
     with torch.no_grad():  # boxes inside the image, scores on both sides of a threshold
         model.box_head.dense2.weight.mul_(0.01)
@@ -131,9 +153,9 @@ def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int) -> Pat
     return Path(folder)
 
 
-def owlvit(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
-    """A detector folder like google/owlvit-base-patch32."""
-    return _open_vocabulary(folder, "OwlViT", size, seed)
+def owlvit(folder: str | Path, size: int = 64, seed: int = 0, full: bool = False) -> Path:
+    """A detector folder like google/owlvit-base-patch32; ``full``: of its size."""
+    return _open_vocabulary(folder, "OwlViT", size, seed, full)
 
 
 def owlv2(folder: str | Path, size: int = 64, seed: int = 0) -> Path:

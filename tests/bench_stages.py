@@ -1,0 +1,153 @@
+"""Speed of the heavy stages, each beside its baseline in the same run: ``python tests/bench_stages.py``.
+
+    generate   images/s of batches across prompts, against the stock pipeline, one prompt at a time
+    detect     images/s of the batched detector, against the stock processor, one image at a time
+    finetune   images/s of the stage, against a plain loop that passes photos and captions through VAE and text encoder
+               at every step
+
+Models have random weights. On a GPU they have the published sizes (Stable Diffusion v1.4 at 512 × 512, OWL-ViT base at
+768 × 768, ``--small`` for tiny ones); on a CPU they are tiny, so the ratios there speak of overheads and not of
+arithmetic. Rates go into the section ``plan`` of a profile, which `run_all.py --profile paper --dry-run` reads.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tiny
+import torch
+from diffusers import DDPMScheduler
+from PIL import Image
+
+from sr4g_utils import boxes, detect, finetune, generate, miniature, models, samples
+from sr4g_utils.captions import caption
+from sr4g_utils.photos import Photos, crop_photo, crop_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=["generate", "detect", "finetune"])
+    parser.add_argument("--small", action="store_true", help="tiny models on a GPU too")
+    args = parser.parse_args()
+    device = models.default_device()
+    full = device != "cpu" and not args.small
+    dtype = "float16" if full else "float32"
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}; random weights,",
+          "published sizes" if full else "tiny: overheads only")  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        tiny.stable_diffusion(folder / "sd", full=full)
+        tiny.owlvit(folder / "owlvit", full=full)
+        for bench in (bench_generate, bench_detect, bench_finetune):
+            if not args.only or bench.__name__.removeprefix("bench_") in args.only:
+                ours, baseline = bench(folder, dtype, full)
+                title = f"{bench.__name__.removeprefix('bench_'):9}"
+                print(f"{title}{ours:9.2f} images/s, baseline {baseline:9.2f}, ratio {ours / baseline:.1f}", flush=True)
+
+
+def rate(images: int, work: Callable[[], object]) -> float:
+    """Images per second of a call, after one that warms up."""
+    work()
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return images / (time.perf_counter() - began)
+
+
+def triplets(n: int) -> pd.DataFrame:
+    names = tiny.NAMES
+    table = pd.DataFrame({"prompt_id": range(n), "subject": names[:n], "object": names[1 : n + 1]})
+    return table.assign(caption=[caption(s, "left of", o) for s, o in zip(table.subject, table.object, strict=True)])
+
+
+def bench_generate(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+    pipeline, _ = models.load_pipeline(folder / "sd", dtype)
+    prompts, steps = triplets(32 if full else 16), 20 if full else 5
+    sampling = generate.Sampling(images=1, steps=steps, batch=32, group=32)
+
+    def stock() -> None:
+        for text in prompts.caption[:8]:
+            pipeline(text, num_inference_steps=steps)
+
+    pipeline.set_progress_bar_config(disable=True)
+    return rate(len(prompts), lambda: list(generate.sample(pipeline, prompts, sampling))), rate(8, stock)
+
+
+def bench_detect(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+    detector, processor, _ = models.load_detector(folder / "owlvit", dtype)
+    rng, side = np.random.default_rng(0), 512 if full else 64
+    images = [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(128 if full else 64)]
+    names = [("dog", "cat")] * len(images)
+
+    def stock() -> None:
+        for image, asked in zip(images[:16], names[:16], strict=True):
+            texts = [f"a photo of a {name}" for name in asked]
+            inputs = processor(text=[texts], images=Image.fromarray(image), return_tensors="pt").to(detector.device)
+            inputs["pixel_values"] = inputs["pixel_values"].to(detector.dtype)
+            with torch.inference_mode():
+                outputs = detector(**inputs)
+            processor.post_process_grounded_object_detection(outputs, 0.1, target_sizes=[image.shape[:2]])
+
+    return rate(len(images), lambda: detect.detect(detector, processor, images, names)), rate(16, stock)
+
+
+def bench_finetune(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+    batch, steps = (32, 20) if full else (8, 10)
+    photos = folder / "photos"
+    miniature.write_annotations(folder / "train.json", split="train", images=256 if full else 64)
+    miniature.write_photos(photos, folder / "train.json", split="train")
+    choices = {"batch": batch, "precision": "bfloat16" if full else "float32", "validate_every": 0, "warmup": 1}
+    kept = {"log_every": steps, "checkpoint_every": 10 * steps}
+    finetune.finetune(
+        folder / "tuned", folder / "train.json", photos, model=str(folder / "sd"), steps=2 * steps, **choices, **kept
+    )
+    ours = finetune.read_log(folder / "tuned").images_per_s.iloc[-1]  # of the second half
+    return ours, rate(steps * batch, plain_loop(folder, photos, batch, steps, choices["precision"]))
+
+
+def plain_loop(folder: Path, photos: Path, batch: int, steps: int, precision: str) -> Callable[[], None]:
+    """The public recipe: every step reads photos and passes them and the captions through the frozen models."""
+    pipeline, record = models.load_pipeline(folder / "sd")
+    unet, device, noise = pipeline.unet, pipeline.device, DDPMScheduler.from_config(pipeline.scheduler.config)
+    resolution = record["resolution"][0]
+    table = crop_table(boxes.read(folder / "train.json"), resolution)
+    captions, files = samples.true_captions(table), Photos(photos)
+    texts = [captions.text(triplet) for triplet in captions.triplet]
+    optimiser = torch.optim.AdamW(unet.requires_grad_(True).train().parameters(), lr=1e-5)
+    rng = np.random.default_rng(0)
+
+    def run() -> None:
+        for _ in range(steps):
+            rows = rng.integers(len(captions), size=batch)
+            read = [
+                crop_photo(files.read(table.file_name[int(image)].as_py()), resolution)
+                for image in captions.image[rows]
+            ]
+            pixels = torch.from_numpy(np.stack(read)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            tokens = pipeline.tokenizer(
+                [texts[row] for row in rows], padding="max_length", truncation=True, return_tensors="pt"
+            ).input_ids.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                with torch.no_grad():
+                    latents = pipeline.vae.encode(pixels).latent_dist.sample() * pipeline.vae.config.scaling_factor
+                    states = pipeline.text_encoder(tokens)[0]
+                target = torch.randn_like(latents)
+                t = torch.randint(noise.config.num_train_timesteps, (batch,), device=device)
+                made = unet(noise.add_noise(latents, target, t), t, states).sample
+                loss = torch.nn.functional.mse_loss(made.float(), target.float())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
