@@ -302,6 +302,31 @@ def change_table(
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
+def second_opinion(
+    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 10_000, seed: int = 0
+) -> pd.DataFrame:
+    """How far two judges agree on the same images, from their verdicts; of images that one of them lacks, nothing.
+
+    Returns:
+        A row for "both objects found" and one for "relation holds" (where both judges found both objects): images,
+        both_yes, first_only, second_only, both_no; agreement (percent) with low and high (bootstrap over images), and
+        Cohen's kappa.
+    """
+    both = first.merge(second, on=["prompt_id", "image_index"], suffixes=("", "_second"))
+    found = both[both.both_found & both.both_found_second]
+    rng, rows = np.random.default_rng(seed), []
+    for what, part, column in (("both objects found", both, "both_found"), ("relation holds", found, "correct")):
+        a, b = part[column].to_numpy(bool), part[f"{column}_second"].to_numpy(bool)
+        counts = np.array([(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()])
+        accuracy, _, _, kappa = agreement(counts)
+        drawn = agreement(rng.multinomial(len(part), counts / max(len(part), 1), resamples))[:, 0]
+        low, high = np.quantile(drawn, [0.025, 0.975]) if len(part) else (np.nan, np.nan)
+        row = dict(zip(("both_yes", "first_only", "second_only", "both_no"), counts.tolist(), strict=True))
+        rows.append({"verdict": what, "images": len(part), **row, "agreement": 100 * accuracy, "low": 100 * low,
+                     "high": 100 * high, "kappa": kappa})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def beside_published(scores: pd.DataFrame) -> pd.DataFrame:
     """Our OA, VISOR and VISOR_Cond and the published rows of ``data/reported.yaml``: name, prompts, metrics, source."""
     ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")

@@ -29,6 +29,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm import tqdm
 
 from . import boxes, generate, models
+from .detect import preprocess
 from .photos import Photos, crop_photo
 from .runs import atomic
 
@@ -47,12 +48,12 @@ class DetectorSpace(torch.nn.Module):
         tower = getattr(detector, "owlvit", None) or getattr(detector, "owlv2", None)
         if tower is None:
             raise ValueError(f"detector: {type(detector).__name__} has no pooled image features; take OWL-ViT or OWLv2")
-        self.tower, self.processor = tower.vision_model, processor.image_processor
+        self.tower, self.processor = tower.vision_model, processor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         weight = next(self.tower.parameters())
-        pixels = self.processor(images=list(images.cpu()), return_tensors="pt").pixel_values
-        return self.tower(pixels.to(weight.device, weight.dtype)).pooler_output.float()
+        pixels = preprocess(list(images.permute(0, 2, 3, 1).cpu().numpy()), self.processor, weight.device)
+        return self.tower(pixels.to(weight.dtype)).pooler_output.float()
 
 
 class Inception(torch.nn.Module):
@@ -190,6 +191,19 @@ def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "pictur
     return float(metric.compute())
 
 
+def _quickly(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "picture feature"]) -> float:
+    """The same by symmetric matrices: with S = R Rᵀ, tr (S S')^½ is the sum of the roots of Rᵀ S' R's eigenvalues.
+
+    At Inception's 2,048 features that takes seconds where a general eigenvalue problem takes minutes, and a jackknife
+    asks for dozens.
+    """
+    s, other = (np.cov(x, rowvar=False).reshape(x.shape[1], -1) for x in (a, b))
+    values, vectors = np.linalg.eigh(s)
+    root = vectors * np.sqrt(values.clip(0))
+    cross = np.sqrt(np.linalg.eigvalsh(root.T @ other @ root).clip(0)).sum()
+    return float(((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + np.trace(s) + np.trace(other) - 2 * cross)
+
+
 def distances(
     photos: str | Path, images: Mapping[str, str | Path], groups: int = GROUPS, level: float = 0.95
 ) -> pd.DataFrame:
@@ -209,29 +223,28 @@ def distances(
     """
     real, *drawn = [load_file(path) for path in (photos, *images.values())]
     part = [_parts(each["group"], groups) for each in (real, *drawn)]
-    # (one part left out, or none in the last row) × model
-    values = np.array(
+    value = [distance(real["features"], each["features"]) for each in drawn]
+    without = np.array(
         [
             [
-                distance(real["features"][part[0] != out], each["features"][of != out])
+                _quickly(real["features"][part[0] != out], each["features"][of != out])
                 for each, of in zip(drawn, part[1:], strict=True)
             ]
-            for out in [*range(groups), -1]
+            for out in range(groups)
         ]
     )
     half = part[0] % 2 == 0
     floor = distance(real["features"][half], real["features"][~half])
-    width, change = _jackknife(values, level), values - values[:, :1]
-    change_width = _jackknife(change, level)
+    width, change_width = _jackknife(without, level), _jackknife(without - without[:, :1], level)
     rows: list[dict[str, Any]] = [
         {
             "model": name,
-            "value": values[-1, i],
-            "low": values[-1, i] - width[i],
-            "high": values[-1, i] + width[i],
-            "change": change[-1, i] if i else np.nan,
-            "change_low": change[-1, i] - change_width[i] if i else np.nan,
-            "change_high": change[-1, i] + change_width[i] if i else np.nan,
+            "value": value[i],
+            "low": value[i] - width[i],
+            "high": value[i] + width[i],
+            "change": value[i] - value[0] if i else np.nan,
+            "change_low": value[i] - value[0] - change_width[i] if i else np.nan,
+            "change_high": value[i] - value[0] + change_width[i] if i else np.nan,
             "n_photos": len(real["features"]),
             "n_images": len(drawn[i]["features"]),
         }
@@ -246,8 +259,8 @@ def _parts(group: Int[np.ndarray, "image"], parts: int) -> Int[np.ndarray, "imag
     return np.unique(group, return_inverse=True)[1] % parts
 
 
-def _jackknife(values: Float[np.ndarray, "row model"], level: float) -> Float[np.ndarray, "model"]:
-    """Half the width of the interval around the last row, from the rows with one part left out (delete-a-group)."""
-    without, n = values[:-1], len(values) - 1
+def _jackknife(without: Float[np.ndarray, "part model"], level: float) -> Float[np.ndarray, "model"]:
+    """Half the width of the interval, from the values with one part left out each (delete-a-group)."""
+    n = len(without)
     error = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
     return stats.t.ppf((1 + level) / 2, n - 1) * error

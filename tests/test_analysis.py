@@ -100,6 +100,18 @@ def test_tables_hold_what_visor_says_of_each_part(world):
     assert analysis.change_table({"base": records["base"]}, prompts, 10).empty
 
 
+def test_two_judges_agree_as_far_as_they_do(world):
+    prompts, detections, records = world
+    same = analysis.second_opinion(records["base"], records["base"], resamples=100)
+    assert (same.agreement == 100).all() and same.kappa.tolist() == [1, 1] and same.images[0] == 4 * len(prompts)
+    blind = detections["base"].drop(detections["base"][detections["base"].label == "cat"].sample(frac=0.5).index)
+    first, second = records["base"].query("image_index == 0"), visor.verdicts(prompts, blind)
+    table = analysis.second_opinion(first, second, resamples=500).set_index("verdict")
+    found, holds = table.loc["both objects found"], table.loc["relation holds"]
+    assert found.images == len(prompts) and found.second_only == 0 and 40 < found.agreement < 75
+    assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.images == found.both_yes
+
+
 def test_published_rows_stand_beside_ours(world):
     prompts, _, records = world
     scores = analysis.score_table(records, prompts, resamples=0)

@@ -36,6 +36,7 @@ def test_the_distance_is_the_closed_form_and_obeys_its_laws(seed, d):
     d2 = quality.distance(a, b)
     if d > 1:
         assert d2 == pytest.approx(closed_form(a, b), rel=1e-6, abs=1e-6)
+    assert quality._quickly(a, b) == pytest.approx(d2, rel=1e-6, abs=1e-6)
     scale = np.trace(np.atleast_2d(np.cov(a.T)))
     assert quality.distance(a, a) == pytest.approx(0, abs=1e-6 * scale)
     assert quality.distance(b, a) == pytest.approx(d2, rel=1e-6, abs=1e-6 * scale)
@@ -53,6 +54,7 @@ def test_fewer_images_than_features():
     cross = np.linalg.norm(centred[0] @ centred[1].T, "nuc")
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + sum((c**2).sum() for c in centred) - 2 * cross
     assert quality.distance(a, b) == pytest.approx(expected, rel=1e-5)
+    assert quality._quickly(a, b) == pytest.approx(expected, rel=1e-5)
 
 
 def test_sets_that_have_no_distance_are_named():
