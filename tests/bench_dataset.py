@@ -1,0 +1,201 @@
+"""How fast the dataset is made: `make bench`, or python tests/bench_dataset.py [--boxes TABLE.parquet] [--images N].
+
+Builds a file in COCO's official format of train2017's size (polygons added to about 450 MB) and measures, each in a
+process of its own and without that process' start and imports:
+
+* ours: file -> Parquet with every caption (:func:`sr4g_utils.dataset.build`), on two cores;
+* the obvious way: pycocotools and a Python loop over pairs of boxes that collects triplets in a set;
+* ours on a file of ten times the images: its peak memory beside that of the first.
+
+The boxes come from a box table (--boxes; default: the shared train2017 table where it is), or are drawn with COCO's
+counts.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = 448_000_000  # bytes of the official instances_train2017.json
+IMAGES, BOXES = 118_287, 849_942  # of train2017; crowds apart
+GOAL = {"seconds": 6.0, "gigabytes": 2.0, "ratio": 15.0, "memory": 2.0}
+
+
+def drawn_boxes(rng: np.random.Generator) -> pd.DataFrame:
+    """A table like train2017's: as many images and boxes, their number per image as skewed."""
+    per_image = 1 + rng.negative_binomial(0.9, 0.9 / (0.9 + BOXES / IMAGES - 1), IMAGES)
+    image = np.repeat(np.arange(1, IMAGES + 1), per_image)
+    n = len(image)
+    popular = 1 / np.arange(1, 81) ** 0.8
+    ids = np.array([i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)])
+    w, h = np.exp(rng.normal([4.2, 4.2], 0.9, (n, 2))).clip(2, 480).T.round(2)
+    x, y = (rng.random(n) * (640 - w)).round(2), (rng.random(n) * (480 - h)).round(2)
+    category = rng.choice(ids, n, p=popular / popular.sum())
+    return pd.DataFrame(
+        {"image_id": image, "width": 640, "height": 480, "category_id": category, "x": x, "y": y, "w": w, "h": h}
+    )
+
+
+def write_official(path: Path, table: pd.DataFrame, copies: int = 1) -> int:
+    """The table as an official file with a polygon per box, ``copies`` times under other ids; returns its images."""
+    rng = np.random.default_rng(0)
+    points = (SIZE - 160 * IMAGES - 150 * len(table)) // len(table) // 16  # x and y take 16 characters
+    polygons = [json.dumps((rng.random(2 * points) * 600).round(2).tolist()) for _ in range(1000)]
+    images = table.drop_duplicates("image_id")
+    step = int(images.image_id.max()) + 1
+
+    def records() -> Iterator[str]:
+        for copy in range(copies):
+            for i, row in enumerate(table.itertuples()):
+                yield (
+                    f'{{"segmentation": [{polygons[i % 1000]}], "area": {row.w * row.h / 2:.4f}, "iscrowd": 0, '
+                    f'"image_id": {row.image_id + copy * step}, "bbox": [{row.x}, {row.y}, {row.w}, {row.h}], '
+                    f'"category_id": {row.category_id}, "id": {i + copy * len(table) + 1}}}'
+                )
+
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"info": {"year": 2017}, "licenses": [{"id": 1, "name": "none"}], "images": [')
+        file.write(
+            ", ".join(
+                f'{{"license": 1, "file_name": "{row.image_id + copy * step:012d}.jpg", "height": {row.height}, '
+                f'"width": {row.width}, "date_captured": "2013-11-14 17:02:52", "id": {row.image_id + copy * step}}}'
+                for copy in range(copies)
+                for row in images.itertuples()
+            )
+        )
+        file.write('], "annotations": [')
+        for i, record in enumerate(records()):
+            file.write((", " if i else "") + record)
+        file.write(f'], "categories": {json.dumps(categories())}}}')
+    return copies * len(images)
+
+
+def categories() -> list[dict[str, Any]]:
+    from sr4g_utils.boxes import COCO_CATEGORIES
+
+    return [{"supercategory": c.supercategory, "id": c.id, "name": c.name} for c in COCO_CATEGORIES]
+
+
+def ours(path: str, output: str) -> tuple[float, int]:
+    from sr4g_utils import dataset
+
+    began = time.perf_counter()
+    n = dataset.build(output, path, split="train")
+    return time.perf_counter() - began, n
+
+
+PREDICATES: dict[str, Callable[[Any, Any], bool]] = {
+    "to the left of": lambda a, b: a[0] + a[2] / 2 < b[0] + b[2] / 2,
+    "to the right of": lambda a, b: a[0] + a[2] / 2 > b[0] + b[2] / 2,
+    "above": lambda a, b: a[1] + a[3] / 2 < b[1] + b[3] / 2,
+    "below": lambda a, b: a[1] + a[3] / 2 > b[1] + b[3] / 2,
+    "inside": lambda a, b: a[0] > b[0] and a[1] > b[1] and a[0] + a[2] < b[0] + b[2] and a[1] + a[3] < b[1] + b[3],
+    "surrounding": lambda a, b: PREDICATES["inside"](b, a),
+    "overlapping": lambda a, b: (
+        min(a[0] + a[2], b[0] + b[2]) > max(a[0], b[0]) and min(a[1] + a[3], b[1] + b[3]) > max(a[1], b[1])
+    ),
+    "separated from": lambda a, b: not PREDICATES["overlapping"](a, b),
+    "wider than": lambda a, b: a[2] > b[2],
+    "narrower than": lambda a, b: a[2] < b[2],
+    "taller than": lambda a, b: a[3] > b[3],
+    "shorter than": lambda a, b: a[3] < b[3],
+    "larger than": lambda a, b: a[2] * a[3] > b[2] * b[3],
+    "smaller than": lambda a, b: a[2] * a[3] < b[2] * b[3],
+}
+
+
+def obvious(path: str) -> tuple[float, int]:
+    """The triplets by pycocotools and a loop over the ordered pairs of each image's boxes; nothing is written."""
+    from pycocotools.coco import COCO
+
+    began = time.perf_counter()
+    coco = COCO(path)
+    names = {id: category["name"] for id, category in coco.cats.items()}
+    triplets = set()
+    for image in coco.getImgIds():
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=image, iscrowd=False))
+        for a, b in itertools.permutations(annotations, 2):
+            for phrase, holds in PREDICATES.items():
+                if holds(a["bbox"], b["bbox"]):
+                    triplets.add((image, names[a["category_id"]], phrase, names[b["category_id"]]))
+    return time.perf_counter() - began, len(triplets)
+
+
+def _child(connection: Any, function: Callable, arguments: tuple) -> None:
+    found = function(*arguments)
+    # not getrusage: it counts what the parent held when it forked
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    connection.send((found, int(peak[1]) * 1024 / 1e9 if peak else float("nan")))
+
+
+def processor() -> str:
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.machine()
+
+
+def measure(function: Callable, *arguments: Any) -> tuple[float, int, float]:
+    """Seconds, captions and peak memory (GB, whole process) of a function in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_child, args=(there, function, arguments))
+    process.start()
+    (seconds, n), memory = here.recv()
+    process.join()
+    return seconds, n, memory
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path(os.environ.get("SR4G_SHARED") or ROOT.parent / "shared" / "data") / "coco2017/train2017_boxes.parquet"
+    parser.add_argument("--boxes", type=Path, default=shared, help="a box table (Parquet)")
+    parser.add_argument("--folder", type=Path, help="for the files, about 7 GB (default: a temporary folder)")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of ours, the best of which counts")
+    parser.add_argument("--no-slow", action="store_true", help="leave out the obvious way (minutes)")
+    parser.add_argument("--no-tenfold", action="store_true", help="leave out the file of ten times the images")
+    args = parser.parse_args()
+    table = pd.read_parquet(args.boxes) if args.boxes.is_file() else drawn_boxes(np.random.default_rng(0))
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        path, output = Path(folder) / "instances_train2017.json", Path(folder) / "triplets.parquet"
+        images = write_official(path, table)
+        print(f"{path.stat().st_size / 1e6:,.0f} MB of JSON, {images:,} images, {len(table):,} boxes; "
+              f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")  # fmt: skip
+        runs = [measure(ours, str(path), str(output)) for _ in range(args.repeat)]
+        seconds, n, memory = min(runs)
+        times = ", ".join(f"{run[0]:.2f}" for run in runs)
+        print(f"ours: {n:,} captions in {seconds:.2f} s (runs: {times}; process start and imports excluded), "
+              f"{max(run[2] for run in runs):.2f} GB, {output.stat().st_size / 1e6:,.0f} MB of Parquet")  # fmt: skip
+        met = {
+            f"at most {GOAL['seconds']:g} s": seconds <= GOAL["seconds"],
+            "at most 2 GB": memory <= GOAL["gigabytes"],
+        }
+        if not args.no_slow:
+            slow, n_slow, slow_memory = measure(obvious, str(path))
+            print(f"pycocotools and a loop with sets: {n_slow:,} captions in {slow:.1f} s, {slow_memory:.2f} GB; "
+                  f"ours is {slow / seconds:.1f} times faster")  # fmt: skip
+            met |= {"the same captions": n == n_slow, "at least 15 times faster": slow / seconds >= GOAL["ratio"]}
+        if not args.no_tenfold:
+            images = write_official(path, table, copies=10)
+            seconds, n, ten = measure(ours, str(path), str(output))
+            print(f"ten times the images ({path.stat().st_size / 1e9:.1f} GB, {images:,}): {n:,} captions in "
+                  f"{seconds:.1f} s, {ten:.2f} GB, {ten / memory:.2f} times the memory")  # fmt: skip
+            met |= {"memory at most doubled": ten / memory <= GOAL["memory"]}
+    for goal, reached in met.items():
+        print(f"{'reached' if reached else 'MISSED'}: {goal}")
+    return 0 if all(met.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The checkout itself: one list of dependencies, light imports, notebooks in step with their outputs."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from sr4g_utils import boxes, runs
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_conda_builds_the_same_environment():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = [part for part in environment["dependencies"] if isinstance(part, dict)]
+    assert pip == [{"pip": ["-e .[test]"]}], "pip reads pyproject.toml: no second list of packages"
+    assert [part for part in environment["dependencies"] if str(part).startswith("python")] == [
+        f"python{PROJECT['requires-python']}"
+    ]
+
+
+def test_every_import_is_a_declared_dependency():
+    """Of the package, the runner and the notebooks; of the tests, with the extra."""
+    names = {
+        "yaml": "pyyaml", "PIL": "pillow", "IPython": "ipykernel", "jupyter_client": "jupyterlab",
+        "nbformat": "nbconvert", "nbclient": "nbconvert", "huggingface_hub": "transformers",
+        **dict.fromkeys(("conftest", "scalar", "tiny", "run_all", "sr4g_utils"), ""),
+    }  # fmt: skip
+
+    def imported(source: str) -> set[str]:
+        found = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.partition(".")[0])
+        return {names.get(name, name) for name in found - set(sys.stdlib_module_names)} - {""}
+
+    def declared(packages: list[str]) -> set[str]:
+        return {re.split("[<>=~! ]", package)[0] for package in packages}
+
+    code = [path.read_text() for path in (*(ROOT / "sr4g_utils").glob("*.py"), ROOT / "run_all.py")]
+    code += [
+        "".join(cell["source"]) for name in runs.notebooks() for cell in runs.cells(name) if cell["cell_type"] == "code"
+    ]
+    needed = declared(PROJECT["dependencies"])
+    assert set().union(*map(imported, code)) <= needed
+    tests = [path.read_text() for path in (ROOT / "tests").glob("*.py")]
+    assert set().union(*map(imported, tests)) <= needed | declared(PROJECT["optional-dependencies"]["test"])
+
+
+def test_relations_and_visor_import_without_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from sr4g_utils import visor\nfrom sr4g_utils.relations import RELATIONS, judge\n"
+        "from sr4g_utils.captions import caption\nprint(caption('dog', 'left of', 'cat'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "a dog to the left of a cat\n", done.stderr
+
+
+@pytest.mark.parametrize("name", list(runs.notebooks()))
+def test_a_notebook_carries_the_outputs_of_its_source(name):
+    path = runs.notebooks()[name]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    code = [cell for cell in found["cells"] if cell["cell_type"] == "code"]
+    how = f"{name} has changed since its outputs were made: run `make notebooks`"
+    assert found["metadata"].get("sr4g_source") == runs.source_digest(name), how
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), how
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert outputs and not [output for output in outputs if output["output_type"] == "error"]
+    assert path.stat().st_size < 1 << 20
+    text = json.dumps(found)
+    assert not re.search(r"/(home|root|tmp|work)/", text), "no paths of the machine that made them"
+    assert all(cell["id"] for cell in found["cells"]) and len({cell["id"] for cell in found["cells"]}) == len(
+        found["cells"]
+    )
+
+
+@pytest.mark.parametrize("name", list(runs.notebooks()))
+def test_a_notebook_opens_with_what_it_is(name):
+    cells = runs.cells(name)
+    assert re.match(rf"# {name[:2]} · ", "".join(cells[0]["source"]))
+    for word in ("Reproduces", "Needs", "Reads", "Writes"):
+        assert f"**{word}**" in "".join(cells[0]["source"]), word
+    assert runs.declared(name)["run_folder"] == ("str | PathLike", "../runs/miniature")
+    longest = max(
+        len(line) for cell in cells if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()
+    )
+    assert longest <= 120
+
+
+def test_the_recorded_numbers_are_the_ones_to_meet():
+    """What the offline profile shows of COCO comes from a recorded run."""
+    folder = runs.DATA / "results" / "coco"
+    rows = json.loads((folder / "reconstruction.json").read_text())["rows"]
+    found = {(r["rules"], r["boxes"], r["counted"], r["categories"]): r["n"] for r in rows}
+    assert found["visor", "all boxes", "triplets per image", "all"] == 9_815_810
+    assert found["visor", "all boxes", "triplets per image", "different"] == 8_171_342
+    assert found["visor", "all boxes", "distinct triplets", "different"] == 62_460
+    agreement = json.loads((folder / "human_agreement.json").read_text())
+    left = [r for r in agreement["rows"] if r["relation"] == "left of" and r["frame"] == "all"]
+    assert {r["rules"]: round(r["precision"], 3) for r in left} == {"visor": 0.715, "sg2im": 0.875, "sstd": 0.911}
+    measures = [f"{m}{end}" for m in ("accuracy", "precision", "recall", "kappa") for end in ("", "_low", "_high")]
+    assert list(left[0]) == ["relation", "rules", "frame", "n", *measures]
+    assert all(r["low"] <= r["high"] for r in ({"low": r["kappa_low"], "high": r["kappa_high"]} for r in left))
+    assert sum(r["n"] for r in agreement["rows"] if r["rules"] == "visor" and r["frame"] == "all") == 6_197
+
+
+def test_eighty_categories(shared):
+    lines = (shared / "coco2017" / "categories.csv").read_text().splitlines()[1:]
+    ours = {str(category.id): category.name for category in boxes.COCO_CATEGORIES}
+    assert ours == {line.split(",")[0]: line.split(",")[2] for line in lines}
+
+
+def test_the_readme_names_real_commands():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)", readme):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+        assert (ROOT / link).exists(), link
+    assert "make test" in (ROOT / ".ci" / "run").read_text()

@@ -1,0 +1,364 @@
+"""run_all.py as a user meets it. Most tests run a small study: a copy of the program with other notebooks."""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from conftest import ROOT
+
+import run_all
+
+# ------------------------------------------------------------------------------------------------------ a small study
+
+ONE = [
+    "# 01 · One\n\nA first notebook.",
+    'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 3\nbreak_it: bool = False\n'
+    "pause: float = 0.0\nsource: str | PathLike | None = None",
+    "import pandas as pd\nimport matplotlib.pyplot as plt\nfrom sr4g_utils import runs\n"
+    'run = runs.Run(run_folder, "01_one")',
+    'table = pd.DataFrame({"n": range(n)})\nrun.table(table, "numbers", "Numbers & more")',
+    'figure, axis = plt.subplots()\naxis.plot(table.n)\nrun.figure(figure, "line", "A line")',
+    "import time\ntime.sleep(pause)",
+    'if source:\n    print(run.read(source).read_text())\nif break_it:\n    raise ValueError("the cat is missing")',
+    "def write(path, n):\n    runs.write_text(path, str(n) * 500_000)\n\nrun.stage('numbers.txt', write, n=n)",
+]
+TWO = [
+    "# 02 · Two\n\nA second one.",
+    'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 5\ngreeting: str = "hello"',
+    'from sr4g_utils import runs\nrun = runs.Run(run_folder, "02_two")\nprint(greeting, n)',
+]
+
+
+def notebook(cells: list[str]) -> nbformat.NotebookNode:
+    made = nbformat.v4.new_notebook(
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for i, source in enumerate(cells):
+        cell = (nbformat.v4.new_markdown_cell if source.startswith("#") else nbformat.v4.new_code_cell)(source)
+        cell["id"] = f"cell-{i}"
+        if "run_folder:" in source:
+            cell.metadata.tags = ["parameters"]
+        made.cells.append(cell)
+    return made
+
+
+class Study:
+    """A checkout with two small notebooks, and what it takes to run it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("sr4g_utils", "data"):
+            ignore = shutil.ignore_patterns("__pycache__", "models", "results")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        shutil.copy(ROOT / "run_all.py", folder)
+        shutil.rmtree(folder / "data" / "profiles")
+        (folder / "data" / "profiles").mkdir()
+        (folder / "data" / "profiles" / "miniature.yaml").write_text("# Both\n01_one:\n02_two:\n")
+        (folder / "notebooks").mkdir()
+        for name, cells in (("01_one", ONE), ("02_two", TWO)):
+            nbformat.write(notebook(cells), folder / "notebooks" / f"{name}.ipynb")
+        self.results = folder / "runs" / "miniature"
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, str(self.folder / "run_all.py"), *arguments]
+
+    def start(self, *arguments: str, **options) -> subprocess.Popen:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(self.command(*arguments), cwd=self.folder, text=True, **pipes, **options)
+
+    def __call__(self, *arguments: str, code: int = 0, **options) -> str:
+        """The program's whole output, after a check of its exit code and that it left no kernel."""
+        process = self.start(*arguments, **options)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == code, (process.returncode, out, err)
+        assert "Traceback" not in out + err, err
+        return out + err
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path / "a study")  # a path with a space
+
+
+def kernel_of(process: subprocess.Popen, seconds: float = 60) -> psutil.Process:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "ipykernel_launcher" in " ".join(child.cmdline()):
+                return child
+        time.sleep(0.02)
+    raise AssertionError("no kernel has started")
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def is_gone(process: psutil.Process, seconds: float = 15) -> bool:
+    until = time.monotonic() + seconds
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:  # nobody may be there to reap it
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def contents(folder: Path, *parts: str) -> dict[str, bytes]:
+    files = [file for part in parts for file in sorted((folder / part).rglob("*")) if file.is_file()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def without_timings(path: Path) -> dict:
+    """An executed notebook but for when its cells ran and how long they took."""
+    found = json.loads(path.read_text())
+    found["metadata"].pop("papermill", None)
+    for cell in found["cells"]:
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+    return found
+
+
+# ---------------------------------------------------------------------------------------- errors before anything runs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "lunch"], "unknown profile 'lunch': there are coco"),
+        (["--profile", "nowhere.yaml"], "unknown profile 'nowhere.yaml'"),
+        (["--only", "77"], "--only: unknown notebook '77'; there are 01_heuristics, 02_dataset"),
+        (["--from", "x"], "--from: unknown notebook 'x'"),
+        (["--profile", "coco", "--only", "05"], "the profile coco has no notebook 05_analysis; it runs 01_heuristics"),
+        (["--from", "02", "--until", "01"], "--only, --from and --until leave no notebook to run"),
+        (["--set", "colour=red"], "--set colour=red: no notebook of this profile has 'colour'"),
+        (["--set", "unseen=many"], "--set unseen=many: 02_dataset.unseen must be int, got 'many'"),
+        (["--set", "02.unseen=1.5"], "--set 02.unseen=1.5: 02_dataset.unseen must be int, got 1.5"),
+        (["--set", "unseen"], "expected [NOTEBOOK.]KEY=VALUE"),
+        (["--refresh", "--set", "unseen=4"], "--refresh is for the profile miniature as it is"),
+        (["--runs", "/dev/null/x"], "Not a directory"),
+    ],
+)
+def test_errors_are_one_line_and_come_first(arguments, message, tmp_path, capsys):
+    assert run_all.main([*([] if "--runs" in arguments else ["--runs", str(tmp_path)]), *arguments]) == 2
+    output = capsys.readouterr()
+    assert message in output.err and output.err.count("\n") == 1 and output.err.startswith("run_all.py: ")
+    assert output.out == "" and list(tmp_path.iterdir()) == []
+
+
+def test_help_and_lists(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        run_all.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--profile", "--only", "--from", "--until", "--set", "--force", "--list", "--dry-run", "--runs"):
+        assert option in text
+    assert run_all.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "  coco        " in listed and "  02_dataset: 02 · Dataset" in listed and "crowds: bool = False" in listed
+    assert run_all.main(["--dry-run", "--set", "unseen=9", "--only", "02", "--runs", str(tmp_path)]) == 0
+    planned = capsys.readouterr().out
+    assert "02_dataset  (to run)" in planned and "unseen = 9" in planned and "01_heuristics" not in planned
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------- what a run leaves
+
+
+def test_a_run_its_results_and_what_is_skipped(study):
+    output = study()
+    assert "[1/2] 01_one: done in" in output and f"Open {study.results / 'index.html'}" in output
+    assert re.search(r"01_one: 100%.*9/9 \[\d\d:\d\d", output), "progress shows notebook, cell and elapsed time"
+    left = ("notebooks/01_one.ipynb", "notebooks/01_one.html", "tables/numbers.csv", "tables/numbers.md", "run.log",
+            "tables/numbers.tex", "figures/line.png", "figures/line.pdf", "artifacts/numbers.txt")  # fmt: skip
+    assert all((study.results / name).stat().st_size for name in left)
+    index = (study.results / "index.html").read_text()
+    for text in ("Numbers &amp; more", "A line", "tables/numbers.tex", "figures/line.pdf", "notebooks/02_two.html",
+                 "run.log", "01 · One", "artifacts/numbers.txt"):  # fmt: skip
+        assert text in index
+    assert all((study.results / link).exists() for link in re.findall(r'(?:href|src)="([^"]+)"', index))
+    assert "hello 5" in (study.results / "run.log").read_text()
+
+    assert study().count("nothing changed, skipped") == 2
+    assert "01_one: nothing changed" in study("--set", "02.n=6") and "6" in (study.results / "run.log").read_text()
+    # an output that was touched, a parameter, the source, an input or the package's code: each is a reason to run
+    (study.results / "tables" / "numbers.csv").write_text("n\n1\n")
+    assert "01_one: done" in study("--only", "01")
+    assert "01_one: done" in study("--only", "01", "--set", "n=4")
+    assert "01_one: nothing changed" in study("--only", "01", "--set", "n=4")
+    (study.folder / "in.txt").write_text("a\n")
+    with_input = ("--only", "01", "--set", "source=in.txt")
+    assert "01_one: done" in study(*with_input) and "nothing changed" in study(*with_input)
+    (study.folder / "in.txt").write_text("b\n")
+    assert "01_one: done" in study(*with_input)
+    plots = study.folder / "sr4g_utils" / "plots.py"
+    plots.write_text(plots.read_text() + "# a comment\n")
+    before = (study.results / "artifacts" / "numbers.txt").stat().st_mtime_ns
+    assert "01_one: done" in study(*with_input)
+    assert (study.results / "artifacts" / "numbers.txt").stat().st_mtime_ns == before, "a plot repeats no stage"
+    assert "01_one: done" in study(*with_input, "--force")
+
+
+def test_only_the_second(study):
+    study("--only", "02")
+    assert (study.results / "notebooks" / "02_two.html").exists()
+    assert not (study.results / "notebooks" / "01_one.ipynb").exists()
+
+
+def test_paths_are_seen_from_the_caller(study, tmp_path):
+    (tmp_path / "in.txt").write_text("from the caller")
+    (tmp_path / "mine.yaml").write_text("01_one:\n  source: in.txt\n")
+    done = subprocess.run(
+        study.command("--profile", "mine.yaml", "--runs", "here"), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "from the caller" in (tmp_path / "here" / "mine" / "notebooks" / "01_one.ipynb").read_text()
+
+
+def test_refresh_puts_the_outputs_into_the_checkout(study):
+    sources = [cell["source"] for cell in nbformat.read(study.folder / "notebooks" / "01_one.ipynb", 4).cells]
+    study("--refresh")
+    refreshed = nbformat.read(study.folder / "notebooks" / "01_one.ipynb", 4)
+    assert [cell["source"] for cell in refreshed.cells] == sources
+    code = [cell for cell in refreshed.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+    assert refreshed.metadata["sr4g_source"] and "papermill" not in json.dumps(refreshed)
+    assert study().count("nothing changed, skipped") == 2  # outputs are no part of the source
+
+
+# --------------------------------------------------------------------------------------------- failures on the way
+
+
+def test_a_failing_cell(study):
+    output = study("--set", "break_it=true", code=1)
+    assert "run_all.py: 01_one, cell 8: ValueError: the cat is missing" in output
+    partial = study.results / "notebooks" / "01_one.ipynb"
+    assert str(partial) in output and "the cat is missing" in partial.read_text()
+    assert (study.results / "tables" / "numbers.csv").exists()
+    assert not (study.results / "notebooks" / "02_two.ipynb").exists()
+    assert "01_one  (to run)" in study("--dry-run", "--set", "break_it=true")
+    assert "01_one: done" in study()
+
+
+def test_a_kernel_that_dies(study):
+    process = study.start("--set", "pause=60")
+    kernel = kernel_of(process)
+    wait_for(study.results / "figures" / "line.pdf")
+    time.sleep(2)
+    kernel.kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and re.search(r"run_all.py: 01_one, cell 7: DeadKernelError: ", err), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(study, number):
+    process = study.start("--set", "pause=60")
+    kernel = kernel_of(process)
+    wait_for(study.results / "figures" / "line.pdf")
+    time.sleep(2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    last = err.strip().splitlines()[-1]
+    assert process.returncode == 130 and last == "run_all.py: interrupted in 01_one, cell 7; run again to go on", err
+    assert is_gone(kernel)
+    assert "Numbers" in (study.results / "notebooks" / "01_one.ipynb").read_text(), "the partial notebook is kept"
+    assert "01_one: done" in study()
+
+
+def test_a_second_run_is_refused_while_the_first_or_its_kernel_lives(study):
+    first = study.start("--set", "pause=8")
+    kernel = kernel_of(first)
+    wait_for(study.results / "figures" / "line.pdf")
+    refused = study(code=2)
+    assert re.fullmatch(r"run_all.py: .*miniature is in use by another run or its kernel; wait .*\n", refused)
+    kernel.suspend()  # so that it cannot notice that its parent is gone
+    first.kill()
+    first.communicate()
+    assert "is in use by another run or its kernel" in study(code=2)
+    kernel.resume()
+    assert is_gone(kernel)
+    study()
+
+
+def test_a_full_disk(study):
+    """No file may grow beyond 400 kB: what a full disk does, without one."""
+    output = study(code=1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)))
+    assert re.search(r"run_all.py: 01_one, cell 9: OSError: \[Errno 27\]", output), output
+    assert not (study.results / "artifacts" / "numbers.txt").exists()
+    assert "01_one: done" in study()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting a small disk needs root")
+def test_a_really_full_disk(study, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = 'mount -t tmpfs -o size=200k tmpfs "$1" && exec "$2" "$3" --runs "$1"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(disk), *study.command()], capture_output=True, text=True
+    )
+    if "permission denied" in done.stderr.lower():
+        pytest.skip("mounting is not allowed here")
+    assert done.returncode == 1 and re.search(r"run_all.py: 01_one, cell \d+: OSError: .*No space left", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------- the project's own notebooks
+
+
+def test_killed_at_random_moments_then_the_same_bytes(shared, tmp_path):
+    """Notebook 02 on real annotations, killed again and again: the run that ends is like one undisturbed."""
+    excerpt = shared / "coco_excerpt" / "annotations"
+    (tmp_path / "p.yaml").write_text(
+        f"02_dataset:\n  train_annotations: {excerpt}/instances_train2017.json\n"
+        f"  val_annotations: {excerpt}/instances_val2017.json\n  photos: {shared}/coco_excerpt/train2017\n"
+    )
+
+    def start(runs: str) -> subprocess.Popen:
+        where = ["--profile", str(tmp_path / "p.yaml"), "--runs", str(tmp_path / runs)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen([sys.executable, str(ROOT / "run_all.py"), *where], text=True, **pipes)
+
+    began = time.monotonic()
+    undisturbed = start("undisturbed")
+    assert undisturbed.wait(timeout=300) == 0, undisturbed.communicate()[0]
+    took = time.monotonic() - began
+    rng = random.Random(0)
+    kills = 0
+    while kills < 5:
+        process = start("killed")
+        time.sleep(rng.uniform(0.2, 0.95) * took)
+        process.kill()
+        process.communicate()
+        kills += 1
+    until = time.monotonic() + 300
+    while True:  # the kernel of the last one may live for a moment
+        process = start("killed")
+        output, _ = process.communicate(timeout=300)
+        if process.returncode == 0:
+            break
+        assert "in use by another run or its kernel" in output and time.monotonic() < until, output
+        time.sleep(0.2)
+    folders = [tmp_path / name / "p" for name in ("undisturbed", "killed")]
+    one, two = (contents(folder, "artifacts", "tables", "figures") for folder in folders)
+    assert len(one) > 30 and one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
+    one, two = (without_timings(folder / "notebooks" / "02_dataset.ipynb") for folder in folders)
+    assert json.dumps(one).replace("/undisturbed/", "/killed/") == json.dumps(two)
+    prompts = pytest.importorskip("pandas").read_parquet(folders[0] / "artifacts" / "prompts.parquet")
+    assert len(prompts) > 1000
