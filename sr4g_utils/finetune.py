@@ -107,7 +107,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     # on what
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights and optimiser are float32
-    micro_batch: int | None = None  # pictures at once per process; None: its whole share of the batch
+    micro_batch: int | None = None  # pictures at once per process, at most; None: its whole share of the batch
     channels_last: bool = True
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -232,7 +232,7 @@ def _train(
     accelerator: Accelerator,
 ) -> dict[str, Any]:
     """The loop. ``state`` is empty, or that of the checkpoint to go on from."""
-    share = _share(c, accelerator)
+    share = _share(c, accelerator.num_processes, accelerator.process_index)
     batches = Batches(
         captions, encoded, pipeline, size=c.batch, dropout=c.caption_dropout, seed=c.seed, balanced=c.balanced
     )
@@ -295,7 +295,7 @@ def _train(
     return {"start": start, "best": best or {"step": done}, **log.position(), "text_states_cached": text.cached}
 
 
-def diffusion_loss(network: torch.nn.Module, schedule: DDPMScheduler, batch: Batch, text: Tensor) -> Tensor:
+def diffusion_loss(network: Callable[..., Any], schedule: DDPMScheduler, batch: Batch, text: Tensor) -> Tensor:
     """Stable Diffusion's loss: the error of the predicted noise (Ho et al. 2020) or velocity (Salimans and Ho 2022)."""
     noisy = schedule.add_noise(batch.latents, batch.noise, batch.timestep)
     predicted = network(noisy, batch.timestep, encoder_hidden_states=text).sample
@@ -546,9 +546,7 @@ def _judge(
         found = pd.concat(gather_object([found]), ignore_index=True)
         records = visor.verdicts(asked, found, images=sampling.images, threshold=c.threshold, rules=c.rules)
         scores = visor.scores(records, resamples=0).query("relation == 'all'").set_index("metric").value
-        values = {
-            name: None if np.isnan(scores[name]) else float(scores[name]) for name in SCORES
-        }
+        values = {name: None if np.isnan(scores[name]) else float(scores[name]) for name in SCORES}
         return {**values, "images": len(records), "both_found": int(records.both_found.sum())}
 
     return judge
@@ -626,10 +624,7 @@ class Log:
 
     def validation(self, done: int, scores: dict[str, Any]) -> dict[str, Any]:
         self._write(done, scores)
-        parts = (
-            f"{name} {'–' if scores[name] is None else format(scores[name], '.1f')}"
-            for name in SCORES
-        )
+        parts = (f"{name} {'–' if scores[name] is None else format(scores[name], '.1f')}" for name in SCORES)
         self.bar.write(f"validation at step {done:,}: {', '.join(parts)} ({scores['images']} images)", file=sys.stderr)
         self.resume_clock()
         return {"step": done, **scores}
@@ -692,23 +687,22 @@ def _accelerator(c: Choices, folder: Path) -> Accelerator:
         raise ValueError(
             f"accelerate: {accelerator.distributed_type} splits the weights; a UNet fits whole, so use plain DDP"
         )
-    _share(c, accelerator)
+    _share(c, accelerator.num_processes, 0)  # an error now, not after the photos are encoded
     return accelerator
 
 
-def _share(c: Choices, accelerator: Accelerator) -> range:
-    """This process's places in the batch.
+def _share(c: Choices, processes: int, process: int) -> range:
+    """A process's places in the batch.
 
     Raises:
         ValueError: batch, processes and micro_batch do not divide.
     """
-    n = accelerator.num_processes
-    each, rest = divmod(c.batch, n)
+    each, rest = divmod(c.batch, processes)
     if rest:
-        raise ValueError(f"batch: {c.batch} does not divide by {n} processes; change either")
-    if c.micro_batch and (c.micro_batch < 1 or each % c.micro_batch):
+        raise ValueError(f"batch: {c.batch} does not divide by {processes} processes; change either")
+    if c.micro_batch is not None and (c.micro_batch < 1 or each % min(c.micro_batch, each)):
         raise ValueError(f"micro_batch: {c.micro_batch} does not divide a process's {each} of the batch of {c.batch}")
-    return range(accelerator.process_index * each, (accelerator.process_index + 1) * each)
+    return range(process * each, (process + 1) * each)
 
 
 def _seed(*parts: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float, Float32, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from torch import Tensor
 from tqdm import tqdm
 
@@ -73,7 +73,7 @@ class Captions:
         """Those of usable photos."""
         return self.rows(usable[self.image])
 
-    def text(self, triplet: int) -> str:
+    def text(self, triplet: int | np.integer) -> str:
         pair, relation = divmod(int(triplet), len(NAMES))
         subject, object = divmod(pair, len(self.names))
         return caption(self.names[subject], NAMES[relation], self.names[object], self.template)
@@ -114,11 +114,11 @@ class Encoded:
     """
 
     shards: list[np.ndarray]  # each float16 (photo, 2, channel, h, w)
-    row: Int64[np.ndarray, "image"]  # of a table's image in the shards; -1 where it has none
+    row: Int[np.ndarray, "image"]  # of a table's image in the shards; -1 where it has none
     usable: Bool[np.ndarray, "image"]
     report: dict[str, Any]
 
-    def __getitem__(self, image: int) -> Float32[np.ndarray, "2 channel h w"]:
+    def __getitem__(self, image: int | np.integer) -> Float32[np.ndarray, "2 channel h w"]:
         shard, place = divmod(int(self.row[image]), SHARD)
         return self.shards[shard][place].astype(np.float32)
 
@@ -134,7 +134,7 @@ def encode_photos(
     store: Path,
     photos: Photos,
     table: BoxTable,
-    images: Int64[np.ndarray, "photo"],
+    images: Int[np.ndarray, "photo"],
     vae: Any,
     resolution: int,
     accelerator: Accelerator,

@@ -188,10 +188,10 @@ def check_against_pixels(table: BoxTable, resolution: int) -> tuple[BoxTable, np
 
 
 def test_captions_are_true_of_the_pixels_on_the_real_excerpt(shared: Path) -> None:
-    """Relations judged on the cropped boxes are those of boxes measured from cropped pixels, for real images' boxes.
+    """Relations judged on cropped boxes are those of boxes measured from cropped pixels, for real images' boxes.
 
-    Every object is painted into a canvas of its photo's size, which goes through the function that crops photos; its box
-    is then measured from the pixels. Relations that a pixel decides are left aside.
+    Every object is painted into a canvas of its photo's size, which goes through the function that crops photos; its
+    box is then measured from the pixels. Relations that a pixel decides are left aside.
     """
     table = boxes.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json").without_crowds()
     cropped, measured = check_against_pixels(table.rows(table.image < 25), 256)
