@@ -16,6 +16,7 @@ test: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python tests/bench_dataset.py $(ARGS)
+	$(BIN)/python tests/bench_stages.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

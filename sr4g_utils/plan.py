@@ -103,10 +103,10 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
     """Images to fine-tune on and to generate (None: as many as the prompt set says)."""
     tuning, evaluation = values.get("03_finetuning"), values.get("04_evaluation")
-    work: dict[str, float | None] = {}
+    work: dict[str, int | None] = {}
     if tuning:
         work["finetune"] = len(tuning["splits"]) * tuning["steps"] * tuning["batch"]
         rounds = 2 + tuning["steps"] // tuning["validate_every"] if tuning["validate_every"] else 0
@@ -121,7 +121,7 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
     return work
 
 
-def _disk(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, float | None], about: Notes) -> list[str]:
+def _disk(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None], about: Notes) -> list[str]:
     lines = []
     if (tuning := values.get("03_finetuning")) and about.resolution and about.unet_parameters:
         latents = PHOTOS * 2 * 4 * (about.resolution / 8) ** 2 * 2 / 1e9
@@ -143,7 +143,7 @@ def _memory(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
     ]
 
 
-def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, float | None], about: Notes) -> list[str]:
+def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None], about: Notes) -> list[str]:
     lines = []
     if tuning := values.get("03_finetuning"):
         splits = ", ".join(tuning["splits"])

