@@ -687,6 +687,13 @@ def card(about: dict[str, Any]) -> str:
     )
 
 
+def ship(unet: Path, out: Path) -> None:
+    """A fine-tuned UNet's folder as ``tiny-sd-finetuned``, in fp16."""
+    model = UNet2DConditionModel.from_pretrained(unet, use_safetensors=True)
+    model.half().save_pretrained(out / "tiny-sd-finetuned")
+    write_sums(out)
+
+
 def write_sums(out: Path) -> None:
     """``SHA256SUMS`` in each model's folder, which :mod:`.models` checks on every load."""
     for model in sorted(folder for folder in out.iterdir() if folder.is_dir()):
@@ -731,7 +738,13 @@ def main(argv: list[str] | None = None) -> None:
         "--scale", type=float, default=1.0, help="multiplies the steps; 0.01 tries everything in a minute"
     )
     parser.add_argument("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
+    parser.add_argument(
+        "--finetuned", type=Path, help="train nothing; ship this fine-tuned UNet, as of the profile miniature_long"
+    )
     args = parser.parse_args(argv)
+    if args.finetuned:
+        ship(args.finetuned, args.out)
+        return
     train(args.work, args.out, args.seed, args.scale, args.until)
 
 
