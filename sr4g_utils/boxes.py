@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
@@ -165,20 +165,38 @@ def read(path: str | Path, split: str = "train") -> BoxTable:
 class _Columns:
     """Growing columns: appended to in place, so that reading never holds a column twice."""
 
-    dtypes: tuple[tuple[str, str], ...] = (
-        ("id", "i8"), ("image_id", "i8"), ("category_id", "i4"), ("x", "f8"), ("y", "f8"), ("w", "f8"), ("h", "f8"),
-        ("iscrowd", "i1"),
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self._data = {name: bytearray() for name, _ in self.dtypes}
+    def __init__(self, dtypes: Mapping[str, str]) -> None:
+        self.dtypes = dtypes
+        self._data = {name: bytearray() for name in dtypes}
 
     def extend(self, **columns: np.ndarray) -> None:
-        for name, dtype in self.dtypes:
+        for name, dtype in self.dtypes.items():
             self._data[name] += np.ascontiguousarray(columns[name], dtype=dtype).data
 
     def pop(self, name: str) -> np.ndarray:
-        return np.frombuffer(self._data.pop(name), dtype=dict(self.dtypes)[name])
+        return np.frombuffer(self._data.pop(name), dtype=self.dtypes[name])
+
+
+class _Images:
+    """Image records as columns; an image without a file name gets COCO's."""
+
+    def __init__(self) -> None:
+        self.columns = _Columns({"id": "i8", "width": "i4", "height": "i4"})
+        self.names: list[pa.StringArray] = []
+
+    def extend(self, records: list[_Image]) -> None:
+        self.columns.extend(**{name: _column(records, name, dtype) for name, dtype in self.columns.dtypes.items()})
+        names = [record.file_name or f"{record.id:012d}.jpg" for record in records]
+        self.names.append(pa.array(names, pa.string()))
+
+
+def _column(records: Sequence[Any], name: str, dtype: str) -> np.ndarray:
+    return np.fromiter(map(attrgetter(name), records), dtype, len(records))
+
+
+_BOX = {
+    "id": "i8", "image_id": "i8", "category_id": "i4", "x": "f8", "y": "f8", "w": "f8", "h": "f8", "iscrowd": "i1",
+}  # fmt: skip
 
 
 def _positions(values: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -200,59 +218,67 @@ def _repeated(ids: np.ndarray) -> Bool[np.ndarray, "n"]:
     return later
 
 
-def _table(images: list[_Image], categories: list[Category], columns: _Columns, source: str) -> BoxTable:
+def _table(images: _Images, categories: list[Category], columns: _Columns, source: str) -> BoxTable:
     """Check every annotation, count what is left out, and sort."""
-    for kind, records in (("image", images), ("category", categories)):
-        ids = np.array([record.id for record in records], np.int64)
-        if _repeated(ids).any():
-            raise ValueError(f"{source}: {kind} id {ids[_repeated(ids)][0]} occurs more than once")
-        if not len(ids):
-            raise ValueError(f"{source}: holds no {'images' if kind == 'image' else 'categories'}")
-    for record in images:
-        if record.width <= 0 or record.height <= 0:
-            raise ValueError(f"{source}: image {record.id} has the size {record.width} × {record.height}")
-    images.sort(key=attrgetter("id"))
+    image_id, width, height = (images.columns.pop(name) for name in ("id", "width", "height"))
     categories = sorted(categories, key=attrgetter("id"))
-    image_id = np.array([image.id for image in images], np.int64)
-    width = np.array([image.width for image in images], np.float64)
-    height = np.array([image.height for image in images], np.float64)
+    category_id = np.array([category.id for category in categories], np.int64)
+    for kind, found in (("image", image_id), ("category", category_id)):
+        if (repeated := _repeated(found)).any():
+            raise ValueError(f"{source}: {kind} id {found[repeated][0]} occurs more than once")
+        if not len(found):
+            raise ValueError(f"{source}: holds no {'images' if kind == 'image' else 'categories'}")
+    if (empty := np.flatnonzero((width <= 0) | (height <= 0))).size:
+        at = empty[0]
+        raise ValueError(f"{source}: image {image_id[at]} has the size {width[at]} × {height[at]}")
+    order = np.argsort(image_id, kind="stable")
+    file_name = pa.concat_arrays(images.names).take(pa.array(order))
+    image_id, width, height = image_id[order], width[order].astype(np.float64), height[order].astype(np.float64)
+    images.names.clear()
 
     ids = columns.pop("id")
     image = _positions(columns.pop("image_id"), image_id)
-    category = _positions(columns.pop("category_id"), np.array([c.id for c in categories])).astype(np.int16)
-    x, y, w, h = (columns.pop(name) for name in "xywh")
-    finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(w) & np.isfinite(h)
-    reasons = {
-        "duplicate annotation id": _repeated(ids),
-        "unknown image": image < 0,
-        "unknown category": category < 0,
-        "non-finite box": ~finite,
-        "zero or negative size": finite & ((w <= 0) | (h <= 0)),
-        "outside the image": finite
-        & (
-            (np.minimum(x, y) < -OUTSIDE_TOLERANCE)
-            | (x + w > width[image] + OUTSIDE_TOLERANCE)
-            | (y + h > height[image] + OUTSIDE_TOLERANCE)
-        ),
-    }
-    keep = np.ones(len(ids), bool)
-    excluded = {}
-    for reason, bad in reasons.items():  # an annotation counts once, under the first reason that fits
-        if (first := bad & keep).any():
+    category = _positions(columns.pop("category_id"), category_id).astype(np.int16)
+    box = {name: columns.pop(name) for name in "xywh"}
+    keep, excluded = np.ones(len(ids), bool), {}
+    for reason, bad in _reasons(ids, image, category, box, width, height):
+        if (first := bad & keep).any():  # an annotation counts once, under the first reason that fits
             excluded[reason] = int(first.sum())
             keep &= ~bad
     if not keep.any():
         raise ValueError(f"{source}: no usable annotation among {len(ids):,}" + (f" ({excluded})" if excluded else ""))
     order = np.lexsort((ids, category, image))
+    del ids
     order = order[keep[order]]
-    del keep, reasons, ids, finite
-    names = [record.file_name or f"{record.id:012d}.jpg" for record in images]
     crowd = columns.pop("iscrowd")[order].astype(bool)
     image, category = image[order], category[order]
-    x, y, w, h = x[order], y[order], w[order], h[order]
+    for name in box:  # one after the other, so that one column at most is there twice
+        box[name] = box[name][order]
     return BoxTable(
-        image_id, pa.array(names), width, height, tuple(categories), image, category, x, y, w, h, crowd, excluded
+        image_id, file_name, width, height, tuple(categories), image, category, **box, crowd=crowd, excluded=excluded
     )
+
+
+def _reasons(
+    ids: np.ndarray,
+    image: np.ndarray,
+    category: np.ndarray,
+    box: dict[str, np.ndarray],
+    width: np.ndarray,
+    height: np.ndarray,
+) -> Iterator[tuple[str, Bool[np.ndarray, "box"]]]:
+    """Why an annotation is left out, and for which ones that holds."""
+    x, y, w, h = box.values()
+    yield "duplicate annotation id", _repeated(ids)
+    yield "unknown image", image < 0
+    yield "unknown category", category < 0
+    finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(w) & np.isfinite(h)
+    yield "non-finite box", ~finite
+    yield "zero or negative size", finite & ((w <= 0) | (h <= 0))
+    outside = (x < -OUTSIDE_TOLERANCE) | (y < -OUTSIDE_TOLERANCE)
+    outside |= x + w > width[image] + OUTSIDE_TOLERANCE
+    outside |= y + h > height[image] + OUTSIDE_TOLERANCE
+    yield "outside the image", finite & outside
 
 
 # ------------------------------------------------------------------------------------------------------- Parquet
@@ -276,17 +302,19 @@ def _read_parquet(path: Path) -> BoxTable:
         if table[name].null_count:
             raise ValueError(f"{path}: column {name!r} has {table[name].null_count:,} missing values")
     column = {name: table[name].to_numpy() for name in needed}
+    for name, most in {"iscrowd": 1, **dict.fromkeys(("width", "height", "category_id"), (1 << 31) - 1)}.items():
+        if (odd := column[name][(column[name] < 0) | (column[name] > most)]).size:
+            raise ValueError(f"{path}: column {name!r} holds {odd[0]}; expected 0 to {most}")
     image_id, first = np.unique(column["image_id"], return_index=True)
     at = np.searchsorted(image_id, column["image_id"])
     for side in ("width", "height"):
         if (odd := np.flatnonzero(column[side] != column[side][first][at])).size:
             raise ValueError(f"{path}: image {column['image_id'][odd[0]]} has more than one {side}")
-    images = [
-        _Image(int(id), int(column["width"][row]), int(column["height"][row]))
-        for id, row in zip(image_id, first, strict=True)
-    ]
-    columns = _Columns()
-    columns.extend(id=column["ann_id"], **{name: column[name] for name, _ in _Columns.dtypes if name != "id"})
+    images = _Images()
+    images.columns.extend(id=image_id, **{side: column[side][first] for side in ("width", "height")})
+    images.names.append(pa.array([f"{id:012d}.jpg" for id in image_id.tolist()], pa.string()))
+    columns = _Columns(_BOX)
+    columns.extend(id=column["ann_id"], **{name: column[name] for name in _BOX if name != "id"})
     return _table(images, list(COCO_CATEGORIES), columns, str(path))
 
 
@@ -305,16 +333,12 @@ def _read_zip(path: Path, split: str) -> BoxTable:
 
 
 def _read_stream(file: Any, source: str) -> BoxTable:
-    images: list[_Image] = []
+    images, columns = _Images(), _Columns(_BOX)
     categories: list[Category] = []
-    columns = _Columns()
 
     def add(annotations: list[_Annotation]) -> None:
-        def column(name: str, dtype: str) -> np.ndarray:
-            return np.fromiter(map(attrgetter(name), annotations), dtype, len(annotations))
-
         boxes = np.fromiter(chain.from_iterable(a.bbox for a in annotations), "f8", 4 * len(annotations)).reshape(-1, 4)
-        integers = {name: column(name, dtype) for name, dtype in _Columns.dtypes if name not in ("x", "y", "w", "h")}
+        integers = {name: _column(annotations, name, dtype) for name, dtype in _BOX.items() if dtype != "f8"}
         columns.extend(**integers, **dict(zip("xywh", boxes.T, strict=True)))
 
     with file:

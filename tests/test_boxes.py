@@ -190,7 +190,7 @@ BAD = {
     "a box of text": (with_box(bbox=["1", 2, 3, 4]), "Expected `float`, got `str`"),
     "a fractional id": (with_box(id=1.5), "Expected `int`, got `float`"),
     "image twice": (official(images=official()["images"] + official()["images"][:1]), "image id 9 occurs more than once"),
-    "category twice": (official(categories=official()["categories"] * 2), "category id 18 occurs more than once"),
+    "category twice": (official(categories=official()["categories"] * 2), "category id 17 occurs more than once"),
     "an image without size": (official(images=[{"id": 7, "width": 0, "height": 5}]), "image 7 has the size 0 × 5"),
     "key twice": ('{"images": [], "images": []}', "the key 'images' occurs twice"),
     "text after the end": (json.dumps(official()) + "x", "text after the end"),
@@ -302,6 +302,8 @@ def parquet(folder: Path, **columns) -> Path:
         ({"x": ["1", "2"]}, "column 'x' must hold numbers"),
         ({"width": [64, 65]}, "image 1 has more than one width"),
         ({"width": [0, 0]}, "image 1 has the size 0 × 48"),
+        ({"iscrowd": [0, 256]}, "column 'iscrowd' holds 256"),
+        ({"category_id": [1, 1 + (1 << 32)]}, "column 'category_id' holds 4294967297"),
         ({"category_id": [99, 98]}, "no usable annotation among 2 .*unknown category"),
     ],
 )
