@@ -385,7 +385,7 @@ def gain_by_frequency(table: pd.DataFrame) -> Figure:
     Args:
         table: of :func:`analysis.gain_by_frequency`.
     """
-    rows = table[table.frequency != "most − least"]
+    rows = table[(table.frequency != "most − least") & (table.prompts > 0)]
     figure, axis = plt.subplots(figsize=(6.5, 3.2))
     _rows(axis, rows, np.arange(len(rows)), ("difference", "low", "high"), COLOURS[0], "o", "")
     axis.axvline(0, color="black", linewidth=1)

@@ -53,7 +53,7 @@ def test_scores_are_of_both_models_and_both_sets_with_their_provenance(study):
     assert about["world"] == "miniature" and about["threshold"] == 0.1 and about["detector"]["files"]
     for model in ("base", "fine-tuned"):
         record = about["models"][model]
-        assert record["sampling"]["steps"] == 3 and record["sampling"]["guidance"] == 5.0 and record["model"]["dtype"]
+        assert record["sampling"]["steps"] == 8 and record["sampling"]["guidance"] == 5.0 and record["model"]["dtype"]
     assert about["models"]["base"]["model"]["files"] != about["models"]["fine-tuned"]["model"]["files"]
     assert len(about["prompts"]["sha256"]) == 64 and provenance["torch"] and provenance["commit"]
 
