@@ -322,15 +322,16 @@ def _why(error: BaseException, name: str, revision: str) -> str:
         ((hub_errors.IncompleteSnapshotError,), "its download is incomplete; connect and run again to finish it"),
         (
             (hub_errors.OfflineModeIsEnabled, hub_errors.LocalEntryNotFoundError, ConnectionError),
-            "not in the cache, and the Hub cannot be reached; connect once (and unset HF_HUB_OFFLINE)",
+            "not (wholly) in the cache, and the Hub cannot be reached; connect once (and unset HF_HUB_OFFLINE)",
         ),
     ]
     for kinds, remedy in remedies:
         if any(isinstance(each, kinds) for each in chain):
             return remedy
     if any("connect" in type(each).__name__.lower() or "timeout" in type(each).__name__.lower() for each in chain):
-        return "not in the cache, and the Hub cannot be reached; connect once"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return "not (wholly) in the cache, and the Hub cannot be reached; connect once"
+    told = next((each for each in chain if isinstance(each, hub_errors.HfHubHTTPError)), error)
+    return f"{type(told).__name__}: {' '.join(str(told).split())[:300]}"
 
 
 # -------------------------------------------------------------------------------------------------------- checking

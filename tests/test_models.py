@@ -1,10 +1,7 @@
 """Models found, checked and loaded from local folders and from a Hub on this machine; every failure in one line."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
@@ -14,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from huggingface_hub import constants, hf_api
 from safetensors.torch import load_file, save_file
 
 from sr4g_utils import models
@@ -194,7 +192,9 @@ class Hub(BaseHTTPRequestHandler):
             code := {"gated": "GatedRepo", "missing": "RepoNotFound", "withdrawn": "DisabledRepo"}.get(name)
         ) is not None:
             return self.answer(
-                404 if name == "missing" else 403, b"{}", {"X-Error-Code": code, "X-Error-Message": "Access denied"}
+                404 if name == "missing" else 403,
+                b"{}",
+                {"X-Error-Code": code, "X-Error-Message": "Access to this resource is disabled."},
             )
         folder = self.folders[name]
         files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
@@ -227,76 +227,69 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(made: Path) -> Iterator[str]:
+def hub(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The Hub on this machine, with an empty cache."""
     Hub.folders, Hub.asked = {path.name: path for path in made.iterdir()}, []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    use(monkeypatch, f"http://127.0.0.1:{server.server_port}", tmp_path)
+    yield
     server.shutdown()
 
 
-SCRIPT = """
-import json, sys
-from sr4g_utils import models
-for kind, source in json.loads(sys.argv[1]):
+def use(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
+    """What HF_ENDPOINT and HF_HUB_CACHE say to a fresh process: huggingface_hub reads them once, when imported."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(hf_api.api, "endpoint", endpoint)
+
+
+def load(kind: str, **source: object) -> str:
+    """The commit that was loaded, or the error."""
     try:
-        record = getattr(models, f"load_{kind}")(source, device="cpu")[-1]
-        print(json.dumps(record["commit"]), flush=True)
-    except models.ModelError as error:
-        print(json.dumps(str(error)), flush=True)
-"""
+        return getattr(models, f"load_{kind}")(source, device="cpu")[-1]["commit"]
+    except ModelError as error:
+        assert "\n" not in str(error)
+        return str(error)
 
 
-def load(hub: str, cache: Path, *sources: tuple[str, dict], **environment: str) -> list[str]:
-    """What a fresh process, which reads its endpoint and cache at import, gets for each model: commit or error."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(sources)], capture_output=True, text=True, check=True,
-        env={**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
-             "HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "127.0.0.1", **environment},
-    )  # fmt: skip
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def test_models_from_a_hub(hub: str, tmp_path: Path) -> None:
+def test_models_from_a_hub(hub: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloaded, by mirror, gated, withdrawn, missing, a wrong revision; then offline from the cache."""
-    v14 = ("pipeline", {"id": "CompVis/v1.4"})
-    answers = load(
-        hub,
-        tmp_path,
-        v14,
-        ("pipeline", {"id": "stabilityai/missing", "mirrors": [f"community/v2.1@{COMMIT}"]}),
-        ("detector", {"id": "google/owlvit"}),
-        ("pipeline", {"id": "a/gated"}),
-        ("pipeline", {"id": "a/missing", "mirrors": ["b/withdrawn"]}),
-        ("pipeline", {"id": "CompVis/v1.4", "revision": "v9"}),
-    )
-    assert answers[:3] == [f"CompVis/v1.4@{COMMIT}", f"community/v2.1@{COMMIT}", f"google/owlvit@{COMMIT}"]
-    assert (
-        "a/gated: it is gated: accept its licence at https://huggingface.co/a/gated and run `hf auth login`"
-        in answers[3]
-    )
-    assert "a/missing: no such model on the Hub (or a private one)" in answers[4]
-    assert "b/withdrawn: it was withdrawn from the Hub; name a mirror" in answers[4]
-    assert "it has no revision 'v9'; correct 'revision'" in answers[5]
-    assert all("\n" not in answer and "give its path as 'folder'" in answer for answer in answers[3:])
+    assert load("pipeline", id="CompVis/v1.4") == f"CompVis/v1.4@{COMMIT}"
     assert not any("safety_checker" in path and path.endswith("safetensors") for path in Hub.asked)
-    offline = load(hub, tmp_path, v14, ("pipeline", {"id": "CompVis/v2.1-base"}), HF_HUB_OFFLINE="1")
-    assert offline[0] == answers[0]
-    assert "CompVis/v2.1-base: not in the cache, and the Hub cannot be reached; connect once" in offline[1]
+    mirrored = load("pipeline", id="stabilityai/missing", mirrors=[f"community/v2.1@{COMMIT}"])
+    assert mirrored == f"community/v2.1@{COMMIT}"
+    assert load("detector", id="google/owlvit") == f"google/owlvit@{COMMIT}"
+    gated = load("pipeline", id="a/gated")
+    assert "a/gated: it is gated: accept its licence at https://huggingface.co/a/gated and run `hf auth login`" in gated
+    assert gated.endswith("Or copy the model here and give its path as 'folder'")
+    neither = load("pipeline", id="a/missing", mirrors=["b/withdrawn"])
+    assert "a/missing: no such model on the Hub (or a private one)" in neither
+    assert "b/withdrawn: it was withdrawn from the Hub; name a mirror" in neither
+    assert "it has no revision 'v9'; correct 'revision'" in load("pipeline", id="CompVis/v1.4", revision="v9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load("pipeline", id="CompVis/v1.4") == f"CompVis/v1.4@{COMMIT}"
+    offline = load("pipeline", id="CompVis/v2.1-base")
+    assert "CompVis/v2.1-base: not (wholly) in the cache, and the Hub cannot be reached; connect once" in offline
 
 
-def test_half_downloaded_models(hub: str, tmp_path: Path) -> None:
+def test_half_downloaded_models(hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an interrupted download leaves is said offline, and completed by the next attempt."""
-    source = ("pipeline", {"id": "CompVis/v2.1-base"})
-    commit = load(hub, tmp_path, source)
+    whole = load("pipeline", id="CompVis/v2.1-base")
     (weights,) = tmp_path.rglob("snapshots/*/unet/*.safetensors")
     weights.resolve().rename(weights.resolve().with_suffix(".incomplete"))
     weights.unlink()
-    (answer,) = load(hub, tmp_path, source, HF_HUB_OFFLINE="1")
-    assert "unet has no weights; fetch it again" in answer or "its download is incomplete" in answer
-    assert load(hub, tmp_path, source) == commit
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        answer = load("pipeline", id="CompVis/v2.1-base")
+    assert "CompVis/v2.1-base: not (wholly) in the cache, and the Hub cannot be reached; connect once" in answer
+    assert load("pipeline", id="CompVis/v2.1-base") == whole == f"CompVis/v2.1-base@{COMMIT}"
 
 
-def test_no_connection(tmp_path: Path) -> None:
-    (answer,) = load("http://127.0.0.1:9", tmp_path, ("pipeline", {"id": "CompVis/v1.4"}))
-    assert "not in the cache, and the Hub cannot be reached; connect once" in answer
+def test_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "http://127.0.0.1:9", tmp_path)
+    answer = load("pipeline", id="CompVis/v1.4")
+    assert "not (wholly) in the cache, and the Hub cannot be reached; connect once" in answer
