@@ -194,7 +194,10 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(
                 404 if name == "missing" else 403,
                 b"{}",
-                {"X-Error-Code": code, "X-Error-Message": "Access to this resource is disabled."},
+                {
+                    "X-Error-Code": code,
+                    "X-Error-Message": "Access to this resource is disabled." if name == "withdrawn" else name,
+                },
             )
         folder = self.folders[name]
         files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
