@@ -68,6 +68,7 @@ COCO_CATEGORIES: tuple[Category, ...] = tuple(
     Category(id, name, supercategory) for supercategory, names in COCO.items() for id, name in names.items()
 )
 
+SLICE = 1 << 20  # rows worked on together where a column's worth of intermediate values would be too many
 OUTSIDE_TOLERANCE = 1.0  # pixels; official boxes are rounded polygons and may end a fraction beyond the border
 
 
@@ -201,10 +202,11 @@ _BOX = {
 
 def _positions(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Position of each value in the sorted ``known``, -1 where it is not there."""
-    if not len(known):
-        return np.full(len(values), -1, np.int32)
-    position = np.minimum(np.searchsorted(known, values), len(known) - 1).astype(np.int32)
-    position[known[position] != values] = -1
+    position = np.full(len(values), -1, np.int32)
+    for at in range(0, len(values) if len(known) else 0, SLICE):
+        part = values[at : at + SLICE]
+        nearest = np.minimum(np.searchsorted(known, part), len(known) - 1)
+        position[at : at + SLICE] = np.where(known[nearest] == part, nearest, -1)
     return position
 
 
@@ -276,8 +278,10 @@ def _reasons(
     yield "non-finite box", ~finite
     yield "zero or negative size", finite & ((w <= 0) | (h <= 0))
     outside = (x < -OUTSIDE_TOLERANCE) | (y < -OUTSIDE_TOLERANCE)
-    outside |= x + w > width[image] + OUTSIDE_TOLERANCE
-    outside |= y + h > height[image] + OUTSIDE_TOLERANCE
+    for at in range(0, len(image), SLICE):
+        part = slice(at, at + SLICE)
+        outside[part] |= x[part] + w[part] > width[image[part]] + OUTSIDE_TOLERANCE
+        outside[part] |= y[part] + h[part] > height[image[part]] + OUTSIDE_TOLERANCE
     yield "outside the image", finite & outside
 
 

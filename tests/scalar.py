@@ -1,4 +1,4 @@
-"""The 14 relations once more, one pair at a time and with nothing of the package: what the vectorised rules must say."""
+"""The 14 relations once more, one pair at a time and with nothing of the package: what vectorised rules must say."""
 
 from collections.abc import Sequence
 

@@ -189,7 +189,10 @@ BAD = {
     "half a box": (with_box(bbox=[1, 2, 3]), "annotations.*length 4"),
     "a box of text": (with_box(bbox=["1", 2, 3, 4]), "Expected `float`, got `str`"),
     "a fractional id": (with_box(id=1.5), "Expected `int`, got `float`"),
-    "image twice": (official(images=official()["images"] + official()["images"][:1]), "image id 9 occurs more than once"),
+    "image twice": (
+        official(images=official()["images"] + official()["images"][:1]),
+        "image id 9 occurs more than once",
+    ),
     "category twice": (official(categories=official()["categories"] * 2), "category id 17 occurs more than once"),
     "an image without size": (official(images=[{"id": 7, "width": 0, "height": 5}]), "image 7 has the size 0 × 5"),
     "key twice": ('{"images": [], "images": []}', "the key 'images' occurs twice"),
@@ -289,7 +292,9 @@ def parquet(folder: Path, **columns) -> Path:
         "image_id": [1, 1], "width": [64, 64], "height": [48, 48], "ann_id": [1, 2], "category_id": [1, 2],
         "x": [1.0, 2.0], "y": [1.0, 2.0], "w": [5.0, 6.0], "h": [5.0, 6.0], "iscrowd": [0, 0],
     } | columns  # fmt: skip
-    pd.DataFrame({name: column for name, column in table.items() if column is not None}).to_parquet(folder / "b.parquet")
+    pd.DataFrame({name: column for name, column in table.items() if column is not None}).to_parquet(
+        folder / "b.parquet"
+    )
     return folder / "b.parquet"
 
 
@@ -412,7 +417,8 @@ def test_a_file_that_was_damaged_since_is_downloaded_again(server):
 
 def test_killed_in_the_middle(server, tmp_path):
     server.mode = "slow"
-    code = f"from sr4g_utils import runs; from pathlib import Path; runs.DATA = Path({str(runs.DATA)!r}); runs.download({NAME!r})"
+    code = f"from sr4g_utils import runs; from pathlib import Path; runs.DATA = Path({str(runs.DATA)!r});"
+    code += f"runs.download({NAME!r})"
     child = subprocess.Popen([sys.executable, "-c", code], cwd=runs.ROOT, env=os.environ.copy())
     while not server.requests:
         time.sleep(0.05)
@@ -426,7 +432,9 @@ def test_killed_in_the_middle(server, tmp_path):
 
 def test_the_official_hashes():
     sources = yaml.safe_load((runs.DATA / "sources.yaml").read_text())
-    assert {name: source["hash"] for name, source in sources.items() if name.endswith(("2017.zip", "validated.jsonl"))} == {
+    assert {
+        name: source["hash"] for name, source in sources.items() if name.endswith(("2017.zip", "validated.jsonl"))
+    } == {
         "annotations_trainval2017.zip": "sha1:8551ee4bb5860311e79dace7e79cb91e432e78b3",
         "val2017.zip": "sha1:4950dc9d00dbe1c933ee0170f5797584351d2a41",
         "train2017.zip": "sha1:10ad623668ab00c62c096f0ed636d6aff41faca5",

@@ -64,5 +64,5 @@ def test_bad_arguments(arguments, message):
 
 
 def test_what_is_no_caption():
-    with pytest.raises(ValueError, match="not a caption of the template .*: 'a dog and a cat'"):
+    with pytest.raises(ValueError, match=r"not a caption of the template .*: 'a dog and a cat'"):
         parse("a dog and a cat")

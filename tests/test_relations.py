@@ -151,7 +151,7 @@ def test_many_pairs_at_once_are_each_judged_alone():
 
 
 def test_the_fourteen():
-    assert len(RELATIONS) == 14 and NAMES == tuple(scalar.NAMES)
+    assert len(RELATIONS) == 14 and list(NAMES) == scalar.NAMES
     assert [sum(r.family == family for r in RELATIONS) for family in FAMILIES] == [4, 4, 6]
     assert all(BY_NAME[BY_NAME[r.opposite].opposite] is r for r in RELATIONS)
 

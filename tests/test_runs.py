@@ -270,7 +270,16 @@ def test_paths_are_seen_from_the_caller(notebook, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("n", "three"), ("n", 1.5), ("n", True), ("rate", "x"), ("flag", 1), ("rules", "coco"), ("names", "a"), ("photos", [1])],
+    [
+        ("n", "three"),
+        ("n", 1.5),
+        ("n", True),
+        ("rate", "x"),
+        ("flag", 1),
+        ("rules", "coco"),
+        ("names", "a"),
+        ("photos", [1]),
+    ],
 )
 def test_wrong_types(notebook, name, value):
     with pytest.raises(ValueError, match=rf"^here: 09_all.{name} must be .*, got ") as caught:
@@ -284,7 +293,9 @@ def profile(tmp_path, text, *settings):
 
 
 def test_profile(tmp_path):
-    found = profile(tmp_path, "all:\n  seed: 7\n  rules: sg2im\n02_dataset:\n  unseen: 3\n01_heuristics:\n", "vsr=a.jsonl")
+    found = profile(
+        tmp_path, "all:\n  seed: 7\n  rules: sg2im\n02_dataset:\n  unseen: 3\n01_heuristics:\n", "vsr=a.jsonl"
+    )
     assert list(found) == ["01_heuristics", "02_dataset"]
     assert found["02_dataset"] == {"seed": 7, "rules": "sg2im", "unseen": 3, "run_folder": str(tmp_path / "run")}
     assert found["01_heuristics"]["vsr"] == str(Path.cwd() / "a.jsonl") and "rules" not in found["01_heuristics"]
