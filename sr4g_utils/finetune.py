@@ -283,14 +283,14 @@ def _train(
             scores = log.validation(done, judge(merged(unet, kept)))
             if best is None or _rank(scores, start, c) > _rank(best, start, c):
                 best = scores
-                save_unet(folder / "best", unet, merged(unet, kept), done, accelerator)
+                save_unet(folder / "best", unet, merged(unet, kept), accelerator)
         if save:
             position = {"step": done, "best": best, "start": start, "key": key, **log.position()}
             good = checkpoint(folder, trained, ema, optimiser, position, c, accelerator)
             log.resume_clock()
-    save_unet(folder / "last", unet, merged(unet, kept), done, accelerator)
+    save_unet(folder / "last", unet, merged(unet, kept), accelerator)
     if best is None:
-        save_unet(folder / "best", unet, merged(unet, kept), done, accelerator)
+        save_unet(folder / "best", unet, merged(unet, kept), accelerator)
     log.close()
     return {"start": start, "best": best or {"step": done}, **log.position(), "text_states_cached": text.cached}
 
@@ -353,19 +353,19 @@ def merged(unet: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain.state_dict()
 
 
-def save_unet(folder: Path, unet: Any, state: Mapping[str, Tensor], step: int, accelerator: Accelerator) -> None:
+def save_unet(folder: Path, unet: Any, state: Mapping[str, Tensor], accelerator: Accelerator) -> None:
     """A folder that diffusers loads as a UNet. Its one weight file is replaced whole, so there is always a good one."""
     if not accelerator.is_main_process:
         return
     config = {name: value for name, value in json.loads(unet.to_json_string()).items() if name != "_name_or_path"}
     runs.write_json(folder / "config.json", config)
     with runs.atomic(folder / WEIGHTS) as partial:
-        _write(state, partial, step=str(step))
+        _write(state, partial)
 
 
-def _write(state: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
+def _write(state: Mapping[str, Tensor], path: Path) -> None:
     plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(plain, path, metadata={"format": "pt", **metadata})
+    save_file(plain, path, metadata={"format": "pt"})  # one key: several come in any order
     path.chmod(0o644)  # safetensors keeps its files private; a cluster's users share theirs
 
 

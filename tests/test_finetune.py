@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,8 +98,11 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 def drift(one: Path, two: Path, base: Path) -> float:
-    """How far two runs ended from each other, as a share of how far they went. Adam divides a gradient by its own size, so
-    a weight whose gradient is rounding and nothing else moves by rounding: weights one by one would not tell."""
+    """How far two runs ended from each other, as a share of how far they went.
+
+    Adam divides a gradient by its own size, so a weight whose gradient is rounding and nothing else moves by rounding:
+    single weights would not tell.
+    """
     a, b, start = weights(one / "last"), weights(two / "last"), load_file(base / "unet" / finetune.WEIGHTS)
     apart, went = (sum(((x[name] - y[name]) ** 2).sum().item() for name in a) for x, y in ((a, b), (a, start)))
     assert went > 0
@@ -421,36 +423,40 @@ def test_bfloat16_arithmetic_on_float32_weights(world: SimpleNamespace, tmp_path
 # ------------------------------------------------------------------------------------------- kills and many processes
 
 SCRIPT = """
-import sys, json
+import json, os, signal, sys
 from sr4g_utils import finetune
+where, count = sys.argv[2], int(sys.argv[3])
+of = finetune.Log if where == "line" else finetune
+real = getattr(of, where)
+def deadly(*arguments):
+    global count
+    count -= 1
+    if count == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+setattr(of, where, deadly)
 finetune.finetune(**json.loads(sys.argv[1]))
 """
 
 
-def test_a_killed_run_ends_like_one_that_was_not(world: SimpleNamespace, tmp_path: Path) -> None:
-    """SIGKILL at any moment, a torn log, a half-written checkpoint: weights and log end bit for bit the same."""
-    longer = {"steps": 12, "validate_every": 6, "validation_prompts": 14, "checkpoint_every": 3}
+def test_killed_runs_end_like_one_that_was_not(world: SimpleNamespace, tmp_path: Path) -> None:
+    """SIGKILL while a checkpoint is written, then between two steps: weights and log end bit for bit the same."""
+    longer = {"steps": 12, "validate_every": 6, "checkpoint_every": 3}
     tune(world, tmp_path / "calm", **longer)
     arguments = {
         **QUICK, **longer, "folder": str(tmp_path / "killed"), "annotations": str(world.annotations), "unseen": UNSEEN,
         "photos": str(world.photos), "prompts": str(world.prompts), "model": str(world.folder / "v1.4"),
         "detector": str(world.folder / "owlvit"), "latents": str(world.folder / "latents"),
     }  # fmt: skip
-    log = tmp_path / "killed" / "log.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(arguments)], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (log.is_file() and '"step": 5,' in log.read_text()) and process.poll() is None:
-        assert time.monotonic() < deadline, "the run does not get on"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
-
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    newest = max(checkpoints.glob("step-*"))
-    shutil.copytree(newest, checkpoints / ".step-00000099.partial")  # as if it had died while saving another
+    log, checkpoints = tmp_path / "killed" / "log.jsonl", tmp_path / "killed" / "checkpoints"
+    for where, count in (("_sync", 9), ("line", 5)):  # in the second checkpoint; at the fifth line after the first
+        command = [sys.executable, "-c", SCRIPT, json.dumps(arguments), where, str(count)]
+        died = subprocess.run(command, capture_output=True, text=True)
+        assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
+        if where == "_sync":
+            assert [path.name for path in sorted(checkpoints.iterdir())] == [".step-00000006.partial", "step-00000003"]
     with log.open("a") as file:
-        file.write('{"step": 9, "lo')
+        file.write('{"step": 9, "lo')  # as a kill may leave a line
     finetune.finetune(**arguments)
     for name in ("best", "last"):
         a, b = ((tmp_path / run / name / finetune.WEIGHTS).read_bytes() for run in ("calm", "killed"))
@@ -472,7 +478,8 @@ def profile(world: SimpleNamespace, tmp_path: Path) -> Path:
     """A profile of notebook 03 with a run folder that holds the prompts, as notebook 02 leaves them."""
     section = {
         **QUICK, "steps": 4, "train_annotations": str(world.annotations), "train_photos": str(world.photos),
-        "model": str(world.folder / "v2.1"), "detector": str(world.folder / "owlvit"), "splits": ["unseen"], "unseen": 4,
+        "model": str(world.folder / "v2.1"), "detector": str(world.folder / "owlvit"), "unseen": 4,
+        "splits": ["unseen"],
     }  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({finetune.NOTEBOOK: section}))
     for where in ("one", "two"):
@@ -485,8 +492,15 @@ def profile(world: SimpleNamespace, tmp_path: Path) -> Path:
 def test_two_processes_train_what_one_does_and_the_notebook_finds_it(
     world: SimpleNamespace, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += "--num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0".split()
+    options = {
+        "num_processes": 2,
+        "num_machines": 1,
+        "mixed_precision": "no",
+        "dynamo_backend": "no",
+        "main_process_port": 0,
+    }
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    launch += [text for name, value in options.items() for text in (f"--{name}", str(value))]
     module = ["-m", "sr4g_utils.finetune", "--profile", str(profile), "--runs"]
     environment = {**os.environ, "PYTHONPATH": str(runs.ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *module, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
