@@ -290,7 +290,7 @@ def test_a_second_run_is_refused_while_the_first_or_its_kernel_lives(study):
     assert re.fullmatch(r"run_all.py: .*miniature is in use by another run or its kernel; wait .*\n", refused)
     kernel.suspend()  # so that it cannot notice that its parent is gone
     first.kill()
-    first.communicate()
+    first.wait()  # not communicate: the kernel holds the pipes
     assert "is in use by another run or its kernel" in study(code=2)
     kernel.resume()
     assert is_gone(kernel)
@@ -340,13 +340,11 @@ def test_killed_at_random_moments_then_the_same_bytes(shared, tmp_path):
     assert undisturbed.wait(timeout=300) == 0, undisturbed.communicate()[0]
     took = time.monotonic() - began
     rng = random.Random(0)
-    kills = 0
-    while kills < 5:
+    for _ in range(5):
         process = start("killed")
         time.sleep(rng.uniform(0.2, 0.95) * took)
         process.kill()
         process.communicate()
-        kills += 1
     until = time.monotonic() + 300
     while True:  # the kernel of the last one may live for a moment
         process = start("killed")
