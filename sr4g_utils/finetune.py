@@ -119,6 +119,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     validation_prompts: int = 280  # spread evenly over the relations
     sampling: dict[str, Any] = {}  # of the validation images: fields of generate.Sampling
     threshold: float = visor.THRESHOLD
+    pairs: Literal["any", "best"] = "any"  # of boxes, as in visor.verdicts
     oa_floor: float = 0.9  # the best checkpoint finds both objects at least this often, relative to the start
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 2
@@ -544,7 +545,9 @@ def _judge(
         at = found.image.to_numpy(int)
         found = found.assign(prompt_id=np.array(ids, int)[at], image_index=np.array(numbers, int)[at])
         found = pd.concat(gather_object([found]), ignore_index=True)
-        records = visor.verdicts(asked, found, images=sampling.images, threshold=c.threshold, rules=c.rules)
+        records = visor.verdicts(
+            asked, found, images=sampling.images, threshold=c.threshold, pairs=c.pairs, rules=c.rules
+        )
         scores = visor.scores(records, resamples=0).query("relation == 'all'").set_index("metric").value
         values = {name: None if np.isnan(scores[name]) else float(scores[name]) for name in SCORES}
         return {**values, "images": len(records), "both_found": int(records.both_found.sum())}
