@@ -298,7 +298,7 @@ def write_photos(folder: str | Path, annotations: str | Path, *, split: str) -> 
             continue
         rows = slice(edges[i], edges[i + 1])
         size = int(table.width[i]), int(table.height[i])
-        with atomic(path) as partial:
+        with atomic(path, durable=False) as partial:
             Image.fromarray(render(xywh[rows], names[rows].tolist(), size, int(table.image_id[i]))).save(partial, "PNG")
     return len(table.image_id)
 

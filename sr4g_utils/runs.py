@@ -40,15 +40,19 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 @contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; it takes the final name when the block ends well, else it vanishes."""
+def atomic(path: str | Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary path beside ``path``; it takes the final name when the block ends well, else it vanishes.
+
+    ``durable=False`` spares thousands of small files the wait for the disk: a kill is survived, a power failure is not.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -283,12 +287,11 @@ class Run:
         found = read_json(record) or {}
         if found.get("key") == key and "output" in found and found["output"] == digest(path):
             if found["code"] != code:
-                print(f"{name} was made by other code than today's; delete {path} to make it again")
+                print(f"{name} was made by other code than today's; delete {path} to make it again", file=sys.stderr)
         else:
             if path.is_dir() and found and found["key"] != key:
-                print(
-                    f"{name} was made under another configuration, from other inputs or by other code: starting afresh"
-                )
+                why = "was made under another configuration, from other inputs or by other code: starting afresh"
+                print(f"{name} {why}", file=sys.stderr)
                 shutil.rmtree(path)
             write_json(record, {"key": key})
             result = function(path, **inputs, **config)
