@@ -112,9 +112,9 @@ def test_only_heavy_stages_outlive_a_change_of_code(run, monkeypatch, capsys):
     monkeypatch.setattr(runs, "code_digest", lambda module=None: "other code")
     run.stage("light.txt", make, text="a")
     assert [path.name for path in calls] == ["light.txt", "heavy.txt", "light.txt"]
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     run.stage("heavy.txt", make, text="a", heavy=True)
-    assert len(calls) == 3 and "heavy.txt was made by other code than today's; delete" in capsys.readouterr().out
+    assert len(calls) == 3 and "heavy.txt was made by other code than today's; delete" in capsys.readouterr().err
 
 
 def test_an_interrupted_folder_goes_on_and_another_configuration_starts_afresh(run, capsys):
@@ -123,9 +123,9 @@ def test_an_interrupted_folder_goes_on_and_another_configuration_starts_afresh(r
     assert len(calls) == 2
     with pytest.raises(OSError, match="no more"):
         run.stage("images", make_folder, parts=4, fail_at=2)
-    assert len(calls) == 2 and capsys.readouterr().out == ""
+    assert len(calls) == 2 and capsys.readouterr().err == ""
     assert run.stage("images", make_folder, parts=4)[1] == 4
-    assert "images was made under another configuration" in capsys.readouterr().out
+    assert "images was made under another configuration" in capsys.readouterr().err
     assert len(calls) == 2 + 4
     assert run.stage("images", make_folder, parts=4)[1] == 4 and len(calls) == 6
     (run.folder / "artifacts" / "images" / "1.txt").unlink()
