@@ -464,7 +464,7 @@ def _absolute(value: Any, hub: bool) -> Any:
     return str(Path(value).expanduser().resolve())
 
 
-def read_profile(profile: str) -> tuple[Path, dict[str, dict[str, Any] | None]]:
+def read_profile(profile: str) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
     """A profile's file and its sections as they stand there; arguments and errors as in :func:`load_profile`."""
     path = DATA / "profiles" / f"{profile}.yaml"
     if profile.endswith((".yaml", ".yml")) or os.sep in profile:
