@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side, a file to a core
 install_import_hook("sr4g_utils", "beartype.beartype")  # before any test module imports the package
 
 settings.register_profile("sr4g", deadline=None, print_blob=True)
