@@ -74,7 +74,7 @@ NOISE = 0.3  # at most, of unit latents, on the detector's reconstructions: a ge
 DROPOUT = 0.1  # of captions, for classifier-free guidance
 MOST = max(miniature.N_OBJECTS)
 
-STEPS = {"vae": 4500, "text": 2000, "detector": 3000, "base": 4800}
+STEPS = {"vae": 4500, "text": 2000, "detector": 6000, "base": 4800}
 BATCH = {"vae": 8, "text": 128, "detector": 32, "base": 48}
 RATE = {"vae": 2e-3, "text": 1e-3, "detector": 1e-3, "base": 1e-3}
 FOREGROUND = 5.0  # weight of a pixel inside a box in the VAE's loss; grounds are easy and large
