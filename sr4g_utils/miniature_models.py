@@ -668,7 +668,7 @@ $scores
 AP and AP50 are pycocotools' on 500 held-out scenes, all categories asked for in every picture, and on the same pictures
 after the VAE. The probes are linear, on the text tower's last four states, tested on captions they were not fitted on.
 The losses along the way are in `training.json`.
-""")
+$note""")
 
 
 def card(about: dict[str, Any]) -> str:
@@ -684,6 +684,7 @@ def card(about: dict[str, Any]) -> str:
         share=f"{RELATION_SHARE:.0%}",
         parts="\n".join(f"| {' | '.join(row)} |" for row in parts),
         scores="\n".join(f"| {name} | {value:.3f} |" for name, value in about["scores"].items()),
+        note=f"\n{about['note']}\n" if "note" in about else "",  # what is special about one training, added by hand
     )
 
 
