@@ -4,6 +4,8 @@
     detect     images/s of the batched detector, against the stock processor, one image at a time
     finetune   images/s of the stage, against a plain loop that passes photos and captions through VAE and text encoder
                at every step
+    score      images/s of verdicts and scores of SR2D's 101,120 images with 10,000 resamples, against a bootstrap that
+               draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
 
 Models have random weights. On a GPU they have the published sizes (Stable Diffusion v1.4 at 512 × 512, OWL-ViT base at
 768 × 768, ``--small`` for tiny ones); on a CPU they are tiny, so the ratios there speak of overheads and not of
@@ -23,14 +25,14 @@ import torch
 from diffusers import DDPMScheduler
 from PIL import Image
 
-from sr4g_utils import boxes, detect, finetune, generate, miniature, models, samples
+from sr4g_utils import boxes, detect, finetune, generate, miniature, models, samples, visor
 from sr4g_utils.captions import caption
 from sr4g_utils.photos import Photos, crop_photo, crop_table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["generate", "detect", "finetune"])
+    parser.add_argument("--only", nargs="+", choices=["generate", "detect", "finetune", "score"])
     parser.add_argument("--small", action="store_true", help="tiny models on a GPU too")
     args = parser.parse_args()
     device = models.default_device()
@@ -43,7 +45,7 @@ def main() -> None:
         folder = Path(scratch)
         tiny.stable_diffusion(folder / "sd", full=full)
         tiny.owlvit(folder / "owlvit", full=full)
-        for bench in (bench_generate, bench_detect, bench_finetune):
+        for bench in (bench_generate, bench_detect, bench_finetune, bench_score):
             if not args.only or bench.__name__.removeprefix("bench_") in args.only:
                 ours, baseline = bench(folder, dtype, full)
                 title = f"{bench.__name__.removeprefix('bench_'):9}"
@@ -147,6 +149,29 @@ def plain_loop(folder: Path, photos: Path, batch: int, steps: int, precision: st
             optimiser.zero_grad()
 
     return run
+
+
+def bench_score(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+    prompts, resamples, part = generate.read_prompts("sr2d"), 10_000, 200
+    n, rng = 400_000, np.random.default_rng(0)
+    at = rng.integers(0, len(prompts), n)
+    role = np.where(rng.random(n) < 0.5, prompts.subject.to_numpy(object)[at], prompts.object.to_numpy(object)[at])
+    found = pd.DataFrame({"prompt_id": prompts.prompt_id.to_numpy()[at], "image_index": rng.integers(0, 4, n)})
+    found = found.assign(label=role, score=rng.random(n), **{side: 200 * rng.random(n) + 1 for side in "xywh"})
+
+    def plain() -> None:
+        records = visor.verdicts(prompts, found)
+        for of in (records, *(rows for _, rows in records.groupby("relation"))):
+            sums = of.groupby("prompt_id")[["both_found", "correct"]].sum().to_numpy()
+            for _ in range(part):
+                drawn = sums[rng.integers(0, len(sums), len(sums))].sum(axis=0)
+                assert drawn[1] <= drawn[0]
+
+    images = 4 * len(prompts)
+    judging = images / rate(images, lambda: visor.verdicts(prompts, found))  # seconds
+    drawing = images / rate(images, plain) - judging
+    ours = rate(images, lambda: visor.scores(visor.verdicts(prompts, found), resamples))
+    return ours, images / (judging + drawing * resamples / part)
 
 
 if __name__ == "__main__":
