@@ -581,7 +581,7 @@ def average_precision(out: Path, vae: AutoencoderKL, images: int, seed: int) -> 
         truth = COCO(str(path))
         result: dict[str, float] = {}
         for kind, shown in (("clean", pictures), ("reconstructed", reconstruct(vae, pictures))):
-            found = detect.detect(detector, processor, list(shown), [NAMES] * images, floor=0.02)
+            found = detect.detect(detector, processor, list(shown), [NAMES] * images, floor=0.0)
             ids = {category.name: category.id for category in miniature.CATEGORIES}
             where = found[["x", "y", "w", "h"]].to_numpy().tolist()
             records = [

@@ -128,9 +128,10 @@ def frames(table: pd.DataFrame) -> Figure:
     """Recall per reference frame: of the captions that people call true, the share that the rules call true as well."""
     table = table[table.relation.isin(["left of", "right of"]) & table.frame.isin(["0", "1", "2"])]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharex=True)
-    for axis, (relation, rows) in zip(axes, table.groupby("relation"), strict=True):
-        for offset, (rules, part) in zip((-0.22, 0, 0.22), rows.groupby("rules", sort=False), strict=True):
-            _points(axis, part, "recall", offset, RULES_COLOUR[rules], rules)
+    for axis, relation in zip(axes, ("left of", "right of"), strict=True):
+        rows = table[table.relation == relation]  # few photos may leave none
+        for offset, rules in zip((-0.22, 0, 0.22), RULES, strict=True):
+            _points(axis, rows[rows.rules == rules], "recall", offset, RULES_COLOUR[rules], rules)
         n = rows.groupby("frame").n.first()
         axis.set(
             yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()], xlabel="recall"
