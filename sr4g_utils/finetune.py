@@ -213,6 +213,7 @@ def finetune(
         "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
         "photos": encoded.report,
         **trained,
+        "processes": accelerator.num_processes,
         "resolution": resolution,
         "unseen": list(unseen),
         "model": record,
@@ -649,7 +650,8 @@ class Log:
 
     def close(self) -> None:
         self.bar.close()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # `end_training` would part the processes, which have a split to go
+            tracker.finish()
         if self.file:
             self.file.close()
 
@@ -678,6 +680,7 @@ def _accelerator(c: Choices, folder: Path) -> Accelerator:
     if c.tensorboard and find_spec("tensorboard") is None:
         raise ImportError("tensorboard: it is not installed; `pip install tensorboard`, or set tensorboard to false")
     accelerator = Accelerator(
+        cpu=models.default_device() == "cpu",  # else several processes on a CPU do not find each other
         mixed_precision="bf16" if c.precision == "bfloat16" else "no",
         log_with="tensorboard" if c.tensorboard else None,
         project_dir=folder,
@@ -813,7 +816,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"the profile {args.profile} has no section {NOTEBOOK}")
         os.chdir(runs.NOTEBOOKS)  # the notebook's own defaults are paths seen from there
         parameters = {name: value for name, (_, value) in runs.declared(NOTEBOOK).items()} | profile[NOTEBOOK]
-        state = PartialState(timeout=TIMEOUT)
+        state = PartialState(cpu=models.default_device() == "cpu", timeout=TIMEOUT)
         for split in parameters["splits"]:
             if not state.is_main_process:
                 follow()

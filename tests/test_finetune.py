@@ -492,15 +492,8 @@ def profile(world: SimpleNamespace, tmp_path: Path) -> Path:
 def test_two_processes_train_what_one_does_and_the_notebook_finds_it(
     world: SimpleNamespace, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {
-        "num_processes": 2,
-        "num_machines": 1,
-        "mixed_precision": "no",
-        "dynamo_backend": "no",
-        "main_process_port": 0,
-    }
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-    launch += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    # on a CPU `accelerate launch` starts one process, whatever it is asked for; torch's own launcher starts two
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     module = ["-m", "sr4g_utils.finetune", "--profile", str(profile), "--runs"]
     environment = {**os.environ, "PYTHONPATH": str(runs.ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *module, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
@@ -520,6 +513,7 @@ def test_two_processes_train_what_one_does_and_the_notebook_finds_it(
     stamp = (two / "last" / finetune.WEIGHTS).stat().st_mtime_ns
     monkeypatch.setattr(finetune, "_train", lambda *_: pytest.fail("it is done already"))
     path, result = finetune.stage(runs.Run(tmp_path / "two" / "tiny", finetune.NOTEBOOK), "unseen", parameters)
+    assert result["processes"] == 2
     assert path == two and len(result["unseen"]) == 4 and (two / "last" / finetune.WEIGHTS).stat().st_mtime_ns == stamp
 
 

@@ -12,6 +12,8 @@ import pytest
 import tiny
 from conftest import ROOT
 
+from sr4g_utils import runs
+
 UNETS = {"base": None, "fine-tuned main": "finetune_main/best", "fine-tuned": "finetune_unseen/best"}
 
 
@@ -50,6 +52,12 @@ def settings(folder: Path, shared: Path, version: str) -> list[str]:
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
+def mine(setting: str) -> bool:
+    """Whether notebook 03 has the parameter, so that the fine-tuning command takes it."""
+    scope, _, key = setting.partition("=")[0].rpartition(".")
+    return scope in ("", "03") and key in runs.declared("03_finetuning")
+
+
 def run(*command: object) -> None:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -60,22 +68,14 @@ def run(*command: object) -> None:
 
 @pytest.mark.parametrize(("version", "processes"), [("v1.4", 1), ("v2.1-base", 1), ("v2.1", 2)])
 def test_the_whole_profile_runs_on_real_coco(tmp_path, shared, version, processes):
-    options = ["--profile", "paper", "--runs", tmp_path / "runs", *settings(tmp_path / "models", shared, version)]
+    where = ["--profile", "paper", "--runs", tmp_path / "runs"]
+    values = settings(tmp_path / "models", shared, version)
     if processes > 1:  # fine-tuned by several processes first; notebook 03 finds it done
-        run("run_all.py", *options, "--until", "02")
-        launch = [
-            "-m",
-            "accelerate.commands.launch",
-            "--cpu",
-            "--num_processes",
-            processes,
-            "--num_machines",
-            1,
-            "--main_process_port",
-            0,
-        ]
-        run(*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sr4g_utils.finetune", *options)
-    run("run_all.py", *options)
+        run("run_all.py", *where, *values, "--until", "02")
+        own = [part for value in values[1::2] if mine(value) for part in ("--set", value)]
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        run(*launch, "-m", "sr4g_utils.finetune", *where, *own)
+    run("run_all.py", *where, *values)
     results = tmp_path / "runs" / "paper" / "artifacts" / "results"
     claims = pd.DataFrame(json.loads((results / "claims.json").read_text())["rows"])
     assert len(claims) == 6 and set(claims.verdict) <= {"holds", "fails", "not testable here"}
@@ -86,3 +86,6 @@ def test_the_whole_profile_runs_on_real_coco(tmp_path, shared, version, processe
     assert about["resolution"] == ([96, 96] if version == "v2.1" else [64, 64])
     log = (tmp_path / "runs" / "paper" / "artifacts" / "finetune_main" / "log.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["step"] == 4
+    state = tmp_path / "runs" / "paper" / ".state"
+    made = [json.loads(path.read_text())["result"] for path in state.glob("finetune_*.stage.json")]
+    assert [each["processes"] for each in made] == [processes] * 2
