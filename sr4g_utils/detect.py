@@ -69,7 +69,7 @@ def detect(
     *,
     floor: float = FLOOR,
     query: str = QUERY,
-    batch: int = 64,
+    batch: int | models.Batches = 64,
     queries: MutableMapping[str, Float[torch.Tensor, "dim"]] | None = None,
 ) -> pd.DataFrame:
     """Boxes of the names asked for in each image.
@@ -80,7 +80,7 @@ def detect(
         names: for each image what to look for.
         floor: boxes with a higher score are returned.
         query: text of an open-vocabulary query; closed vocabularies take the bare name.
-        batch: images that go through the detector together.
+        batch: images that go through the detector together; halved when they do not fit into memory.
         queries: embeddings of queries, to be kept from one call to the next (of the same detector); filled in here.
 
     Returns:
@@ -98,16 +98,20 @@ def detect(
     for row, each in zip(asked, names, strict=True):
         row[: len(each)] = [position[name] for name in each]
     find = _find_open if _is_open(detector) else _find_closed
+    batches = batch if isinstance(batch, models.Batches) else models.Batches(batch)
     found = []
     with torch.inference_mode():
         known = _known(detector, processor, list(position), query, {} if queries is None else queries)
-        for start in range(0, len(images), batch):
-            part = images[start : start + batch]
+
+        def look(rows: Sequence[int]) -> list[np.ndarray]:
+            part = [images[row] for row in rows]
             pixels = preprocess(part, processor, detector.device).to(detector.dtype)
             sizes = torch.tensor([image.shape[:2] for image in part], device=detector.device)
-            ask = torch.from_numpy(asked[start : start + batch]).to(detector.device)
-            image, name, score, xywh = (each.cpu().numpy() for each in find(detector, pixels, sizes, ask, known, floor))
-            found.append([image + start, np.array(list(position), object)[name], score, *xywh.T])
+            ask = torch.from_numpy(asked[rows]).to(detector.device)
+            return [each.cpu().numpy() for each in find(detector, pixels, sizes, ask, known, floor)]
+
+        for rows, (image, name, score, xywh) in batches(range(len(images)), look):
+            found.append([image + rows[0], np.array(list(position), object)[name], score, *xywh.T])
     columns = [np.concatenate(column) for column in zip(*found, strict=True)] if found else [np.empty(0)] * 7
     table = pd.DataFrame(dict(zip(("image", "label", "score", *"xywh"), columns, strict=True)))
     return table.sort_values(["image", "score"], ascending=[True, False], kind="stable", ignore_index=True)
@@ -341,6 +345,7 @@ def _write(
     total, missing = (sum(map(len, part.values())) for part in (mine, todo))
     queries: dict[str, torch.Tensor] = {}  # all of them now: an embedding's rounding must not depend on the group
     _known(model, processor, list(dict.fromkeys([*listed.subject, *listed.object])), query, queries)
+    batches = models.Batches(batch)
     with (
         tqdm(total=total, initial=total - missing, desc=f"boxes {about['id']}", unit="image", mininterval=1) as bar,
         ThreadPoolExecutor(READERS) as pool,
@@ -352,7 +357,7 @@ def _write(
                 ahead.append([pool.submit(read, row) for row in each.itertuples()])
             pixels = [image.result() for image in ahead.popleft()]
             names = list(zip(group.subject, group.object, strict=True))
-            found = detect(model, processor, pixels, names, floor=floor, query=query, batch=batch, queries=queries)
+            found = detect(model, processor, pixels, names, floor=floor, query=query, batch=batches, queries=queries)
             with runs.atomic(parts / f"{n:06}.parquet") as partial:
                 _columns(found, group, pixels).to_parquet(partial, index=False)
             bar.update(len(group))

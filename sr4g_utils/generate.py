@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from .photos import Photos
 from .relations import NAMES, RELATIONS
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+Wanted = tuple[Any, str, int]  # prompt_id, caption and number of an image
 LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "method": 0, "quality": 50}
 SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
 WRITERS = 4  # threads that encode images while the next batch is made
@@ -109,26 +110,15 @@ def sample(
         models.check_words(tokenizer, [*prompts.caption, sampling.negative_prompt])
     own, pipeline.scheduler = pipeline.scheduler, _scheduler(pipeline, sampling.scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    batch = sampling.batch
+    batches = models.Batches(sampling.batch)
     try:
         for group in _groups(prompts, sampling.group):
             rows = zip(group.prompt_id, group.caption, strict=True)
             wanted = [(id, text, i) for id, text in rows for i in range(sampling.images)]
             call = _caller(pipeline, list(group.caption), sampling)
-            while wanted:
-                now = wanted[:batch]
-                try:
-                    made = call([text for _, text, _ in now], [noise(sampling.seed, text, i) for _, text, i in now])
-                except RuntimeError as error:
-                    if len(now) == 1 or not _out_of_memory(error):
-                        raise
-                    batch = len(now) // 2
-                    print(f"out of memory: going on with batches of {batch}", file=sys.stderr)
-                    torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
-                    continue
-                for (id, _, index), image in zip(now, made, strict=True):
+            for part, made in batches(wanted, call):
+                for (id, _, index), image in zip(part, made, strict=True):
                     yield id, index, image
-                wanted = wanted[len(now) :]
     finally:
         pipeline.scheduler = own
 
@@ -139,8 +129,8 @@ def _groups(table: pd.DataFrame, size: int) -> list[pd.DataFrame]:
 
 def _caller(
     pipeline: DiffusionPipeline, texts: list[str], sampling: Sampling
-) -> Callable[[list[str], list[torch.Generator]], UInt8[np.ndarray, "image height width 3"]]:
-    """A function from prompts and generators to images. Stable Diffusion's prompts are encoded here, each once."""
+) -> Callable[[Sequence[Wanted]], UInt8[np.ndarray, "image height width 3"]]:
+    """A function that draws a batch of images. Stable Diffusion's prompts are encoded here, each once."""
     options: dict[str, Any] = {
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance,
@@ -164,7 +154,8 @@ def _caller(
             negative = {"negative_prompt": [sampling.negative_prompt] * len(texts)}
             return {"prompt": texts, **(negative if sampling.negative_prompt and "negative_prompt" in takes else {})}
 
-    def call(texts: list[str], generators: list[torch.Generator]) -> UInt8[np.ndarray, "image height width 3"]:
+    def call(wanted: Sequence[Wanted]) -> UInt8[np.ndarray, "image height width 3"]:
+        texts, generators = [text for _, text, _ in wanted], [noise(sampling.seed, text, i) for _, text, i in wanted]
         with torch.inference_mode():
             images = pipeline(**prompt(texts), **options, generator=generators).images
             images = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
@@ -183,11 +174,6 @@ def _scheduler(pipeline: DiffusionPipeline, name: str | None) -> Any:
         raise ValueError(f"sampling: {name} draws noise of its own for a whole batch; choose another scheduler")
     fresh: Any = kind
     return fresh.from_config(pipeline.scheduler.config)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text
 
 
 # ---------------------------------------------------------------------------------------------------------- images

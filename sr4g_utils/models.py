@@ -10,12 +10,13 @@ counted as a prompt not obeyed. Whoever publishes pictures should turn it on; th
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import msgspec
@@ -26,6 +27,8 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
+T = TypeVar("T")
+R = TypeVar("R")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DETECTORS = {
     "owlvit": "OwlViTForObjectDetection",  # VISOR's protocol
@@ -173,6 +176,35 @@ def default_device() -> str:
     """The accelerator that torch finds, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator.type if accelerator else "cpu"
+
+
+class Batches:
+    """Work on at most ``size`` things at a time; halved for good, and said, when a batch does not fit into memory."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, things: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
+        """Each batch of ``things``, in order, and what ``work`` makes of it.
+
+        Raises:
+            RuntimeError: of ``work``; out of memory only where a single thing does not fit.
+        """
+        while things:
+            now = things[: self.size]
+            try:
+                made = work(now)
+            except RuntimeError as error:
+                text = str(error).lower()
+                full = isinstance(error, torch.OutOfMemoryError) or "out of memory" in text
+                if len(now) == 1 or not (full or "not enough memory" in text):
+                    raise
+                self.size = len(now) // 2
+                print(f"out of memory: going on with batches of {self.size}", file=sys.stderr)
+                torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
+                continue
+            yield now, made
+            things = things[len(now) :]
 
 
 def check_words(tokenizer: Any, texts: Iterable[str]) -> None:

@@ -140,6 +140,22 @@ def test_batches_do_not_matter(loaded: dict, kind: str) -> None:
     pd.testing.assert_frame_equal(one, all, atol=1e-3)
 
 
+def test_out_of_memory_halves_the_batch(loaded: dict, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    detector, processor, _ = loaded["owlvit"]
+    expected, own, sizes = detect.detect(detector, processor, PICTURES, ASKED, floor=0.0), detect._find_open, []
+
+    def short(detector, pixels, *rest):
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return own(detector, pixels, *rest)
+
+    monkeypatch.setattr(detect, "_find_open", short)
+    made = detect.detect(detector, processor, PICTURES, ASKED, floor=0.0, batch=6)
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1] and "going on with batches of 1" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(made, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_each_query_is_embedded_once(loaded: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, processor, _ = loaded["owlvit"]
     embedded = []
