@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from . import runs
 from .relations import NAMES
@@ -92,9 +91,15 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "train2017.zip": ("train_photos",),
         "val2017.zip": ("val_photos", "photos"),
         "all_vsr_validated.jsonl": ("vsr",),
+        "weights-inception-2015-12-05-6726825d.pth": ("inception",),
     }
-    sources = yaml.safe_load((runs.DATA / "sources.yaml").read_text(encoding="utf-8"))
-    wanted = {name for own in values.values() for name, value in own.items() if value is None}
+    sources = runs.sources()
+    wanted = {
+        name
+        for own in values.values()
+        for name, value in own.items()
+        if value == ("download" if name == "inception" else None)
+    }
     lines = []
     for file, names in files.items():
         if wanted & set(names):

@@ -154,6 +154,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SR4G_CACHE") or pooch.os_cache("sr4g"))
 
 
+def sources() -> dict[str, dict[str, Any]]:
+    """The official files that a run may download (``data/sources.yaml``): url, hash and, of large ones, bytes."""
+    return yaml.safe_load((DATA / "sources.yaml").read_text(encoding="utf-8"))
+
+
 def download(name: str) -> Path:
     """An official file named in ``data/sources.yaml``, from the cache or downloaded into it and checked by its hash.
 
@@ -165,7 +170,7 @@ def download(name: str) -> Path:
     """
     import pooch  # the only thing here that needs the network
 
-    source = yaml.safe_load((DATA / "sources.yaml").read_text(encoding="utf-8"))[name]
+    source = sources()[name]
     url, mirror = source["url"], os.environ.get("SR4G_MIRROR")
     if mirror:
         url = f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[-1]}"
@@ -268,7 +273,8 @@ class Run:
         three days of training again for a comment.
 
         The artifact may be a folder in which the function keeps its own state: what an interrupted stage left there is
-        handed to it again, what belongs to another configuration is removed first, which is said.
+        handed to it again, what belongs to another configuration is removed first (of a heavy stage: moved to
+        ``<name>.before``), which is said.
 
         Returns:
             The artifact's path, and the function's JSON-able result (kept beside the artifact).
@@ -291,8 +297,11 @@ class Run:
         else:
             if path.is_dir() and found and found["key"] != key:
                 why = "was made under another configuration, from other inputs or by other code: starting afresh"
-                print(f"{name} {why}", file=sys.stderr)
-                shutil.rmtree(path)
+                aside = path.with_name(f"{path.name}.before")
+                shutil.rmtree(aside if heavy else path, ignore_errors=True)
+                if heavy:
+                    path.rename(aside)
+                print(f"{name} {why}" + f"; the old one is {aside}" * heavy, file=sys.stderr)
             write_json(record, {"key": key})
             result = function(path, **inputs, **config)
             found = {"key": key, "code": code, "output": digest(path), "result": result}
@@ -465,7 +474,10 @@ def _absolute(value: Any, hub: bool) -> Any:
 
 
 def read_profile(profile: str) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
-    """A profile's file and its sections as they stand there; arguments and errors as in :func:`load_profile`."""
+    """A profile's file and its sections; arguments and errors as in :func:`load_profile`.
+
+    A profile that says ``extends: NAME`` is that profile with its own keys put over it, section by section.
+    """
     path = DATA / "profiles" / f"{profile}.yaml"
     if profile.endswith((".yaml", ".yml")) or os.sep in profile:
         path = Path(profile).expanduser()
@@ -476,8 +488,14 @@ def read_profile(profile: str) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    parent = sections.pop("extends", None) if isinstance(sections, dict) else None
     if not isinstance(sections, dict) or not all(isinstance(s or {}, dict) for s in sections.values()):
         raise ValueError(f"{path}: a profile maps notebooks to their parameters; see data/profiles/miniature.yaml")
+    if parent == path.stem:
+        raise ValueError(f"{path}: extends itself")
+    if parent:
+        base = read_profile(str(parent))[1]
+        sections = base | {name: (base.get(name) or {}) | (own or {}) for name, own in sections.items()}
     return path, sections
 
 

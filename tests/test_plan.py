@@ -28,8 +28,8 @@ def test_the_papers_plan(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypa
     assert run_all.main(["--profile", "paper", "--dry-run", "--runs", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     for part in (
-        "CompVis/stable-diffusion-v1-4 at revision main: 4.3 GB, to be downloaded",
-        "google/owlvit-base-patch32 at revision main: 0.6 GB",
+        "CompVis/stable-diffusion-v1-4 at revision 133a221b8aa7292a167afc5127cb63fb5005638b: 4.3 GB, to be downloaded",
+        "google/owlvit-base-patch32 at revision cbc355fb364588351c5d51c7f74465e8e7ec6f72: 0.6 GB",
         "train2017.zip: 19.34 GB from http://images.cocodataset.org/zips/train2017.zip, to be downloaded",
         "latents of 117,266 photos at 512 pixels: 8 GB",
         "fine-tuning (main, unseen): 100,000 steps of 64 images each",

