@@ -3,10 +3,10 @@
 The distance between two Gaussians fitted to the features of two sets of images (Heusel et al. 2017, arXiv 1706.08500,
 equation 6): ``|m - m'|² + tr(S + S' - 2 (S S')^½)``, computed by torchmetrics. What it means depends on the features:
 
-* **FID** takes the 2,048 features of the Inception network of 2015. Its weights are given as the path of the
-  TorchScript file ``inception-2015-12-05.pt`` that NVIDIA publishes with StyleGAN2-ADA, a translation of the original
-  TensorFlow network. TorchScript has a reader of its own, which knows tensors and TorchScript code and runs no Python:
-  nothing is unpickled.
+* **FID** takes the 2,048 features of the Inception network of 2015, in one of two translations of the TensorFlow
+  original: torch-fidelity's, downloaded and checked by its sha256 (and read by that package, which needs torchvision),
+  or the TorchScript file ``inception-2015-12-05.pt`` that NVIDIA publishes with StyleGAN2-ADA, given as a path.
+  TorchScript has a reader of its own, which runs no Python; a pickle is read only where its sha256 is the known one.
 * **The detector's own features** (OWL-ViT's pooled image tower) need no download. Their distance is no FID and compares
   with nothing published; it compares the models of one run.
 
@@ -28,13 +28,14 @@ from scipy import stats
 from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm import tqdm
 
-from . import boxes, generate, models
+from . import boxes, generate, models, runs
 from .detect import preprocess
 from .photos import Photos, crop_photo
 from .runs import atomic
 
 Image = UInt8[np.ndarray, "height width 3"]
 GROUPS = 20  # of the jackknife
+FIDELITY = "weights-inception-2015-12-05-6726825d.pth"  # of torch-fidelity's release 0.2.0
 
 
 # -------------------------------------------------------------------------------------------------------- features
@@ -57,26 +58,51 @@ class DetectorSpace(torch.nn.Module):
 
 
 class Inception(torch.nn.Module):
-    """uint8 (image, 3, height, width) to the features of a TorchScript network that is called as NVIDIA's Inception is.
+    """uint8 (image, 3, height, width) to Inception's 2,048 features, (image, feature).
+
+    Args:
+        weights: "download", the path of torch-fidelity's file of that name, or of a TorchScript network that is called
+            as NVIDIA's is.
 
     Raises:
-        ValueError: the file is not TorchScript.
+        RuntimeError: the download fails. ImportError: torch-fidelity is not installed.
+        ValueError: the file is neither torch-fidelity's, by its sha256, nor TorchScript.
     """
 
-    def __init__(self, path: str | Path, device: str | None = None) -> None:
+    def __init__(self, weights: str | Path, device: str | None = None) -> None:
         super().__init__()
-        try:
-            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torch.jit's
-                self.network = torch.jit.load(str(path), map_location=device or models.default_device()).eval()
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"{path}: not a TorchScript network ({str(error).splitlines()[0]}); "
-                "FID takes NVIDIA's inception-2015-12-05.pt"
-            ) from error
+        path = runs.download(FIDELITY) if weights == "download" else Path(weights)
         self.device = device or models.default_device()
+        network, self.options = (_fidelity if path.name == FIDELITY else _scripted)(path)
+        self.network = network.to(self.device).eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images.to(self.device), return_features=True).float()
+        made = self.network(images.to(self.device), **self.options)
+        return (made[0] if isinstance(made, tuple) else made).float()
+
+
+def _fidelity(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ImportError(
+            f"FID with torch-fidelity's weights: {error}. `pip install torch-fidelity torchvision`, "
+            "or give the path of NVIDIA's inception-2015-12-05.pt"
+        ) from None
+    if f"sha256:{runs.digest(path)}" != runs.sources()[FIDELITY]["hash"]:  # the package unpickles what it is given
+        raise ValueError(f"{path}: not the file that torch-fidelity publishes; delete it and let it be downloaded")
+    return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path)), {}
+
+
+def _scripted(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torch.jit's
+            return torch.jit.load(str(path), map_location="cpu"), {"return_features": True}
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a TorchScript network ({str(error).splitlines()[0]}); "
+            "FID takes NVIDIA's inception-2015-12-05.pt"
+        ) from error
 
 
 def features(network: torch.nn.Module, images: Iterable[Image], batch: int = 64) -> Float[np.ndarray, "image feature"]:
@@ -108,7 +134,7 @@ def features(network: torch.nn.Module, images: Iterable[Image], batch: int = 64)
 
 
 def network(space: Mapping[str, Any]) -> torch.nn.Module:
-    """The network that a mapping names: ``{"detector": source}`` or ``{"inception": path}``.
+    """The network that a mapping names: ``{"detector": source}`` or ``{"inception": path, or "download"}``.
 
     Raises:
         ValueError: neither or another key.

@@ -1,7 +1,9 @@
 """Fréchet distances against a closed form, by their laws, and from images to table on tiny networks."""
 
 import json
+import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scipy import linalg
 
-from sr4g_utils import models, quality
+from sr4g_utils import models, quality, runs
 
 
 def closed_form(a: np.ndarray, b: np.ndarray) -> float:
@@ -163,6 +165,38 @@ def test_the_detectors_features_are_those_of_its_own_processor(images, detector)
         expected = model.owlvit.vision_model(**inputs).pooler_output
     found = quality.features(quality.DetectorSpace(model, processor), pictures)
     assert np.allclose(found, expected, atol=1e-4)
+
+
+def test_torch_fidelitys_weights_are_read_only_if_they_are_the_published_ones(monkeypatch, tmp_path):
+    """The package is replaced: it needs torchvision. Its file is a pickle, so nobody else's may reach it."""
+    given = []
+
+    class Extractor(Average):
+        def __init__(self, name, features, feature_extractor_weights_path):
+            super().__init__()
+            given.append(feature_extractor_weights_path)
+
+        def forward(self, images):
+            assert images.dtype == torch.uint8
+            return (super().forward(images),)
+
+    path = tmp_path / quality.FIDELITY
+    path.write_bytes(b"weights")
+    monkeypatch.setitem(sys.modules, "torch_fidelity", SimpleNamespace())
+    module = SimpleNamespace(FeatureExtractorInceptionV3=Extractor)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
+    with pytest.raises(ValueError, match="not the file that torch-fidelity publishes"):
+        quality.network({"inception": str(path)})
+    assert not given
+    known = {quality.FIDELITY: {"hash": f"sha256:{runs.digest(path)}"}}
+    monkeypatch.setattr(runs, "sources", lambda: known)
+    monkeypatch.setattr(runs, "download", lambda name: {quality.FIDELITY: path}[name])
+    pictures = [np.full((8, 8, 3), value, np.uint8) for value in (0, 7)]
+    assert quality.features(quality.network({"inception": "download"}), pictures).tolist() == [[0] * 3, [7] * 3]
+    assert given == [str(path)]
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(ImportError, match="pip install torch-fidelity torchvision"):
+        quality.network({"inception": str(path)})
 
 
 def test_what_cannot_be_is_named(images, tmp_path, tmp_path_factory):
