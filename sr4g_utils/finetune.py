@@ -326,8 +326,9 @@ def trainable(unet: Any, c: Choices) -> dict[str, torch.nn.Parameter]:
     """
     if c.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    if c.channels_last:
-        unet.to(memory_format=torch.channels_last)
+    # bitsandbytes lays weights out anew, but not what it remembers of them
+    last = c.channels_last and not c.adam_8bit
+    unet.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     if c.lora_rank:
         try:
             from peft import LoraConfig
@@ -366,7 +367,12 @@ def save_unet(folder: Path, unet: Any, state: Mapping[str, Tensor], accelerator:
 
 
 def _write(state: Mapping[str, Tensor], path: Path) -> None:
-    plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    plain: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in state.items():
+        value = value.detach().cpu().contiguous()  # bitsandbytes shares tables among weights; safetensors does not
+        plain[name] = value.clone() if value.data_ptr() in places else value
+        places.add(value.data_ptr())
     save_file(plain, path, metadata={"format": "pt"})  # one key: several come in any order
     path.chmod(0o644)  # safetensors keeps its files private; a cluster's users share theirs
 
@@ -412,8 +418,8 @@ def checkpoint(
             _write(ema, partial / "ema.safetensors")
         tensors: dict[str, Tensor] = {}
         numbers: dict[str, Any] = {}
-        for i, values in optimiser.state_dict()["state"].items():
-            for name, value in values.items():
+        for i, weight in enumerate(trained.values()):  # not `state_dict`, which bitsandbytes nests
+            for name, value in optimiser.state[weight].items():
                 (tensors if isinstance(value, Tensor) else numbers)[f"{i}.{name}"] = value
         _write(tensors, partial / "optimiser.safetensors")
         runs.write_json(partial / "state.json", {**position, "optimiser": numbers})
@@ -443,15 +449,15 @@ def _restore(
             for key, value in load_file(path / f"{file}.safetensors").items() if into else ():
                 into[key].copy_(value)
     saved = {**load_file(path / "optimiser.safetensors"), **runs.read_json(path / "state.json")["optimiser"]}
-    state: dict[int, dict[str, Any]] = {}
+    weights = list(trained.values())
     for key, value in saved.items():
         i, _, name = key.partition(".")
-        state.setdefault(int(i), {})[name] = value
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    for weight, values in optimiser.state.items():
-        for name, value in values.items():  # fused AdamW reads memory in order: same layout as the weight's
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+        weight = weights[int(i)]
+        if isinstance(value, Tensor):
+            value = value.to(weight.device)
+            if value.shape == weight.shape:  # fused AdamW reads memory in order: same layout as the weight's
+                value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+        optimiser.state[weight][name] = value
 
 
 def _key(c: Choices, table: BoxTable, unseen: Sequence[str], files: dict[str, str], judging: Any) -> dict[str, Any]:

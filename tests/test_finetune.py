@@ -4,6 +4,7 @@ The world is the miniature's; the models are tiny ones with random weights. What
 does what it says, not that anything is learnt.
 """
 
+import builtins
 import json
 import os
 import shutil
@@ -557,20 +558,50 @@ def test_a_choice_that_cannot_be_is_one_line(
 def test_what_an_option_needs_is_said(
     world: SimpleNamespace, tmp_path: Path, package: str, choices: dict, monkeypatch: Any
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    own = builtins.__import__
+
+    def without(name: str, scope: Any = None, *rest: Any) -> Any:  # as if it were not installed
+        if name.partition(".")[0] == package and (scope or {}).get("__name__") == finetune.__name__:
+            raise ImportError(name)
+        return own(name, scope, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.setattr(finetune, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=f"pip install {package}"):
         tune(world, tmp_path / "run", steps=1, detector=None, **choices)
 
 
 def test_lora_is_saved_as_a_plain_unet(world: SimpleNamespace, tmp_path: Path) -> None:
-    pytest.importorskip("peft", reason="low-rank training is optional; pip install peft")
     tune(world, tmp_path / "run", lora_rank=2)
     base = models.load_pipeline(world.folder / "v1.4", device="cpu")[0]
     tuned = models.load_pipeline(world.folder / "v1.4", device="cpu", unet=tmp_path / "run" / "last")[0]
     a, b = dict(base.unet.state_dict()), dict(tuned.unet.state_dict())
     changed = {name for name in a if not torch.equal(a[name], b[name])}
     assert changed and all(".to_" in name for name in changed)
+
+
+def test_8_bit_adam_resumes_where_it_was(world: SimpleNamespace, tmp_path: Path) -> None:
+    tune(world, tmp_path / "whole", detector=None, adam_8bit=True, checkpoint_every=3)
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    for path in ("checkpoints/step-00000006", "result.json", "last"):
+        path = tmp_path / "half" / path
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    tune(world, tmp_path / "half", detector=None, adam_8bit=True, checkpoint_every=3)
+    whole, half = (weights(tmp_path / name / "last") for name in ("whole", "half"))
+    assert distance(whole, half) == 0
+    state = load_file(tmp_path / "whole" / "checkpoints" / "step-00000006" / "optimiser.safetensors")
+    assert {value.dtype for name, value in state.items() if name.endswith("state1")} >= {torch.uint8}
+
+
+def test_tensorboard_gets_every_line_of_the_log(world: SimpleNamespace, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tune(world, tmp_path / "run", detector=None, tensorboard=True, log_every=1)
+    (events,) = (path.parent for path in (tmp_path / "run").rglob("events.out.tfevents.*") if path.stat().st_size > 200)
+    board = EventAccumulator(str(events)).Reload()
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in log if "loss" in line}
+    assert {event.step: event.value for event in board.Scalars("loss")} == pytest.approx(losses, rel=1e-5)
 
 
 def test_a_model_that_this_loop_cannot_train_is_named(world: SimpleNamespace, pipeline: Any) -> None:
