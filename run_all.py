@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
 def list_all() -> int:
     print("Profiles (--profile):")
     for path in sorted((runs.DATA / "profiles").glob("*.yaml")):
-        print(f"  {path.stem:16}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        print(f"  {path.stem:18}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
     print("\nNotebooks (--only, --from, --until) and their parameters (--set), with the default profile's values:")
     for name in runs.notebooks():
         print(f"  {name}: {runs.title(name)}")

@@ -160,7 +160,7 @@ def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None
     }
     for kind, images in work.items():
         hours = [
-            f"{images / rates[rate] / 3600:,.1f} GPU hours on {gpu} at {rates[rate]:g} images/s, measured"
+            f"{images / rates[rate] / 3600:,.1f} GPU hours on {gpu} at {rates[rate]:g} images/s"
             for gpu, rates in about.rates.items()
             for rate in ["generate" if kind == "validate" else kind]
             if images and rate in rates
