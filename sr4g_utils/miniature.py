@@ -51,37 +51,37 @@ LOOKS: dict[str, Look] = {
     "train": Look("train", 150, 0.45, (55, 0.95), 0.46, 0.9, 0.60),
     "truck": Look("truck", 265, 0.55, (200, 0.95), 0.44, 1.4, 0.65),
     "boat": Look("sail-boat", 195, 0.50, (195, 0.50), 0.38, 1.0, 0.60),
-    "traffic light": Look("traffic-light", 130, 0.30, (0, 1.0), 0.28, 0.5, 0.35),
-    "fire hydrant": Look("fire-hydrant", 8, 0.65, (50, 1.0), 0.28, 0.7, 0.70),
+    "traffic light": Look("traffic-light", 130, 0.30, (0, 1.0), 0.30, 0.5, 0.35),
+    "fire hydrant": Look("fire-hydrant", 8, 0.65, (50, 1.0), 0.30, 0.7, 0.70),
     "bench": Look("bench-back", 30, 0.45, (30, 0.75), 0.34, 1.5, 0.72),
-    "bird": Look("bird", 185, 0.90, (185, 0.90), 0.24, 1.1, 0.25),
-    "cat": Look("cat", 33, 0.95, (110, 0.9), 0.28, 1.0, 0.68),
+    "bird": Look("bird", 185, 0.90, (185, 0.90), 0.27, 1.1, 0.25),
+    "cat": Look("cat", 33, 0.95, (110, 0.9), 0.30, 1.0, 0.68),
     "dog": Look("dog-side", 25, 0.60, (25, 0.60), 0.32, 1.2, 0.68),
     "horse": Look("horse-variant", 12, 0.42, (12, 0.42), 0.42, 1.1, 0.62),
     "cow": Look("cow", 320, 0.35, (330, 0.95), 0.42, 1.1, 0.64),
     "elephant": Look("elephant", 225, 0.50, (225, 0.50), 0.52, 1.2, 0.60),
-    "backpack": Look("bag-personal", 285, 0.70, (50, 0.95), 0.28, 0.8, 0.62),
+    "backpack": Look("bag-personal", 285, 0.70, (50, 0.95), 0.30, 0.8, 0.62),
     "umbrella": Look("umbrella", 340, 0.85, (340, 0.85), 0.34, 1.1, 0.32),
-    "suitcase": Look("bag-suitcase", 40, 0.60, (40, 0.9), 0.28, 0.8, 0.70),
-    "sports ball": Look("soccer", 240, 0.25, (60, 1.0), 0.22, 1.0, 0.60),
-    "kite": Look("kite", 300, 0.90, (300, 0.90), 0.26, 0.8, 0.18),
-    "skateboard": Look("skateboard", 172, 0.65, (172, 0.65), 0.26, 1.9, 0.78),
-    "bottle": Look("bottle-soda", 140, 0.60, (0, 0.95), 0.24, 0.5, 0.58),
-    "wine glass": Look("glass-wine", 345, 0.55, (345, 0.8), 0.24, 0.5, 0.56),
-    "cup": Look("coffee", 215, 0.95, (60, 1.0), 0.20, 1.2, 0.60),
-    "apple": Look("food-apple", 355, 1.0, (355, 1.0), 0.20, 1.0, 0.60),
-    "carrot": Look("carrot", 24, 1.0, (24, 1.0), 0.20, 1.0, 0.62),
-    "pizza": Look("pizza", 52, 0.80, (0, 0.8), 0.28, 1.0, 0.60),
-    "cake": Look("cake-variant", 325, 1.0, (45, 1.0), 0.28, 1.0, 0.58),
+    "suitcase": Look("bag-suitcase", 40, 0.60, (40, 0.9), 0.30, 0.8, 0.70),
+    "sports ball": Look("soccer", 240, 0.25, (60, 1.0), 0.26, 1.0, 0.60),
+    "kite": Look("kite", 300, 0.90, (300, 0.90), 0.28, 0.8, 0.18),
+    "skateboard": Look("skateboard", 172, 0.65, (172, 0.65), 0.28, 1.9, 0.78),
+    "bottle": Look("bottle-soda", 140, 0.60, (0, 0.95), 0.27, 0.5, 0.58),
+    "wine glass": Look("glass-wine", 345, 0.55, (345, 0.8), 0.27, 0.5, 0.56),
+    "cup": Look("coffee", 215, 0.95, (60, 1.0), 0.25, 1.2, 0.60),
+    "apple": Look("food-apple", 355, 1.0, (355, 1.0), 0.25, 1.0, 0.60),
+    "carrot": Look("carrot", 24, 1.0, (24, 1.0), 0.25, 1.0, 0.62),
+    "pizza": Look("pizza", 52, 0.80, (0, 0.8), 0.30, 1.0, 0.60),
+    "cake": Look("cake-variant", 325, 1.0, (45, 1.0), 0.30, 1.0, 0.58),
     "chair": Look("chair-rolling", 95, 0.50, (95, 0.50), 0.34, 0.7, 0.64),
     "couch": Look("sofa", 275, 0.90, (275, 0.90), 0.44, 1.4, 0.66),
     "bed": Look("bed-king", 220, 0.75, (55, 1.0), 0.48, 1.4, 0.68),
     "tv": Look("television-classic", 260, 0.30, (120, 0.95), 0.36, 1.2, 0.45),
     "laptop": Look("laptop", 160, 0.25, (180, 1.0), 0.30, 1.5, 0.58),
-    "cell phone": Look("cellphone", 310, 0.45, (100, 1.0), 0.20, 0.55, 0.56),
-    "book": Look("book", 80, 0.65, (80, 0.65), 0.22, 0.8, 0.60),
-    "clock": Look("clock", 60, 0.55, (60, 1.0), 0.24, 1.0, 0.28),
-    "teddy bear": Look("teddy-bear", 28, 0.75, (45, 1.0), 0.26, 0.9, 0.60),
+    "cell phone": Look("cellphone", 310, 0.45, (100, 1.0), 0.25, 0.55, 0.56),
+    "book": Look("book", 80, 0.65, (80, 0.65), 0.26, 0.8, 0.60),
+    "clock": Look("clock", 60, 0.55, (60, 1.0), 0.27, 1.0, 0.28),
+    "teddy bear": Look("teddy-bear", 28, 0.75, (45, 1.0), 0.28, 0.9, 0.60),
     "refrigerator": Look("fridge", 178, 0.40, (178, 0.95), 0.44, 0.5, 0.55),
 }
 CATEGORIES: tuple[Category, ...] = tuple(category for category in COCO_CATEGORIES if category.name in LOOKS)
@@ -91,23 +91,30 @@ N_OBJECTS = {1: 0.08, 2: 0.6, 3: 0.22, 4: 0.1}  # of a layout, with their probab
 NATURAL = 0.6  # share of objects whose size and place follow the priors; the others are free
 NESTED = 0.2  # share of layouts whose first two objects are put one inside the other
 SAME = 0.05  # share of layouts that may repeat a category
-SMALLEST, LARGEST = 10, 56  # pixels, of a box's sides
-VISIBLE = 0.55  # of an object's box that no smaller box may cover
+COMPOSED = 0.7  # share of the other layouts of several objects that are composed as a photographer would: in a row
+JITTER = 0.06  # of the picture, deviation of a place in a row
+SMALLEST, LARGEST = 14, 56  # pixels, of a box's sides
+VISIBLE = 0.8  # of an object's box that no smaller box may cover
+VISIBLE_NESTED = 0.5  # the same, where one lies inside the other
 
 
 # ------------------------------------------------------------------------------------------------------- layouts
 
 
-def layout(rng: np.random.Generator) -> tuple[list[str], Int[np.ndarray, "object 4"]]:
-    """Names and xywh boxes (whole pixels) of one scene of ``SIZE`` × ``SIZE``."""
+def layout(rng: np.random.Generator, composed: float = COMPOSED) -> tuple[list[str], Int[np.ndarray, "object 4"]]:
+    """Names and xywh boxes (whole pixels) of one scene of ``SIZE`` × ``SIZE``; ``composed`` is the share of rows."""
     n = int(rng.choice(list(N_OBJECTS), p=list(N_OBJECTS.values())))
     names = [str(name) for name in rng.choice(NAMES, n, replace=rng.random() < SAME)]
     nested = n > 1 and rng.random() < NESTED
+    row = n > 1 and not nested and rng.random() < composed
+    axis = int(rng.integers(2))
     while True:
         drawn = np.array([_box(LOOKS[name], rng) for name in names])
         if nested:
             drawn[:2] = _nest(drawn[:2], rng)
-        if _all_visible(drawn):
+        if row:
+            drawn = _in_a_row(drawn, axis, rng)
+        if _all_visible(drawn, VISIBLE_NESTED if nested else VISIBLE):
             return names, drawn
 
 
@@ -117,17 +124,27 @@ def _box(look: Look, rng: np.random.Generator) -> list[int]:
         aspect = look.aspect * np.exp(0.15 * rng.standard_normal())
         cy = look.height + 0.12 * rng.standard_normal()
     else:
-        side, aspect, cy = rng.uniform(12, 36), np.exp(0.35 * rng.standard_normal()), rng.random()
+        side, aspect, cy = rng.uniform(16, 40), np.exp(0.35 * rng.standard_normal()), rng.random()
     w, h = (int(np.clip(round(s), SMALLEST, LARGEST)) for s in (side * aspect**0.5, side / aspect**0.5))
     x = round(rng.random() * (SIZE - w))
     y = int(np.clip(round(cy * SIZE - h / 2), 0, SIZE - h))
     return [x, y, w, h]
 
 
+def _in_a_row(drawn: Int[np.ndarray, "object 4"], axis: int, rng: np.random.Generator) -> Int[np.ndarray, "object 4"]:
+    """The boxes side by side (axis 0) or one above the other (1), in the order given, which is random."""
+    n = len(drawn)
+    centre = (np.arange(n) + 0.5) / n + JITTER * rng.standard_normal(n)
+    size = np.clip(drawn[:, 2:], SMALLEST, max(SMALLEST, SIZE // n - 2))
+    corner = drawn[:, :2].copy()
+    corner[:, axis] = np.round(SIZE * centre - size[:, axis] / 2)
+    return np.concatenate([np.clip(corner, 0, SIZE - size), size], 1)
+
+
 def _nest(pair: Int[np.ndarray, "2 4"], rng: np.random.Generator) -> Int[np.ndarray, "2 4"]:
     """The same two boxes with one, by chance, strictly inside the other."""
     outer, inner = pair[rng.permutation(2)]
-    big = np.maximum(outer[2:], rng.integers(26, 44, 2))
+    big = np.maximum(outer[2:], rng.integers(32, 48, 2))
     corner = np.minimum(outer[:2], SIZE - big)
     small = np.minimum(inner[2:], np.floor(big * rng.uniform(0.4, 0.7)).astype(int))
     small = np.clip(small, SMALLEST, big - 2)
@@ -136,7 +153,7 @@ def _nest(pair: Int[np.ndarray, "2 4"], rng: np.random.Generator) -> Int[np.ndar
     return nested if (outer == pair[0]).all() else nested[::-1]
 
 
-def _all_visible(drawn: Int[np.ndarray, "object 4"]) -> bool:
+def _all_visible(drawn: Int[np.ndarray, "object 4"], share: float) -> bool:
     order = painting_order(drawn)
     for i, below in enumerate(order):
         mask = np.ones((SIZE, SIZE), bool)
@@ -144,7 +161,7 @@ def _all_visible(drawn: Int[np.ndarray, "object 4"]) -> bool:
         for above in order[i + 1 :]:
             ax, ay, aw, ah = drawn[above]
             mask[ay : ay + ah, ax : ax + aw] = False
-        if mask[y : y + h, x : x + w].mean() < VISIBLE:
+        if mask[y : y + h, x : x + w].mean() < share:
             return False
     return True
 
@@ -154,10 +171,12 @@ def painting_order(xywh: np.ndarray) -> Int[np.ndarray, "object"]:
     return np.argsort(-xywh[:, 2] * xywh[:, 3], kind="stable")
 
 
-def scenes(n: int, seed: Sequence[int]) -> Iterator[tuple[list[str], Int[np.ndarray, "object 4"]]]:
+def scenes(
+    n: int, seed: Sequence[int], composed: float = COMPOSED
+) -> Iterator[tuple[list[str], Int[np.ndarray, "object 4"]]]:
     """``n`` layouts; the i-th depends on (seed, i) alone."""
     for i in range(n):
-        yield layout(np.random.default_rng([*seed, i]))
+        yield layout(np.random.default_rng([*seed, i]), composed)
 
 
 SPLITS = {"train": 0, "val": 1}

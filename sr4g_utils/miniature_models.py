@@ -13,7 +13,8 @@ Five parts, each seeded, each resumed from its last checkpoint in ``--work`` aft
   hypothesis about captions on the web; the text tower is frozen;
 * ``export``: the folders that stock diffusers and transformers load, in fp16 safetensors, with checksums and scores.
 
-The pool of scenes that models learn from shares no scene with the train and val splits of :mod:`.miniature`.
+The pool of scenes that models learn from shares no scene with the train and val splits of :mod:`.miniature`. Its things
+lie anywhere, as on the web: no scene is composed.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from string import Template
@@ -40,7 +41,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.training_utils import EMAModel
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
@@ -64,9 +65,9 @@ from .relations import NAMES as RELATION_NAMES
 from .relations import RELATIONS, judge
 from .runs import DATA, atomic, digest, write_json, write_text
 
-POOL = 24_000  # scenes to learn from
+POOL = 40_000  # scenes to learn from
 POOL_SEED = 2  # miniature.SPLITS are 0 and 1
-RELATION_SHARE = 0.02  # of the base's captions name a relation
+RELATION_SHARE = 0.1  # of the base's captions name a relation
 LENGTH = 24  # tokens of a caption
 SLOTS = 4  # positions at the end of a caption's states, one for each thing that it names
 WIDTH = 128  # of the text states
@@ -74,7 +75,7 @@ NOISE = 0.3  # at most, of unit latents, on the detector's reconstructions: a ge
 DROPOUT = 0.1  # of captions, for classifier-free guidance
 MOST = max(miniature.N_OBJECTS)
 
-STEPS = {"vae": 4500, "text": 2000, "detector": 6000, "base": 4800}
+STEPS = {"vae": 4500, "text": 2000, "detector": 12000, "base": 13500}
 BATCH = {"vae": 8, "text": 128, "detector": 32, "base": 48}
 RATE = {"vae": 2e-3, "text": 1e-3, "detector": 1e-3, "base": 1e-3}
 FOREGROUND = 5.0  # weight of a pixel inside a box in the VAE's loss; grounds are easy and large
@@ -129,9 +130,11 @@ def make_text() -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
+    """On latents of 8 × 8, 4 × 4 and 2 × 2; captions are attended to at each, and at 2 × 2 a place is a side."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 8, in_channels=8, out_channels=8, block_out_channels=(96, 128), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        sample_size=SIZE // 8, in_channels=8, out_channels=8, block_out_channels=(80, 112, 112), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
     )  # fmt: skip
 
@@ -185,7 +188,7 @@ class Pool:
     def make(cls, n: int, seed: Sequence[int]) -> "Pool":
         pictures = np.empty((n, SIZE, SIZE, 3), np.uint8)
         boxes, labels = np.full((n, MOST, 4), np.nan), np.full((n, MOST), -1)
-        for i, (names, drawn) in enumerate(miniature.scenes(n, seed)):
+        for i, (names, drawn) in enumerate(miniature.scenes(n, seed, composed=0.0)):
             pictures[i] = miniature.render(
                 drawn, names, seed=int(np.random.default_rng([*seed, i, 1]).integers(1 << 40))
             )
@@ -351,7 +354,7 @@ def train_vae(pool: Pool, work: Path, steps: int, seed: int) -> tuple[Autoencode
             posterior = vae.encode(x).latent_dist
             y = vae.decode(posterior.sample()).sample
         difference = y.float() - x
-        kl = 1e-4 * posterior.kl().float().mean() / posterior.mean[0].numel()
+        kl = 1e-3 * posterior.kl().float().mean() / posterior.mean[0].numel()
         return {"l1": (weight * difference.abs()).mean(), "l2": (weight * difference.pow(2)).mean(), "kl": kl}
 
     trainer.run(loss_of)
@@ -417,13 +420,13 @@ def train_base(
     pool: Pool, vae: AutoencoderKL, text: CLIPTextModel, work: Path, steps: int, seed: int
 ) -> tuple[UNet2DConditionModel, Trainer]:
     torch.manual_seed(seed)
-    mean, std = latents(vae, pool)
+    encoded = cache(lambda: latents(vae, pool))
     scale = vae.config.scaling_factor
     unet, tokens, schedule = make_unet(), tokenizer(LENGTH), DDPMScheduler(**SCHEDULE)
     trainer = Trainer("base", unet, work, steps, seed)
 
     def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        n = BATCH["base"]
+        n, (mean, std) = BATCH["base"], encoded()
         scenes = rng.integers(len(mean), size=n)
         texts, _ = pool.listed(scenes, rng)
         naming = np.flatnonzero(rng.random(n) < RELATION_SHARE)
@@ -452,14 +455,16 @@ def train_detector(
     trainer = Trainer("detector", detector, work, steps, seed)
     mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
 
+    @cache
+    def shown() -> Pool:
+        """The pool, its first half as the VAE shows it."""
+        half = len(pool.pictures) // 2
+        pictures = np.concatenate([reconstruct(vae, pool.pictures[:half], NOISE), pool.pictures[half:]])
+        return Pool(pictures, pool.boxes, pool.labels)
+
     def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         rows = rng.integers(len(pool.pictures), size=BATCH["detector"])
-        x = pool.images(rows)
-        half = len(rows) // 2
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            code = vae.encode(x[:half]).latent_dist.mean
-            noise = rng.uniform(0, NOISE) / vae.config.scaling_factor * torch.randn_like(code)
-            x[:half] = vae.decode(code + noise).sample.float().clamp(-1, 1)
+        x = shown().images(rows)
         logits, predicted = detect_all(detector, ((x + 1) / 2 - mean) / std, queries)
         present = pool.labels[rows] >= 0
         xywh = torch.from_numpy(pool.boxes[rows]).float() / SIZE
@@ -595,11 +600,17 @@ def average_precision(out: Path, vae: AutoencoderKL, images: int, seed: int) -> 
 
 
 @torch.inference_mode()
-def reconstruct(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
-    """(n, h, w, 3) uint8 pictures through the VAE and back."""
-    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(100)])
-    return ((y.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+def reconstruct(
+    vae: AutoencoderKL, pictures: UInt8[np.ndarray, "n h w 3"], noise: float = 0.0
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Pictures through the VAE and back, their latents off by at most ``noise`` (each by its own share of it)."""
+    parts, generator = [], torch.Generator().manual_seed(0)
+    for part in torch.from_numpy(pictures).split(100):
+        code = vae.encode(part.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
+        share = noise / vae.config.scaling_factor * torch.rand(len(code), 1, 1, 1, generator=generator)
+        y = vae.decode(code + share * torch.randn(code.shape, generator=generator)).sample
+        parts.append(((y.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1))
+    return torch.cat(parts).numpy()
 
 
 def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: float = 1.0) -> None:

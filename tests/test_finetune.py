@@ -581,6 +581,7 @@ def test_lora_is_saved_as_a_plain_unet(world: SimpleNamespace, tmp_path: Path) -
 
 
 def test_8_bit_adam_resumes_where_it_was(world: SimpleNamespace, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="8-bit Adam is optional; pip install bitsandbytes")
     tune(world, tmp_path / "whole", detector=None, adam_8bit=True, checkpoint_every=3)
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
     for path in ("checkpoints/step-00000006", "result.json", "last"):
