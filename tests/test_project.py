@@ -30,7 +30,8 @@ def test_every_import_is_a_declared_dependency():
     names = {
         "yaml": "pyyaml", "PIL": "pillow", "IPython": "ipykernel", "jupyter_client": "jupyterlab",
         "nbformat": "nbconvert", "nbclient": "nbconvert", "huggingface_hub": "transformers",
-        "tokenizers": "transformers", "peft": "", "bitsandbytes": "", "torch_fidelity": "",  # the last three where a choice asks for them
+        "tokenizers": "transformers",
+        **dict.fromkeys(("peft", "bitsandbytes", "torch_fidelity"), ""),  # where a choice asks for them
         **dict.fromkeys(("conftest", "scalar", "tiny", "run_all", "sr4g_utils"), ""),
     }  # fmt: skip
 
