@@ -473,10 +473,11 @@ def _absolute(value: Any, hub: bool) -> Any:
     return str(Path(value).expanduser().resolve())
 
 
-def read_profile(profile: str) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
+def read_profile(profile: str, children: tuple[Path, ...] = ()) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
     """A profile's file and its sections; arguments and errors as in :func:`load_profile`.
 
-    A profile that says ``extends: NAME`` is that profile with its own keys put over it, section by section.
+    A profile that says ``extends: NAME`` is that profile with its own keys put over it, section by section;
+    ``children`` are the profiles on the way here.
     """
     path = DATA / "profiles" / f"{profile}.yaml"
     if profile.endswith((".yaml", ".yml")) or os.sep in profile:
@@ -491,10 +492,10 @@ def read_profile(profile: str) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
     parent = sections.pop("extends", None) if isinstance(sections, dict) else None
     if not isinstance(sections, dict) or not all(isinstance(s or {}, dict) for s in sections.values()):
         raise ValueError(f"{path}: a profile maps notebooks to their parameters; see data/profiles/miniature.yaml")
-    if parent == path.stem:
+    if path.resolve() in children:
         raise ValueError(f"{path}: extends itself")
     if parent:
-        base = read_profile(str(parent))[1]
+        base = read_profile(str(parent), (*children, path.resolve()))[1]
         sections = base | {name: (base.get(name) or {}) | (own or {}) for name, own in sections.items()}
     return path, sections
 

@@ -362,9 +362,13 @@ def test_a_profile_extends_another(tmp_path):
     (tmp_path / "paper.yaml").write_text("extends: nobody\n")
     with pytest.raises(ValueError, match="unknown profile 'nobody'"):
         runs.read_profile(str(tmp_path / "paper.yaml"))
-    (tmp_path / "paper.yaml").write_text("extends: paper\n")
-    with pytest.raises(ValueError, match="extends itself"):
-        runs.read_profile(str(tmp_path / "paper.yaml"))
+    (tmp_path / "paper.yaml").write_text("extends: paper\n")  # of the same name, and another file
+    assert runs.read_profile(str(tmp_path / "paper.yaml"))[1] == paper
+    for name, parent in (("a", "b"), ("b", "a"), ("c", "c")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {tmp_path / parent}.yaml\n")
+    for name in "ac":
+        with pytest.raises(ValueError, match="extends itself"):
+            runs.read_profile(str(tmp_path / f"{name}.yaml"))
 
 
 def test_every_profile_of_the_project_is_valid(tmp_path):
