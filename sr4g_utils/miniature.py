@@ -1,9 +1,9 @@
 """The offline world: layouts in COCO's annotation form, and pictures of pictograms drawn from them.
 
-Forty of COCO's categories, each a glyph of the Material Design Icons in fixed colours. A layout is sampled with natural
-priors (things of the sky sit high, an elephant is larger than a cup) and with enough freedom that every relation occurs
-for every pair of categories. The dataset stage reads the annotations as it reads COCO's; the renderer draws any boxes
-in COCO's form, real ones included. A glyph is stretched to fill its box to the pixel.
+Forty of COCO's categories, each a card of a fixed colour with a glyph of the Material Design Icons. A layout is sampled
+with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on the right) and with
+enough freedom that every relation occurs for every pair of categories. The dataset stage reads the annotations as it
+reads COCO's; the renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
 """
 
 import colorsys
@@ -12,12 +12,12 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy import ndimage
 from tqdm import tqdm
 
@@ -30,59 +30,58 @@ SIZE = 64  # pixels, width and height of a picture
 
 
 class Look(NamedTuple):
-    """A category's picture and habits: ``size`` is the root of its usual area and ``height`` its centre's usual place
-    from the top, both as a share of the picture; ``aspect`` is width by height."""
+    """A category's picture and habits: ``size`` is the root of its usual area, and ``across`` and ``down`` are its
+    centre's usual place from the left and from the top, as shares of the picture; ``aspect`` is width by height."""
 
     glyph: str  # of Material Design Icons 6
-    hue: float  # degrees, of the glyph
-    value: float  # its brightness
-    inner: tuple[float, float]  # hue and brightness of what the glyph encloses
+    colour: str  # of its card, #rrggbb
     size: float
     aspect: float
-    height: float
+    across: float
+    down: float
 
 
 LOOKS: dict[str, Look] = {
-    "person": Look("human", 20, 0.75, (20, 0.9), 0.36, 0.5, 0.6),
-    "bicycle": Look("bicycle", 210, 0.55, (190, 0.95), 0.36, 1.5, 0.68),
-    "car": Look("car", 0, 0.85, (200, 0.95), 0.40, 1.3, 0.68),
-    "airplane": Look("airplane", 205, 0.85, (205, 0.85), 0.42, 1.3, 0.22),
-    "bus": Look("bus", 48, 0.95, (200, 0.95), 0.46, 0.9, 0.62),
-    "train": Look("train", 150, 0.45, (55, 0.95), 0.46, 0.9, 0.60),
-    "truck": Look("truck", 265, 0.55, (200, 0.95), 0.44, 1.4, 0.65),
-    "boat": Look("sail-boat", 195, 0.50, (195, 0.50), 0.38, 1.0, 0.60),
-    "traffic light": Look("traffic-light", 130, 0.30, (0, 1.0), 0.30, 0.5, 0.35),
-    "fire hydrant": Look("fire-hydrant", 8, 0.65, (50, 1.0), 0.30, 0.7, 0.70),
-    "bench": Look("bench-back", 30, 0.45, (30, 0.75), 0.34, 1.5, 0.72),
-    "bird": Look("bird", 185, 0.90, (185, 0.90), 0.27, 1.1, 0.25),
-    "cat": Look("cat", 33, 0.95, (110, 0.9), 0.30, 1.0, 0.68),
-    "dog": Look("dog-side", 25, 0.60, (25, 0.60), 0.32, 1.2, 0.68),
-    "horse": Look("horse-variant", 12, 0.42, (12, 0.42), 0.42, 1.1, 0.62),
-    "cow": Look("cow", 320, 0.35, (330, 0.95), 0.42, 1.1, 0.64),
-    "elephant": Look("elephant", 225, 0.50, (225, 0.50), 0.52, 1.2, 0.60),
-    "backpack": Look("bag-personal", 285, 0.70, (50, 0.95), 0.30, 0.8, 0.62),
-    "umbrella": Look("umbrella", 340, 0.85, (340, 0.85), 0.34, 1.1, 0.32),
-    "suitcase": Look("bag-suitcase", 40, 0.60, (40, 0.9), 0.30, 0.8, 0.70),
-    "sports ball": Look("soccer", 240, 0.25, (60, 1.0), 0.26, 1.0, 0.60),
-    "kite": Look("kite", 300, 0.90, (300, 0.90), 0.28, 0.8, 0.18),
-    "skateboard": Look("skateboard", 172, 0.65, (172, 0.65), 0.28, 1.9, 0.78),
-    "bottle": Look("bottle-soda", 140, 0.60, (0, 0.95), 0.27, 0.5, 0.58),
-    "wine glass": Look("glass-wine", 345, 0.55, (345, 0.8), 0.27, 0.5, 0.56),
-    "cup": Look("coffee", 215, 0.95, (60, 1.0), 0.25, 1.2, 0.60),
-    "apple": Look("food-apple", 355, 1.0, (355, 1.0), 0.25, 1.0, 0.60),
-    "carrot": Look("carrot", 24, 1.0, (24, 1.0), 0.25, 1.0, 0.62),
-    "pizza": Look("pizza", 52, 0.80, (0, 0.8), 0.30, 1.0, 0.60),
-    "cake": Look("cake-variant", 325, 1.0, (45, 1.0), 0.30, 1.0, 0.58),
-    "chair": Look("chair-rolling", 95, 0.50, (95, 0.50), 0.34, 0.7, 0.64),
-    "couch": Look("sofa", 275, 0.90, (275, 0.90), 0.44, 1.4, 0.66),
-    "bed": Look("bed-king", 220, 0.75, (55, 1.0), 0.48, 1.4, 0.68),
-    "tv": Look("television-classic", 260, 0.30, (120, 0.95), 0.36, 1.2, 0.45),
-    "laptop": Look("laptop", 160, 0.25, (180, 1.0), 0.30, 1.5, 0.58),
-    "cell phone": Look("cellphone", 310, 0.45, (100, 1.0), 0.25, 0.55, 0.56),
-    "book": Look("book", 80, 0.65, (80, 0.65), 0.26, 0.8, 0.60),
-    "clock": Look("clock", 60, 0.55, (60, 1.0), 0.27, 1.0, 0.28),
-    "teddy bear": Look("teddy-bear", 28, 0.75, (45, 1.0), 0.28, 0.9, 0.60),
-    "refrigerator": Look("fridge", 178, 0.40, (178, 0.95), 0.44, 0.5, 0.55),
+    "person": Look("human", "#b8400e", 0.36, 0.5, 0.34, 0.6),
+    "bicycle": Look("bicycle", "#2d7eee", 0.36, 1.5, 0.66, 0.68),
+    "car": Look("car", "#ff0847", 0.40, 1.3, 0.66, 0.68),
+    "airplane": Look("airplane", "#08b0ff", 0.42, 1.3, 0.66, 0.22),
+    "bus": Look("bus", "#d2d308", 0.46, 0.9, 0.66, 0.62),
+    "train": Look("train", "#0bad64", 0.46, 0.9, 0.66, 0.60),
+    "truck": Look("truck", "#140892", 0.44, 1.4, 0.66, 0.65),
+    "boat": Look("sail-boat", "#137097", 0.38, 1.0, 0.66, 0.60),
+    "traffic light": Look("traffic-light", "#164d08", 0.30, 0.5, 0.34, 0.35),
+    "fire hydrant": Look("fire-hydrant", "#aa0832", 0.30, 0.7, 0.5, 0.70),
+    "bench": Look("bench-back", "#665d35", 0.34, 1.5, 0.34, 0.72),
+    "bird": Look("bird", "#08e4c7", 0.27, 1.1, 0.34, 0.25),
+    "cat": Look("cat", "#ffbc2e", 0.30, 1.0, 0.34, 0.68),
+    "dog": Look("dog-side", "#6b2e08", 0.32, 1.2, 0.34, 0.68),
+    "horse": Look("horse-variant", "#320808", 0.42, 1.1, 0.34, 0.62),
+    "cow": Look("cow", "#705270", 0.42, 1.1, 0.34, 0.64),
+    "elephant": Look("elephant", "#0a3d81", 0.52, 1.2, 0.34, 0.60),
+    "backpack": Look("bag-personal", "#9b08da", 0.30, 0.8, 0.5, 0.62),
+    "umbrella": Look("umbrella", "#e770af", 0.34, 1.1, 0.5, 0.32),
+    "suitcase": Look("bag-suitcase", "#8d7b08", 0.30, 0.8, 0.5, 0.70),
+    "sports ball": Look("soccer", "#08082a", 0.26, 1.0, 0.5, 0.60),
+    "kite": Look("kite", "#ff11e2", 0.28, 0.8, 0.5, 0.18),
+    "skateboard": Look("skateboard", "#1aea70", 0.28, 1.9, 0.66, 0.78),
+    "bottle": Look("bottle-soda", "#08ec08", 0.27, 0.5, 0.66, 0.58),
+    "wine glass": Look("glass-wine", "#791247", 0.27, 0.5, 0.66, 0.56),
+    "cup": Look("coffee", "#8c56d4", 0.25, 1.2, 0.66, 0.60),
+    "apple": Look("food-apple", "#ff3b08", 0.25, 1.0, 0.5, 0.60),
+    "carrot": Look("carrot", "#ff8208", 0.25, 1.0, 0.5, 0.62),
+    "pizza": Look("pizza", "#b46063", 0.30, 1.0, 0.5, 0.60),
+    "cake": Look("cake-variant", "#ff0884", 0.30, 1.0, 0.5, 0.58),
+    "chair": Look("chair-rolling", "#4d8a08", 0.34, 0.7, 0.34, 0.64),
+    "couch": Look("sofa", "#2808ff", 0.44, 1.4, 0.34, 0.66),
+    "bed": Look("bed-king", "#0a50ff", 0.48, 1.4, 0.34, 0.68),
+    "tv": Look("television-classic", "#4b0861", 0.36, 1.2, 0.66, 0.45),
+    "laptop": Look("laptop", "#243b3b", 0.30, 1.5, 0.66, 0.58),
+    "cell phone": Look("cellphone", "#ac0893", 0.25, 0.55, 0.66, 0.56),
+    "book": Look("book", "#83d21e", 0.26, 0.8, 0.5, 0.60),
+    "clock": Look("clock", "#b9cc63", 0.27, 1.0, 0.34, 0.28),
+    "teddy bear": Look("teddy-bear", "#de924f", 0.28, 0.9, 0.34, 0.60),
+    "refrigerator": Look("fridge", "#10755f", 0.44, 0.5, 0.66, 0.55),
 }
 CATEGORIES: tuple[Category, ...] = tuple(category for category in COCO_CATEGORIES if category.name in LOOKS)
 NAMES: tuple[str, ...] = tuple(category.name for category in CATEGORIES)
@@ -93,7 +92,7 @@ NESTED = 0.2  # share of layouts whose first two objects are put one inside the 
 SAME = 0.05  # share of layouts that may repeat a category
 COMPOSED = 0.7  # share of the other layouts of several objects that are composed as a photographer would: in a row
 JITTER = 0.06  # of the picture, deviation of a place in a row
-SMALLEST, LARGEST = 14, 56  # pixels, of a box's sides
+SMALLEST, LARGEST = 16, 56  # pixels, of a box's sides
 VISIBLE = 0.8  # of an object's box that no smaller box may cover
 VISIBLE_NESTED = 0.5  # the same, where one lies inside the other
 
@@ -122,12 +121,12 @@ def _box(look: Look, rng: np.random.Generator) -> list[int]:
     if rng.random() < NATURAL:
         side = SIZE * look.size * np.exp(0.2 * rng.standard_normal())
         aspect = look.aspect * np.exp(0.15 * rng.standard_normal())
-        cy = look.height + 0.12 * rng.standard_normal()
+        cx, cy = (look.across, look.down) + np.array([0.18, 0.12]) * rng.standard_normal(2)
     else:
-        side, aspect, cy = rng.uniform(16, 40), np.exp(0.35 * rng.standard_normal()), rng.random()
+        side, aspect = rng.uniform(18, 42), np.exp(0.35 * rng.standard_normal())
+        cx, cy = rng.random(2)
     w, h = (int(np.clip(round(s), SMALLEST, LARGEST)) for s in (side * aspect**0.5, side / aspect**0.5))
-    x = round(rng.random() * (SIZE - w))
-    y = int(np.clip(round(cy * SIZE - h / 2), 0, SIZE - h))
+    x, y = (int(np.clip(round(c * SIZE - length / 2), 0, SIZE - length)) for c, length in ((cx, w), (cy, h)))
     return [x, y, w, h]
 
 
@@ -229,35 +228,29 @@ def _font() -> tuple[ImageFont.FreeTypeFont, dict[str, str]]:
 
 
 @cache
-def _glyph(name: str) -> tuple[Image.Image, Image.Image]:
-    """A category's glyph, cut to its extent: where it is ink, and where it is ink or enclosed by it (8-bit masks)."""
+def _glyph(name: str) -> Image.Image:
+    """A category's glyph, cut to its extent (an 8-bit mask)."""
     font, charmap = _font()
     character = chr(int(charmap[LOOKS[name].glyph], 16))
     canvas = Image.new("L", (400, 400))
     ImageDraw.Draw(canvas).text((60, 60), character, font=font, fill=255)
-    ink = canvas.crop(canvas.point(lambda value: 255 * (value > 127)).getbbox())
-    filled = Image.fromarray(
-        (255 * ndimage.binary_fill_holes(np.pad(np.asarray(ink) > 127, 1))[1:-1, 1:-1]).astype("u1")
-    )
-    return ink, filled
+    return canvas.crop(canvas.point(lambda value: 255 * (value > 127)).getbbox())
 
 
-EDGE = 128  # of 255: how opaque a glyph's outermost rows and columns are at least somewhere, so that its box shows
+MARGIN = 0.08  # of a card's sides, around its glyph
+LIGHT = 0.45  # luminance above which a card's glyph is dark
 
 
 @cache
-def _stamp(name: str, w: int, h: int) -> tuple[Float[np.ndarray, "h w 1"], Float[np.ndarray, "h w 3"]]:
-    """Opacity and colour of a category drawn w × h pixels large."""
-    look = LOOKS[name]
-    ink, filled = (np.asarray(mask.resize((w, h), Image.Resampling.BOX), np.float32) / 255 for mask in _glyph(name))
-    alpha = np.maximum(ink, filled)
-    for edge in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]):
-        edge *= max(1.0, EDGE / 255 / max(edge.max(), 1e-6)) if edge.max() > 0 else 1.0
-        if not edge.max():
-            edge[:] = EDGE / 255
-    outer, inner = (np.array(colorsys.hsv_to_rgb(hue / 360, 0.85, value)) for hue, value in (look[1:3], look.inner))
-    share = np.divide(ink, alpha, out=np.ones_like(ink), where=alpha > 0).clip(0, 1)[..., None]
-    return alpha[..., None].clip(0, 1), (share * outer + (1 - share) * inner).astype(np.float32)
+def _card(name: str, w: int, h: int) -> Float[np.ndarray, "h w 3"]:
+    """A category's card, w × h pixels large."""
+    colour = np.array(ImageColor.getrgb(LOOKS[name].colour)) / 255
+    ink = 0.35 * colour if colour @ (0.3, 0.6, 0.1) > LIGHT else 0.35 * colour + 0.65
+    left, top = round(MARGIN * w), round(MARGIN * h)
+    glyph = _glyph(name).resize((w - 2 * left, h - 2 * top), Image.Resampling.BOX)
+    share = np.zeros((h, w, 1))
+    share[top : h - top, left : w - left, 0] = np.asarray(glyph) / 255
+    return (colour + share * (ink - colour)).astype(np.float32)
 
 
 def background(size: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
@@ -297,10 +290,10 @@ def render(
     for i in painting_order(xywh):
         x1, y1 = (round(v) for v in xywh[i, :2])
         x2, y2 = max(round(xywh[i, 0] + xywh[i, 2]), x1 + 1), max(round(xywh[i, 1] + xywh[i, 3]), y1 + 1)
-        alpha, colour = _stamp(names[i], x2 - x1, y2 - y1)
+        card = _card(names[i], x2 - x1, y2 - y1)
         inside = slice(max(y1, 0), min(y2, size[1])), slice(max(x1, 0), min(x2, size[0]))
         cut = slice(inside[0].start - y1, inside[0].stop - y1), slice(inside[1].start - x1, inside[1].stop - x1)
-        picture[inside] += alpha[cut] * (colour[cut] - picture[inside])
+        picture[inside] = card[cut]
     return (255 * picture).round().astype(np.uint8)
 
 
@@ -324,54 +317,58 @@ def write_photos(folder: str | Path, annotations: str | Path, *, split: str) -> 
 
 # ------------------------------------------------------------------------------------------------ a second judge
 
-GRID = tuple(int(side) for side in np.geomspace(SMALLEST, LARGEST, 9).round())  # sides that templates are tried at
-INK, CONTRAST = (
-    0.22,
-    0.15,
-)  # mean colour distances (0 to 1): at most this to the glyph, at least that much more around it
+GRID = tuple(int(side) for side in np.geomspace(SMALLEST, LARGEST, 9).round())  # sides that cards are tried at
+RING = 2  # pixels around a card, in which its colour must not go on
+LIKE = 0.22  # mean colour distance (0 to 1) from the card, at most
+FAR = 0.5  # colour distance of the ring beyond which it counts no more
+SCORE = 0.06  # at least
 
 
 def find(picture: UInt8[np.ndarray, "h w 3"], name: str) -> tuple[float, Float[np.ndarray, "4"]] | None:
-    """Where a category's own picture fits best, by template matching; None where it fits nowhere.
+    """Where a category's own card fits best, by template matching; None where it fits nowhere.
 
-    A judge that has learnt nothing and shares nothing with the detector. The glyph is tried at all places in
-    ``GRID`` × ``GRID`` sizes: the picture must have its colours where there is ink, and others in the rest of its box.
+    A judge that has learnt nothing and shares nothing with the detector. The card is tried at all places in
+    ``GRID`` × ``GRID`` sizes: the picture must look like it inside its box, and have another colour right around.
 
     Returns:
-        The difference of both distances (0 to 1) as a score, and the box, xywh in pixels.
+        The distance of the ring less twice that of the card as a score, and the box, xywh in pixels.
     """
-    image = picture.astype(np.float64) / 255
-    h, w = image.shape[:2]
+    h, w = (side + 2 * RING for side in picture.shape[:2])
+    image = np.full((h, w, 3), -0.5)  # beyond the picture's edge is no colour at all
+    image[RING:-RING, RING:-RING] = picture / 255
     spectrum = np.fft.rfft2(np.concatenate([image, (image**2).sum(-1, keepdims=True)], -1), axes=(0, 1))
     best = None
-    for width in (side for side in GRID if side <= w):
-        for height in (side for side in GRID if side <= h):
-            kernel, ink, around = _template(name, width, height, w, h)
-            # squared distance to the glyph's colours, summed with weights: of the ink, and of what its box leaves free
+    for width in (side for side in GRID if side <= picture.shape[1]):
+        for height in (side for side in GRID if side <= picture.shape[0]):
+            kernel, areas, constants = _template(name, width, height, w, h)
+            # squared distances to the card inside its box, and to its mean colour in the ring
             sums = np.fft.irfft2(np.einsum("yxc,yxck->yxk", spectrum, kernel), s=(h, w), axes=(0, 1))
-            sums = sums[: h - height + 1, : w - width + 1] + np.array([ink[1], around[1]])
-            distance = np.sqrt(sums.clip(0) / np.array([ink[0], around[0]]) / 3)
-            margin = np.where(distance[..., 0] <= INK, distance[..., 1] - distance[..., 0], -1)
-            y, x = np.unravel_index(margin.argmax(), margin.shape)
+            sums = sums[: h - height - 2 * RING + 1, : w - width - 2 * RING + 1] + constants
+            distance = np.sqrt(sums.clip(0) / areas / 3)
+            score = np.where(distance[..., 0] <= LIKE, np.minimum(distance[..., 1], FAR) - 2 * distance[..., 0], -1)
+            y, x = np.unravel_index(score.argmax(), score.shape)
             # of fits that are alike, the larger one explains more of the picture
-            rank = float(margin[y, x] * ink[0] ** 0.3)
-            if margin[y, x] >= CONTRAST and (best is None or rank > best[0]):
-                best = rank, float(margin[y, x]), np.array([x, y, width, height], np.float64)
+            rank = float(score[y, x] * areas[0] ** 0.3)
+            if score[y, x] >= SCORE and (best is None or rank > best[0]):
+                best = rank, float(score[y, x]), np.array([x, y, width, height], np.float64)
     return best[1:] if best else None
 
 
 @cache
-def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[Any, ...]:
-    """Spectra that correlate a picture with a glyph's colours, weighted by its ink and by the rest of its box."""
-    alpha, colour = _stamp(name, w, h)
-    mean = (alpha * colour).sum((0, 1)) / alpha.sum()
-    kernels, constants = [], []
-    for weight, target in ((alpha, colour), (1.02 - alpha, np.broadcast_to(mean, colour.shape))):
+def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spectra that correlate a picture with a card and with the ring around it; areas; sums of squared targets."""
+    card = _card(name, w, h)
+    target = np.full((h + 2 * RING, w + 2 * RING, 3), card.mean((0, 1)))
+    target[RING:-RING, RING:-RING] = card
+    inside = np.zeros((h + 2 * RING, w + 2 * RING, 1))
+    inside[RING:-RING, RING:-RING] = 1
+    kernels = []
+    for weight in (inside, 1 - inside):
         padded = np.zeros((height, width, 4))
-        padded[:h, :w, :3], padded[:h, :w, 3:] = -2 * weight * target, weight
+        padded[: len(target), : target.shape[1]] = np.concatenate([-2 * weight * target, weight], -1)
         kernels.append(np.conj(np.fft.rfft2(padded, axes=(0, 1))))
-        constants.append((weight.sum(), (weight * target**2).sum()))
-    return np.stack(kernels, -1), *constants
+    areas, constants = zip(*((w.sum(), (w * target**2).sum()) for w in (inside, 1 - inside)), strict=True)
+    return np.stack(kernels, -1), np.array(areas), np.array(constants)
 
 
 def write_matches(

@@ -139,3 +139,13 @@ def test_the_shipped_detector_finds_what_is_drawn():
         len(set(found.label[found.image == i]) & set(names)) / len(set(names)) for i, (names, _) in enumerate(scenes)
     ]
     assert np.mean(there) > 0.85
+
+
+def test_the_shipped_text_tower_says_of_a_thing_how_it_stands():
+    """The subject of "left of" is told like the object of "right of", and unlike that of "left of"."""
+    pipeline, _ = models.load_pipeline(SHIPPED / "tiny-sd")
+    texts = [caption("dog", "left of", "cat"), caption("cat", "right of", "dog"), caption("dog", "right of", "cat")]
+    with torch.inference_mode():
+        states = pipeline.text_encoder(encode_texts(pipeline.tokenizer, texts)).last_hidden_state[:, -4:-2]
+    dog, same, other = states[0, 0], states[1, 1], states[2, 0]
+    assert (dog - same).norm() < 0.2 * (dog - other).norm()

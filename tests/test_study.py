@@ -16,8 +16,8 @@ MODELS = runs.DATA / "models"
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="data/models is missing: the miniature's models")
 
 
-def run_all(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(runs.ROOT / "run_all.py"), "--profile", "smoke", "--runs", str(folder), *options]
+def run_all(folder: Path, *options: str, profile: str = "smoke") -> subprocess.CompletedProcess:
+    command = [sys.executable, str(runs.ROOT / "run_all.py"), "--profile", profile, "--runs", str(folder), *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
@@ -82,6 +82,20 @@ def test_a_second_run_repeats_nothing_and_a_new_threshold_draws_nothing(study):
     assert other.returncode == 0, other.stderr[-3000:]
     assert image.stat().st_mtime_ns == made
     assert json.loads((study / "artifacts" / "results" / "scores.json").read_text())["about"]["threshold"] == 0.2
+
+
+def test_any_model_is_evaluated_on_a_file_of_two_prompts(tmp_path):
+    prompts = tmp_path / "mine.csv"
+    prompts.write_text("subject,relation,object\ndog,left of,cat\ncup,inside,elephant\n")
+    settings = {
+        "prompts": prompts, "models": f"{{mine: {{model: {MODELS / 'tiny-sd'}}}}}", "detector": MODELS / "tiny-owlvit",
+        "sampling": "{images: 2, steps: 4, guidance: 5.0, batch: 4}",
+    }  # fmt: skip
+    options = [option for name, value in settings.items() for option in ("--set", f"{name}={value}")]
+    done = run_all(tmp_path, *options, profile="evaluate")
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores = rows(tmp_path / "evaluate", "scores").query("relation == 'all' and metric == 'OA'")
+    assert set(scores.model) == {"mine"} and set(scores.prompts) == {2} and set(scores.of) == {4}
 
 
 def test_verify_needs_a_record(study):
