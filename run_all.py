@@ -199,6 +199,7 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
             stderr_file=sys.stderr,  # a stage's own progress
             on_cell_start=lambda cell, cell_index: at.append(cell_index + 1),
             extra_arguments=["--log-level=ERROR"],  # no advice about the kernel's transport
+            shutdown_kernel="immediate",  # asked to go, it may lose its sockets first and write a traceback of that
         )
         runs.tidy(output)
     except KeyboardInterrupt:

@@ -9,8 +9,8 @@ Five parts, each seeded, each resumed from its last checkpoint in ``--work`` aft
   things that a caption names, and say of each which it is, how it stands to the other (the object of "left of" is right
   of the subject) and where it lies on average, in coordinates of their own (:func:`meaning`). The words' own states say
   nothing. CLIP's tower has read relations on the web, even if Stable Diffusion has not learnt to use them; this one
-  has, here. How states say it matters: where things, relations and roles could be read by linear probes as well, but
-  mixed and from the words too, UNets did not learn left from right;
+  has, here. How states say it matters: where linear probes read as much, but mixed and from the words too, UNets did
+  not learn left from right in as many steps;
 * ``detector``: an OWL-ViT on pictures and on their VAE reconstructions, since it will see what a decoder does to them;
 * ``base``: the denoising UNet (v-prediction) on captions of which ``RELATION_SHARE`` name a relation, the paper's
   hypothesis about captions on the web; the text tower is frozen;
@@ -657,7 +657,7 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
 CARD = Template("""# The miniature's models
 
 A tiny Stable Diffusion and a tiny OWL-ViT for the offline world of pictograms, trained by this project from nothing.
-They are for teaching and testing the study; they know 40 pictograms of 64 × 64 pixels and nothing else.
+They are for teaching and testing the study; they know 40 pictograms, in pictures of 64 × 64 pixels, and nothing else.
 
 | folder | what it is |
 |---|---|

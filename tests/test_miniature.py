@@ -121,13 +121,13 @@ def test_composed_scenes_stand_in_rows():
 
 def test_priors_are_natural():
     at = {name: [] for name in NAMES}
-    for names, drawn in miniature.scenes(3000, (0, 8)):
+    for names, drawn in miniature.scenes(3000, (0, 8), composed=0.0):  # as the base's pool; in a row, things make room
         for name, (x, y, w, h) in zip(names, drawn, strict=True):
             at[name].append((x + w / 2, y + h / 2, w * h))
     across, down, area = ({name: np.mean([v[k] for v in values]) for name, values in at.items()} for k in range(3))
-    assert down["kite"] < down["skateboard"] - 5
-    assert across["dog"] < across["car"] - 2
-    assert area["elephant"] > 1.3 * area["cup"]
+    assert down["kite"] < down["skateboard"] - 10
+    assert across["dog"] < across["car"] - 5
+    assert area["elephant"] > 1.5 * area["cup"]
 
 
 def test_the_second_judge_finds_what_was_drawn():

@@ -125,3 +125,14 @@ def test_the_readme_names_real_commands():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
         assert (ROOT / link).exists(), link
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_readme_tells_the_recorded_gains():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
+    rows = json.loads((runs.DATA / "results" / "miniature" / "changes.json").read_text())["rows"]
+    told = {(r["objects"], r["metric"]): r for r in rows if r["relation"] == "all"}
+    for objects, metric in (("seen", "VISOR_Cond"), ("unseen", "VISOR_Cond"), ("all", "OA"), ("all", "VISOR")):
+        r = told[objects, metric]
+        where = "both" if objects == "all" else f"{objects} objects"
+        change = f"{r['difference']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}]"
+        assert f"| {metric}, {where} | {r['before']:.1f} | {r['after']:.1f} | {change}" in readme
