@@ -27,6 +27,11 @@ from sr4g_utils import plan, runs
 
 DEFAULT = "miniature"
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
+# No advice about the kernel's transport, nor a traceback when a kernel that goes loses its sockets before its last word
+KERNEL = [
+    "--log-level=ERROR",
+    "--IPKernelApp.exec_lines=__import__('logging').getLogger('tornado.general').setLevel('CRITICAL')",
+]
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -198,8 +203,7 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
             log_output=True,
             stderr_file=sys.stderr,  # a stage's own progress
             on_cell_start=lambda cell, cell_index: at.append(cell_index + 1),
-            extra_arguments=["--log-level=ERROR"],  # no advice about the kernel's transport
-            shutdown_kernel="immediate",  # asked to go, it may lose its sockets first and write a traceback of that
+            extra_arguments=KERNEL,
         )
         runs.tidy(output)
     except KeyboardInterrupt:
