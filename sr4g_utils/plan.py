@@ -63,9 +63,9 @@ def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
         named += [source for source in (own.get("model"), own.get("detector"), *models) if source]
     lines = []
     for source in named:
-        source = (
-            source if isinstance(source, Mapping) else {"folder" if Path(str(source)).is_dir() else "id": str(source)}
-        )
+        if not isinstance(source, Mapping):
+            # a notebook's relative path starts where notebooks run
+            source = {"folder" if (runs.NOTEBOOKS / str(source)).is_dir() else "id": str(source)}
         if source.get("folder"):
             lines.append(f"  {Path(source['folder']).name}: the local folder {source['folder']}")
             continue

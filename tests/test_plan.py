@@ -64,6 +64,11 @@ def test_mirrors_folders_and_prompt_sets(tmp_path: Path) -> None:
     assert "101,120 images to generate" in "\n".join(lines("evaluate"))
 
 
+def test_the_default_downloads_nothing() -> None:
+    told = "\n".join(lines("miniature"))
+    assert "tiny-sd: the local folder ../data/models/tiny-sd" in told and "to be downloaded" not in told
+
+
 def test_every_profile_has_a_plan() -> None:
     for path in (runs.DATA / "profiles").glob("*.yaml"):
         lines(path.stem)
