@@ -15,7 +15,6 @@ import argparse
 import html
 import logging
 import os
-import shutil
 import signal
 import sys
 import time
@@ -23,7 +22,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils import plan, runs
+from sr4g_utils.running import files, plan, profiles, verify
+from sr4g_utils.running import run as folders
 
 DEFAULT = "miniature"
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
@@ -66,7 +66,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help="run nothing; compare the finished run with the recorded results of its profile, and fail if they differ",
     )  # fmt: skip
     add(
-        "--runs", type=Path, default=runs.ROOT / "runs", metavar="DIR",
+        "--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
         help="where run folders are (default: runs/ in the checkout)",
     )  # fmt: skip
     return parser.parse_args(argv)
@@ -74,9 +74,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def chosen(profile: dict[str, dict[str, Any]], args: argparse.Namespace) -> list[str]:
     """The notebooks to run, in order."""
-    first = runs.resolve(args.first, "--from") if args.first else ""
-    last = runs.resolve(args.last, "--until") if args.last else ""
-    only = [runs.resolve(name, "--only") for name in args.only]
+    first = profiles.resolve(args.first, "--from") if args.first else ""
+    last = profiles.resolve(args.last, "--until") if args.last else ""
+    only = [profiles.resolve(name, "--only") for name in args.only]
     for name in filter(None, (*only, first, last)):
         if name not in profile:
             raise ValueError(f"the profile {args.profile} has no notebook {name}; it runs {', '.join(profile)}")
@@ -94,16 +94,16 @@ def main(argv: list[str] | None = None) -> int:
         if args.refresh and (args.profile != DEFAULT or args.settings):
             raise ValueError(f"--refresh is for the profile {DEFAULT} as it is, without --set")
         folder = args.runs.expanduser().resolve() / Path(args.profile).stem
-        profile = runs.load_profile(args.profile, args.settings, folder)
+        profile = profiles.load_profile(args.profile, args.settings, folder)
         names = chosen(profile, args)
         if args.dry_run:
             status = tell(names, profile, folder, args.force)
-            _, sections = runs.read_profile(args.profile)
+            _, sections = profiles.read_profile(args.profile)
             print("\n".join(plan.plan({name: profile[name] for name in names}, sections.get("plan") or {})))
             return status
         if args.verify:
-            return verify(folder)
-        held = [runs.lock(folder / ".lock"), runs.lock(folder / ".kernels")]
+            return verify.verify(folder)
+        held = [folders.lock(folder / ".lock"), folders.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
     except (ValueError, OSError) as error:
         print(f"run_all.py: {error}", file=sys.stderr)
@@ -113,10 +113,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(names, profile, folder, args.force)
         if args.record:
-            record(folder)
+            verify.record(folder)
         if args.refresh:
             for name in names:
-                runs.refresh(name, folder)
+                profiles.refresh(name, folder)
     except KeyboardInterrupt as error:
         print(f"\nrun_all.py: interrupted{error and f' in {error}'}; run again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -130,21 +130,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def list_all() -> int:
     print("Profiles (--profile):")
-    for path in sorted((runs.DATA / "profiles").glob("*.yaml")):
+    for path in sorted((files.DATA / "profiles").glob("*.yaml")):
         print(f"  {path.stem:18}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
     print("\nNotebooks (--only, --from, --until) and their parameters (--set), with the default profile's values:")
-    for name in runs.notebooks():
-        print(f"  {name}: {runs.title(name)}")
-        for key, (annotation, default) in runs.declared(name).items():
+    for name in profiles.notebooks():
+        print(f"  {name}: {profiles.title(name)}")
+        for key, (annotation, default) in profiles.declared(name).items():
             print(f"      {key}: {annotation} = {default!r}")
     return 0
 
 
 def tell(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> int:
     for name in names:
-        done = not force and runs.is_done(name, profile[name], folder)
+        done = not force and folders.is_done(name, profile[name], folder)
         print(f"{name}  ({'done, nothing changed' if done else 'to run'})")
-        for key, (_, default) in runs.declared(name).items():
+        for key, (_, default) in profiles.declared(name).items():
             print(f"    {key} = {profile[name].get(key, default)!r}")
     return 0
 
@@ -153,13 +153,13 @@ def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, forc
     log(folder / "run.log")
     for number, name in enumerate(names, 1):
         head = f"[{number}/{len(names)}] {name}"
-        if not force and runs.is_done(name, profile[name], folder):
+        if not force and folders.is_done(name, profile[name], folder):
             print(f"{head}: nothing changed, skipped")
             continue
         began = time.monotonic()
-        runs.start(name, folder)
+        folders.start(name, folder)
         notebook = execute(name, profile[name], folder, head)
-        runs.finish(name, profile[name], folder, also=[notebook, to_html(notebook)])
+        folders.finish(name, profile[name], folder, also=[notebook, to_html(notebook)])
         write_index(folder, profile)
         print(f"{head}: done in {time.monotonic() - began:.0f} s", flush=True)
     write_index(folder, profile)
@@ -187,25 +187,25 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
     output = folder / "notebooks" / f"{name}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     # the kernel imports this checkout, whatever else is installed
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(runs.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(files.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on optional packages is no part of a notebook
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, of a widget we do not use
     at = [0]
     try:
         papermill.execute_notebook(
-            runs.notebooks()[name],
+            profiles.notebooks()[name],
             output,
             parameters,
             kernel_name="python3",
-            cwd=runs.NOTEBOOKS,
+            cwd=profiles.NOTEBOOKS,
             progress_bar={"desc": head, "file": sys.stderr},
             log_output=True,
             stderr_file=sys.stderr,  # a stage's own progress
             on_cell_start=lambda cell, cell_index: at.append(cell_index + 1),
             extra_arguments=KERNEL,
         )
-        runs.tidy(output)
+        profiles.tidy(output)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{name}, cell {at[-1]}") from None
     except Exception as error:
@@ -221,38 +221,8 @@ def to_html(path: Path) -> Path:
     from nbconvert import HTMLExporter
 
     page, _ = HTMLExporter(template_name="lab", embed_images=True).from_filename(str(path))
-    runs.write_text(path.with_suffix(".html"), page)
+    files.write_text(path.with_suffix(".html"), page)
     return path.with_suffix(".html")
-
-
-def record(folder: Path) -> None:
-    for path in sorted((folder / "artifacts" / "results").glob("*.json")):
-        with runs.atomic(runs.DATA / "results" / folder.name / path.name) as partial:
-            shutil.copyfile(path, partial)
-        print(f"recorded data/results/{folder.name}/{path.name}")
-
-
-def verify(folder: Path) -> int:
-    """Compare a finished run's results with those recorded for its profile, and say what differs; 1 if anything does.
-
-    Raises:
-        ValueError: nothing is recorded for the profile.
-    """
-    from sr4g_utils import analysis
-
-    recorded = sorted((runs.DATA / "results" / folder.name).glob("*.json"))
-    if not recorded:
-        raise ValueError(f"--verify: data/results holds nothing of the profile {folder.name}; --record puts it there")
-    differing = 0
-    for path in recorded:
-        ours, theirs = (runs.read_json(file) for file in (folder / "artifacts" / "results" / path.name, path))
-        lines = analysis.differences(ours["rows"], theirs["rows"]) if ours else ["missing: run the profile first"]
-        print(f"{path.stem}: {'differs' if lines else 'agrees'} ({len(theirs['rows'])} rows)")
-        for line in lines:
-            print(f"    {line}")
-        differing += bool(lines)
-    print(f"{len(recorded) - differing} of {len(recorded)} results agree. {analysis.TOLERANCE}")
-    return int(differing > 0)
 
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -266,7 +236,7 @@ def write_index(folder: Path, profile: dict[str, dict[str, Any]]) -> None:
         if (folder / "notebooks" / f"{name}.html").is_file():
             parts += section(name, folder)
     title = html.escape(f"SR4G, profile {folder.name}")
-    runs.write_text(
+    files.write_text(
         folder / "index.html",
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n'
         f"<h1>{title}</h1>\n" + "\n".join(parts) + '\n<p><a href="run.log">Log</a></p></html>\n',
@@ -281,7 +251,7 @@ def section(name: str, folder: Path) -> list[str]:
         made = [path.with_suffix(f".{suffix}") for suffix in suffixes]
         return " · ".join(f'<a href="{file}">{file.suffix[1:].upper()}</a>' for file in made)
 
-    outputs = [path for path in map(Path, runs.outputs(name, folder)) if (folder / path).exists()]
+    outputs = [path for path in map(Path, folders.outputs(name, folder)) if (folder / path).exists()]
     tables, figures = [], []
     for path in outputs:
         if path.suffix == ".png" and path.parts[0] == "figures":
@@ -296,7 +266,7 @@ def section(name: str, folder: Path) -> list[str]:
             tables.append(f"<li>{caption} ({links(path, 'csv', 'md', 'tex')})</li>")
     files = [f'<a href="{path}">{path.name}</a>' for path in outputs if path.parts[0] == "artifacts"]
     return [
-        f'<h2><a href="notebooks/{name}.html">{html.escape(runs.title(name))}</a></h2>',
+        f'<h2><a href="notebooks/{name}.html">{html.escape(profiles.title(name))}</a></h2>',
         *(["<p>Tables</p><ul>", *tables, "</ul>"] if tables else []),
         *([f"<p>Files: {' · '.join(files)}</p>"] if files else []),
         *figures,

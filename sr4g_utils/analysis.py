@@ -1,6 +1,5 @@
-"""What the numbers say: agreement with people, where rule sets disagree, gains, bias, and the paper's claims."""
+"""What the numbers say: where rule sets disagree, gains, bias, frequency, other rulers, and the paper's claims."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -9,157 +8,39 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int
+from jaxtyping import Float64
 
-from . import boxes, dataset, runs, visor
+from . import boxes, dataset, visor
 from .boxes import BoxTable
-from .relations import NAMES, RELATIONS, RULES
-from .runs import atomic
-
-# The phrases of Visual Spatial Reasoning (Liu, Emerson and Collier 2023, arXiv 2205.00363) that name one of ours.
-VSR_PHRASES: dict[str, str] = {
-    phrase: relation
-    for relation, phrases in {
-        "left of": ("at the left side of", "left of"),
-        "right of": ("at the right side of", "right of"),
-        "above": ("above", "over", "on top of"),
-        "below": ("below", "beneath", "under"),
-        "inside": ("inside", "within", "in", "enclosed by"),
-        "surrounding": ("surrounding", "contains", "around"),
-        "separated": ("away from", "far away from", "far from", "detached from"),
-        "overlapping": ("touching",),
-    }.items()
-    for phrase in phrases
-}
-
-
-def read_vsr(path: str | Path) -> pd.DataFrame:
-    """The human judgements whose phrase is one of ours: image_id, subject, relation, object, label (bool) and frame.
-
-    ``frame`` is the annotator's reference frame as VSR codes it ("0", "1", "2"; "none" where none was noted). The
-    published file does not explain the codes.
-
-    Raises:
-        ValueError: a line is not a VSR record.
-    """
-    rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            if (phrase := record["relation"]) not in VSR_PHRASES:
-                continue
-            subject, object = record["caption"].removeprefix("The ").rstrip(".").split(f"{phrase} the ")
-            frame = record["reference_frame"]
-            rows.append(
-                {
-                    "image_id": int(record["image"].removesuffix(".jpg")),
-                    "subject": subject.removesuffix(" ").removesuffix(" is"),
-                    "relation": VSR_PHRASES[phrase],
-                    "object": object,
-                    "label": bool(record["label"]),
-                    "frame": "none" if frame is None else str(int(frame)),
-                }
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a VSR judgement ({type(error).__name__}: {error})") from None
-    return pd.DataFrame(rows, columns=["image_id", "subject", "relation", "object", "label", "frame"])
-
-
-def judge_like_people(judgements: pd.DataFrame, tables: Sequence[BoxTable], rules: str) -> pd.Series:
-    """Whether the rules call each judged caption true: some pair of boxes of the two names satisfies it, as in VISOR.
-
-    Missing (NA) where the image or a box of either name is in none of the tables.
-    """
-    verdict = pd.Series(pd.NA, index=judgements.index, dtype="boolean")
-    for table in tables:
-        position = {int(id): i for i, id in enumerate(table.image_id)}
-        edges = np.searchsorted(table.image, np.arange(len(position) + 1))
-        names = np.array(table.names)
-        for row in judgements.itertuples():
-            if (image := position.get(row.image_id)) is None:
-                continue
-            rows = np.arange(edges[image], edges[image + 1])
-            name = names[table.category[rows]]
-            subjects, objects = rows[name == row.subject], rows[name == row.object]
-            if len(subjects) and len(objects):
-                s, o = (side.ravel() for side in np.meshgrid(subjects, objects))
-                relation = NAMES.index(row.relation)
-                verdict[row.Index] = bool(dataset.holds(table, s, o, rules)[:, relation].any())
-    return verdict
-
-
-AGREEMENT = ("accuracy", "precision", "recall", "kappa")
-
-
-def agreement(counts: Int[np.ndarray, "*sample 4"]) -> Float64[np.ndarray, "*sample 4"]:
-    """Accuracy, precision, recall and Cohen's kappa from true and false positives, false and true negatives.
-
-    NaN where a measure is not defined (no positive verdict, no positive label, or no chance of disagreement).
-    """
-    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-    n = tp + fp + fn + tn
-    with np.errstate(invalid="ignore", divide="ignore"):
-        accuracy = (tp + tn) / n
-        chance = ((tp + fp) * (tp + fn) + (fn + tn) * (fp + tn)) / n**2
-        return np.stack([accuracy, tp / (tp + fp), tp / (tp + fn), (accuracy - chance) / (1 - chance)], axis=-1)
-
-
-def human_agreement(
-    judgements: pd.DataFrame, tables: Sequence[BoxTable], seed: int, resamples: int = 10_000
-) -> pd.DataFrame:
-    """Agreement of every rule set with people, per relation and reference frame ("all" for all).
-
-    Columns: relation, rules, frame, n, then accuracy, precision, recall and kappa, each with ``_low`` and ``_high``:
-    the 95 % percentile bootstrap over judgements (a bootstrap of the rows is a multinomial draw of their 2 × 2 table).
-    """
-    rng = np.random.default_rng(seed)
-    rows = []
-    for rules in RULES:
-        told = judgements.assign(verdict=judge_like_people(judgements, tables, rules)).dropna(subset="verdict")
-        for relation in dict.fromkeys(VSR_PHRASES.values()):
-            of_relation = told[told.relation == relation]
-            for frame in ("all", *sorted(of_relation.frame.unique())):
-                part = of_relation if frame == "all" else of_relation[of_relation.frame == frame]
-                verdict, label = part.verdict.to_numpy(bool), part.label.to_numpy(bool)
-                table = np.array(
-                    [
-                        (v & w).sum()
-                        for v, w in ((verdict, label), (verdict, ~label), (~verdict, label), (~verdict, ~label))
-                    ]
-                )
-                samples = agreement(rng.multinomial(len(part), table / max(len(part), 1), resamples))
-                row: dict[str, object] = {"relation": relation, "rules": rules, "frame": frame, "n": len(part)}
-                for i, (name, value) in enumerate(zip(AGREEMENT, agreement(table), strict=True)):
-                    defined = samples[~np.isnan(samples[:, i]), i]
-                    low, high = np.quantile(defined, [0.025, 0.975]) if len(defined) else (np.nan, np.nan)
-                    row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-                rows.append(row)
-    return pd.DataFrame(rows)
+from .detections import read_detections
+from .people import agreement
+from .prompts import SETS
+from .relations import NAMES, OPPOSITES, RELATIONS, RULES, complete_rules
+from .running.files import atomic, reported
 
 
 def rule_disagreement(path: str | Path, annotations: str | Path, split: str = "train") -> None:
     """How often two rule sets judge a pair of COCO boxes differently (an artifact: written to ``path`` as Parquet).
 
-    One row per relation and two rule sets ``a`` and ``b``: pairs (ordered pairs of boxes judged), both, only_a, only_b.
+    One row per two rule sets ``a`` and ``b`` and relation that both define: pairs (ordered pairs of boxes judged),
+    both, only_a, only_b.
     """
     table = boxes.read(annotations, split).without_crowds()
-    both, only = np.zeros((len(RULES), len(RULES), 14), np.int64), np.zeros((len(RULES), len(RULES), 14), np.int64)
+    counted = {two: np.zeros((3, len(NAMES)), np.int64) for two in combinations(RULES, 2)}
     n = 0
     for _, subject, object, _ in dataset.pairs(table):
-        verdicts = [dataset.holds(table, subject, object, rules) for rules in RULES]
+        verdicts = {rules: dataset.holds(table, subject, object, rules) for rules in RULES}
         n += int((subject != object).sum())
-        for i, j in combinations(range(len(RULES)), 2):
-            both[i, j] += (verdicts[i] & verdicts[j]).sum(0)
-            only[i, j] += (verdicts[i] & ~verdicts[j]).sum(0)
-            only[j, i] += (verdicts[j] & ~verdicts[i]).sum(0)
+        for (a, b), counts in counted.items():
+            one, other = verdicts[a], verdicts[b]
+            counts += [(one & other).sum(0), (one & ~other).sum(0), (other & ~one).sum(0)]
     rows = [
-        {
-            "relation": relation, "a": RULES[i], "b": RULES[j], "pairs": n,
-            "both": both[i, j, r], "only_a": only[i, j, r], "only_b": only[j, i, r],
-        }
-        for i, j in combinations(range(len(RULES)), 2)
-        for r, relation in enumerate(NAMES)
-    ]  # fmt: skip
+        {"relation": name, "a": a, "b": b, "pairs": n}
+        | dict(zip(("both", "only_a", "only_b"), counts[:, i].tolist(), strict=True))
+        for (a, b), counts in counted.items()
+        for i, name in enumerate(NAMES)
+        if name in RULES[a].defines and name in RULES[b].defines
+    ]
     with atomic(path) as partial:
         pd.DataFrame(rows).to_parquet(partial, index=False)
 
@@ -180,31 +61,44 @@ def reconstruction(path: str | Path, annotations: str | Path, split: str = "trai
     filtered = large & (per_image >= SG2IM_OBJECTS[0]) & (per_image <= SG2IM_OBJECTS[1])
     rows = []
     for boxes_kept, part in {"all boxes": table, "sg2im's filter": table.rows(filtered)}.items():
-        if not len(part):
-            continue
-        for rules in RULES:
-            counted = np.zeros((3, 2), np.int64)
-            seen = np.zeros((len(table.names), len(table.names), 14), bool)
-            for groups, counts in dataset.count_pairs(part, rules):
-                different = groups[:, 1] != groups[:, 2]
-                for k, kept in enumerate((slice(None), different)):
-                    counted[0, k] += counts[kept].sum()
-                    counted[1, k] += np.count_nonzero(counts[kept])
-                np.logical_or.at(seen, (groups[:, 1], groups[:, 2]), counts > 0)
-            counted[2] = seen.sum(), seen.sum() - seen[np.arange(len(seen)), np.arange(len(seen))].sum()
-            for i, kind in enumerate(("box pairs", "triplets per image", "distinct triplets")):
-                for k, categories in enumerate(("all", "different")):
-                    rows.append(
-                        {
-                            "rules": rules,
-                            "boxes": boxes_kept,
-                            "counted": kind,
-                            "categories": categories,
-                            "n": counted[i, k],
-                        }
-                    )
+        for rules in complete_rules() if len(part) else ():
+            for (counted, categories), n in _captions(part, rules).items():
+                row = {"rules": rules, "boxes": boxes_kept, "counted": counted, "categories": categories, "n": n}
+                rows.append(row)
     with atomic(path) as partial:
         pd.DataFrame(rows).to_parquet(partial, index=False)
+
+
+def _captions(table: BoxTable, rules: str) -> dict[tuple[str, str], int]:
+    """How many captions a rule set writes, by what is counted and of which categories."""
+    kinds, categories = ("box pairs", "triplets per image", "distinct triplets"), ("all", "different")
+    counted = dict.fromkeys(product(kinds, categories), 0)
+    seen = np.zeros((len(table.names), len(table.names), len(NAMES)), bool)
+    for groups, counts in dataset.count_pairs(table, rules):
+        different = groups[:, 1] != groups[:, 2]
+        for which, kept in zip(categories, (slice(None), different), strict=True):
+            counted["box pairs", which] += int(counts[kept].sum())
+            counted["triplets per image", which] += int(np.count_nonzero(counts[kept]))
+        np.logical_or.at(seen, (groups[:, 1], groups[:, 2]), counts > 0)
+    same = seen[np.arange(len(seen)), np.arange(len(seen))]
+    counted["distinct triplets", "all"] = int(seen.sum())
+    counted["distinct triplets", "different"] = int(seen.sum() - same.sum())
+    return counted
+
+
+def beside_reported(section: str, ours: Mapping[str, float | int]) -> pd.DataFrame:
+    """Published numbers of a section of ``data/reported.yaml`` beside ours: claim, reported, ours, ratio, source."""
+    published = reported(section)
+    return pd.DataFrame(
+        {
+            "claim": name,
+            "reported": published[name]["value"],
+            "ours": value,
+            "ours / reported": value / published[name]["value"],
+            "source": published[name]["source"],
+        }
+        for name, value in ours.items()
+    )
 
 
 # ------------------------------------------------------------------------------------------- evaluation (notebook 04)
@@ -216,42 +110,11 @@ WORLDS = {
     "photos": "**Photos**, and the models that are named with every result. Numbers compare with the paper's as far as "
     "models, prompts, steps, guidance and detector do.",
 }
-SETS = ("seen", "unseen")  # of a prompt's objects; where one of two is unseen it is in neither
-
-
-def draw_prompts(table: pd.DataFrame, per_relation: int | None, seed: int) -> pd.DataFrame:
-    """The prompts to score: for each set of objects, ``per_relation`` of every relation (all of them if None).
-
-    Of the study's own prompts (with the columns ``split`` and ``objects``) only test prompts whose objects are both
-    seen or both unseen are taken; of other prompts, any, and their ``objects`` is "all". A set that has fewer gives
-    what it has.
-
-    Raises:
-        ValueError: nothing is left.
-    """
-    if {"split", "objects"} <= set(table):
-        table = table[(table.split == "test") & table.objects.isin(SETS)]
-    else:
-        table = table.assign(objects="all")
-    drawn = table.sample(frac=1, random_state=np.random.default_rng(seed))
-    if per_relation is not None:
-        drawn = drawn.groupby(["objects", "relation"], sort=False).head(per_relation)
-    if not len(drawn):
-        raise ValueError("prompts: no test prompt with seen or with unseen objects is left to score")
-    return drawn.sort_values("prompt_id", ignore_index=True)
-
-
-def write_test_prompts(path: str | Path, prompts: str | Path, **options: Any) -> dict[str, int]:
-    """A stage: :func:`draw_prompts` from a Parquet file to another. Returns how many of each set of objects."""
-    table = draw_prompts(pd.read_parquet(prompts), **options)
-    with atomic(path) as partial:
-        table.to_parquet(partial, index=False)
-    return {name: int(n) for name, n in table.objects.value_counts().items()}
 
 
 def write_verdicts(path: str | Path, prompts: str | Path, detections: str | Path, **options: Any) -> dict[str, int]:
     """A stage: :func:`visor.verdicts` from files to a file. Returns how many images, with both objects, and correct."""
-    records = visor.verdicts(pd.read_parquet(prompts), visor.read_detections(detections), **options)
+    records = visor.verdicts(pd.read_parquet(prompts), read_detections(detections), **options)
     with atomic(path) as partial:
         records.to_parquet(partial, index=False)
     return {"images": len(records), **{name: int(records[name].sum()) for name in ("both_found", "correct")}}
@@ -302,9 +165,7 @@ def change_table(
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-def second_opinion(
-    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 10_000, seed: int = 0
-) -> pd.DataFrame:
+def second_opinion(first: pd.DataFrame, second: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """How far two judges agree on the same images, from their verdicts; of images that one of them lacks, nothing.
 
     Returns:
@@ -332,14 +193,13 @@ def beside_published(scores: pd.DataFrame) -> pd.DataFrame:
     ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")
     rows = [{"name": model, "prompts": f"{objects} objects", **row, "source": "this run"}
             for (model, objects), row in zip(ours.index, ours.to_dict("records"), strict=True)]  # fmt: skip
-    rows += [{"name": name, "prompts": "SR2D", **row} for name, row in runs.reported("visor").items()]
+    rows += [{"name": name, "prompts": "SR2D", **row} for name, row in reported("visor").items()]
     return pd.DataFrame(rows)[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]
 
 
 # --------------------------------------------------------------------------------------------- analysis (notebook 05)
 
 COND = visor.METRICS.index("VISOR_Cond")
-OPPOSITES = tuple((r.name, r.opposite) for r in RELATIONS[::2])  # the seven pairs
 
 
 def _estimate(draws: Float64[np.ndarray, "resample"], *keys: str, level: float = 0.95) -> dict[str, float]:
@@ -447,7 +307,8 @@ def ablation(
     """
     first, *_, last = detections.values()
     rows: list[dict[str, Any]] = []
-    for rules, pairs, threshold in product(RULES, ("any", "best"), thresholds):
+    able = [rules for rules in RULES if set(prompts.relation) <= set(RULES[rules].defines)]
+    for rules, pairs, threshold in product(able, ("any", "best"), thresholds):
         row: dict[str, Any] = {"rules": rules, "pairs": pairs, "threshold": threshold}
         try:
             before, after = (visor.verdicts(prompts, t, images, threshold, pairs, rules) for t in (first, last))
@@ -531,39 +392,9 @@ def claims(
               lambda v, low, high: low > 0 and rival is not None and not (rival.loc[["OA", "VISOR"], "low"] > 0).any()),
     ]  # fmt: skip
     rows = []
-    for (number, paper), test in zip(sorted(runs.reported("claims").items()), tests, strict=True):
+    for (number, paper), test in zip(sorted(reported("claims").items()), tests, strict=True):
         value, low, high = test.number or (np.nan,) * 3
         ours = {"number": value, "low": low, "high": high, "what": test.what, "holds if": test.rule}
         theirs = {"reported": paper["reported"], "source": paper["source"]}
         rows.append({"claim": f"{number}. {paper['claim']}", **ours, "verdict": test.verdict, **theirs})
     return pd.DataFrame(rows)
-
-
-# ------------------------------------------------------------------------------------------------------- verification
-
-FOLLOWS = ("low", "high", "count", "of", "p", "noise")  # columns that move with the others and are not compared
-TOLERANCE = (
-    "Texts and whole numbers must be equal. A number with an interval may differ by the interval's width (or by 1 %, "
-    "if that is more): training and sampling round differently from machine to machine. Other numbers agree to 1e-6."
-)
-
-
-def differences(ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How a run's result differs from a recorded one, a line each; empty if it agrees within ``TOLERANCE``."""
-    if len(ours) != len(reference):
-        return [f"{len(ours)} rows, recorded are {len(reference)}"]
-    found = []
-    for a, b in zip(ours, reference, strict=True):
-        row = ", ".join(str(value) for value in b.values() if isinstance(value, str))[:80]
-        for key, expected in b.items():
-            if key in FOLLOWS or key.endswith(("_low", "_high")):
-                continue
-            value = a.get(key)
-            if isinstance(expected, float) and isinstance(value, int | float):
-                low, high = b.get(f"{key}_low", b.get("low")), b.get(f"{key}_high", b.get("high"))
-                slack = 1e-6 * abs(expected) if low is None or high is None else max(high - low, 0.01 * abs(expected))
-                if abs(value - expected) > slack:
-                    found.append(f"{row}: {key} is {value:.4g}, recorded is {expected:.4g} ± {slack:.2g}")
-            elif value != expected:
-                found.append(f"{row}: {key} is {value!r}, recorded is {expected!r}")
-    return found

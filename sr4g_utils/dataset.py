@@ -5,11 +5,10 @@ the left of a cat" and "a dog to the left of another dog" are both written; the 
 fine-tuning (paper section 3; the choices are listed in ``data/decisions.yaml``).
 """
 
-import json
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -22,16 +21,15 @@ from jaxtyping import Bool, Int, Int64
 
 from . import boxes
 from .boxes import BoxTable, Category
-from .captions import caption, with_article
-from .relations import BY_NAME, NAMES, judge
-from .runs import atomic, write_text
+from .captions import caption
+from .relations import NAMES, judge
+from .running.files import atomic, write_text
 
 PAIRS_AT_ONCE = 1 << 15  # ordered pairs judged together: large enough for numpy, small enough for the cache
 PAIRS_PER_ROW_GROUP = 1 << 20  # about as many rows, which readers can filter and load alone
 THREADS = 2
 
-
-# ------------------------------------------------------------------------------------------------------ triplets
+# ----------------------------------------------------------------------------------------------------------- triplets
 
 
 def pairs(table: BoxTable) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndarray, np.ndarray, np.ndarray]]:
@@ -58,9 +56,9 @@ def pairs(table: BoxTable) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndar
         yield groups, start[s][group] + row, start[o][group] + column, begin
 
 
-def holds(table: BoxTable, subject: np.ndarray, object: np.ndarray, rules: str) -> Bool[np.ndarray, "pair 14"]:
+def holds(table: BoxTable, subject: np.ndarray, object: np.ndarray, rules: str) -> Bool[np.ndarray, "pair relation"]:
     """:func:`relations.judge` on rows of a table; no relation holds between a box and itself."""
-    size = np.stack([table.width, table.height], axis=1)[table.image[subject]] if rules == "sstd" else None
+    size = np.stack([table.width, table.height], axis=1)[table.image[subject]]
     verdict = judge(table.xywh(subject), table.xywh(object), rules, size)
     verdict[subject == object] = False
     return verdict
@@ -68,7 +66,7 @@ def holds(table: BoxTable, subject: np.ndarray, object: np.ndarray, rules: str) 
 
 def count_pairs(
     table: BoxTable, rules: str = "visor"
-) -> Iterator[tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group 14"]]]:
+) -> Iterator[tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group relation"]]]:
     """For the groups of :func:`pairs`: of how many pairs of boxes each of the 14 relations holds."""
     for groups, subject, object, begin in pairs(table):
         verdict = holds(table, subject, object, rules)
@@ -102,7 +100,7 @@ def write_triplets(
     table: BoxTable,
     path: str | Path,
     split: str,
-    unseen: Collection[str] = (),
+    held_out: Collection[str] = (),
     rules: str = "visor",
     template: str = "plain",
 ) -> int:
@@ -115,7 +113,7 @@ def write_triplets(
     Raises:
         ValueError: there is no triplet at all, as when every image holds a single box.
     """
-    columns = _Columns(table, split, unseen, template)
+    columns = _TripletColumns(table, split, held_out, template)
     _, per_image = _spans(table.image)
     edges = np.concatenate([[0], np.cumsum(per_image)])
     slices = [slice(edges[part.start], edges[part.stop]) for part in _batches(per_image**2, PAIRS_PER_ROW_GROUP)]
@@ -161,16 +159,16 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-class _Columns:
+class _TripletColumns:
     """Turns counts into Arrow columns. Text is kept as small numbers into lists that are made once."""
 
-    def __init__(self, table: BoxTable, split: str, unseen: Collection[str], template: str) -> None:
+    def __init__(self, table: BoxTable, split: str, held_out: Collection[str], template: str) -> None:
         self.table = table
         names = table.names
         self.names = pa.array(names)
         self.captions = pa.array([caption(s, r, o, template) for s in names for o in names for r in NAMES])
         self.category_id = np.array([category.id for category in table.categories], np.int16)
-        self.unseen = np.isin(names, list(unseen)).astype(np.int32)
+        self.held_out = np.isin(names, list(held_out)).astype(np.int32)
         self.split = split
         text = pa.dictionary(pa.int32(), pa.string())
         self.schema = pa.schema(
@@ -181,7 +179,7 @@ class _Columns:
             }
         )  # fmt: skip
 
-    def batch(self, groups: Int[np.ndarray, "group 3"], counts: Int[np.ndarray, "group 14"]) -> pa.RecordBatch:
+    def batch(self, groups: Int[np.ndarray, "group 3"], counts: Int[np.ndarray, "group relation"]) -> pa.RecordBatch:
         group, relation = (index.astype(np.int32) for index in np.nonzero(counts))
         image, s, o = groups.T  # per group; [group] repeats a value for each relation that holds
         first, last = int(image[0]), int(image[-1])
@@ -199,7 +197,7 @@ class _Columns:
             counts[group, relation],
             self.category_id[s][group],
             self.category_id[o][group],
-            text((self.unseen[s] + self.unseen[o])[group], pa.array(OBJECTS)),
+            text((self.held_out[s] + self.held_out[o])[group], pa.array(OBJECTS)),
             text(np.zeros_like(relation), pa.array([self.split])),
         ]
         return pa.record_batch([pa.array(c) if isinstance(c, np.ndarray) else c for c in columns], schema=self.schema)
@@ -217,12 +215,12 @@ def frequencies(path: str | Path) -> pd.DataFrame:
     return counted.sort_values(["n_images", *key[:3]], ascending=[False, True, True, True], ignore_index=True)
 
 
-# -------------------------------------------------------------------------------------------- splits and prompts
+# ------------------------------------------------------------------------------------------------- splits and samples
 
 OBJECTS = ("seen", "mixed", "unseen")  # by how many of a triplet's two categories are unseen: none, one, both
 
 
-def unseen_categories(categories: Sequence[Category], n: int) -> list[str]:
+def held_out_categories(categories: Sequence[Category], n: int) -> list[str]:
     """``n`` category names held out of fine-tuning for the unseen split, spread over the supercategories.
 
     Each supercategory gives its share of ``n`` (largest remainders first, ties in file order), taken at even steps from
@@ -245,85 +243,6 @@ def unseen_categories(categories: Sequence[Category], n: int) -> list[str]:
         for family, names in families.items()
         for i in range(share[family])
     ]
-
-
-def prompts(
-    train: pd.DataFrame,
-    unseen: Collection[str],
-    seed: int,
-    test_per_relation: int = 500,
-    validation_per_relation: int = 100,
-    same_category: bool = False,
-) -> pd.DataFrame:
-    """Evaluation prompts: the distinct triplets of the training annotations (:func:`frequencies`), one row each.
-
-    Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen), in_main and
-    in_unseen (is it among the training captions of that split?), split ("validation" or "test", disjoint) and balanced
-    (in the default test set of ``test_per_relation`` prompts per relation).
-
-    Validation prompts are for choosing checkpoints: per relation at most ``validation_per_relation``, at most a tenth.
-    """
-    table = train if same_category else train[train.subject != train.object]
-    table = table.sort_values(["subject", "object", "relation"], ignore_index=True)
-    seen = ~(table.subject.isin(unseen) | table.object.isin(unseen))
-    order = np.random.default_rng(seed).permutation(len(table))
-    rank = pd.Series(range(len(table)), index=order).groupby(table.relation.to_numpy()[order]).cumcount().sort_index()
-    of_relation = table.groupby("relation")["caption"].transform("count")
-    n_validation = np.minimum(validation_per_relation, of_relation // 10)
-    return pd.DataFrame(
-        {
-            "prompt_id": np.arange(len(table)),
-            **{name: table[name] for name in ("subject", "relation", "object", "caption", "n_images", "objects")},
-            "in_main": True,
-            "in_unseen": seen,
-            "split": np.where(rank < n_validation, "validation", "test"),
-            "balanced": (rank >= n_validation) & (rank < n_validation + test_per_relation),
-        }
-    )
-
-
-def write_prompts(path: str | Path, triplets: str | Path, **options: Any) -> int:
-    """A stage: :func:`prompts` of a triplet file, as Parquet. Returns their number."""
-    table = prompts(frequencies(triplets), **options)
-    with atomic(path) as partial:
-        table.to_parquet(partial, index=False)
-    return len(table)
-
-
-def write_sr2d(path: str | Path) -> int:
-    """A stage: :func:`sr2d` for COCO's 80 categories. Returns the number of prompts."""
-    data = sr2d([category.name for category in boxes.COCO_CATEGORIES])
-    with atomic(path) as partial:
-        partial.write_bytes(data)
-    return len(json.loads(data))
-
-
-def sr2d(names: Sequence[str]) -> bytes:
-    """VISOR's SR2D prompt set, byte for byte the published ``text_spatial_rel_phrases.json`` for COCO's 80 names.
-
-    Every unordered pair of names in both orders for the four projective relations and "and", then each name alone
-    (Gokhale et al. 2022, section 3.1; microsoft/VISOR).
-    """
-    phrases = [BY_NAME[name].phrase for name in ("left of", "right of", "above", "below")] + ["and"]
-    prompts: list[tuple[str, str | None, str, str]] = [
-        (a, b, phrase, f"{with_article(a)} {phrase} {with_article(b)}")
-        for pair in combinations(names, 2)
-        for phrase in phrases
-        for a, b in (pair, pair[::-1])
-    ]
-    prompts += [(name, None, "single", with_article(name)) for name in names]
-    records = [
-        {
-            "unique_id": i,
-            "num_objects": 1 if b is None else 2,
-            "obj_1_attributes": [a],
-            "obj_2_attributes": [b],
-            "rel_type": phrase,
-            "text": text,
-        }
-        for i, (a, b, phrase, text) in enumerate(prompts)
-    ]
-    return json.dumps(records, indent=2).encode()
 
 
 Draw = Callable[[int, np.random.Generator], Int64[np.ndarray, "n"]]
@@ -360,7 +279,7 @@ def sample(
     return sampler(relation, balanced)(n, rng)
 
 
-# ------------------------------------------------------------------------------------------------ what is in it
+# ------------------------------------------------------------------------------------------------------ what is in it
 
 
 def warnings(tables: dict[str, BoxTable]) -> list[str]:
@@ -444,14 +363,16 @@ def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: st
 
 
 def write_card(
-    path: str | Path, train: str | Path, val: str | Path, *, source: str, rules: str, unseen: Collection[str]
+    path: str | Path, train: str | Path, val: str | Path, *, source: str, rules: str, held_out: Collection[str]
 ) -> None:
     """A stage: the dataset card, with the counts of both triplet files."""
     counts = []
     for split, file in (("train", train), ("validation", val)):
         images = pq.read_table(file, columns=["image_id"])["image_id"]
         counts.append(f"| {split} | {len(images):,} | {len(images.unique()):,} |")
-    write_text(path, CARD.substitute(source=source, rules=rules, unseen=", ".join(unseen), counts="\n".join(counts)))
+    write_text(
+        path, CARD.substitute(source=source, rules=rules, held_out=", ".join(held_out), counts="\n".join(counts))
+    )
 
 
 CARD = Template("""---
@@ -489,7 +410,7 @@ $counts
 | objects | seen, mixed or unseen: how many of the two categories are held out of the unseen split's fine-tuning |
 | split | train or val |
 
-Held out (unseen): $unseen.
+Held out (unseen): $held_out.
 
 Rows of one category ("a dog to the left of another dog") are included; prompts and fine-tuning leave them out.
 COCO's annotations are under CC BY 4.0; its photos keep their own terms and are not part of this data set.

@@ -1,4 +1,8 @@
-"""Every figure of the study. Each function takes tables and returns a matplotlib figure; none computes a result."""
+"""Every figure of the study. Each function takes tables or arrays and returns a matplotlib figure.
+
+What a figure shows is computed elsewhere, but for shares, sums and running means of its table, and for the verdicts
+on a grid of boxes in the pictures of the rules.
+"""
 
 from collections.abc import Sequence
 from textwrap import wrap
@@ -13,11 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from .relations import BY_NAME, FAMILIES, NAMES, RELATIONS, RULES, judge
+from . import relations
+from .relations import BY_NAME, FAMILIES, NAMES, OPPOSITES, RULES, judge
 
 COLOURS = sns.color_palette("colorblind")
 FAMILY_COLOUR = dict(zip(FAMILIES, COLOURS, strict=False))
-RULES_COLOUR = dict(zip(RULES, COLOURS, strict=False))
 SUBJECT, OBJECT = COLOURS[0], COLOURS[1]  # in every drawing of boxes
 
 IMAGE = (640, 480)  # pixels; the image in which relations are drawn: not square, so that sstd's sectors show
@@ -25,6 +29,16 @@ LANDMARK = np.array([240.0, 180.0, 160.0, 120.0])  # the object's box there, xyw
 
 
 Boxed = Sequence[tuple[str, np.ndarray]]  # names and xywh boxes of an image
+
+
+def rules_colour(rules: str) -> Any:
+    """A rule set's colour in every figure."""
+    return COLOURS[list(RULES).index(rules) % len(COLOURS)]
+
+
+def _offsets(n: int, width: float = 0.4) -> list[float]:
+    """Where n estimates of one row stand around its middle."""
+    return np.linspace(-width / 2, width / 2, n).tolist() if n > 1 else [0.0]
 
 
 def use_style() -> None:
@@ -35,17 +49,21 @@ def use_style() -> None:
 def regions(family: str, step: int = 2) -> Figure:
     """Where the subject's centre may lie for each relation of the projective or topological family, per rule set.
 
-    The subject is half as wide and high as the object; for "surrounding" it is half again as large.
+    The subject is half as wide and high as the object; for "surrounding" it is half again as wide and high. A panel is
+    missing where the rules do not define the relation.
     """
-    names = [relation.name for relation in RELATIONS if relation.family == family]
-    figure, axes = plt.subplots(len(names), len(RULES), figsize=(9, 2.3 * len(names)), sharex=True, sharey=True)
+    names, columns = relations.family(family), _defining(family)
+    size = (3 * len(columns), 2.3 * len(names))
+    figure, axes = plt.subplots(len(names), len(columns), figsize=size, sharex=True, sharey=True, squeeze=False)
     cx, cy = np.meshgrid(np.arange(step / 2, IMAGE[0], step), np.arange(step / 2, IMAGE[1], step))
     for row, name in enumerate(names):
         w, h = LANDMARK[2:] * (1.5 if name == "surrounding" else 0.5)
         subject = np.stack([cx - w / 2, cy - h / 2, np.full_like(cx, w), np.full_like(cy, h)], axis=-1).reshape(-1, 4)
-        for column, rules in enumerate(RULES):
+        for axis, rules in zip(axes[row], columns, strict=True):
+            if name not in RULES[rules].defines:
+                axis.set_axis_off()
+                continue
             verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE]))
-            axis = axes[row, column]
             cmap = ListedColormap(["white", FAMILY_COLOUR[family]])
             axis.imshow(
                 verdict[:, NAMES.index(name)].reshape(cx.shape), extent=(0, IMAGE[0], IMAGE[1], 0), cmap=cmap, vmin=0,
@@ -63,17 +81,21 @@ def regions(family: str, step: int = 2) -> Figure:
     return figure
 
 
+def _defining(family: str) -> list[str]:
+    """The rule sets that define a relation of the family."""
+    return [name for name, rules in RULES.items() if set(rules.defines) & set(relations.family(family))]
+
+
 def scale_regions(step: float = 0.01) -> Figure:
     """Which widths and heights of the subject, in units of the object's, make it wider, taller or larger."""
-    names = [relation.name for relation in RELATIONS if relation.family == "scale"][::2]
-    figure, axes = plt.subplots(len(names), len(RULES), figsize=(9, 2.7 * len(names)), sharex=True, sharey=True)
+    opposites, columns = [two for two in OPPOSITES if two[0] in relations.family("scale")], _defining("scale")
+    size = (3 * len(columns), 2.7 * len(opposites))
+    figure, axes = plt.subplots(len(opposites), len(columns), figsize=size, sharex=True, sharey=True, squeeze=False)
     w, h = np.meshgrid(np.arange(step / 2, 2, step), np.arange(step / 2, 2, step))
     subject = np.stack([np.zeros_like(w), np.zeros_like(w), w * LANDMARK[2], h * LANDMARK[3]], axis=-1).reshape(-1, 4)
-    for column, rules in enumerate(RULES):
+    for column, rules in enumerate(columns):
         verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE]))
-        for row, name in enumerate(names):
-            opposite = BY_NAME[name].opposite
-            axis = axes[row, column]
+        for axis, (name, opposite) in zip(axes[:, column], opposites, strict=True):
             code = verdict[:, NAMES.index(name)] + 2 * verdict[:, NAMES.index(opposite)]
             axis.imshow(
                 code.reshape(w.shape), extent=(0, 2, 0, 2), origin="lower", alpha=0.6, vmin=0, vmax=2,
@@ -83,8 +105,7 @@ def scale_regions(step: float = 0.01) -> Figure:
             axis.text(1.92, 1.88, name, ha="right", va="top")
             axis.text(0.08, 0.12, opposite, ha="left", va="bottom")
             axis.grid(False)
-            if row == 0:
-                axis.set_title(rules)
+        axes[0, column].set_title(rules)
     figure.supxlabel("subject's width ÷ object's width", fontsize="medium")
     figure.supylabel("subject's height ÷ object's height", fontsize="medium")
     figure.tight_layout()
@@ -97,7 +118,7 @@ def disagreement(table: pd.DataFrame) -> Figure:
     grid = table.assign(share=share, which=table.a + " / " + table.b).pivot(
         index="relation", columns="which", values="share"
     )
-    figure, axis = plt.subplots(figsize=(6, 5.5))
+    figure, axis = plt.subplots(figsize=(2.5 + 1.1 * grid.shape[1], 5.5))
     grid = grid.loc[[name for name in NAMES if name in grid.index], list(dict.fromkeys(table.a + " / " + table.b))]
     sns.heatmap(
         grid, annot=True, fmt=".1%", cmap="cividis", vmin=0, vmax=1, ax=axis, cbar_kws={"label": "disagreement"}
@@ -113,8 +134,10 @@ def human_agreement(table: pd.DataFrame, measures: Sequence[str] = ("precision",
     names = list(dict.fromkeys(table.relation))
     figure, axes = plt.subplots(1, len(measures), figsize=(11, 5), sharey=True)
     for axis, measure in zip(axes, measures, strict=True):
-        for offset, (rules, part) in zip((-0.22, 0, 0.22), table.groupby("rules", sort=False), strict=True):
-            _points(axis, part.set_index("relation").loc[names], measure, offset, RULES_COLOUR[rules], rules)
+        parts = table.groupby("rules", sort=False)
+        for offset, (rules, part) in zip(_offsets(len(parts)), parts, strict=True):
+            rows = part.set_index("relation").reindex(names)
+            _points(axis, rows, measure, offset, rules_colour(rules), rules)
         axis.set(xlabel="Cohen's κ" if measure == "kappa" else measure, xlim=(0, 1.02))
     n = table.groupby("relation", sort=False).n.first()
     axes[0].set(yticks=range(len(names)), yticklabels=[f"{name}\n(n = {n[name]:,})" for name in names])
@@ -130,8 +153,9 @@ def frames(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharex=True)
     for axis, relation in zip(axes, ("left of", "right of"), strict=True):
         rows = table[table.relation == relation]  # few photos may leave none
-        for offset, rules in zip((-0.22, 0, 0.22), RULES, strict=True):
-            _points(axis, rows[rows.rules == rules], "recall", offset, RULES_COLOUR[rules], rules)
+        shown = list(dict.fromkeys(rows.rules))
+        for offset, rules in zip(_offsets(len(shown)), shown, strict=True):
+            _points(axis, rows[rows.rules == rules], "recall", offset, rules_colour(rules), rules)
         n = rows.groupby("frame").n.first()
         axis.set(
             yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()], xlabel="recall"
@@ -170,8 +194,7 @@ def rank_frequency(frequencies: pd.DataFrame) -> Figure:
     """In how many images the k-th most frequent triplet of each family occurs, on logarithmic axes."""
     figure, axis = plt.subplots(figsize=(7, 4.5))
     for family, style in zip(FAMILIES, ("-", "--", "-."), strict=True):
-        names = [name for name in NAMES if BY_NAME[name].family == family]
-        n = np.sort(frequencies.n_images[frequencies.relation.isin(names)])[::-1]
+        n = np.sort(frequencies.n_images[frequencies.relation.isin(relations.family(family))])[::-1]
         axis.loglog(
             np.arange(1, len(n) + 1), n, style, color=FAMILY_COLOUR[family], label=f"{family} ({len(n):,} triplets)"
         )
@@ -246,8 +269,7 @@ METRIC_COLOUR = {"OA": COLOURS[2], "VISOR": COLOURS[4], "VISOR_Cond": COLOURS[3]
 def _models(table: pd.DataFrame) -> list[tuple[str, Any, str, float]]:
     """Each model's name, colour, marker and offset from its row's middle."""
     names = list(dict.fromkeys(table.model))
-    offsets = np.linspace(-0.2, 0.2, len(names)) if len(names) > 1 else np.zeros(1)
-    return list(zip(names, COLOURS, MARKERS, offsets.tolist(), strict=False))
+    return list(zip(names, COLOURS, MARKERS, _offsets(len(names)), strict=False))
 
 
 def _rows(
@@ -407,8 +429,8 @@ def ablation(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), sharex=True, sharey=True)
     for axis, (pairs, part) in zip(axes, table.groupby("pairs", sort=False), strict=True):
         for (rules, rows), marker in zip(part.groupby("rules", sort=False), MARKERS, strict=False):
-            axis.plot(rows.threshold, rows.difference, marker=marker, color=RULES_COLOUR[rules], label=rules)
-            axis.fill_between(rows.threshold, rows.low, rows.high, color=RULES_COLOUR[rules], alpha=0.12)
+            axis.plot(rows.threshold, rows.difference, marker=marker, color=rules_colour(rules), label=rules)
+            axis.fill_between(rows.threshold, rows.low, rows.high, color=rules_colour(rules), alpha=0.12)
         axis.axhline(0, color="black", linewidth=1)
         axis.set(title=f"{pairs} pair", xlabel="detection threshold")
     axes[0].set_ylabel("gain in VISOR_Cond (points)")

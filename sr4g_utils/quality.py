@@ -28,10 +28,10 @@ from scipy import stats
 from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm import tqdm
 
-from . import boxes, generate, models, runs
-from .detect import preprocess
+from . import boxes, detectors, models
+from .images import list_images, read_images
 from .photos import Photos, crop_photo
-from .runs import atomic
+from .running.files import atomic, digest, download, sources
 
 Image = UInt8[np.ndarray, "height width 3"]
 GROUPS = 20  # of the jackknife
@@ -44,17 +44,12 @@ FIDELITY = "weights-inception-2015-12-05-6726825d.pth"  # of torch-fidelity's re
 class DetectorSpace(torch.nn.Module):
     """uint8 (image, 3, height, width) to the pooled output of a detector's image tower, (image, feature)."""
 
-    def __init__(self, detector: torch.nn.Module, processor: Any) -> None:
+    def __init__(self, detector: detectors.Detector) -> None:
         super().__init__()
-        tower = getattr(detector, "owlvit", None) or getattr(detector, "owlv2", None)
-        if tower is None:
-            raise ValueError(f"detector: {type(detector).__name__} has no pooled image features; take OWL-ViT or OWLv2")
-        self.tower, self.processor = tower.vision_model, processor
+        self.detector = detector
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        weight = next(self.tower.parameters())
-        pixels = preprocess(list(images.permute(0, 2, 3, 1).cpu().numpy()), self.processor, weight.device)
-        return self.tower(pixels.to(weight.dtype)).pooler_output.float()
+        return self.detector.features(list(images.permute(0, 2, 3, 1).cpu().numpy()))
 
 
 class Inception(torch.nn.Module):
@@ -71,7 +66,7 @@ class Inception(torch.nn.Module):
 
     def __init__(self, weights: str | Path, device: str | None = None) -> None:
         super().__init__()
-        path = runs.download(FIDELITY) if weights == "download" else Path(weights)
+        path = download(FIDELITY) if weights == "download" else Path(weights)
         self.device = device or models.default_device()
         network, self.options = (_fidelity if path.name == FIDELITY else _scripted)(path)
         self.network = network.to(self.device).eval()
@@ -89,7 +84,7 @@ def _fidelity(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
             f"FID with torch-fidelity's weights: {error}. `pip install torch-fidelity torchvision`, "
             "or give the path of NVIDIA's inception-2015-12-05.pt"
         ) from None
-    if f"sha256:{runs.digest(path)}" != runs.sources()[FIDELITY]["hash"]:  # the package unpickles what it is given
+    if f"sha256:{digest(path)}" != sources()[FIDELITY]["hash"]:  # the package unpickles what it is given
         raise ValueError(f"{path}: not the file that torch-fidelity publishes; delete it and let it be downloaded")
     return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path)), {}
 
@@ -143,8 +138,7 @@ def network(space: Mapping[str, Any]) -> torch.nn.Module:
         case {"inception": str() | Path() as path}:
             return Inception(path)
         case {"detector": source}:
-            detector, processor, _ = models.load_detector(source)
-            return DetectorSpace(detector, processor)
+            return DetectorSpace(detectors.load(source))
     raise ValueError(f"space: expected {{'detector': source}} or {{'inception': path}}, got {dict(space)}")
 
 
@@ -156,9 +150,9 @@ def write_image_features(
     space: Mapping[str, Any],
     batch: int = 64,
 ) -> dict[str, int]:
-    """A stage: features of generated images, and each image's prompt. Arguments as in :func:`generate.list_images`."""
-    of = generate.list_images(images, prompts)
-    pixels = (image for _, image in generate.read_images(images, prompts))
+    """A stage: features of generated images, and each image's prompt. Arguments as in :func:`images.list_images`."""
+    of = list_images(images, prompts)
+    pixels = (image for _, image in read_images(images, prompts))
     return _write(path, features(network(space), pixels, batch), pd.factorize(of.prompt_id)[0])
 
 

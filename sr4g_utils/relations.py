@@ -3,17 +3,12 @@
 A relation reads *subject relation object*: "a dog to the left of a cat" is (dog, left of, cat). Boxes are COCO xywh in
 pixels with the origin at the top left, so **y grows downwards** and "above" means a smaller y.
 
-The paper does not print its rules. Three published families are offered, all with the same overlap and scale rules:
-
-* ``visor``: box centres are compared strictly, so a pair can be left of *and* above (Gokhale et al. 2022,
-  arXiv 2212.10015); containment is strict on all four sides. The default: it reproduces the paper's 9.9 million.
-* ``sg2im``: containment first, else exactly one of four 90 degree sectors around the object's centre (Johnson et
-  al. 2018, arXiv 1804.01622, ``sg2im/data/coco.py``, which takes mask centroids; detections have no masks, so we take
-  box centres).
-* ``sstd``: as sg2im on boxes normalised by the image size, with a slack of 0.02 on containment (arXiv 2403.13666).
+The paper does not print its rules. A **rule set** is one published reading of them: a function that returns a column
+for each relation that it defines, by name. ``RULES`` holds all of them; whoever judges, draws or compares takes them
+from there. To add one, write such a function under :func:`rule_set` (CONTRIBUTING.md has an example).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +17,10 @@ from jaxtyping import Bool, Float
 Column = Bool[np.ndarray, "pair"]
 Boxes = Float[np.ndarray, "pair 4"]
 Size = Float[np.ndarray, "#pair 2"]  # image width and height: a row per pair, or one for all
+Verdicts = Bool[np.ndarray, "pair relation"]  # columns in the order of ``RELATIONS``
 
 SSTD_SLACK = 0.02  # of the image's width or height
+GENEVAL_SLACK = 0.1  # of the two boxes' summed width or height
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,22 @@ RELATIONS: tuple[Relation, ...] = (
 NAMES: tuple[str, ...] = tuple(relation.name for relation in RELATIONS)
 BY_NAME: dict[str, Relation] = {relation.name: relation for relation in RELATIONS}
 FAMILIES: tuple[str, ...] = ("projective", "topological", "scale")
+OPPOSITES: tuple[tuple[str, str], ...] = tuple(
+    (relation.name, relation.opposite) for i, relation in enumerate(RELATIONS) if relation.opposite not in NAMES[:i]
+)
+
+
+def family(name: str) -> tuple[str, ...]:
+    """The names of a family's relations, in the order of ``RELATIONS``."""
+    return tuple(relation.name for relation in RELATIONS if relation.family == name)
+
+
+# ---------------------------------------------------------------------------------------------------- the rules
 
 
 @dataclass(frozen=True)
-class _Geometry:
-    """Corners and centres of n boxes, a column each, computed once and shared by every predicate."""
+class Geometry:
+    """Corners, centres and sizes of n boxes, a column each, computed once and shared by every rule."""
 
     x1: np.ndarray
     y1: np.ndarray
@@ -71,83 +79,198 @@ class _Geometry:
     y2: np.ndarray
     cx: np.ndarray
     cy: np.ndarray
+    w: np.ndarray
+    h: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray, w: np.ndarray, h: np.ndarray) -> "Geometry":
+        return cls(x, y, x + w, y + h, x + w / 2, y + h / 2, w, h)
+
+    def scaled(self, size: Size) -> "Geometry":
+        """The same boxes as shares of the image's width and height."""
+        width, height = size.T
+        return Geometry.of(self.x1 / width, self.y1 / height, self.w / width, self.h / height)
 
 
-def _geometry(boxes: Boxes) -> _Geometry:
-    x, y, w, h = boxes.T
-    return _Geometry(x, y, x + w, y + h, x + w / 2, y + h / 2)
+Columns = dict[str, Column]  # by the relation's name
+Rule = Callable[[Geometry, Geometry, Size | None], Columns]  # subject, object, image size
 
 
-def _within(a: _Geometry, b: _Geometry, slack: float = 0.0) -> Column:
+@dataclass(frozen=True)
+class RuleSet:
+    """A reading of the relations: its name, the relations that it defines, and the function that decides them."""
+
+    name: str
+    defines: tuple[str, ...]
+    rule: Rule
+
+    def check(self, asked: Collection[str], where: str) -> None:
+        """Raises ValueError where a relation is asked for that these rules do not define."""
+        if other := [name for name in asked if name not in self.defines]:
+            raise ValueError(
+                f"{where}: rules={self.name!r} define {', '.join(self.defines)} only, not {other[0]!r}; "
+                "leave such prompts out, or choose other rules"
+            )
+
+
+RULES: dict[str, RuleSet] = {}
+
+
+def rule_set(name: str, defines: Collection[str] = NAMES) -> Callable[[Rule], Rule]:
+    """Register a function as the rule set ``name``; it returns a column for each relation of ``defines``."""
+
+    def register(rule: Rule) -> Rule:
+        RULES[name] = RuleSet(name, tuple(defines), rule)
+        return rule
+
+    return register
+
+
+@rule_set("visor")
+def visor(s: Geometry, o: Geometry, size: Size | None) -> Columns:
+    """VISOR's centres: compared strictly on each axis, so a pair can be left of *and* above, whatever contains what.
+
+    The default, since it reproduces the paper's 9.9 million captions (Gokhale et al. 2022, arXiv 2212.10015).
+    """
+    return {
+        "left of": s.cx < o.cx,
+        "right of": s.cx > o.cx,
+        "above": s.cy < o.cy,
+        "below": s.cy > o.cy,
+        "inside": _within(s, o),
+        "surrounding": _within(o, s),
+        **_overlap(s, o),
+        **_scale(s, o),
+    }
+
+
+@rule_set("sg2im")
+def sg2im(s: Geometry, o: Geometry, size: Size | None) -> Columns:
+    """Containment first, else exactly one of four 90 degree sectors around the object's centre.
+
+    Johnson et al. 2018, arXiv 1804.01622, ``sg2im/data/coco.py``, which takes mask centroids; detections have no masks,
+    so we take box centres.
+    """
+    return {**_sectors(s, o), **_overlap(s, o), **_scale(s, o)}
+
+
+@rule_set("sstd")
+def sstd(s: Geometry, o: Geometry, size: Size | None) -> Columns:
+    """As sg2im on boxes normalised by the image size, with a slack of 0.02 on containment (arXiv 2403.13666)."""
+    if size is None:
+        raise ValueError("rules='sstd' judge normalised boxes: the width and height of the images are needed")
+    return {**_sectors(s.scaled(size), o.scaled(size), SSTD_SLACK), **_overlap(s, o), **_scale(s, o)}
+
+
+@rule_set("geneval", defines=family("projective"))
+def geneval(s: Geometry, o: Geometry, size: Size | None) -> Columns:
+    """GenEval's slack around the axes (Ghosh et al. 2023, arXiv 2310.11513; ``relative_position`` of its
+    ``evaluate_images.py``).
+
+    The offset of the centres is shortened on each axis by a tenth of the two boxes' summed extent; a direction holds
+    when what is left of it exceeds half the offset's length.
+    """
+    dx, dy = s.cx - o.cx, s.cy - o.cy
+    half = 0.5 * np.hypot(dx, dy)
+    across = np.abs(dx) - GENEVAL_SLACK * (s.w + o.w)
+    down = np.abs(dy) - GENEVAL_SLACK * (s.h + o.h)
+    far = (across >= 1e-3) | (down >= 1e-3)  # pixels; GenEval's own
+    across_holds, down_holds = far & (across > half), far & (down > half)
+    return {
+        "left of": across_holds & (dx < 0),
+        "right of": across_holds & (dx > 0),
+        "above": down_holds & (dy < 0),
+        "below": down_holds & (dy > 0),
+    }
+
+
+def _within(a: Geometry, b: Geometry, slack: float = 0.0) -> Column:
     """a lies strictly within b on all four sides; b's sides are first moved outwards by the slack."""
     return (a.x1 > b.x1 - slack) & (a.y1 > b.y1 - slack) & (a.x2 < b.x2 + slack) & (a.y2 < b.y2 + slack)
 
 
-def _centres(s: _Geometry, o: _Geometry) -> tuple[Column, ...]:
-    """VISOR: strict comparison of centres. Containment does not matter to the projective relations."""
-    return s.cx < o.cx, s.cx > o.cx, s.cy < o.cy, s.cy > o.cy, _within(s, o), _within(o, s)
+def _sectors(s: Geometry, o: Geometry, slack: float = 0.0) -> Columns:
+    """Surrounding, else inside, else the sector in which the subject's centre lies, seen from the object's.
 
-
-def _sectors(s: _Geometry, o: _Geometry, slack: float = 0.0) -> tuple[Column, ...]:
-    """sg2im: surrounding, else inside, else the sector of the angle from the object's centre to the subject's."""
+    A diagonal belongs to one sector, as in sg2im: the left ones to "left of", the upper right one to "right of", the
+    lower right one to "below"; equal centres are "right of".
+    """
     surrounding = _within(o, s, slack)
     inside = _within(s, o, slack) & ~surrounding
     apart = ~(surrounding | inside)
-    theta = np.arctan2(s.cy - o.cy, s.cx - o.cx)
-    quarter = np.pi / 4
-    left = apart & ((theta >= 3 * quarter) | (theta <= -3 * quarter))
-    above = apart & (theta > -3 * quarter) & (theta < -quarter)
-    right = apart & (theta >= -quarter) & (theta < quarter)
-    below = apart & (theta >= quarter) & (theta < 3 * quarter)
-    return left, right, above, below, inside, surrounding
+    dx, dy = s.cx - o.cx, s.cy - o.cy
+    left = (dx < 0) & (np.abs(dy) <= -dx)
+    above = (dy < 0) & (np.abs(dx) < -dy)
+    below = (dy > 0) & (-dy < dx) & (dx <= dy)
+    return {
+        "left of": apart & left,
+        "right of": apart & ~(left | above | below),
+        "above": apart & above,
+        "below": apart & below,
+        "inside": inside,
+        "surrounding": surrounding,
+    }
 
 
-# A rule set decides the four projective relations and containment; it reads geometry that `judge` has prepared.
-_RULES: dict[str, Callable[[_Geometry, _Geometry], tuple[Column, ...]]] = {
-    "visor": _centres,
-    "sg2im": _sectors,
-    "sstd": lambda s, o: _sectors(s, o, SSTD_SLACK),
-}
-RULES: tuple[str, ...] = tuple(_RULES)
+def _overlap(s: Geometry, o: Geometry) -> Columns:
+    """A common area above zero, or none."""
+    overlapping = (np.minimum(s.x2, o.x2) > np.maximum(s.x1, o.x1)) & (np.minimum(s.y2, o.y2) > np.maximum(s.y1, o.y1))
+    return {"overlapping": overlapping, "separated": ~overlapping}
 
 
-def judge(subject: Boxes, object: Boxes, rules: str = "visor", size: Size | None = None) -> Bool[np.ndarray, "pair 14"]:
+def _scale(s: Geometry, o: Geometry) -> Columns:
+    """Width, height and area, compared strictly: a tie gives neither relation."""
+    return {
+        "wider": s.w > o.w,
+        "narrower": s.w < o.w,
+        "taller": s.h > o.h,
+        "shorter": s.h < o.h,
+        "larger": s.w * s.h > o.w * o.h,
+        "smaller": s.w * s.h < o.w * o.h,
+    }
+
+
+def complete_rules() -> list[str]:
+    """The rule sets that define all relations: captions can be written with these."""
+    return [name for name, rules in RULES.items() if set(rules.defines) == set(NAMES)]
+
+
+def rules_named(name: str, asked: Collection[str] = ()) -> RuleSet:
+    """The rule set of that name, which defines all relations asked for.
+
+    Raises:
+        ValueError: there is no such rule set, or it does not define one of them.
+    """
+    if name not in RULES:
+        raise ValueError(f"rules: unknown rule set {name!r}; choose one of {', '.join(RULES)}")
+    RULES[name].check(asked, "rules")
+    return RULES[name]
+
+
+def judge(subject: Boxes, object: Boxes, rules: str = "visor", size: Size | None = None) -> Verdicts:
     """All 14 relations of n subject boxes to n object boxes.
 
     Args:
         subject: float (pair, 4), xywh in pixels. float64 for results that do not depend on the platform.
         object: float (pair, 4), as ``subject``.
-        rules: ``visor``, ``sg2im`` or ``sstd``; see the module's docstring.
-        size: float (pair, 2) or (1, 2), image width and height in pixels; ``sstd`` needs it, the others ignore it.
+        rules: a name in ``RULES``.
+        size: float (pair, 2) or (1, 2), image width and height in pixels; hand it on where it is known: ``sstd`` needs
+            it, others may ignore it.
 
     Returns:
-        Bool (pair, 14): columns in the order of ``RELATIONS``. Overlapping means a common area above zero; separated is
-        its complement; wider, taller and larger compare w, h and w·h strictly, so that a tie gives neither.
+        Bool (pair, 14): columns in the order of ``RELATIONS``; False where the rules do not define a relation.
 
     Raises:
         ValueError: unknown rules, arrays that are not two of the same (pair, 4), or ``sstd`` without sizes.
     """
-    if rules not in RULES:
-        raise ValueError(f"rules: unknown rule set {rules!r}; choose one of {', '.join(RULES)}")
+    chosen = rules_named(rules)
     subject, object = (np.asarray(boxes, dtype=np.float64) for boxes in (subject, object))
     if subject.ndim != 2 or subject.shape[1] != 4 or subject.shape != object.shape:
         raise ValueError(f"subject and object must both be (pair, 4) xywh; got {subject.shape} and {object.shape}")
-    s, o = _geometry(subject), _geometry(object)
-    overlapping = (np.minimum(s.x2, o.x2) > np.maximum(s.x1, o.x1)) & (np.minimum(s.y2, o.y2) > np.maximum(s.y1, o.y1))
-    if rules == "sstd":
-        if size is None:
-            raise ValueError("rules='sstd' judges normalised boxes: pass size, the image's (pair, 2) width and height")
-        scale = np.tile(np.asarray(size, dtype=np.float64), 2)  # (w, h, w, h)
-        s, o = _geometry(subject / scale), _geometry(object / scale)
-    ws, hs = subject[:, 2], subject[:, 3]
-    wo, ho = object[:, 2], object[:, 3]
-    columns = np.stack(
-        [
-            *_RULES[rules](s, o),
-            *(overlapping, ~overlapping),
-            *(ws > wo, ws < wo),
-            *(hs > ho, hs < ho),
-            *(ws * hs > wo * ho, ws * hs < wo * ho),
-        ]
-    )
-    return columns.T  # a relation's column is contiguous
+    size = None if size is None else np.asarray(size, dtype=np.float64)
+    columns = chosen.rule(Geometry.of(*subject.T), Geometry.of(*object.T), size)
+    verdicts = np.zeros((len(NAMES), len(subject)), bool)  # a relation's column is contiguous
+    for row, name in zip(verdicts, NAMES, strict=True):
+        if name in columns:
+            row[:] = columns[name]
+    return verdicts.T

@@ -14,23 +14,29 @@ whose denominator is zero is null (NaN), never 0**: no image with both objects s
 The sampling unit is the prompt: its images share a caption, so they are resampled together.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from .relations import BY_NAME, NAMES, RULES, judge
+from .detections import check_detections
+from .prompts import NEEDED, check_prompts
+from .relations import BY_NAME, NAMES, judge, rules_named
 
 THRESHOLD = 0.1  # VISOR's: a detection counts when its score is above it
 IMAGES = 4  # per prompt, in VISOR's protocol
-METRICS = ("OA", "VISOR", "VISOR_Cond", "VISOR_1", "VISOR_2", "VISOR_3", "VISOR_4")
-DETECTION_COLUMNS = ("prompt_id", "image_index", "label", "score", "x", "y", "w", "h")
-GENEVAL_SLACK = 0.1  # of the two boxes' summed width or height
+AT_LEAST = (1, 2, 3, 4)  # images of a prompt, in VISOR_1 to VISOR_4
 
+# What each metric divides by what. The counts are of images, but for those of prompts with at least n correct ones.
+FORMULAS: dict[str, tuple[str, str]] = {
+    "OA": ("both_found", "images"),
+    "VISOR": ("correct", "images"),
+    "VISOR_Cond": ("correct", "both_found"),
+    **{f"VISOR_{n}": (f"at_least_{n}", "prompts") for n in AT_LEAST},
+}
+METRICS = tuple(FORMULAS)
+STATISTICS = ("prompts", "images", "both_found", "correct", *(f"at_least_{n}" for n in AT_LEAST))  # of a prompt
 # Named ways to go from boxes to a verdict; pass one as ``verdicts(..., **VARIANTS["geneval"])``. Thresholds are left
 # to the caller: GenEval's own, 0.3, belongs to its detector.
 VARIANTS: dict[str, dict[str, str]] = {
@@ -39,96 +45,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "geneval": {"pairs": "best", "rules": "geneval"},  # GenEval: highest scores, slack around the axes
 }
 
-
-# -------------------------------------------------------------------------------------------------- detections
-
-
-def read_detections(path: Path | str) -> pd.DataFrame:
-    """A table of boxes from a Parquet, JSON (list of records or of columns) or JSON Lines file, checked.
-
-    Columns: prompt_id, image_index (from 0), label (a category name), score in [0, 1], and x, y, w, h: the box in
-    pixels of its image, origin at the top left. Further columns are kept.
-
-    Raises:
-        ValueError: unreadable file, missing column, or a value that cannot be; file, column and row are named.
-    """
-    path = Path(path)
-    if path.suffix not in (".parquet", ".json", ".jsonl"):
-        raise ValueError(f"{path}: detections are read from .parquet, .json or .jsonl")
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; `python -m sr4g_utils.detect` writes detections")
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_json(path, lines=path.suffix == ".jsonl", dtype=False)
-    except (ValueError, OSError) as error:  # Arrow's errors are both
-        raise ValueError(f"{path}: not readable as detections ({str(error).splitlines()[0]})") from error
-    return check_detections(table, str(path))
-
-
-def check_detections(table: pd.DataFrame, source: str = "detections") -> pd.DataFrame:
-    """The table itself, when it is one of detections; see :func:`read_detections`."""
-    if missing := [name for name in DETECTION_COLUMNS if name not in table]:
-        raise ValueError(f"{source}: the column {missing[0]!r} is missing; needed are {', '.join(DETECTION_COLUMNS)}")
-    for name in ("score", "x", "y", "w", "h", "image_index"):
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise ValueError(f"{source}: column {name!r} must hold numbers, found {table[name].dtype}")
-    numbers = table[["score", "x", "y", "w", "h", "image_index"]]
-    score, index = table.score, table.image_index
-    wrong = {
-        "a value is missing": table[list(DETECTION_COLUMNS)].isna().any(axis=1),
-        "a number is infinite": ~np.isfinite(numbers).all(axis=1),
-        "the score is not in [0, 1]": (score < 0) | (score > 1),
-        "width or height is negative": (table.w < 0) | (table.h < 0),
-        "image_index is not a whole number from 0": (index < 0) | (index % 1 != 0),
-    }
-    for problem, rows in wrong.items():
-        if rows.any():
-            row = int(np.flatnonzero(rows)[0])
-            values = table.iloc[row][list(DETECTION_COLUMNS)].to_dict()
-            raise ValueError(f"{source}: row {row}: {problem} ({values})")
-    return table
-
-
-def _check_prompts(prompts: pd.DataFrame) -> pd.DataFrame:
-    """prompt_id, subject, relation and object of each prompt, with a fresh index."""
-    needed = ["prompt_id", "subject", "relation", "object"]
-    if missing := [name for name in needed if name not in prompts]:
-        raise ValueError(f"prompts: the column {missing[0]!r} is missing; needed are {', '.join(needed)}")
-    if not len(prompts):
-        raise ValueError("prompts: the table is empty, so there is nothing to score")
-    if (twice := prompts.prompt_id[prompts.prompt_id.duplicated()]).size:
-        raise ValueError(f"prompts: prompt_id {twice.iloc[0]} occurs more than once")
-    if (odd := prompts[~prompts.relation.isin(NAMES)]).size:
-        raise ValueError(
-            f"prompts: prompt {odd.prompt_id.iloc[0]} has the relation {odd.relation.iloc[0]!r}; "
-            f"it must be one of {', '.join(NAMES)}"
-        )
-    return prompts[needed].reset_index(drop=True)
-
-
-# ---------------------------------------------------------------------------------------------------- verdicts
-
-
-def geneval_judge(
-    subject: Float[np.ndarray, "pair 4"], object: Float[np.ndarray, "pair 4"]
-) -> Bool[np.ndarray, "pair 14"]:
-    """GenEval's rule (Ghosh et al. 2023, arXiv 2310.11513; ``relative_position`` of its ``evaluate_images.py``).
-
-    The offset of the centres is shortened on each axis by a tenth of the two boxes' summed extent; a direction holds
-    when what is left exceeds half the offset's length. It defines the four projective relations; the other ten columns
-    are False. xywh in pixels, columns in the order of ``RELATIONS``.
-    """
-    offset = subject[:, :2] + subject[:, 2:] / 2 - object[:, :2] - object[:, 2:] / 2
-    left = np.maximum(np.abs(offset) - GENEVAL_SLACK * (subject[:, 2:] + object[:, 2:]), 0) * np.sign(offset)
-    length = np.linalg.norm(offset, axis=1, keepdims=True)
-    direction = np.divide(left, length, out=np.zeros_like(left), where=length > 0)
-    direction[(np.abs(left) < 1e-3).all(axis=1)] = 0
-    holds = np.zeros((len(subject), len(NAMES)), bool)
-    holds[:, 0], holds[:, 1] = direction[:, 0] < -0.5, direction[:, 0] > 0.5
-    holds[:, 2], holds[:, 3] = direction[:, 1] < -0.5, direction[:, 1] > 0.5
-    return holds
+# ----------------------------------------------------------------------------------------------------------- verdicts
 
 
 class NothingFound(ValueError):
@@ -153,7 +70,7 @@ def verdicts(
             found.
         threshold: detections whose score is above it count.
         pairs: "any": the relation must hold for some pair of boxes (VISOR); "best": for the pair of highest scores.
-        rules: one of ``RULES`` (:func:`sr4g_utils.relations.judge`) or "geneval" (:func:`geneval_judge`).
+        rules: a name in ``RULES`` (:mod:`sr4g_utils.relations`).
 
     Returns:
         Rows in the order of prompts and images. prompt_id, image_index, subject, relation, object; n_subject, n_object
@@ -165,15 +82,9 @@ def verdicts(
         NothingFound: no detection above the threshold belongs to any prompt's objects.
         ValueError: an image_index that is not below ``images``, bad tables, or unknown arguments.
     """
-    prompts = _check_prompts(prompts)
+    prompts = check_prompts(prompts, "prompts", NEEDED)[list(NEEDED)].reset_index(drop=True)
     _check_choice("pairs", pairs, ("any", "best"))
-    _check_choice("rules", rules, (*RULES, "geneval"))
-    family = prompts.relation.map({name: relation.family for name, relation in BY_NAME.items()})
-    if rules == "geneval" and (other := prompts[family != "projective"]).size:
-        raise ValueError(
-            f"rules='geneval' defines left of, right of, above and below only; prompt {other.prompt_id.iloc[0]} has "
-            f"{other.relation.iloc[0]!r}. Score the projective prompts, or choose other rules"
-        )
+    rules_named(rules, prompts.relation.unique())
     boxes = _of_prompts(prompts, check_detections(detections), images, threshold)
     records = prompts.loc[np.repeat(np.arange(len(prompts)), images)].reset_index(drop=True)
     records.insert(1, "image_index", np.tile(np.arange(images), len(prompts)))
@@ -265,20 +176,14 @@ def _first(boxes: pd.DataFrame, rows: np.ndarray, n: int) -> Int[np.ndarray, "im
     return first
 
 
-def _holds(boxes: pd.DataFrame, s: np.ndarray, o: np.ndarray, rules: str) -> Bool[np.ndarray, "pair 14"]:
+def _holds(boxes: pd.DataFrame, s: np.ndarray, o: np.ndarray, rules: str) -> Bool[np.ndarray, "pair relation"]:
     """All 14 relations of subject rows to object rows."""
     xywh = boxes[["x", "y", "w", "h"]].to_numpy(np.float64)
-    if rules == "geneval":
-        return geneval_judge(xywh[s], xywh[o])
-    size = None
-    if rules == "sstd":
-        if missing := [name for name in ("width", "height") if name not in boxes]:
-            raise ValueError(f"rules='sstd' needs the images' size: detections lack the column {missing[0]!r}")
-        size = boxes[["width", "height"]].to_numpy(np.float64)[s]
+    size = boxes[["width", "height"]].to_numpy(np.float64)[s] if {"width", "height"} <= set(boxes) else None
     return judge(xywh[s], xywh[o], rules, size)
 
 
-def _reasons(records: pd.DataFrame, holds: Bool[np.ndarray, "image 14"]) -> list[str]:
+def _reasons(records: pd.DataFrame, holds: Bool[np.ndarray, "image relation"]) -> list[str]:
     """What was found, and how the pair that decided stands to each other, in words."""
     instead = {name: _instead(name) for name in NAMES}
     names = ["subject", "relation", "object", "n_subject", "n_object", "both_found", "correct"]
@@ -308,12 +213,11 @@ def _instead(name: str) -> list[int]:
     return sorted(family, key=lambda i: NAMES[i] != relation.opposite)
 
 
-# ------------------------------------------------------------------------------------------------------ scores
+# ------------------------------------------------------------------------------------------------------------- scores
 
-# Columns of a prompt's sufficient statistics, and which of them each metric divides.
-_STATISTICS = ("prompts", "images", "both_found", "correct", "1", "2", "3", "4")
-_ABOVE = [2, 3, 3, 4, 5, 6, 7]
-_BELOW = [1, 1, 2, 0, 0, 0, 0]
+_AT = {name: i for i, name in enumerate(STATISTICS)}
+_ABOVE = [_AT[above] for above, _ in FORMULAS.values()]
+_BELOW = [_AT[below] for _, below in FORMULAS.values()]
 
 
 def scores(records: pd.DataFrame, resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
@@ -377,7 +281,7 @@ def compare(
 
 def draws(
     models: Sequence[pd.DataFrame], resamples: int = 10_000, seed: int = 0
-) -> dict[str, Float[np.ndarray, "model resample 7"]]:
+) -> dict[str, Float[np.ndarray, "model resample metric"]]:
     """The metrics of several models on the same prompts, drawn again and again, for statistics of one's own.
 
     Resample 0 is what was observed. Prompts are drawn with replacement, all models' images of a prompt together, and
@@ -416,9 +320,9 @@ def chance(records: pd.DataFrame) -> pd.DataFrame:
     measurable = _measurable(statistics)
     # (relation, statistic): all prompts, as if each named this relation
     totals = np.tile(statistics.sum(axis=0).astype(np.float64), (len(NAMES), 1))
-    totals[:, 3] = correct.sum(axis=0)
-    for n in (1, 2, 3, 4):
-        totals[:, 3 + n] = (correct >= n).sum(axis=0)
+    totals[:, _AT["correct"]] = correct.sum(axis=0)
+    for n in AT_LEAST:
+        totals[:, _AT[f"at_least_{n}"]] = (correct >= n).sum(axis=0)
     share = {name: np.isin(relation, [name]).mean() for name in NAMES}
     mean = sum(share[name] * totals[i] for i, name in enumerate(NAMES))
     rows = [("all", mean)] + [(name, totals[NAMES.index(name)]) for name in NAMES if share[name]]
@@ -430,18 +334,20 @@ def chance(records: pd.DataFrame) -> pd.DataFrame:
 
 def _per_prompt(
     records: pd.DataFrame,
-) -> tuple[Int[np.ndarray, "prompt 8"], np.ndarray, np.ndarray]:
+) -> tuple[Int[np.ndarray, "prompt statistic"], np.ndarray, np.ndarray]:
     """Sufficient statistics, relation and id of each prompt, sorted by id."""
     if not len(records):
         raise ValueError("records: the table is empty, so there is nothing to score")
     grouped = records.groupby("prompt_id", sort=True)
-    images, found, correct = (
-        grouped[name].agg(how).to_numpy(np.int64)
-        for name, how in (("correct", "size"), ("both_found", "sum"), ("correct", "sum"))
-    )
-    at_least = [correct >= n for n in (1, 2, 3, 4)]
-    relation = grouped["relation"].first()
-    statistics = np.column_stack([np.ones_like(images), images, found, correct, *at_least]).astype(np.int64)
+    relation, correct = grouped["relation"].first(), grouped["correct"].sum()
+    counts = {
+        "prompts": np.ones(len(relation)),
+        "images": grouped["correct"].size(),
+        "both_found": grouped["both_found"].sum(),
+        "correct": correct,
+        **{f"at_least_{n}": correct >= n for n in AT_LEAST},
+    }
+    statistics = np.column_stack([np.asarray(counts[name], np.int64) for name in STATISTICS])
     return statistics, relation.to_numpy(object), relation.index.to_numpy()
 
 
@@ -451,14 +357,15 @@ def _groups(relation: np.ndarray) -> list[tuple[str, np.ndarray]]:
     return [("all", np.ones(len(relation), bool)), *((name, of) for name, of in each if of.any())]
 
 
-def _measurable(statistics: Int[np.ndarray, "prompt 8"]) -> Bool[np.ndarray, "7"]:
+def _measurable(statistics: Int[np.ndarray, "prompt statistic"]) -> Bool[np.ndarray, "metric"]:
     """VISOR_n says nothing where no prompt has n images."""
-    most = statistics[:, 1].max()
-    return np.array([True, True, True, *(most >= n for n in (1, 2, 3, 4))])
+    most = statistics[:, _AT["images"]].max()
+    needed = {f"VISOR_{n}": n for n in AT_LEAST}
+    return np.array([most >= needed.get(name, 1) for name in METRICS])
 
 
-def _metrics(totals: np.ndarray, measurable: np.ndarray | bool = True) -> Float[np.ndarray, "... 7"]:
-    """(..., 8) summed statistics to (..., 7) percentages; NaN for 0/0 and where not measurable."""
+def _metrics(totals: np.ndarray, measurable: np.ndarray | bool = True) -> Float[np.ndarray, "... metric"]:
+    """(..., statistic) sums to (..., metric) percentages; NaN for 0/0 and where not measurable."""
     with np.errstate(invalid="ignore", divide="ignore"):
         values = 100.0 * totals[..., _ABOVE] / totals[..., _BELOW]
     return np.where(measurable, values, np.nan)
@@ -489,88 +396,21 @@ def _exchange(both: np.ndarray, resamples: int, seed: int) -> Float[np.ndarray, 
     return (count - swapped) @ types + swapped @ np.roll(types, half, axis=1)
 
 
-def _difference(sums: np.ndarray) -> Float[np.ndarray, "resample 7"]:
+def _difference(sums: np.ndarray) -> Float[np.ndarray, "resample metric"]:
     half = sums.shape[1] // 2
     return _metrics(sums[:, half:]) - _metrics(sums[:, :half])
 
 
 def _interval(
-    drawn: Float[np.ndarray, "resample 7"], values: np.ndarray, level: float
+    drawn: Float[np.ndarray, "resample metric"], values: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval of each metric; null where its value is."""
-    low, high = np.full(7, np.nan), np.full(7, np.nan)
+    low, high = np.full((2, len(METRICS)), np.nan)
     for i in np.flatnonzero(~np.isnan(values)) if len(drawn) else []:
         low[i], high[i] = np.nanquantile(drawn[:, i], [(1 - level) / 2, (1 + level) / 2])
     return low, high
 
 
 def _frame(name: str, totals: np.ndarray, **columns: np.ndarray) -> pd.DataFrame:
-    counts = {"count": totals[_ABOVE], "of": totals[_BELOW], "prompts": totals[0]}
+    counts = {"count": totals[_ABOVE], "of": totals[_BELOW], "prompts": totals[_AT["prompts"]]}
     return pd.DataFrame({"relation": name, "metric": METRICS, **columns, **counts})
-
-
-# ------------------------------------------------------------------------------------------- published results
-
-
-def read_visor_results(path: Path | str, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Records from a file of VISOR's published results, for :func:`scores`, :func:`compare` and :func:`chance`.
-
-    The format of microsoft/VISOR's ``results_*.json``: ``{"<unique_id>_<n>": {"classes": [...], "centroid": [[x, y],
-    ...], "recall": 0..2, "sra": 0|1, "text": ...}}``. As in its ``visor.py``, both objects are found when their names
-    are among the classes, and an image is correct when they are and ``sra`` is 1; ``recall`` is not used. The relation
-    columns of projective relations are judged from the centroids (some pair); the others are False, since no boxes
-    are published.
-
-    Args:
-        path: the file.
-        prompts: columns prompt_id (the unique_id), subject, relation, object. Images of other prompts are left out, as
-            VISOR leaves out its "and" and single-object prompts.
-
-    Raises:
-        ValueError: not a file of that format (file, image and field are named), or no image of these prompts.
-    """
-    path, prompts = Path(path), _check_prompts(prompts)
-    try:
-        images = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(images, dict):
-        raise ValueError(f"{path}: expected an object of images by '<unique_id>_<n>', found {type(images).__name__}")
-    of_prompt: dict[str, dict] = {str(prompt["prompt_id"]): prompt for prompt in prompts.to_dict("records")}
-    rows = []
-    for key, image in images.items():
-        unique_id, _, index = key.rpartition("_")
-        if not (unique_id and index.isdecimal()):
-            raise ValueError(f"{path}: image {key!r} is not named '<unique_id>_<n>'")
-        if unique_id in of_prompt:
-            rows.append(_published(of_prompt[unique_id], int(index), image, f"{path}: image {key!r}"))
-    if not rows:
-        raise ValueError(f"{path}: none of its {len(images):,} images belongs to the {len(prompts):,} prompts")
-    return pd.DataFrame(rows)
-
-
-def _published(prompt: dict, index: int, image: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The record of one published image."""
-    kinds: dict[str, Any] = {"classes": list, "centroid": list, "sra": (int, float)}
-    for field, kind in kinds.items():
-        if not isinstance(image.get(field), kind):
-            raise ValueError(f"{source}: the field {field!r} is missing or of the wrong type ({image.get(field)!r})")
-    classes, centroid, sra = image["classes"], image["centroid"], image["sra"]
-    if len(classes) != len(centroid):
-        raise ValueError(f"{source}: {len(classes)} classes but {len(centroid)} centroids")
-    if sra not in (0, 1):
-        raise ValueError(f"{source}: 'sra' must be 0 or 1, found {sra!r}")
-    s, o = ([i for i, name in enumerate(classes) if name == prompt[role]] for role in ("subject", "object"))
-    found = bool(s and o)
-    points = np.zeros((len(classes), 4))  # a centroid is a box without extent
-    points[:, :2] = np.array(centroid, np.float64).reshape(-1, 2)
-    holds = np.any(judge(points[np.repeat(s, len(o)).astype(int)], points[np.tile(o, len(s)).astype(int)]), axis=0)
-    return {
-        **prompt,
-        "image_index": index,
-        "n_subject": len(s),
-        "n_object": len(o),
-        "both_found": found,
-        "correct": found and bool(sra),
-        **{name: bool(holds[i]) and BY_NAME[name].family == "projective" for i, name in enumerate(NAMES)},
-    }

@@ -30,11 +30,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
+from sr4g_utils.samples import Batches, Captions, Encoded, Text
 
 from sr4g_utils import boxes, dataset, finetune, miniature, models, photos, runs, samples
 from sr4g_utils.finetune import Choices
 from sr4g_utils.relations import NAMES
-from sr4g_utils.samples import Batches, Captions, Encoded, Text
 
 UNSEEN = ["cat"]
 QUICK: dict[str, Any] = {

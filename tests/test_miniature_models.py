@@ -9,14 +9,14 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from sr4g_utils.miniature_models import LENGTH, Pool, encode_texts, tokenizer
+from sr4g_utils.runs import DATA
 
 from sr4g_utils import miniature_models, models
 from sr4g_utils.captions import caption
 from sr4g_utils.miniature import NAMES
-from sr4g_utils.miniature_models import LENGTH, Pool, encode_texts, tokenizer
 from sr4g_utils.relations import NAMES as RELATIONS
 from sr4g_utils.relations import judge
-from sr4g_utils.runs import DATA
 
 SHIPPED = DATA / "models"
 

@@ -21,25 +21,25 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from . import dataset, models, runs
-from .boxes import BoxTable
-from .captions import caption
-from .photos import CROP, PhotoError, Photos, crop_photo
-from .relations import NAMES
+from .. import dataset, models
+from ..boxes import BoxTable
+from ..captions import caption
+from ..photos import CROP, PhotoError, Photos, crop_photo
+from ..relations import NAMES
+from ..running import files
 
 SHARD = 256  # photos in a file of latents
 ENCODED = 8  # photos that pass through the VAE together
 TEXTS = 256  # captions that are encoded together
 
-
-# -------------------------------------------------------------------------------------------------------- captions
+# ----------------------------------------------------------------------------------------------------------- captions
 
 
 @dataclass(frozen=True)
 class Captions:
     """Distinct triplets per image as numbers, 8 bytes each: image (its place in the box table) and triplet, ascending.
 
-    A triplet's number is (subject · categories + object) · 14 + relation, where all three are places in their lists.
+    A triplet's number is (subject · categories + object) · relations + relation: places in their lists.
     """
 
     image: Int32[np.ndarray, "caption"]
@@ -57,15 +57,15 @@ class Captions:
     def rows(self, keep: Bool[np.ndarray, "caption"]) -> "Captions":
         return Captions(self.image[keep], self.triplet[keep], self.names, self.template)
 
-    def without(self, unseen: Sequence[str]) -> "Captions":
+    def without(self, held_out: Sequence[str]) -> "Captions":
         """Those that name none of the categories.
 
         Raises:
             ValueError: there is no such category.
         """
-        if unknown := sorted(set(unseen) - set(self.names)):
-            raise ValueError(f"unseen: the annotations have no category {unknown[0]!r}")
-        held = np.isin(self.names, list(unseen))
+        if unknown := sorted(set(held_out) - set(self.names)):
+            raise ValueError(f"held_out: the annotations have no category {unknown[0]!r}")
+        held = np.isin(self.names, list(held_out))
         subject, object = np.divmod(self.triplet // len(NAMES), len(self.names))
         return self.rows(~(held[subject] | held[object]))
 
@@ -102,7 +102,7 @@ def crop_changes(before: Captions, after: Captions) -> dict[str, int]:
     return {**counts, "distinct": len(np.unique(after.triplet))}
 
 
-# --------------------------------------------------------------------------------------------------------- latents
+# ------------------------------------------------------------------------------------------------------------ latents
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,11 @@ def encode_photos(
         raise ValueError("fine-tuning: no image has a caption after the crop; check annotations and resolution")
     names = table.file_name.take(images).to_pylist()
     sizes = list(zip(table.width[images].tolist(), table.height[images].tolist(), strict=True))
-    key = runs._hash([CROP, resolution, SHARD, ENCODED, weights_hash(vae), names, sizes, photos.sizes(names)])
+    key = files.hash_of([CROP, resolution, SHARD, ENCODED, weights_hash(vae), names, sizes, photos.sizes(names)])
     folder = store / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{i:05}.npy" for i in range(-(-len(images) // SHARD))]
-    todo = [i for i, file in enumerate(files) if not file.is_file()]
+    shards = [folder / f"{i:05}.npy" for i in range(-(-len(images) // SHARD))]
+    todo = [i for i, file in enumerate(shards) if not file.is_file()]
     accelerator.wait_for_everyone()  # all have looked before anyone writes
     mine = todo[accelerator.process_index :: accelerator.num_processes]
     quiet = not accelerator.is_main_process or not mine
@@ -164,11 +164,11 @@ def encode_photos(
         for i in tqdm(mine, "encoding photos", unit_scale=SHARD, unit=" photos", disable=quiet):
             part = slice(i * SHARD, (i + 1) * SHARD)
             latents, notes = _encode(vae, photos, names[part], sizes[part], resolution, readers)
-            runs.write_json(files[i].with_suffix(".json"), notes)  # before the file that says it is done
-            with runs.atomic(files[i]) as partial, partial.open("wb") as file:
+            files.write_json(shards[i].with_suffix(".json"), notes)  # before the file that says it is done
+            with files.atomic(shards[i]) as partial, partial.open("wb") as file:
                 np.save(file, latents)
     accelerator.wait_for_everyone()
-    every = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in files]
+    every = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in shards]
     broken = [i * SHARD + int(place) for i, note in enumerate(every) for place in note["problems"]]
     usable, row = np.zeros(len(table.image_id), bool), np.full(len(table.image_id), -1)
     usable[images], row[images] = True, np.arange(len(images))
@@ -180,7 +180,7 @@ def encode_photos(
         "problems": [problem for note in every for problem in note["problems"].values()][:20],
         **{kind: sum(note["met"].get(kind, 0) for note in every) for kind in kinds},
     }
-    return Encoded([np.load(file, mmap_mode="r") for file in files], row, usable, report)
+    return Encoded([np.load(file, mmap_mode="r") for file in shards], row, usable, report)
 
 
 def _encode(
@@ -214,10 +214,10 @@ def _encode(
 def weights_hash(module: torch.nn.Module) -> str:
     """A hash of a model's weights, whatever file they came from."""
     parts = {name: weight.detach().cpu().contiguous().numpy() for name, weight in module.state_dict().items()}
-    return runs._hash({name: hashlib.sha256(part).hexdigest() for name, part in parts.items()})
+    return files.hash_of({name: hashlib.sha256(part).hexdigest() for name, part in parts.items()})
 
 
-# --------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------------------------ batches
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,8 @@ class Batch:
         return Batch(latents, noise, timestep, self.caption)
 
 
-class Batches:
-    """``batches(step, places)``: what is in some places of a step's batch of ``size``.
+class Sampler:
+    """``sampler(step, places)``: what is in some places of a step's batch of ``size``.
 
     ``texts`` are the captions by number; 0 is the empty one, which a share of ``dropout`` gets instead of its own.
     """
@@ -249,7 +249,6 @@ class Batches:
         captions: Captions,
         encoded: Encoded,
         pipeline: Any,
-        *,
         size: int,
         dropout: float = 0.1,
         balanced: bool = True,
@@ -296,8 +295,7 @@ class Text:
     """``text(numbers)``: the text encoder's states of captions, as the pipeline itself makes them for generation.
 
     Captions repeat, so the states of all are computed once, where they fit into ``cache_mb`` and are fewer than the
-    220 steps of it. At full size 60,000 captions take 7 GB in bfloat16, and encoding is 0.5 % of the UNet's work.
-    220 steps of it. At full size 60,000 captions take 7 GB in bfloat16, and encoding is 0.5 % of the UNet's arithmetic.
+    draws of the run. At full size 60,000 captions take 7 GB in bfloat16; encoding is 0.5 % of the UNet's arithmetic.
     """
 
     def __init__(self, pipeline: Any, texts: list[str], cache_mb: int, draws: int) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from . import runs
-from .relations import NAMES
+from ..relations import NAMES
+from . import profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
 PROMPTS = {"sr2d": 25_280, "sr4g": 62_460, "geneval": 100}
@@ -33,7 +33,7 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
     """The plan of a profile, in lines.
 
     Args:
-        profile: each notebook's parameters, as :func:`runs.load_profile` gives them.
+        profile: each notebook's parameters, as :func:`profiles.load_profile` gives them.
         notes: its section ``plan``; see :class:`Notes`.
 
     Raises:
@@ -43,7 +43,9 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
         about = msgspec.convert(notes, Notes)
     except msgspec.ValidationError as error:
         raise ValueError(f"plan: {error}; its keys are {', '.join(Notes.__struct_fields__)}") from None
-    values = {name: {k: d for k, (_, d) in runs.declared(name).items()} | dict(own) for name, own in profile.items()}
+    values = {
+        name: {k: d for k, (_, d) in profiles.declared(name).items()} | dict(own) for name, own in profile.items()
+    }
     work = _images(values)
     sections = {
         "Models": _models(values, about),
@@ -65,7 +67,7 @@ def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
     for source in named:
         if not isinstance(source, Mapping):
             # a notebook's relative path starts where notebooks run
-            source = {"folder" if (runs.NOTEBOOKS / str(source)).is_dir() else "id": str(source)}
+            source = {"folder" if (profiles.NOTEBOOKS / str(source)).is_dir() else "id": str(source)}
         if source.get("folder"):
             lines.append(f"  {Path(source['folder']).name}: the local folder {source['folder']}")
             continue
@@ -86,14 +88,14 @@ def _have(path: Path) -> str:
 
 
 def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    files = {
+    asked_by = {
         "annotations_trainval2017.zip": ("train_annotations", "val_annotations"),
         "train2017.zip": ("train_photos",),
         "val2017.zip": ("val_photos", "photos"),
         "all_vsr_validated.jsonl": ("vsr",),
         "weights-inception-2015-12-05-6726825d.pth": ("inception",),
     }
-    sources = runs.sources()
+    sources = files.sources()
     wanted = {
         name
         for own in values.values()
@@ -101,10 +103,10 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if value == ("download" if name == "inception" else None)
     }
     lines = []
-    for file, names in files.items():
+    for file, names in asked_by.items():
         if wanted & set(names):
             size = f"{sources[file]['bytes'] / 1e9:.2f} GB" if "bytes" in sources[file] else "some MB"
-            lines.append(f"  {file}: {size} from {sources[file]['url']}, {_have(runs.cache_folder() / file)}")
+            lines.append(f"  {file}: {size} from {sources[file]['url']}, {_have(files.cache_folder() / file)}")
     return lines
 
 

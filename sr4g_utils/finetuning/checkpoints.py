@@ -1,0 +1,135 @@
+"""Checkpoints: all that a run needs to go on, in folders that appear whole or not at all."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..running.files import atomic, read_json, write_json
+from .learner import Learner
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name of a UNet's file
+
+
+def save_unet(folder: Path, learner: Learner, accelerator: Accelerator) -> None:
+    """A folder that diffusers loads as a UNet. Its one weight file is replaced whole, so there is always a good one."""
+    if not accelerator.is_main_process:
+        return
+    about = json.loads(learner.unet.to_json_string())
+    write_json(folder / "config.json", {name: value for name, value in about.items() if name != "_name_or_path"})
+    with atomic(folder / WEIGHTS) as partial:
+        _write(learner.kept(), partial)
+
+
+def _write(state: Mapping[str, Tensor], path: Path) -> None:
+    plain: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in state.items():
+        value = value.detach().cpu().contiguous()  # bitsandbytes shares tables among weights; safetensors does not
+        plain[name] = value.clone() if value.data_ptr() in places else value
+        places.add(value.data_ptr())
+    save_file(plain, path, metadata={"format": "pt"})  # one key: several come in any order
+    path.chmod(0o644)  # safetensors keeps its files private; a cluster's users share theirs
+
+
+def checkpoint(folder: Path, learner: Learner, position: dict[str, Any], keep: int, accelerator: Accelerator) -> str:
+    """Write all that the run needs to go on, under a temporary name until it is whole, and drop old ones. Its path."""
+    final = folder / "checkpoints" / f"step-{position['step']:08}"
+    if accelerator.is_main_process:
+        partial = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write(learner.weights, partial / "weights.safetensors")
+        if learner.average is not None:
+            _write(learner.average, partial / "ema.safetensors")
+        tensors: dict[str, Tensor] = {}
+        numbers: dict[str, Any] = {}
+        for i, weight in enumerate(learner.weights.values()):  # not `state_dict`, which bitsandbytes nests
+            for name, value in learner.optimiser.state[weight].items():
+                (tensors if isinstance(value, Tensor) else numbers)[f"{i}.{name}"] = value
+        _write(tensors, partial / "optimiser.safetensors")
+        write_json(partial / "state.json", {**position, "optimiser": numbers})
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        partial.rename(final)
+        _sync(final.parent)
+        for old in sorted(final.parent.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+    return str(final)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def restore(path: Path, learner: Learner) -> None:
+    """Bring weights, average and optimiser to where a checkpoint has them."""
+    for file, into in (("weights", learner.weights), ("ema", learner.average or {})):
+        with torch.no_grad():
+            for key, value in load_file(path / f"{file}.safetensors").items() if into else ():
+                into[key].copy_(value)
+    saved = {**load_file(path / "optimiser.safetensors"), **read_json(path / "state.json")["optimiser"]}
+    weights = list(learner.weights.values())
+    for key, value in saved.items():
+        i, _, name = key.partition(".")
+        weight = weights[int(i)]
+        if isinstance(value, Tensor):
+            value = value.to(weight.device)
+            if value.shape == weight.shape:  # fused AdamW reads memory in order: same layout as the weight's
+                value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+        learner.optimiser.state[weight][name] = value
+
+
+def resume(folder: Path, key: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    """The state of the newest checkpoint with its path, ``{"result": ...}`` of a finished run, or {} to start."""
+    found = [_look(folder, key) if accelerator.is_main_process else {}]
+    broadcast_object_list(found)
+    return found[0]
+
+
+def _look(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
+    for partial in folder.glob("checkpoints/.*.partial"):
+        shutil.rmtree(partial)
+    newest = max(folder.glob("checkpoints/step-*"), default=folder)
+    state = read_json(newest / "state.json") or {}
+    finished = read_json(folder / "result.json") or {}
+    held = (finished or state).get("key", key)
+    if different := [name for name in key if held.get(name) != key[name]]:
+        aside = folder.with_name(f"{folder.name}.before")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        _say(f"{folder.name} was made with another {', '.join(different)}: starting afresh; the old one is {aside}")
+        return {}
+    if finished:
+        return {"result": finished["result"]}
+    if state:
+        _say(f"{folder.name}: going on from step {state['step']:,}")
+        return {**state, "checkpoint": str(newest)}
+    return {}
+
+
+def finish(folder: Path, key: dict[str, Any], result: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    """Record that the run is done; its result, as it will be read again."""
+    result = json.loads(json.dumps(result))
+    if accelerator.is_main_process:
+        write_json(folder / "result.json", {"key": key, "result": result})
+    accelerator.wait_for_everyone()
+    return result
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,131 @@
+"""The stage: from annotations, photos and a model to a fine-tuned UNet."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from diffusers import UNet2DConditionModel
+
+from .. import boxes, detectors, models
+from ..boxes import BoxTable
+from ..photos import Photos, crop_table
+from ..prompts import validation_prompts
+from ..running.files import hash_of
+from .checkpoints import finish, resume
+from .choices import FREE, Choices
+from .engine import accelerator_for
+from .loop import train
+from .samples import crop_changes, encode_photos, true_captions
+from .validation import judge_of
+
+
+def finetune(
+    folder: str | Path,
+    annotations: str | Path,
+    photos: str | Path,
+    prompts: str | Path | None = None,
+    *,
+    model: models.Source | Mapping[str, Any] | str,
+    detector: models.Source | Mapping[str, Any] | str | None = None,
+    held_out: Sequence[str] = (),
+    latents: str | Path | None = None,
+    **choices: Any,
+) -> dict[str, Any]:
+    """A stage: fine-tune a model's UNet, or go on where an earlier call was interrupted.
+
+    Args:
+        folder: gets ``log.jsonl`` (a line per ``log_every`` steps and per validation), ``checkpoints/`` and, as UNet
+            folders that ``models.load_pipeline(unet=...)`` takes, ``best/`` and ``last/``. What another configuration
+            left there is moved to ``<folder>.before``.
+        annotations: a box table's source, see :func:`boxes.read`.
+        photos: folder or zip.
+        prompts: Parquet of :func:`prompts.write_study_prompts`; see :func:`prompts.validation_prompts`. Without it, or
+            without a detector, nothing is validated and the last weights are the best.
+        model: a Stable Diffusion, see :class:`models.Source`.
+        detector: of the validation.
+        held_out: categories that no caption may name.
+        latents: the folder of encoded photos, shared by runs; by default ``latents`` beside ``folder``.
+        choices: see :class:`Choices`.
+
+    Returns:
+        A JSON-able record: captions and photos used, loss, validation scores, best step, speed, model, choices.
+
+    Raises:
+        ValueError: a choice, file or model does not fit; the message names it.
+        FloatingPointError: the loss is NaN or infinite; the message names the last good checkpoint.
+    """
+    c, folder = Choices.of(choices), Path(folder)
+    accelerator = accelerator_for(c, folder)
+    pipeline, record = models.load_pipeline(model, device=accelerator.device)
+    resolution = _check_model(pipeline, record, c)
+    table = boxes.read(annotations)
+    table = table if c.crowds else table.without_crowds()
+    asked = judges = None
+    if prompts and detector and c.validate_every:
+        asked = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
+        judges = detectors.load(detector, device=accelerator.device)
+    validation = [asked.to_dict("list"), judges.record["files"]] if asked is not None and judges else None
+    key = _key(c, table, held_out, record["files"], validation)
+    state = resume(folder, key, accelerator)
+    if "result" in state:
+        return state["result"]
+
+    cropped = crop_table(table, resolution, c.min_kept)
+    every, uncropped = (true_captions(one, c.rules, c.template, c.same_category) for one in (cropped, table))
+    store, images = Path(latents or folder.parent / "latents"), np.unique(every.image)
+    encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
+    encoded.check(c.max_unusable)
+    captions = every.without(held_out).of_images(encoded.usable)
+    judge = judge_of(pipeline, asked, judges, c, accelerator) if asked is not None and judges else None
+    trained = train(folder, key, state, pipeline, captions, encoded, judge, c, accelerator)
+    result = {
+        "captions": crop_changes(uncropped.without(held_out), every.without(held_out)),
+        "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
+        "photos": encoded.report,
+        **trained,
+        "processes": accelerator.num_processes,
+        "resolution": resolution,
+        "held_out": list(held_out),
+        "model": record,
+        "choices": msgspec.to_builtins(c),
+    }
+    return finish(folder, key, result, accelerator)
+
+
+def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
+    """The resolution to train at, of a model that this loop can train."""
+    unet, name = getattr(pipeline, "unet", None), record["id"]
+    if not isinstance(unet, UNet2DConditionModel) or unet.config.addition_embed_type or unet.config.class_embed_type:
+        raise ValueError(
+            f"model: {name} is a {record['class']}; what can be fine-tuned here is Stable Diffusion 1 or 2"
+        )
+    if unet.config.in_channels != pipeline.vae.config.latent_channels:
+        raise ValueError(
+            f"model: {name}'s UNet takes {unet.config.in_channels} channels, but its VAE makes "
+            f"{pipeline.vae.config.latent_channels}; name a text-to-image model"
+        )
+    if (kind := pipeline.scheduler.config.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
+        raise ValueError(f"model: {name} predicts {kind!r}; the loss knows epsilon and v_prediction")
+    resolution = c.resolution or record["resolution"][0]
+    if resolution % pipeline.vae_scale_factor:
+        raise ValueError(f"resolution: {resolution} is no multiple of {pipeline.vae_scale_factor}, the VAE's factor")
+    return resolution
+
+
+def _key(
+    c: Choices, table: BoxTable, held_out: Sequence[str], model: Mapping[str, str], validation: Any
+) -> dict[str, Any]:
+    """What a run depends on, by name: two runs that agree in it are one run."""
+    columns = [getattr(table, name) for name in ("image_id", "image", "category", "x", "y", "w", "h")]
+    key = {
+        **{name: value for name, value in msgspec.to_builtins(c).items() if name not in FREE},
+        "held_out": sorted(held_out),
+        "model": hash_of(model),
+        "annotations": hash_of([hashlib.sha256(column.tobytes()).hexdigest() for column in columns]),
+        "validation": hash_of(validation) if validation else None,
+    }
+    return json.loads(json.dumps(key))

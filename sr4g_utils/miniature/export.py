@@ -1,0 +1,195 @@
+"""The trained parts as folders that stock diffusers and transformers load, with checksums, scores and a card."""
+
+import platform
+from itertools import pairwise
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from transformers import CLIPTextModel, OwlViTImageProcessorPil, OwlViTProcessor
+
+from ..captions import caption
+from ..relations import NAMES as RELATION_NAMES
+from ..relations import RELATIONS
+from ..running.files import digest, write_json, write_text
+from . import world
+from .networks import LENGTH, SCHEDULE, SLOTS, tokenizer
+from .parts import RELATION_SHARE, reconstruct
+from .pool import POOL_SEED, Pool, encode_texts
+from .trainer import BATCH, RATE, Trainer
+from .world import NAMES, SIZE
+
+
+def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: float = 1.0) -> None:
+    """Write the folders, their checksums and the model card; ``share`` of the scenes and captions are scored."""
+    scenes = max(20, round(500 * share))
+    vae, text, detector, unet = (parts[name][0] for name in ("vae", "text", "detector", "base"))
+    pipeline = StableDiffusionPipeline(
+        vae, text, tokenizer(LENGTH), unet, DPMSolverMultistepScheduler(**SCHEDULE), None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    for part in (vae, text, unet, detector):
+        part.half()
+    pipeline.save_pretrained(out / "tiny-sd")
+    detector.save_pretrained(out / "tiny-owlvit")
+    image_processor = OwlViTImageProcessorPil(size={"height": SIZE, "width": SIZE})
+    OwlViTProcessor(image_processor=image_processor, tokenizer=tokenizer(16)).save_pretrained(out / "tiny-owlvit")
+    for part in (vae, text, unet, detector):
+        part.float()
+    scores = {
+        "vae PSNR (dB), held-out scenes": reconstruction_psnr(vae, Pool.make(scenes, (seed, POOL_SEED + 1))),
+        **{f"linear probe, {name}": value for name, value in probe(text, share).items()},
+        **average_precision(out, vae, scenes, seed),
+    }
+    recipe = {
+        name: {
+            "steps": trainer.steps,
+            "batch": BATCH[name],
+            "rate": RATE[name],
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "minutes": round(trainer.seconds / 60, 1),
+            "log": trainer.log,
+        }
+        for name, (model, trainer) in parts.items()
+    }
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    about = {"seed": seed, "machine": machine, "parts": recipe, "scores": scores}
+    write_json(out / "training.json", about)
+    write_text(out / "README.md", card(about))
+    write_sums(out)
+
+
+def ship(unet: Path, out: Path) -> None:
+    """A fine-tuned UNet's folder as ``tiny-sd-finetuned``, in fp16."""
+    model = UNet2DConditionModel.from_pretrained(unet, use_safetensors=True)
+    model.half().save_pretrained(out / "tiny-sd-finetuned")
+    write_sums(out)
+
+
+def write_sums(out: Path) -> None:
+    """``SHA256SUMS`` in each model's folder, which :mod:`.models` checks on every load."""
+    for model in sorted(folder for folder in out.iterdir() if folder.is_dir()):
+        files = sorted(path for path in model.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+        write_text(
+            model / "SHA256SUMS", "".join(f"{digest(path)}  {path.relative_to(model).as_posix()}\n" for path in files)
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+def probe(text: CLIPTextModel, share: float = 1.0) -> dict[str, float]:
+    """Linear probes on the frozen text states: share of held-out captions whose subject, relation and object are right.
+
+    All 40 × 39 × 14 captions of two things (or a random share); ridge regression to one-hot targets on four fifths.
+    """
+    tokens = tokenizer(LENGTH)
+    triplets = [
+        (s, r, o) for s in range(len(NAMES)) for o in range(len(NAMES)) if s != o for r in range(len(RELATIONS))
+    ]
+    rng = np.random.default_rng(0)
+    triplets = [triplets[i] for i in np.flatnonzero(rng.random(len(triplets)) < share)]
+    texts = [caption(NAMES[s], RELATION_NAMES[r], NAMES[o]) for s, r, o in triplets]
+    with torch.inference_mode():
+        states = torch.cat(
+            [
+                text(encode_texts(tokens, texts[i : i + 500])).last_hidden_state[:, -SLOTS:].flatten(1)
+                for i in range(0, len(texts), 500)
+            ]
+        )
+    x = np.concatenate([states.numpy(), np.ones((len(states), 1))], 1).astype(np.float64)
+    test = rng.random(len(x)) < 0.2
+    gram = x[~test].T @ x[~test] + np.eye(x.shape[1])
+    result = {}
+    for name, target in zip(("subject", "relation", "object"), np.array(triplets).T, strict=True):
+        weights = np.linalg.solve(gram, x[~test].T @ np.eye(target.max() + 1)[target[~test]])
+        result[name] = float(((x[test] @ weights).argmax(1) == target[test]).mean())
+    return result
+
+
+def reconstruction_psnr(vae: AutoencoderKL, pool: Pool) -> float:
+    """Peak signal-to-noise ratio (dB) of pictures after encoding (posterior mean) and decoding."""
+    with torch.inference_mode():
+        x = pool.images(slice(None))
+        y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(100)]).clamp(-1, 1)
+    return float(10 * torch.log10(4 / (y - x).pow(2).mean()))
+
+
+def average_precision(out: Path, vae: AutoencoderKL, images: int, seed: int) -> dict[str, float]:
+    """AP and AP50 (pycocotools, all categories) of the exported detector on held-out scenes and on reconstructions."""
+    detector = detectors.load(out / "tiny-owlvit")
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        path = Path(folder) / "instances_val2017.json"
+        world.write_annotations(path, split="val", images=images, seed=seed)
+        table, truth = boxes.read(path, "val"), COCO(str(path))
+        edges = np.searchsorted(table.image, np.arange(images + 1))
+        names = np.array(table.names)[table.category]
+        scenes = enumerate(pairwise(edges))
+        pictures = np.stack([world.render(table.xywh()[a:b], names[a:b].tolist(), seed=i) for i, (a, b) in scenes])
+        result: dict[str, float] = {}
+        for kind, shown in (("clean", pictures), ("reconstructed", reconstruct(vae, pictures))):
+            found = detector.detect(list(shown), [NAMES] * images, floor=0.0)
+            ids = {category.name: category.id for category in world.CATEGORIES}
+            where = found[["x", "y", "w", "h"]].to_numpy().tolist()
+            records = [
+                {"image_id": int(table.image_id[i]), "category_id": ids[label], "score": score, "bbox": box}
+                for i, label, score, box in zip(found.image, found.label, found.score, where, strict=True)
+            ]
+            evaluation = COCOeval(truth, truth.loadRes(records), "bbox")
+            evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
+            result |= {f"AP {kind}": float(evaluation.stats[0]), f"AP50 {kind}": float(evaluation.stats[1])}
+    return result
+
+
+# --------------------------------------------------------------------------------------------------------------- card
+
+CARD = Template("""# The miniature's models
+
+A tiny Stable Diffusion and a tiny OWL-ViT for the offline world of pictograms, trained by this project from nothing.
+They are for teaching and testing the study; they know 40 pictograms, in pictures of 64 × 64 pixels, and nothing else.
+
+| folder | what it is |
+|---|---|
+| `tiny-sd/` | a `StableDiffusionPipeline`: the **base** model, before any fine-tuning on spatial relations |
+| `tiny-owlvit/` | an `OwlViTForObjectDetection` with its processor |
+| `tiny-sd-finetuned/` | a UNet for `tiny-sd`, fine-tuned by the long recipe (profile `miniature_long`) |
+
+Made by `python -m sr4g_utils.miniature_models` with seed $seed on $machine. The files of `SHA256SUMS` are checked on
+every load. The text tower has been taught what relation captions say of scenes, as CLIP's has been by the web, and to
+say it plainly (each thing, its relation and its usual place in coordinates of their own); the base UNet has seen a
+relation named in $share of its captions. So the *size* of the gain that fine-tuning brings is largely of our making.
+Glyphs are of the Material Design Icons (Apache-2.0; see NOTICE).
+
+| part | parameters | steps | batch | learning rate | minutes | last loss |
+|---|---|---|---|---|---|---|
+$parts
+
+| score | value |
+|---|---|
+$scores
+
+AP and AP50 are pycocotools' on 500 held-out scenes, all categories asked for in every picture, and on the same pictures
+after the VAE. The probes are linear, on the text tower's last four states, tested on captions they were not fitted on.
+The losses along the way are in `training.json`.
+""")
+
+
+def card(about: dict[str, Any]) -> str:
+    """The model card, from what :func:`export` writes to ``training.json``."""
+    keys = ("parameters", "steps", "batch", "rate", "minutes")
+    parts = []
+    for name, part in about["parts"].items():
+        losses = ", ".join(f"{key} {value:.3g}" for key, value in part["log"][-1].items() if key != "step")
+        parts.append([name, *(f"{part[key]:,}" for key in keys), losses])
+    return CARD.substitute(
+        seed=about["seed"],
+        machine=about["machine"],
+        share=f"{RELATION_SHARE:.1%}",
+        parts="\n".join(f"| {' | '.join(row)} |" for row in parts),
+        scores="\n".join(f"| {name} | {value:.3f} |" for name, value in about["scores"].items()),
+    )

@@ -1,0 +1,23 @@
+"""Every part of the miniature's models in turn, then the export."""
+
+from pathlib import Path
+from typing import Any
+
+from .export import export
+from .parts import train_base, train_detector, train_text, train_vae
+from .pool import POOL, POOL_SEED, Pool
+from .trainer import STEPS, Trainer
+
+
+def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str = "export") -> None:
+    """Every part in turn, each from its last checkpoint; then the export."""
+    steps = {name: max(2, round(scale * n)) for name, n in STEPS.items()}
+    pool = Pool.make(max(500, round(min(scale, 1.0) * POOL)), (seed, POOL_SEED))
+    parts: dict[str, tuple[Any, Trainer]] = {}
+    for name in STEPS:
+        arguments = {"vae": (), "text": (), "detector": ("vae",), "base": ("vae", "text")}[name]
+        function = {"vae": train_vae, "text": train_text, "detector": train_detector, "base": train_base}[name]
+        parts[name] = function(pool, *(parts[a][0] for a in arguments), work, steps[name], seed)  # type: ignore[operator]
+        if name == until:
+            return
+    export(parts, out, seed, min(scale, 1.0))

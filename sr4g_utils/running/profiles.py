@@ -1,0 +1,215 @@
+"""What a run is asked: the notebooks with their parameters, and the profiles that set them."""
+
+import ast
+import contextlib
+import json
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+import yaml
+
+from . import files
+from .files import ROOT, hash_of, write_json
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+@cache
+def notebooks() -> dict[str, Path]:
+    """The study's notebooks by name, in order."""
+    return {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+
+
+def title(notebook: str) -> str:
+    """The notebook's first heading."""
+    return next("".join(cell["source"]).splitlines()[0].lstrip("# ") for cell in cells(notebook))
+
+
+def cells(notebook: str) -> list[dict[str, Any]]:
+    return json.loads(notebooks()[notebook].read_text(encoding="utf-8"))["cells"]
+
+
+@cache
+def declared(notebook: str) -> dict[str, tuple[str, Any]]:
+    """The parameters of a notebook: name -> (annotation, default), read from its cell tagged ``parameters``."""
+    source = next("".join(c["source"]) for c in cells(notebook) if "parameters" in c["metadata"].get("tags", []))
+    return {
+        node.target.id: (ast.unparse(node.annotation), ast.literal_eval(node.value))
+        for node in ast.parse(source).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+    }
+
+
+NAMED_SOURCES = ("miniature", "recorded", "sr2d", "sr4g", "geneval")  # what a path parameter may say in place of a path
+
+# -------------------------------------------------------------------------------------------------------- profiles
+
+
+def checked(notebook: str, name: str, value: Any, where: str, text: str | None = None) -> Any:
+    """``value`` as the type that the notebook declares for ``name``; a path becomes absolute, seen from the caller.
+
+    ``text`` is what the value was read from: where a string is wanted, 007 is not the number 7.
+
+    Raises:
+        ValueError: the notebook has no such parameter, or the value has the wrong type.
+    """
+    if name not in declared(notebook):
+        raise ValueError(f"{where}: {notebook} has no parameter {name!r}; it has {', '.join(declared(notebook))}")
+    annotation, _ = declared(notebook)[name]
+    kind = eval(annotation, {"PathLike": str, "Literal": Literal})  # our own notebooks' annotations
+    candidates = [value]
+    if str in (kind, *get_args(kind)) and (text is not None or not isinstance(value, list | dict)):
+        candidates.append(text if text is not None else str(value))
+    for candidate in candidates:
+        with contextlib.suppress(msgspec.ValidationError):
+            value = msgspec.convert(candidate, kind)
+            return _absolute(value, hub="dict" in annotation) if "PathLike" in annotation else value
+    raise ValueError(f"{where}: {notebook}.{name} must be {annotation}, got {value!r}")
+
+
+def _absolute(value: Any, hub: bool) -> Any:
+    """A path parameter as the kernel, which works elsewhere, can use it: a path seen from the caller becomes absolute.
+
+    Where a model of the Hub may be named as well (``hub``), a string that is no existing path stays as it is, and a
+    mapping's own paths are made absolute.
+    """
+    if isinstance(value, dict):
+        paths = ("folder", "checksums", "model", "unet", "images")
+        return {k: _absolute(v, hub) if k in paths or isinstance(v, dict) else v for k, v in value.items()}
+    named = str(value).partition(":")[0] in NAMED_SOURCES  # "miniature:500" as well
+    if value is None or named or (hub and not Path(value).expanduser().exists()):
+        return value
+    return str(Path(value).expanduser().resolve())
+
+
+def read_profile(profile: str, children: tuple[Path, ...] = ()) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
+    """A profile's file and its sections; arguments and errors as in :func:`load_profile`.
+
+    A profile that says ``extends: NAME`` is that profile with its own keys put over it, section by section;
+    ``children`` are the profiles on the way here.
+    """
+    path = files.DATA / "profiles" / f"{profile}.yaml"
+    if profile.endswith((".yaml", ".yml")) or os.sep in profile:
+        path = Path(profile).expanduser()
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (files.DATA / "profiles").glob("*.yaml")))
+        raise ValueError(f"unknown profile {profile!r}: there are {known}, or pass the path of a YAML file")
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    parent = sections.pop("extends", None) if isinstance(sections, dict) else None
+    if not isinstance(sections, dict) or not all(isinstance(s or {}, dict) for s in sections.values()):
+        raise ValueError(f"{path}: a profile maps notebooks to their parameters; see data/profiles/miniature.yaml")
+    if path.resolve() in children:
+        raise ValueError(f"{path}: extends itself")
+    if parent:
+        base = read_profile(str(parent), (*children, path.resolve()))[1]
+        sections = base | {name: (base.get(name) or {}) | (own or {}) for name, own in sections.items()}
+    return path, sections
+
+
+def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """The parameters of every notebook that a profile runs: its file's values, then ``--set``.
+
+    Args:
+        profile: the name of a file in ``data/profiles`` or the path of a YAML file. Its section ``all`` goes to every
+            notebook that declares the key; a section named after a notebook goes to that one.
+        settings: ``[NOTEBOOK.]KEY=VALUE``; VALUE is YAML.
+        folder: the run folder, which becomes the parameter ``run_folder``.
+
+    Raises:
+        ValueError: unknown profile, section, notebook or key, or a value of the wrong type, in one line.
+    """
+    path, sections = read_profile(profile)
+    sections.pop("plan", None)  # is for plan.py
+    common = sections.pop("all", None) or {}
+    values: dict[str, dict[str, Any]] = {}
+    if unknown := [notebook for notebook in sections if notebook not in notebooks()]:
+        raise ValueError(f"{path}: unknown notebook {unknown[0]!r}; there are {', '.join(notebooks())}")
+    for notebook in sorted(sections):
+        mine = {key: value for key, value in common.items() if key in declared(notebook)} | (sections[notebook] or {})
+        values[notebook] = {key: checked(notebook, key, value, path.name) for key, value in mine.items()}
+        values[notebook]["run_folder"] = str(folder)
+    if unused := [key for key in common if not any(key in declared(notebook) for notebook in values)]:
+        raise ValueError(f"{path}: no notebook of this profile has the parameter {unused[0]!r}")
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        scope, dot, key = target.rpartition(".")
+        if not equals or not key:
+            raise ValueError(f"--set {setting}: expected [NOTEBOOK.]KEY=VALUE")
+        scopes = [resolve(scope, "--set")] if dot else [name for name in values if key in declared(name)]
+        if not scopes or scopes[0] not in values:
+            raise ValueError(
+                f"--set {setting}: no notebook of this profile " + (f"is {scope}" if dot else f"has {key!r}")
+            )
+        for notebook in scopes:
+            values[notebook][key] = checked(notebook, key, _value(text), f"--set {setting}", text)
+    return values
+
+
+def _value(text: str) -> Any:
+    """A setting's value: YAML, or the text as it is where that is no YAML, as a path need not be."""
+    with contextlib.suppress(yaml.YAMLError):
+        return yaml.safe_load(text)
+    return text
+
+
+def resolve(name: str, where: str) -> str:
+    """The notebook that ``02``, ``02_dataset`` or ``02_dataset.ipynb`` names.
+
+    Raises:
+        ValueError: there is no such notebook.
+    """
+    found = [notebook for notebook in notebooks() if name.removesuffix(".ipynb") in (notebook, notebook[:2])]
+    if not found:
+        raise ValueError(f"{where}: unknown notebook {name!r}; there are {', '.join(notebooks())}")
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------------ notebooks with outputs
+
+
+def tidy(path: Path) -> None:
+    """Make an executed notebook the same after every run but for timings: papermill's cell of parameters gets a name in
+    place of a random one, and progress bars go."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            cell["id"] = "injected-parameters"
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                lines = re.split("(?<=\n)", "".join(output["text"]))
+                output["text"] = "".join(line for line in lines if "\r" not in line)
+        if "outputs" in cell:
+            cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr" or o["text"].strip()]
+    write_json(path, notebook)
+
+
+def source_digest(notebook: str) -> str:
+    """Hash of a notebook's cells without their outputs."""
+    return hash_of([["".join(cell["source"]), cell["cell_type"]] for cell in cells(notebook)])
+
+
+def refresh(notebook: str, folder: Path) -> None:
+    """Put the outputs of a run into the checkout's notebook, and the hash of the source that made them (tests compare).
+
+    The injected parameters, papermill's timings and progress bars stay behind.
+    """
+    path = notebooks()[notebook]
+    ours = json.loads(path.read_text(encoding="utf-8"))
+    run = json.loads((folder / "notebooks" / path.name).read_text(encoding="utf-8"))
+    executed = {cell["id"]: cell for cell in run["cells"]}
+    code = [cell for cell in ours["cells"] if cell["cell_type"] == "code"]
+    for count, cell in enumerate(code, 1):
+        outputs = [o for o in executed[cell["id"]]["outputs"] if o.get("name") != "stderr"]
+        cell |= {"execution_count": count, "outputs": outputs}
+        for output in outputs:
+            if "execution_count" in output:
+                output["execution_count"] = count
+    ours["metadata"]["sr4g_source"] = source_digest(notebook)
+    write_json(path, ours)

@@ -1,0 +1,274 @@
+"""The run folder: where a run leaves things, and how it knows what is already done.
+
+A stage or a notebook is done when a record written *after* its files says so, and the record still fits: same
+configuration, code, inputs and outputs.
+"""
+
+import ast
+import errno
+import fcntl
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from . import files
+from .files import PACKAGE, atomic, digest, hash_of, provenance, read_json, write_json, write_text
+from .profiles import source_digest
+
+
+class Run:
+    """A run folder as one notebook sees it: where figures, tables and artifacts go, and what is done already.
+
+    Opening it takes a shared lock that lasts as long as the process, so that a second batch run can tell that a kernel
+    is still at work here. Every input and output that passes through is recorded for :func:`is_done`.
+    """
+
+    def __init__(self, folder: str | Path, notebook: str) -> None:
+        self.folder = Path(folder).resolve()
+        self.notebook = notebook
+        self.inputs: dict[str, str | None] = {}
+        self.outputs: list[str] = []
+        for part in ("artifacts", "figures", "tables", "notebooks"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self.folder / ".kernels", shared=True)
+        self._note()
+
+    def _note(self) -> None:
+        write_json(_state(self.folder, self.notebook, "files"), {"inputs": self.inputs, "outputs": self.outputs})
+
+    def _made(self, path: Path) -> Path:
+        if (name := str(path.relative_to(self.folder))) not in self.outputs:
+            self.outputs.append(name)
+            self._note()
+        return path
+
+    def read(self, path: str | Path) -> Path:
+        """Record that this notebook reads ``path`` (an artifact's name or any file) and return it.
+
+        Raises:
+            FileNotFoundError: it does not exist; the message says which notebook makes it.
+        """
+        found = self.folder / "artifacts" / path
+        if not found.exists():
+            hint = "run the notebook that makes it first" if not Path(path).is_absolute() else "check the path"
+            raise FileNotFoundError(f"{found} is missing: {hint}")
+        self.inputs[str(found)] = digest(found)
+        self._note()
+        return found
+
+    def stage(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        inputs: Mapping[str, str | Path] | None = None,
+        *,
+        heavy: bool = False,
+        **config: Any,
+    ) -> tuple[Path, Any]:
+        """Make the artifact ``name`` with ``function(path, **inputs, **config)`` unless it is there already.
+
+        It is there if it was finished with the same configuration, the same content of the input files and of the local
+        models that the configuration names, and the same code: the function's module and the modules that one imports,
+        not the rest of the package. A ``heavy`` stage is kept when only code has changed, which is said: nobody wants
+        three days of training again for a changed message.
+
+        The artifact may be a folder in which the function keeps its own state: what an interrupted stage left there is
+        handed to it again, what belongs to another configuration is removed first (of a heavy stage: moved to
+        ``<name>.before``), which is said.
+
+        Returns:
+            The artifact's path, and the function's JSON-able result (kept beside the artifact).
+        """
+        path, record = self.folder / "artifacts" / name, _state(self.folder, name.replace("/", "_"), "stage")
+        inputs = {key: self.read(Path(value).resolve()) for key, value in (inputs or {}).items()}
+        code = code_digest(function.__module__)
+        wanted = {
+            "function": function.__qualname__,
+            "code": None if heavy else code,
+            "inputs": {key: self.inputs[str(value)] for key, value in inputs.items()},
+            "config": config,
+            "models": {name: digest(Path(name)) for name in _models(config)},
+        }
+        key = hash_of(wanted)
+        found = read_json(record) or {}
+        if found.get("key") == key and "output" in found and found["output"] == digest(path):
+            if found["code"] != code:
+                print(f"{name} was made by other code than today's; delete {path} to make it again", file=sys.stderr)
+        else:
+            if path.is_dir() and found and found["key"] != key:
+                why = "was made under another configuration, from other inputs or by other code: starting afresh"
+                aside = path.with_name(f"{path.name}.before")
+                shutil.rmtree(aside if heavy else path, ignore_errors=True)
+                if heavy:
+                    path.rename(aside)
+                print(f"{name} {why}" + f"; the old one is {aside}" * heavy, file=sys.stderr)
+            write_json(record, {"key": key})
+            result = function(path, **inputs, **config)
+            found = {"key": key, "code": code, "output": digest(path), "result": result}
+            write_json(record, found)
+        self._made(path)
+        return path, found["result"]
+
+    def figure(self, figure: Any, name: str, caption: str) -> None:
+        """Save a matplotlib figure as PNG and PDF. The caption travels in the PNG; there are no dates in either."""
+        for suffix, metadata in {
+            "png": {"Description": caption, "Software": None},
+            "pdf": {"Title": caption, "CreationDate": None, "Creator": None, "Producer": None},
+        }.items():
+            with atomic(self.folder / "figures" / f"{name}.{suffix}") as partial:
+                figure.savefig(partial, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
+            self._made(self.folder / "figures" / f"{name}.{suffix}")
+
+    def table(self, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
+        """Save a table as CSV (full precision), Markdown and LaTeX (four digits, caption first), and return it."""
+        rows, headers = table.astype(object).where(table.notna(), None).values.tolist(), list(table.columns)
+        texts = {
+            "csv": table.to_csv(index=False),
+            "md": f"**{caption}**\n\n" + tabulate(rows, headers, "github", missingval="–", intfmt=",", floatfmt=".4g"),
+            "tex": f"% {caption}\n" + tabulate(rows, headers, "latex_booktabs", missingval="--", floatfmt=".4g"),
+        }
+        for suffix, text in texts.items():
+            write_text(path := self.folder / "tables" / f"{name}.{suffix}", text.rstrip("\n") + "\n")
+            self._made(path)
+        return table
+
+    def result(self, table: pd.DataFrame, name: str, **about: Any) -> pd.DataFrame:
+        """Save a table as a result with its provenance: ``artifacts/results/{name}.json``, which a run can record."""
+        path = self.folder / "artifacts" / "results" / f"{name}.json"
+        rows = json.loads(table.to_json(orient="records", double_precision=12))
+        write_json(path, {"about": about, "provenance": provenance(), "rows": rows})
+        self._made(path)
+        return table
+
+    def recorded(self, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """A result of the recorded ``coco`` run, shipped in ``data/results``: its rows, and where they come from."""
+        found = json.loads(self.read(files.DATA / "results" / "coco" / f"{name}.json").read_text(encoding="utf-8"))
+        return pd.DataFrame(found["rows"]), {**found["about"], **found["provenance"]}
+
+
+def _models(value: Any) -> list[str]:
+    """The local models that a configuration names."""
+    if isinstance(value, Mapping):
+        return [name for each in value.values() for name in _models(each)]
+    files = ("model_index.json", "config.json")
+    return [value] if isinstance(value, str) and any((Path(value) / file).is_file() for file in files) else []
+
+
+def _state(folder: Path, name: str, kind: str) -> Path:
+    return folder / ".state" / f"{name}.{kind}.json"
+
+
+def lock(path: Path, shared: bool = False) -> Any:
+    """Hold a lock file for as long as the returned file object lives, or fail at once.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        raise BlockingIOError(
+            f"{path.parent} is in use by another run or its kernel; wait for it, or choose another folder with --runs"
+        ) from None
+    return file
+
+
+# -------------------------------------------------------------------------------------------------- what is done
+
+
+@cache
+def code_digest(module: str | None = None) -> str:
+    """Hash of a module's code and of every module of the package that it imports; of the whole package if None.
+
+    Comments, docstrings and layout do not count, and neither does :mod:`sr4g_utils.running`: where a stage's files lie
+    does not change what is in them.
+    """
+    every = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in PACKAGE.rglob("*.py")]
+    todo = [module] if module else sorted(every)
+    seen: dict[str, str] = {}
+    while todo:
+        name = todo.pop()
+        if name in seen or (module and name.startswith(f"{PACKAGE.name}.running")):
+            continue
+        tree = ast.parse(source_file(name).read_text(encoding="utf-8"))
+        todo += imports(name, tree)
+        seen[name] = ast.dump(_without_docstrings(tree))
+    return hash_of(seen)
+
+
+def source_file(module: str) -> Path:
+    """The file of a module of the package; it need not exist."""
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imports(module: str, tree: ast.Module) -> set[str]:
+    """The modules of this package that a module imports, those inside its functions, too."""
+    package = module.split(".") if source_file(module).name == "__init__.py" else module.split(".")[:-1]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            place = ".".join([*base, *filter(None, [node.module])])
+            found |= {place, *(f"{place}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] == PACKAGE.name and source_file(name).is_file()}
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree
+
+
+def _key(notebook: str, parameters: Mapping[str, Any]) -> str:
+    """Whatever a notebook's outputs depend on, its input files apart."""
+    data = {str(file): digest(file) for file in sorted(files.DATA.glob("*.yaml"))}
+    return hash_of([source_digest(notebook), dict(parameters), code_digest(), data])
+
+
+def is_done(notebook: str, parameters: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the notebook's last run succeeded, and nothing it depends on or wrote has changed since."""
+    done = read_json(_state(folder, notebook, "done"))
+    if not done or done["key"] != _key(notebook, parameters):
+        return False
+    files = {**done["inputs"], **{str(folder / name): value for name, value in done["outputs"].items()}}
+    return all(value is not None and digest(Path(name)) == value for name, value in files.items())
+
+
+def start(notebook: str, folder: Path) -> None:
+    """Forget that the notebook was done; called before it runs."""
+    _state(folder, notebook, "done").unlink(missing_ok=True)
+
+
+def finish(notebook: str, parameters: Mapping[str, Any], folder: Path, also: list[Path]) -> None:
+    """Record that the notebook is done, with the hashes of what it read and wrote (and of ``also``)."""
+    files = read_json(_state(folder, notebook, "files")) or {"inputs": {}, "outputs": []}
+    outputs = [*files["outputs"], *(str(path.relative_to(folder)) for path in also)]
+    write_json(
+        _state(folder, notebook, "done"),
+        {
+            "key": _key(notebook, parameters),
+            "inputs": files["inputs"],
+            "outputs": {name: digest(folder / name) for name in outputs},
+        },
+    )
+
+
+def outputs(notebook: str, folder: Path) -> list[str]:
+    """What the notebook's last run wrote, relative to the run folder, in the order of writing."""
+    return (read_json(_state(folder, notebook, "files")) or {"outputs": []})["outputs"]

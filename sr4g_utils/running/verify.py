@@ -1,0 +1,65 @@
+"""Results that are kept in ``data/results``: recorded from a run, and compared with a later one."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import files
+from .files import atomic, read_json
+
+FOLLOWS = ("low", "high", "count", "of", "p", "noise")  # columns that move with the others and are not compared
+TOLERANCE = (
+    "Texts and whole numbers must be equal. A number with an interval may differ by the interval's width (or by 1 %, "
+    "if that is more): training and sampling round differently from machine to machine. Other numbers agree to 1e-6."
+)
+
+
+def differences(ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How a run's result differs from a recorded one, a line each; empty if it agrees within ``TOLERANCE``."""
+    if len(ours) != len(reference):
+        return [f"{len(ours)} rows, recorded are {len(reference)}"]
+    found = []
+    for a, b in zip(ours, reference, strict=True):
+        row = ", ".join(str(value) for value in b.values() if isinstance(value, str))[:80]
+        for key, expected in b.items():
+            if key in FOLLOWS or key.endswith(("_low", "_high")):
+                continue
+            value = a.get(key)
+            if isinstance(expected, float) and isinstance(value, int | float):
+                low, high = b.get(f"{key}_low", b.get("low")), b.get(f"{key}_high", b.get("high"))
+                slack = 1e-6 * abs(expected) if low is None or high is None else max(high - low, 0.01 * abs(expected))
+                if abs(value - expected) > slack:
+                    found.append(f"{row}: {key} is {value:.4g}, recorded is {expected:.4g} ± {slack:.2g}")
+            elif value != expected:
+                found.append(f"{row}: {key} is {value!r}, recorded is {expected!r}")
+    return found
+
+
+def record(folder: Path) -> None:
+    """Copy a run's results to ``data/results``."""
+    for path in sorted((folder / "artifacts" / "results").glob("*.json")):
+        with atomic(files.DATA / "results" / folder.name / path.name) as partial:
+            shutil.copyfile(path, partial)
+        print(f"recorded data/results/{folder.name}/{path.name}")
+
+
+def verify(folder: Path) -> int:
+    """Compare a finished run's results with those recorded for its profile, and say what differs; 1 if anything does.
+
+    Raises:
+        ValueError: nothing is recorded for the profile.
+    """
+    recorded = sorted((files.DATA / "results" / folder.name).glob("*.json"))
+    if not recorded:
+        raise ValueError(f"--verify: data/results holds nothing of the profile {folder.name}; --record puts it there")
+    differing = 0
+    for path in recorded:
+        ours, theirs = (read_json(file) for file in (folder / "artifacts" / "results" / path.name, path))
+        lines = differences(ours["rows"], theirs["rows"]) if ours else ["missing: run the profile first"]
+        print(f"{path.stem}: {'differs' if lines else 'agrees'} ({len(theirs['rows'])} rows)")
+        for line in lines:
+            print(f"    {line}")
+        differing += bool(lines)
+    print(f"{len(recorded) - differing} of {len(recorded)} results agree. {TOLERANCE}")
+    return int(differing > 0)
