@@ -1,6 +1,9 @@
 """The trained parts as folders that stock diffusers and transformers load, with checksums, scores and a card."""
 
+import contextlib
+import io
 import platform
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 from string import Template
@@ -13,6 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from transformers import CLIPTextModel, OwlViTImageProcessorPil, OwlViTProcessor
 
+from .. import boxes, detectors
 from ..captions import caption
 from ..relations import NAMES as RELATION_NAMES
 from ..relations import RELATIONS

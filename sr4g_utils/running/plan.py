@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..relations import NAMES
-from . import profiles
+from . import files, profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
 PROMPTS = {"sr2d": 25_280, "sr4g": 62_460, "geneval": 100}
