@@ -273,6 +273,6 @@ def judge(subject: Boxes, object: Boxes, rules: str = "visor", size: Size | None
     columns = chosen.rule(Geometry.of(*subject.T), Geometry.of(*object.T), size)
     verdicts = np.zeros((len(NAMES), len(subject)), bool)  # a relation's column is contiguous
     for row, name in zip(verdicts, NAMES, strict=True):
-        if name in columns:
+        if name in chosen.defines:
             row[:] = columns[name]
     return verdicts.T
