@@ -7,10 +7,11 @@ from shutil import copytree
 
 import pytest
 import tiny
+from conftest import ROOT
 from hub import Hub, use
 from huggingface_hub import constants
 
-from sr4g_utils import models
+from sr4g_utils import models, runs
 from sr4g_utils.models import ModelError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -180,3 +181,13 @@ def test_checksums_of_the_profile_hold_for_mirrors(hub: Hub, made: Path) -> None
     name = "unet/diffusion_pytorch_model.safetensors"
     answer = load("pipeline", id="a/missing", mirrors=["a/v1.4"], weights={name: "0" * 64})
     assert f"a/missing: {name} has sha256" in answer and "as in the model's 'weights'; fetch it again" in answer
+
+
+@pytest.mark.parametrize(("profile", "name"), [("paper", "v1.4"), ("paper_v21", "v2.1")])
+def test_other_weights_under_a_profiles_own_id_are_refused(made, tmp_path, monkeypatch, profile, name) -> None:
+    source = runs.load_profile(profile, [], ROOT)["03_finetuning"]["model"]
+    with Hub({f"{source['id']}@{source['revision']}": made / name}) as hub:
+        use(monkeypatch, hub.url, tmp_path)
+        answer = load("pipeline", **source)
+        assert load("pipeline", id=source["id"], revision=source["revision"]).endswith(source["revision"])
+    assert "unet/diffusion_pytorch_model.safetensors has sha256" in answer and "fetch it again" in answer
