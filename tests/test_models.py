@@ -134,6 +134,7 @@ DAMAGE = {
     "its pipeline is code of its own": index(_class_name=["pipeline", "Mine"]),
     "its unet is code of its own (mine.Net), which is never run": index(unet=["mine", "Net"]),
     "its unet is a NewNet, which diffusers does not have in the version here": index(unet=["diffusers", "NewNet"]),
+    "its unet is a AutoModel, which is no network, tokenizer": index(unet=["diffusers", "AutoModel"]),
     "is a NewPipeline, no pipeline of diffusers": index(_class_name="NewPipeline"),
     "is a UNet2DModel, no pipeline of diffusers": index(_class_name="UNet2DModel"),
     "scheduler does not load: OSError": lambda f: (f / "scheduler" / "scheduler_config.json").rename(
@@ -177,8 +178,8 @@ LACKING = [
     (UNET, drop("conv_in.weight"), "unet lacks the weights conv_in.weight; fetch it again, or name another model"),
     (VAE, drop("decoder.conv_in.bias"), "vae lacks the weights decoder.conv_in.bias;"),
     (TEXT, drop("text_model.final_layer_norm.weight"), "text_encoder lacks the weights final_layer_norm.weight;"),
-    (TEXT, prefixed, "while module.text_model.embeddings.position_embedding.weight, module.text_model.embeddings."),
-    (UNET, prefixed, "module.conv_in.weight, module.conv_norm_out.bias and"),
+    (TEXT, prefixed, "and has module.text_model.embeddings.position_embedding.weight, module.text_model.embeddings."),
+    (UNET, prefixed, "and has module.conv_in.bias, module.conv_in.weight, module.conv_norm_out.bias and"),
     (
         UNET,
         lambda w: w | {"conv_in.bias": torch.zeros(5)},
@@ -225,7 +226,7 @@ def test_weights_of_no_use_are_said_in_one_line(pipeline: Path, capsys: pytest.C
     edit(pipeline / TEXT, lambda weights: weights | {"logit_scale": torch.ones(1)})
     models.load_pipeline(pipeline, device="cpu")
     assert capsys.readouterr().err == (
-        "v1.4: text_encoder: logit_scale in its files belong to no CLIPTextModel: not used\n"
+        "v1.4: text_encoder: not used: its weights logit_scale, which a CLIPTextModel does not have\n"
     )
 
 
@@ -457,6 +458,14 @@ def test_checksums(made: Path, pipeline: Path, tmp_path: Path) -> None:
     line = refused(source)
     assert f"{VAE} has sha256 " in line and "… as in SHA256SUMS; fetch it again" in line
     assert "nowhere are not readable" in refused(Source(folder=str(made / "v1.4"), checksums="nowhere"))
+
+
+def test_checksums_in_the_folder_itself(pipeline: Path) -> None:
+    """As the miniature's models have them; other files may lie beside."""
+    (pipeline / "SHA256SUMS").write_text(f"{sha256((pipeline / UNET).read_bytes()).hexdigest()} *./{UNET}\n")
+    models.load_pipeline(pipeline, device="cpu")
+    (pipeline / "SHA256SUMS").write_text(f"{'0' * 64}  {UNET}\n")
+    assert "not 000000000000… as in SHA256SUMS; fetch it again" in refused(pipeline)
 
 
 def test_checksums_of_weights_that_the_profile_lists(pipeline: Path) -> None:

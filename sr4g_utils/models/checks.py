@@ -137,12 +137,15 @@ def verify(folder: Path, files: list[str], source: Source) -> dict[str, str]:
         _check_whole(folder / name, source)
     hashes = dict(zip(files, _sha256([folder / name for name in files]), strict=True))
     _check_listed(hashes, source.weights, "the model's 'weights'", source)
+    if (own := folder / "SHA256SUMS").is_file():  # as the miniature's models have
+        listed = _manifest(own, source)
+        _check_listed(hashes, {name: listed[name] for name in hashes if name in listed}, own.name, source)
     if source.checksums is not None:
         manifest = Path(source.checksums).expanduser()
         listed = _manifest(manifest, source)
-        for name in hashes.keys() - listed.keys():
+        if more := sorted(hashes.keys() - listed.keys()):
             raise ModelError(
-                f"{source.name}: {name} is not listed in {manifest.name}; remove it, or renew the checksums"
+                f"{source.name}: {more[0]} is not listed in {manifest.name}; remove it, or renew the checksums"
             )
         _check_listed(hashes, {name: listed[name] for name in hashes}, manifest.name, source)
     return hashes

@@ -125,7 +125,9 @@ def load_detector(
     kind = checks.read(folder / "config.json", source)["model_type"]
     hashes = checks.verify(folder, files, source)
     processor_class = transformers.AutoImageProcessor if kind == "rt_detr" else transformers.AutoProcessor
-    processor = _part(processor_class, folder, files, source, precision)
+    with _one_line(source.name):
+        processor = processor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    _check_vocabulary(processor, source.name)
     model = _part(getattr(transformers, DETECTORS[kind]), folder, files, source, precision)
     model = model.to(torch.device(device or default_device())).eval()
     image_processor = getattr(processor, "image_processor", processor)
@@ -187,11 +189,11 @@ def _part(kind: Any, folder: Path, files: list[str], source: Source, dtype: torc
         ModelError: it does not load, or not whole.
     """
     name = f"{source.name}: {folder.name}" if any("/" in file for file in files) else source.name
-    is_network = inspect.isclass(kind) and issubclass(kind, torch.nn.Module)
-    if not is_network:
+    if not issubclass(kind, torch.nn.Module):
         with _one_line(name):
             part = kind.from_pretrained(folder, local_files_only=True)
-        return _with_words(part, name)
+        _check_vocabulary(part, name)
+        return part
     weights = [file for file in files if checks.is_weights(file)]
     options = {
         "dtype": dtype,
@@ -216,9 +218,10 @@ def _check_report(network: torch.nn.Module, report: dict[str, Any], name: str) -
     )
     state = [*network.named_parameters(), *network.named_buffers()]
     missing += [key for key, value in state if value.is_meta and key not in missing]
-    unknown = f", while {_some(unused)} in its files belong to no {type(network).__name__}" if unused else ""
+    known = f"which a {type(network).__name__} does not have"
     if missing:
-        raise ModelError(f"{name} lacks the weights {_some(missing)}{unknown}; fetch it again, or name another model")
+        more = f" and has {_some(unused)}, {known}" if unused else ""
+        raise ModelError(f"{name} lacks the weights {_some(missing)}{more}; fetch it again, or name another model")
     if wrong := sorted(tuple(each) for each in report["mismatched_keys"]):
         key, found, expected = wrong[0]
         raise ModelError(
@@ -226,21 +229,20 @@ def _check_report(network: torch.nn.Module, report: dict[str, Any], name: str) -
             f"({len(wrong)} such); fetch it again"
         )
     if unused:
-        print(f"{name}: {_some(unused)} in its files belong to no {type(network).__name__}: not used", file=sys.stderr)
+        print(f"{name}: not used: its weights {_some(unused)}, {known}", file=sys.stderr)
 
 
 def _some(keys: list[str], n: int = 3) -> str:
     return ", ".join(keys[:n]) + (f" and {len(keys) - n} more" if len(keys) > n else "")
 
 
-def _with_words(part: Any, name: str) -> Any:
-    """The part, unless it is (or holds) a tokenizer that found no vocabulary: it would read every word as unknown."""
+def _check_vocabulary(part: Any, name: str) -> None:
+    """A part that is, or holds, a tokenizer has a vocabulary: else it would read every word as unknown, and go on."""
     tokenizer = getattr(part, "tokenizer", part)
     if isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
         special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         if set(tokenizer.get_vocab()) <= special:
             raise ModelError(f"{name} has no vocabulary (such as vocab.json and merges.txt); fetch it again")
-    return part
 
 
 def _replacement(

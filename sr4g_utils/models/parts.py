@@ -6,11 +6,22 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from diffusers.pipelines.pipeline_loading_utils import simple_get_class_obj
 from diffusers.utils.import_utils import BACKENDS_MAPPING
 
 from .source import ModelError, Source
+
+# What a part can be: a network, whose weights are checked, or something that has none.
+KINDS = (
+    torch.nn.Module,
+    diffusers.SchedulerMixin,
+    transformers.PreTrainedTokenizerBase,
+    transformers.ProcessorMixin,
+    transformers.ImageProcessingMixin,
+    transformers.FeatureExtractionMixin,
+)
 
 
 def classes(index: dict[str, Any], source: Source, skip: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -76,6 +87,11 @@ def _class(part: str, value: list[Any], source: Source) -> Any:
             raise ModelError(f"{named} a {library}.{name} of diffusers, which needs a package that is not installed")
         raise ModelError(f"{named} code of its own ({library}.{name}), which is never run")
     try:
-        return simple_get_class_obj(library, name)
+        kind = simple_get_class_obj(library, name)
     except AttributeError:
         raise ModelError(f"{named} a {name}, which {library} does not have in the version here; upgrade it") from None
+    if not issubclass(kind, KINDS):
+        raise ModelError(
+            f"{named} a {name}, which is no network, tokenizer, scheduler or processor; name another model"
+        )
+    return kind
