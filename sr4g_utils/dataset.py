@@ -169,14 +169,14 @@ class _TripletColumns:
         names = table.names
         self.names = pa.array(names)
         self.captions = pa.array([caption(s, r, o, template) for s in names for o in names for r in NAMES])
-        self.category_id = np.array([category.id for category in table.categories], np.int16)
+        self.category_id = np.array([category.id for category in table.categories], np.int32)
         self.held_out = np.isin(names, list(held_out)).astype(np.int32)
         self.split = split
         text = pa.dictionary(pa.int32(), pa.string())
         self.schema = pa.schema(
             {
                 "image_id": pa.int64(), "file_name": text, "subject": text, "relation": text, "object": text,
-                "caption": text, "n_pairs": pa.int32(), "subject_id": pa.int16(), "object_id": pa.int16(),
+                "caption": text, "n_pairs": pa.int32(), "subject_id": pa.int32(), "object_id": pa.int32(),
                 "objects": text, "split": text,
             }
         )  # fmt: skip
@@ -291,6 +291,10 @@ def warnings(tables: dict[str, BoxTable]) -> list[str]:
     if np.intersect1d(train.image_id, val.image_id).size:
         found.append("train and validation annotations share images: what is tested on may have been trained on")
     for split, table in tables.items():
+        if table.merged:
+            found.append(
+                f"{split}: categories {', '.join(map(str, table.merged))} share a name with another, as which they count"
+            )
         if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
             found.append(
                 f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})"
