@@ -101,6 +101,8 @@ def _table(path: Path, text: str) -> pd.DataFrame:
         raise ValueError(
             f"{path}: line {records.line_num}: not readable ({error}); check its quotation marks"
         ) from None
+    if not names:
+        raise ValueError(f"{path}: is empty, it holds no prompts")
     table = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
     if unnamed := [i for i, name in enumerate(names) if not name and table.iloc[:, i].astype(bool).any()]:
         raise ValueError(f"{path}: column {unnamed[0] + 1} has values but no name; name it in the first row")

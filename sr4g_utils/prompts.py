@@ -152,7 +152,7 @@ def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
     check_prompts(table, source, [*NEEDED, *({"caption"} & set(table))])
     if "caption" not in table:
         table = table.assign(caption=list(map(caption, table.subject, table.relation, table.object)))
-    for name in table.select_dtypes("object"):
+    for name in table.columns[[dtype.kind == "O" for dtype in table.dtypes]]:
         try:
             table[[name]].to_parquet(io.BytesIO())
         except Exception as error:  # Arrow's are of many kinds
