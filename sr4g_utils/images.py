@@ -18,16 +18,11 @@ from .running.files import read_json
 Pixels = UInt8[np.ndarray, "height width 3"]
 READERS = 4  # threads that decode ahead of need
 SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
-SKIPPED = (
-    "@eaDir",
-    "#recycle",
-    "__MACOSX",
-    "$RECYCLE.BIN",
-    "System Volume Information",
-    "lost+found",
-)  # not the user's
+# Folders of systems and their waste, not of the user.
+SKIPPED = ("@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 _NAME = re.compile(r"(?:(?P<base>.*)/)?(?P<id>[^/]+?)(?:_|/samples/)(?P<number>\d+)\.\w+")
 _GRID = re.compile(r"(.*-)?grid(-\d+)?\.\w+")  # GenEval's and T2I-CompBench's overviews
+_LEFT_OUT, _SEVERAL = -1, -2  # in place of a prompt's row
 
 
 def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = None) -> pd.DataFrame:
@@ -94,7 +89,7 @@ def _prompts(folder: Path, given: str | Path | pd.DataFrame | None, ours: bool) 
     else:
         table = read_prompts(own if given is None else given)
     left_out = others(table)
-    if ours and given is not None:
+    if ours and given is not None and own.is_file():
         drawn = read_prompts(own)
         both = table.assign(prompt_id=table.prompt_id.astype(str)).merge(
             drawn.assign(prompt_id=drawn.prompt_id.astype(str)), on="prompt_id", suffixes=("", "_drawn")
@@ -117,18 +112,17 @@ def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str]) -> tuple[
     found: list[tuple[int, int, str, str]] = []
     skipped = 0
     for at in _files(folder):
-        if (match := _NAME.fullmatch(at)) is None:
-            raise ValueError(f"{folder / at}: belongs to no prompt; {_naming(table)}")
-        id = match["id"]
+        match = _NAME.fullmatch(at)
+        id = match["id"] if match else at
         row = rows.get(id, rows.get(id.lstrip("0") or "0"))
-        if row is None:
-            texts = texts or {
-                **{_spoken(text): -1 for text in left_out.values()},
-                **{_spoken(text): row for row, text in enumerate(table.caption)},
-            }
-            if (row := texts.get(_spoken(id))) is None:
-                raise ValueError(f"{folder / at}: belongs to no prompt; {_naming(table)}")
-        if row < 0:
+        if match and row is None:
+            texts = texts or _by_text(table, left_out)
+            row = texts.get(_spoken(id))
+        if match is None or row is None or row == _SEVERAL:
+            what = "several prompts of one text" if row == _SEVERAL else "no prompt"
+            example = f"{table.prompt_id[0]}_0.png"
+            raise ValueError(f"{folder / at}: belongs to {what}; images are named <prompt_id>_<number>, as {example}")
+        if row == _LEFT_OUT:
             skipped += 1
         else:
             found.append((row, int(match["number"]), at, match["base"] or "."))
@@ -138,8 +132,12 @@ def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str]) -> tuple[
     return pd.DataFrame(sorted(found), columns=["row", "number", "file_name", "base"]), skipped
 
 
-def _naming(table: pd.DataFrame) -> str:
-    return f"images are named <prompt_id>_<number>, as {table.prompt_id[0]}_0.png"
+def _by_text(table: pd.DataFrame, left_out: dict[str, str]) -> dict[str, int]:
+    """The row of each prompt by its text."""
+    texts = {_spoken(text): _LEFT_OUT for text in left_out.values()}
+    for row, text in enumerate(map(_spoken, table.caption)):
+        texts[text] = _SEVERAL if texts.get(text, _LEFT_OUT) != _LEFT_OUT else row
+    return texts
 
 
 def _spoken(text: str) -> str:
@@ -166,26 +164,26 @@ def _check_alone(folder: Path, images: pd.DataFrame, table: pd.DataFrame) -> Non
 
 def _files(folder: Path) -> Iterator[str]:
     """The image files in and below a folder, sorted, with their folders visited once however often they are linked."""
-    root, seen = os.path.realpath(folder), set()
+    seen = set(map(str, folder.resolve().parents))  # a link to one of them is a loop
     links = [folder]
     found = []
     for link in links:  # grows
-        for at, inside, names in os.walk(link):
-            real = os.path.realpath(at)
-            if real in seen or (
-                real != root and Path(root).is_relative_to(real)
-            ):  # there already, or around the folder
+        for at, inside, names in os.walk(link, onerror=_unreadable):
+            if (real := os.path.realpath(at)) in seen:
                 inside.clear()
                 continue
             seen.add(real)
             inside[:] = [name for name in sorted(inside) if not (name.startswith(".") or name in SKIPPED)]
             links += [Path(at, name) for name in inside if Path(at, name).is_symlink()]
-            for name in names:
-                if name.lower().endswith(SUFFIXES) and not (
-                    name.startswith(".") or ("samples" in inside and _GRID.fullmatch(name))
-                ):
-                    found.append(Path(at, name).relative_to(folder).as_posix())
+            images = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+            if "samples" in inside:
+                images = [name for name in images if not _GRID.fullmatch(name)]
+            found += [Path(at, name).relative_to(folder).as_posix() for name in images]
     yield from sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
 
 def read_images(

@@ -15,6 +15,7 @@ import pandas as pd
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt")
 WRITTEN = ("prompt_id", "subject", "relation", "object", "caption")  # stay as they are written: 007, 1e5, NA
+_UNNAMED = "unnamed column"
 _UTF8 = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
 _OTHERS = {  # what a file of another kind starts with
     b"PK\x03\x04": f"is a spreadsheet or another zip file; {_UTF8}",
@@ -53,6 +54,8 @@ def read_rows(path: Path) -> pd.DataFrame | dict[int, Any]:
 def _parquet(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
+        if table.index.names != [None]:  # prompt_id, it may be
+            table = table.reset_index()
     except Exception as error:  # Arrow's are of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not readable as Parquet ({reason}); write it again") from None
@@ -104,9 +107,8 @@ def _table(path: Path, text: str) -> pd.DataFrame:
     if not names:
         raise ValueError(f"{path}: is empty, it holds no prompts")
     table = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
-    if unnamed := [i for i, name in enumerate(names) if not name and table.iloc[:, i].astype(bool).any()]:
-        raise ValueError(f"{path}: column {unnamed[0] + 1} has values but no name; name it in the first row")
-    return _typed(table.loc[:, [bool(name) for name in names]])
+    table = table.loc[:, [not name.startswith(_UNNAMED) or table[name].astype(bool).any() for name in names]]
+    return _typed(table)
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
@@ -121,7 +123,8 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 def _header(path: Path, number: int, cells: list[str]) -> list[str]:
     names = [name.lower() if name.lower() in WRITTEN else name for name in cells]
-    if twice := [name for i, name in enumerate(names) if name and name in names[:i]]:
+    names = [name or f"{_UNNAMED} {i}" for i, name in enumerate(names, 1)]  # pandas writes its index without a name
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise ValueError(f"{path}: row {number}: the column {twice[0]!r} occurs twice; name one of them otherwise")
     return names
 

@@ -90,6 +90,11 @@ def test_an_image_of_no_prompt_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
+def test_a_text_of_two_prompts_names_neither(tmp_path: Path) -> None:
+    twice = PROMPTS.assign(caption="a cup above a tv")
+    assert "belongs to several prompts of one text" in refusal(put(tmp_path, "a cup above a tv_0.png"), twice)
+
+
 def test_images_of_prompts_that_were_left_out_are_counted(tmp_path: Path) -> None:
     sr2d = read_prompts("sr2d")
     put(tmp_path, *(f"{id}_{n}.png" for id in (0, 10, 31_600, 31_679) for n in range(4)))  # two of a single object

@@ -12,6 +12,7 @@ import pytest
 
 from sr4g_utils import prompts
 from sr4g_utils.prompts import SETS, draw_prompts, others, prompt_set, read_prompts, write_given_prompts
+from sr4g_utils.running.profiles import checked
 
 HEADER = "prompt_id,subject,relation,object\n"
 ROW = HEADER + "7,dog,above,cat\n"
@@ -54,6 +55,7 @@ def refusal(folder: Path, name: str, content: str | bytes) -> str:
         "capitals.csv": "Prompt_ID,Subject,Relation,Object\n7,dog,Above,cat\n",
         "rows of commas.csv": f",,,\n{ROW},,,\n , ,,\n",
         "columns of commas.csv": ROW.replace("\n", ",,\n"),
+        "pandas' own index.csv": ROW.replace("prompt_id", ",prompt_id").replace("7", "0,7"),
         "list.json": '[{"prompt_id": 7, "subject": " dog", "relation": "above ", "object": "cat"}]',
         "mark.json": codecs.BOM_UTF8 + b'[{"prompt_id": 7, "subject": "dog", "relation": "above", "object": "cat"}]',
         "mark.jsonl": codecs.BOM_UTF8 + b'{"prompt_id": 7, "subject": "dog", "relation": "above", "object": "cat"}\n\n',
@@ -83,6 +85,12 @@ def test_ids_stay_as_they_are_written(tmp_path: Path) -> None:
     mixed = [{"prompt_id": 1, **row}, {"prompt_id": "01", **row}, {"prompt_id": 10**20, **row}]
     assert list(read(tmp_path, "c.json", json.dumps(mixed)).prompt_id) == ["1", "01", str(10**20)]
     assert list(read(tmp_path, "d.json", json.dumps(mixed[:1])).prompt_id) == [1]
+
+
+def test_ids_may_be_the_index_of_a_parquet_file(tmp_path: Path) -> None:
+    table = pd.DataFrame({"prompt_id": [7, 9], "subject": "dog", "relation": "above", "object": "cat"})
+    table.set_index("prompt_id").to_parquet(tmp_path / "a.parquet")
+    assert list(read_prompts(tmp_path / "a.parquet").prompt_id) == [7, 9]
 
 
 def test_names_that_pandas_would_take_for_nothing_stay(tmp_path: Path) -> None:
@@ -122,7 +130,6 @@ LINE = '{"subject": "dog", "relation": "above", "object": "cat"}'
         ("a.csv", "subject,relation\ndog,above\n", "the column 'object' is missing; prompts have"),
         ("a.csv", "subject,relation,object,object\ndog,above,cat,cup\n", "row 1: the column 'object' occurs twice"),
         ("a.csv", ROW + "8,dog,above,cat,cup\n", "row 3: has 5 values, but the header names 4 columns; put quotation"),
-        ("a.csv", "prompt_id,subject,relation,object,\n7,dog,above,cat,cup\n", "column 5 has values but no name"),
         ("a.csv", ROW + '8,"dog,above,cat\n', "line 3: not readable (unexpected end of data); check its"),
         ("a.csv", ROW + "8,dog,above,\n", "row 3: prompt 8 has no object"),
         ("a.csv", ROW + ",dog,above,cat\n", "row 3: prompt '' has no prompt_id"),
@@ -174,6 +181,14 @@ def test_a_name_that_is_no_set_and_a_folder_called_like_one(tmp_path: Path, monk
     (tmp_path / "sr2d").mkdir()  # a checkout, say
     monkeypatch.chdir(tmp_path)
     assert len(read_prompts("sr2d")) == len(read_prompts(tmp_path / "sr2d")) == SETS["sr2d"].number
+
+
+def test_a_profile_leaves_names_and_finds_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").touch()
+    values = {"geneval": "geneval", "sr2d": "sr2d", "mine": str(tmp_path / "mine"), "a.csv": str(tmp_path / "a.csv")}
+    for value, becomes in {**values, "b/c": str(tmp_path / "b" / "c")}.items():
+        assert checked("04_evaluation", "prompts", value, "--set") == becomes
 
 
 def test_a_set_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
