@@ -285,5 +285,5 @@ def test_what_is_left_out_or_not_drawn_is_remembered_in_files(tmp_path: Path) ->
 
 
 def test_mutated_prompt_files_end_in_a_right_table_or_one_line() -> None:
-    ends = mutate.run("prompts", 250)
+    ends = mutate.run("prompts", 200)
     assert min(ends["right"], ends["refused"]) > 50
