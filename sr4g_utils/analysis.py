@@ -14,7 +14,7 @@ from . import boxes, dataset, visor
 from .boxes import BoxTable
 from .detections import read_detections
 from .people import agreement
-from .prompts import SETS
+from .prompts import OBJECT_SETS
 from .relations import NAMES, OPPOSITES, RELATIONS, RULES, complete_rules
 from .running.files import atomic, reported
 
@@ -122,7 +122,7 @@ def write_verdicts(path: str | Path, prompts: str | Path, detections: str | Path
 
 def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """Each set of objects that occurs, and its prompts' ids; "all" last, if there is more than one."""
-    for name in [name for name in (*SETS, "all") if (prompts.objects == name).any()]:
+    for name in [name for name in (*OBJECT_SETS, "all") if (prompts.objects == name).any()]:
         yield name, prompts.prompt_id[prompts.objects == name]
     if prompts.objects.nunique() > 1:
         yield "all", prompts.prompt_id

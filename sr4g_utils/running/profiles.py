@@ -48,7 +48,7 @@ def declared(notebook: str) -> dict[str, tuple[str, Any]]:
 
 
 CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str
-NAMED_SOURCES = ("miniature", "recorded", "sr2d", "sr4g", "geneval")  # what a path parameter may say in place of a path
+NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say in place of a path, and see `_absolute`
 
 # -------------------------------------------------------------------------------------------------------- profiles
 
@@ -80,16 +80,18 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
 def _absolute(value: Any, hub: bool) -> Any:
     """A path parameter as the kernel, which works elsewhere, can use it: a path seen from the caller becomes absolute.
 
-    Where a model of the Hub may be named as well (``hub``), a string that is no existing path stays as it is, and a
-    mapping's own paths are made absolute.
+    A word without a suffix that is no existing path stays as it is: a prompt set's name, say. So does any other string
+    where a model of the Hub may be named as well (``hub``). A mapping's own paths are made absolute.
     """
     if isinstance(value, dict):
         paths = ("folder", "checksums", "model", "unet", "images")
         return {k: _absolute(v, hub) if k in paths or isinstance(v, dict) else v for k, v in value.items()}
     named = str(value).partition(":")[0] in NAMED_SOURCES  # "miniature:500" as well
-    if value is None or named or (hub and not Path(value).expanduser().exists()):
+    if value is None or named:
         return value
-    return str(Path(value).expanduser().resolve())
+    path = Path(value).expanduser()
+    word = not path.suffix and path.name == str(value)
+    return value if (hub or word) and not path.exists() else str(path.resolve())
 
 
 def read_profile(profile: str, children: tuple[Path, ...] = ()) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
