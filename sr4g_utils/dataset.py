@@ -292,9 +292,8 @@ def warnings(tables: dict[str, BoxTable]) -> list[str]:
         found.append("train and validation annotations share images: what is tested on may have been trained on")
     for split, table in tables.items():
         if table.merged:
-            found.append(
-                f"{split}: categories {', '.join(map(str, table.merged))} share a name with another, as which they count"
-            )
+            ids = ", ".join(map(str, table.merged))
+            found.append(f"{split}: the categories {ids} share a name with another and count as it")
         if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
             found.append(
                 f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})"
