@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from sr4g_utils.captions import caption
 from sr4g_utils.detections import DETECTION_COLUMNS
 from sr4g_utils.relations import BY_NAME, NAMES
 
@@ -47,3 +48,22 @@ def draw(prompts: pd.DataFrame, obeys: dict[str, float] | float, seed: int, foun
             if rng.random() < found:
                 rows.append((p.prompt_id, i, p.object, 0.8, *map(float, object)))
     return pd.DataFrame(rows, columns=list(DETECTION_COLUMNS)).assign(width=64, height=64)
+
+
+TRIPLETS = [
+    ("dog", "left of", "cat"), ("cat", "above", "dog"), ("cup", "inside", "bowl"), ("tv", "wider", "car"),
+    ("bus", "below", "kite"),
+]  # fmt: skip
+
+
+def five_prompts() -> pd.DataFrame:
+    """Prompts with captions, to be drawn."""
+    table = pd.DataFrame(TRIPLETS, columns=["subject", "relation", "object"])
+    return table.assign(prompt_id=np.arange(len(table)) + 7, caption=[caption(*triplet) for triplet in TRIPLETS])
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    """Patches of flat colour with some noise: edges in both directions."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3)).repeat(8, 0).repeat(8, 1)[:height, :width]
+    return np.clip(coarse + rng.integers(-9, 10, coarse.shape), 0, 255).astype(np.uint8)
