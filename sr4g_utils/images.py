@@ -15,7 +15,7 @@ from .photos import Photos
 from .prompts import check_prompts, others, read_prompts
 from .running.files import read_json
 
-Pixels = UInt8[np.ndarray, "height width 3"]
+Pixels = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
 READERS = 4  # threads that decode ahead of need
 SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
 # Folders of systems and their waste, not of the user.
