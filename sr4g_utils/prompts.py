@@ -22,7 +22,9 @@ from .running.files import atomic, download
 NEEDED = ("prompt_id", "subject", "relation", "object")  # to score; to draw, a caption as well
 
 
-def check_prompts(table: pd.DataFrame, source: str, needed: Sequence[str] = (*NEEDED, "caption")) -> pd.DataFrame:
+def check_prompts(
+    table: pd.DataFrame, source: str, needed: Sequence[str] = (*NEEDED, "caption"), name_files: bool = True
+) -> pd.DataFrame:
     """The table itself, when it is one of prompts with the columns ``needed``.
 
     Raises:
@@ -54,11 +56,8 @@ def check_prompts(table: pd.DataFrame, source: str, needed: Sequence[str] = (*NE
     ids = table.prompt_id.astype(str)
     refuse(ids.duplicated(), ids, "is not the first: prompt_id VALUE occurs twice; number them anew")
     wrong = ~ids.str.fullmatch(r"[\w-][\w.-]*")
-    refuse(
-        wrong & ("caption" in needed),
-        ids,
-        "has the prompt_id VALUE, which is not made of letters, digits, '_', '-' and, not first, '.'",
-    )
+    told = "has the prompt_id VALUE, which is not made of letters, digits, '_', '-' and, not first, '.'"
+    refuse(wrong & name_files, ids, told)
     return table
 
 

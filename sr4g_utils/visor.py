@@ -83,7 +83,7 @@ def verdicts(
         NothingFound: no detection above the threshold belongs to any prompt's objects.
         ValueError: an image_index that is not below ``images``, bad tables, or unknown arguments.
     """
-    prompts = check_prompts(prompts, "prompts", NEEDED)[list(NEEDED)].reset_index(drop=True)
+    prompts = check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)].reset_index(drop=True)
     _check_choice("pairs", pairs, ("any", "best"))
     defined = rules_named(rules)
     if len(other := prompts[~prompts.relation.isin(defined.defines)]):
