@@ -19,13 +19,14 @@ SYMMETRIC = ("overlapping", "separated")
 KINDS = ("roles swapped", "relation turned", "said from the other side")
 
 
-def partner(subject: str, relation: str, object: str, kind: str) -> tuple[str, str, str] | None:
+def partner(triplet: tuple[str, str, str], kind: str) -> tuple[str, str, str] | None:
     """The triplet that a prompt is compared with, by kind; None where there is none.
 
     "roles swapped": "B left of A" for "A left of B", a contrary layout; "relation turned": "A right of B", contrary as
     well; "said from the other side": "B right of A", the same layout. Overlapping and separated read the same from both
     sides.
     """
+    subject, relation, object = triplet
     opposite = BY_NAME[relation].opposite
     if kind == "relation turned":
         return subject, opposite, object
@@ -48,13 +49,17 @@ def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: i
     """
     rows = []
     for model, records in models.items():
-        found = records[records.both_found].groupby(["subject", "relation", "object"]).correct.agg(["sum", "size"])
-        counts = {triplet: (int(k), int(n)) for triplet, k, n in found.itertuples()}
+        counts: dict[tuple[str, str, str], list[int]] = {}  # correct, and all, of the images with both objects
+        found = records[records.both_found]
+        for *triplet, correct in found[["subject", "relation", "object", "correct"]].itertuples(index=False):
+            count = counts.setdefault(tuple(triplet), [0, 0])
+            count[0] += bool(correct)
+            count[1] += 1
         for kind in KINDS:
             couples = {
                 tuple(sorted((triplet, other)))
                 for triplet in counts
-                if (other := partner(*triplet, kind)) in counts and other != triplet
+                if (other := partner(triplet, kind)) in counts and other != triplet
             }
             if couples:
                 each = np.array([[*counts[a], *counts[b]] for a, b in sorted(couples)])
@@ -87,8 +92,8 @@ def several_boxes(
 
     Returns:
         A row per model and kind of image (of those with both objects): boxes ("one of each" or "several"), found
-        (images), share (of the images with both objects, percent), any and best (VISOR_Cond of any and of the best pair,
-        percent) and gift: any − best, points. Null where there is no such image.
+        (images), share (of the images with both objects, percent), any and best (VISOR_Cond of any and of the best
+        pair, percent) and gift: any − best, points. Null where there is no such image.
     """
     rows = []
     for model, table in detections.items():
@@ -97,6 +102,7 @@ def several_boxes(
         many = found & ((told["any"].n_subject > 1) | (told["any"].n_object > 1))
         for boxes, of in {"one of each": found & ~many, "several": many}.items():
             cond = {pairs: 100 * records.correct[of].mean() for pairs, records in told.items()}
-            rows.append({"model": model, "boxes": boxes, "found": int(of.sum()), "share": 100 * of.sum() / max(found.sum(), 1),
-                         **cond, "gift": cond["any"] - cond["best"]})  # fmt: skip
+            n, share = int(of.sum()), 100 * of.sum() / max(found.sum(), 1)
+            gift = cond["any"] - cond["best"]
+            rows.append({"model": model, "boxes": boxes, "found": n, "share": share, **cond, "gift": gift})
     return pd.DataFrame(rows)

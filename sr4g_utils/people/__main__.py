@@ -87,10 +87,8 @@ def make_kit(args: argparse.Namespace) -> int:
     for relation, n in asked[asked < args.per_relation].items():
         print(f"{relation}: {n} questions only; there are no more pictures for it")
     count = kit.write(args.out, questions, args.seed)
-    size = args.out.stat().st_size / 1e6
-    print(
-        f"{args.out}: {count['questions']} questions ({count['repeated']} of them asked twice), {count['pictures']} pictures, {size:.1f} MB"
-    )
+    told = f"{count['questions']} questions ({count['repeated']} of them asked twice), {count['pictures']} pictures"
+    print(f"{args.out}: {told}, {args.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

@@ -6,8 +6,8 @@ from jaxtyping import Float64
 from scipy.stats import binomtest
 
 from ..relations import NAMES, RULES, judge
-from .measures import cohen
 from .generated import judged
+from .measures import cohen
 from .sources import SIDE
 
 STEPS = np.arange(1, 65) / 128  # how far boxes are moved or resized, in units of the picture's longer side
@@ -51,7 +51,7 @@ def margin(
 
 
 def margins(pictures: pd.DataFrame, boxes: pd.DataFrame, detector: str) -> pd.DataFrame:
-    """Every rule set's verdict and margin on the best pair of each picture that a person judged and that has both boxes.
+    """Every rule set's verdict and margin on the best pair of each judged picture that has both boxes.
 
     Columns rules, picture, verdict (the person's), holds and margin.
     """
@@ -75,9 +75,9 @@ def risk(margins: pd.DataFrame) -> pd.DataFrame:
     Pictures of equal margin are kept or left together, so that a coverage is met as nearly as that allows, from above.
 
     Returns:
-        Columns rules, asked (percent, see ``COVERAGES``), coverage (met), margin (the least that is kept), n (kept), risk
-        (percent of the kept on which rules and person differ, "undecidable" being "not true") with low and high (Wilson,
-        95 %), undecidable_kept and undecidable_left (percent of each that the person calls undecidable), and
+        Columns rules, asked (percent, see ``COVERAGES``), coverage (met), margin (the least that is kept), n (kept),
+        risk (percent of the kept on which rules and person differ, "undecidable" being "not true") with low and high
+        (Wilson, 95 %), undecidable_kept and undecidable_left (percent of each that the person calls undecidable), and
         kappa_three: Cohen's kappa of "true", "false" and silence with the person's three verdicts.
     """
     rows = []
@@ -90,8 +90,10 @@ def risk(margins: pd.DataFrame) -> pd.DataFrame:
             low, high = binomtest(wrong, int(kept.sum())).proportion_ci(method="wilson")
             said = part.holds.map({True: "true", False: "false"}).where(kept, "undecidable")
             unclear = 100 * (part.verdict == "undecidable")
-            rows.append({"rules": rules, "asked": asked, "coverage": 100 * float(kept.mean()), "margin": float(least),
-                         "n": int(kept.sum()), "risk": 100 * wrong / int(kept.sum()), "low": 100 * low, "high": 100 * high,
-                         "undecidable_kept": float(unclear[kept].mean()), "undecidable_left": float(unclear[~kept].mean()),
-                         "kappa_three": cohen(said, part.verdict)})  # fmt: skip
+            rows.append({
+                "rules": rules, "asked": asked, "coverage": 100 * float(kept.mean()), "margin": float(least),
+                "n": int(kept.sum()), "risk": 100 * wrong / int(kept.sum()), "low": 100 * low, "high": 100 * high,
+                "undecidable_kept": float(unclear[kept].mean()), "undecidable_left": float(unclear[~kept].mean()),
+                "kappa_three": cohen(said, part.verdict),
+            })  # fmt: skip
     return pd.DataFrame(rows)

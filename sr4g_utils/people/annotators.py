@@ -67,9 +67,9 @@ def among(answers: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.D
     """How far people agree, over all relations and per relation; repeated questions count once (the first time).
 
     Returns:
-        Columns relation ("all" first), between ("everybody", "A and B", or "A and A again" of the repeated questions), n
-        (questions), agreement (percent) and kappa (Fleiss' for everybody, else Cohen's) with ``_low`` and ``_high``: 95 %
-        bootstrap over questions, for everybody only.
+        Columns relation ("all" first), between ("everybody", "A and B", or "A and A again" of the repeated questions),
+        n (questions), agreement (percent) and kappa (Fleiss' for everybody, else Cohen's) with ``_low`` and ``_high``:
+        95 % bootstrap over questions, for everybody only.
     """
     rows = []
     for relation, part in _per_relation(answers):
@@ -147,8 +147,8 @@ def with_rules(answers: pd.DataFrame, said: pd.DataFrame, resamples: int = 10_00
         said: of :func:`by_rules` or :func:`by_verdicts`.
 
     Returns:
-        Columns relation, rules, person ("majority" first, if there are several), n, then accuracy, precision, recall and kappa, each with
-        ``_low`` and ``_high``: 95 % bootstrap over questions.
+        Columns relation, rules, person ("majority" first, if there are several), n, then accuracy, precision, recall
+        and kappa, each with ``_low`` and ``_high``: 95 % bootstrap over questions.
     """
     first = answers[answers.repeat_of.isna()]
     weights = _weights(first)
@@ -184,7 +184,8 @@ def _weights(answers: pd.DataFrame) -> pd.Series:
 
 
 def _weighted(items: pd.Index, hits: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
-    ids, row = pd.Series(items), {}
+    ids = pd.Series(items)
+    row: dict[str, float] = {}
     drawn = agreement(Clusters(ids, resamples, seed).sums(ids, hits))
     for i, (name, value) in enumerate(zip(AGREEMENT, agreement(hits.sum(axis=0)), strict=True)):
         low, high = interval(drawn[:, i])

@@ -58,10 +58,10 @@ def of_images(
 def of_photos(table: BoxTable, photos: str | Path, per_relation: int, seed: int, rules: str) -> pd.DataFrame:
     """Questions on photos: captions that the rules write and captions that they do not, near a border and far from it.
 
-    Asked are pairs of categories of which the photo has one box each, so that it is clear which things are meant, and at
-    most ``PER_PHOTO`` pairs of a photo. For each relation these pairs fall into four strata: true or false under the rules, and nearer to a border than half of
-    their kind or farther (:func:`abstain.margin`). Each stratum gives a quarter, as far as it has so many; its ``share``
-    of all pairs says how to weigh the answers.
+    Asked are pairs of categories of which the photo has one box each, so that it is clear which things are meant, and
+    at most ``PER_PHOTO`` pairs of a photo. For each relation these fall into four strata: true or false under the
+    rules, and nearer to a border than half of their kind or farther (:func:`abstain.margin`). Each stratum gives a
+    quarter, as far as it has so many; its ``share`` of all pairs says how to weigh the answers.
 
     Returns:
         Columns image_id, subject, relation, object, stratum, share, folder, file_name, width and height.

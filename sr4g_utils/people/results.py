@@ -37,10 +37,12 @@ def results(
     asked = (spatialbench, geneval_people, vsr_judgements, train_annotations, val_annotations)
     if all(source == RECORDED for source in asked):
         found = {name: run.recorded(name, "people") for name in NAMES}
-        return {name: table for name, (table, _) in found.items()}, found[NAMES[0]][1]
+        tables = {name: table for name, (table, _) in found.items()}
+        tables["people_scores"] = tables["people_scores"].astype({"count": "Int64", "of": "Int64"})
+        return tables, found[NAMES[0]][1]
     if RECORDED in asked:
         raise ValueError(
-            "spatialbench, geneval_people, vsr, train_annotations and val_annotations: give all of them (a path, or null "
+            "spatialbench, geneval_people, vsr, train_annotations, val_annotations: give all of them (a path, or null "
             f"to download), or leave all of them {RECORDED!r}"
         )
     folders = {
@@ -55,8 +57,8 @@ def results(
         **_of_pictures(folders["spatialbench_uc"], resamples, seed),
         "people_ceiling": generated.ceiling(sources.read_geneval_people(folders["geneval_people"]), resamples, seed),
     }
-    about = {"sources": {kind: [path.name for path in paths] for kind, paths in read.items()} | {"vsr": "VSR, validated"},
-             "resamples": resamples, "seed": seed}  # fmt: skip
+    named = {kind: [path.name for path in paths] for kind, paths in read.items()}
+    about = {"sources": {**named, "vsr": "VSR, validated"}, "resamples": resamples, "seed": seed}
     return {name: run.result(made[name], name, **about) for name in NAMES}, about
 
 
@@ -79,9 +81,10 @@ def _of_pictures(folder: Path, resamples: int, seed: int) -> dict[str, pd.DataFr
     pictures, found = sources.read_spatialbench(folder)
     detector = "Faster R-CNN"
     differences, order = systems.compared(pictures, found, resamples, seed)
-    told = dict(iter(generated.judged(pictures, found, detector, "visor", "any").groupby("model", sort=False)))
+    told = generated.judged(pictures, found, detector, "visor", "any")
+    models = list(pictures.model.unique())
     prompts = pictures.drop_duplicates("prompt_id")
-    by_model = {name: found[(found.model == name) & (found.detector == detector)] for name in pictures.model.unique()}
+    by_model = {name: found[(found.model == name) & (found.detector == detector)] for name in models}
     return {
         "people_agreement": generated.with_people(pictures, found, resamples, seed),
         "people_tests": generated.tests(pictures, found, resamples, seed),
@@ -91,7 +94,7 @@ def _of_pictures(folder: Path, resamples: int, seed: int) -> dict[str, pd.DataFr
         "people_scores": systems.scores(pictures, found, resamples, seed),
         "people_differences": differences,
         "people_order": order,
-        "people_swapped": signatures.swapped(told, resamples, seed),
+        "people_swapped": signatures.swapped({name: told[told.model == name] for name in models}, resamples, seed),
         "people_several": signatures.several_boxes(
             prompts, by_model, visor.IMAGES, sources.FLOORS[detector] - 1e-9, "visor"
         ),

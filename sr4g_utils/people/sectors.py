@@ -45,10 +45,10 @@ def angles(judgements: pd.DataFrame, tables: Sequence[BoxTable]) -> pd.DataFrame
     """The judgements of projective relations with ``angle``, the smallest of any pair of boxes, in degrees off the
     axis, and ``half`` ("fitted on" or "held out"). Judgements without boxes of both names are left out."""
     rows = judgements[judgements.relation.isin(TOWARDS)]
-    angle = pd.Series(np.nan, index=rows.index)
-    for index, table, s, o in box_pairs(rows, tables):
+    angle, relation = np.full(len(rows), np.nan), rows.relation.tolist()
+    for number, table, s, o in box_pairs(rows, tables):
         offset = centres(table.xywh(s)) - centres(table.xywh(o))
-        angle[index] = off_axis(offset, rows.relation[index]).min()
+        angle[number] = off_axis(offset, relation[number]).min()
     half = rows.image_id.map(in_fit_half).map({True: "fitted on", False: "held out"})
     return rows.assign(angle=angle, half=half).dropna(subset="angle")
 
@@ -77,7 +77,7 @@ def fit(curve: pd.DataFrame) -> float:
     """The half-width, in degrees, with the highest kappa on the half to fit on, all four relations together; of equal
     ones the narrowest. ``relations.PEOPLE_HALF_WIDTH`` is what this gives on VSR and COCO 2017."""
     rows = curve[(curve.half == "fitted on") & (curve.relations == "all four")]
-    return float(rows.half_width[rows.kappa.idxmax()])
+    return float(rows.half_width.to_numpy()[rows.kappa.to_numpy().argmax()])
 
 
 def held_out(told: pd.DataFrame, tables: Sequence[BoxTable], seed: int, resamples: int = 10_000) -> pd.DataFrame:

@@ -78,7 +78,7 @@ def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if (twice := table.picture[table.picture.duplicated()]).size:
         raise ValueError(f"{folder}: the sample {twice.iloc[0]} occurs twice")
     labels = _labels(folder / "labels_filled.csv", set(table.picture))
-    table.insert(table.columns.get_loc("object") + 1, "verdict", table.picture.map(labels))
+    table.insert(_PICTURE.index("object") + 1, "verdict", table.picture.map(labels))
     names = ["picture", "model", "detector", "prompt_id", "image_index", "label", "score", "x", "y", "w", "h"]
     return table, pd.DataFrame(boxes, columns=names).assign(width=SIDE, height=SIDE)
 

@@ -18,8 +18,8 @@ _KEYS = ["model", "detector", "rules", "pairs"]
 def scores(pictures: pd.DataFrame, boxes: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """:func:`visor.scores` over all relations of every system, detector, rule set and choice of pairs.
 
-    Grounding DINO was run only where Faster R-CNN had found both objects, and not on all of those: its scores are of these
-    pictures (``of``), and it has no VISOR_1 to VISOR_4, which need all images of a prompt.
+    Grounding DINO was run only where Faster R-CNN had found both objects, and not on all of those: its scores are of
+    these pictures (``of``), and it has no VISOR_1 to VISOR_4, which need all images of a prompt.
 
     Returns:
         Columns model, detector, rules, pairs, metric, value, low, high (percent), count and of.
@@ -56,8 +56,8 @@ def compared(
             for a, b in combinations(range(len(names)), 2):
                 gain = values[b] - values[a]
                 low, high = interval(gain[1:])
-                about = {**keys, "a": names[a], "b": names[b], "metric": metric}
-                about["prompts"] = records[names[a]].prompt_id.nunique()
+                prompts = records[names[a]].prompt_id.nunique()
+                about = {**keys, "a": names[a], "b": names[b], "metric": metric, "prompts": prompts}
                 differences.append({**about, "difference": gain[0], "low": low, "high": high})
             if metric != "OA":
                 ranks = np.argsort(-values, axis=0, kind="stable").T

@@ -1,7 +1,7 @@
 """Visual Spatial Reasoning: what people say of captions of COCO photos, and how well each rule set agrees."""
 
 import json
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +64,8 @@ def read_vsr(path: str | Path) -> pd.DataFrame:
 
 def box_pairs(
     judgements: pd.DataFrame, tables: Sequence[BoxTable]
-) -> Iterator[tuple[Hashable, BoxTable, Int[np.ndarray, "pair"], Int[np.ndarray, "pair"]]]:
-    """For each judgement whose image has boxes of both names: its index, its table, and the rows of every pair there.
+) -> Iterator[tuple[int, BoxTable, Int[np.ndarray, "pair"], Int[np.ndarray, "pair"]]]:
+    """For each judgement whose image has boxes of both names: its number, its table, and the rows of every pair there.
 
     A box meets itself where a caption names one category twice.
     """
@@ -73,15 +73,16 @@ def box_pairs(
         position = {int(id): i for i, id in enumerate(table.image_id)}
         edges = np.searchsorted(table.image, np.arange(len(position) + 1))
         names = np.array(table.names)
-        for row in judgements.itertuples():
-            if (image := position.get(row.image_id)) is None:
+        asked = judgements[["image_id", "subject", "object"]].to_numpy(object)
+        for number, (image_id, subject, object_) in enumerate(asked):
+            if (image := position.get(image_id)) is None:
                 continue
             rows = np.arange(edges[image], edges[image + 1])
             name = names[table.category[rows]]
-            subjects, objects = rows[name == row.subject], rows[name == row.object]
+            subjects, objects = rows[name == subject], rows[name == object_]
             if len(subjects) and len(objects):
                 s, o = (side.ravel() for side in np.meshgrid(subjects, objects))
-                yield row.Index, table, s, o
+                yield number, table, s, o
 
 
 def judge_like_people(judgements: pd.DataFrame, tables: Sequence[BoxTable], rules: str) -> pd.Series:
@@ -89,11 +90,11 @@ def judge_like_people(judgements: pd.DataFrame, tables: Sequence[BoxTable], rule
 
     Missing (NA) where the image or a box of either name is in none of the tables.
     """
-    verdict = pd.Series(pd.NA, index=judgements.index, dtype="boolean")
-    column = judgements.relation.map(NAMES.index)
-    for index, table, s, o in box_pairs(judgements, tables):
-        verdict[index] = bool(dataset.holds(table, s, o, rules)[:, column[index]].any())
-    return verdict
+    verdict = np.full(len(judgements), pd.NA, object)
+    relation = [NAMES.index(name) for name in judgements.relation]
+    for number, table, s, o in box_pairs(judgements, tables):
+        verdict[number] = bool(dataset.holds(table, s, o, rules)[:, relation[number]].any())
+    return pd.Series(verdict, index=judgements.index, dtype="boolean")
 
 
 def human_agreement(
