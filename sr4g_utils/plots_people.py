@@ -81,7 +81,7 @@ def offsets(table: pd.DataFrame) -> Figure:
     names = ["visor", "sg2im, sstd", f"people ({PEOPLE_HALF_WIDTH:.0f}°)", "geneval (median boxes)"]
     axis.legend(lines, names, title="border of", loc="upper left", bbox_to_anchor=(1.02, 0.55))
     axis.add_artist(verdicts)
-    axis.set(xlim=(-0.6, reach), ylim=(reach, -reach), aspect="equal", ylabel="across it")
+    axis.set(xlim=(-0.75, reach), ylim=(reach, -reach), aspect="equal", ylabel="across it")
     axis.set_xlabel("along the asked direction (sides of the picture)")
     figure.tight_layout()
     return figure
