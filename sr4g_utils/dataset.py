@@ -335,9 +335,9 @@ def roles(frequencies: pd.DataFrame) -> dict[str, float]:
     After arXiv 2403.16394, which finds that models fail to generalise where they do not.
 
     Returns:
-        completeness: of all (object, relation, role), the percentage that occurs. balance: how evenly an object is
-        subject and object of a relation, the mean entropy in bits over those (object, relation) that occur: 1 is even, 0
-        is one role only.
+        completeness: of all (object, relation, role), the percentage that occurs.
+        balance: how evenly an object is subject and object of a relation, the mean entropy in bits over those (object,
+        relation) that occur: 1 is even, 0 is one role only.
     """
     different = frequencies[frequencies.subject != frequencies.object]
     counts = [different.groupby([side, "relation"]).n_images.sum() for side in ("subject", "object")]

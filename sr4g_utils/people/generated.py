@@ -17,8 +17,8 @@ from .sectors import off_axis
 from .sources import DETECTORS, FLOORS, SIDE
 
 CAVEATS = """Read these verdicts with care. SpatialBench-UC: one person, who saw the published checker's verdict, judged
-200 pictures that were drawn by the checker's confidence, by system and by axis, not at random; four relations only; boxes
-below a score of 0.5 (Faster R-CNN) are not published. Grounding DINO was run on some of the pictures in which Faster
+200 pictures that were drawn by the checker's confidence, by system and by axis, not at random; four relations only;
+boxes below a score of 0.5 (Faster R-CNN) are not published. Grounding DINO was run on some of the pictures in which Faster
 R-CNN had found both objects, so its numbers are of an easier selection. GenEval: its people were not asked for a
 verdict but for positions, and 80 pictures a model, fewer with both objects, leave wide intervals."""
 
