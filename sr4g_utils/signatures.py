@@ -68,7 +68,7 @@ def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: i
     return pd.DataFrame(rows, columns=columns)
 
 
-def _both_ways(each: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
+def _both_ways(each: np.ndarray, resamples: int, seed: int) -> dict[str, float | int]:
     """The numbers of couples of prompts: a row each with correct and all images of the first, and of the second."""
     k1, n1, k2, n2 = each.T
     sums = np.stack([k1 * k2, n1 * n2, k1 + k2, n1 + n2], axis=1)

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
-from scipy.stats import binomtest
 
 from ..relations import NAMES, RULES, judge
 from .generated import judged
@@ -80,6 +79,8 @@ def risk(margins: pd.DataFrame) -> pd.DataFrame:
         (Wilson, 95 %), undecidable_kept and undecidable_left (percent of each that the person calls undecidable), and
         kappa_three: Cohen's kappa of "true", "false" and silence with the person's three verdicts.
     """
+    from scipy.stats import binomtest  # slow to import, for --help
+
     rows = []
     for rules, part in margins.groupby("rules", sort=False):
         ordered = np.sort(part.margin.to_numpy())[::-1]

@@ -93,13 +93,13 @@ def _per_relation(answers: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [("all", answers), *((name, answers[answers.relation == name]) for name in names)]
 
 
-def _everybody(answers: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
+def _everybody(answers: pd.DataFrame, resamples: int, seed: int) -> dict[str, float | int]:
     counts = pd.crosstab(answers.item, answers.verdict).to_numpy()
     counts = counts[counts.sum(axis=1) > 1]
     if not len(counts):
         return {"n": 0}
     times = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
-    row: dict[str, float] = {"n": len(counts)}
+    row: dict[str, float | int] = {"n": len(counts)}
     for name, scale, value, drawn in zip(
         ("agreement", "kappa"), (100, 1), fleiss(counts), fleiss(counts, times), strict=True
     ):
@@ -108,7 +108,7 @@ def _everybody(answers: pd.DataFrame, resamples: int, seed: int) -> dict[str, fl
     return row
 
 
-def _two(a: pd.Series, b: pd.Series) -> dict[str, float]:
+def _two(a: pd.Series, b: pd.Series) -> dict[str, float | int]:
     both = pd.concat({"a": a, "b": b}, axis=1, join="inner")
     return {"n": len(both), "agreement": 100 * float((both.a == both.b).mean()), "kappa": cohen(both.a, both.b)}
 
@@ -183,9 +183,9 @@ def _weights(answers: pd.DataFrame) -> pd.Series:
     return items["share"] / asked
 
 
-def _weighted(items: pd.Index, hits: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
+def _weighted(items: pd.Index, hits: np.ndarray, resamples: int, seed: int) -> dict[str, float | int]:
     ids = pd.Series(items)
-    row: dict[str, float] = {}
+    row: dict[str, float | int] = {}
     drawn = agreement(Clusters(ids, resamples, seed).sums(ids, hits))
     for i, (name, value) in enumerate(zip(AGREEMENT, agreement(hits.sum(axis=0)), strict=True)):
         low, high = interval(drawn[:, i])

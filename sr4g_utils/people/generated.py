@@ -18,8 +18,8 @@ from .sources import DETECTORS, FLOORS, SIDE
 
 CAVEATS = """Read these verdicts with care. SpatialBench-UC: one person, who saw the published checker's verdict, judged
 200 pictures that were drawn by the checker's confidence, by system and by axis, not at random; four relations only;
-boxes below a score of 0.5 (Faster R-CNN) are not published. Grounding DINO was run on some of the pictures in which Faster
-R-CNN had found both objects, so its numbers are of an easier selection. GenEval: its people were not asked for a
+boxes below a score of 0.5 (Faster R-CNN) are not published. Grounding DINO was run on some of the pictures in which
+Faster R-CNN had found both objects, so its numbers are of an easier selection. GenEval: its people were not asked for a
 verdict but for positions, and 80 pictures a model, fewer with both objects, leave wide intervals."""
 
 PAIRS = ("any", "best")
@@ -87,10 +87,10 @@ def published_boxes(agreement: pd.DataFrame) -> pd.DataFrame:
     return agreement[agreement.threshold == agreement.detector.map(FLOORS)][HEADLINE].reset_index(drop=True)
 
 
-def _measures(told: pd.DataFrame, clusters: Clusters) -> dict[str, float]:
+def _measures(told: pd.DataFrame, clusters: Clusters) -> dict[str, float | int]:
     hits = outcomes(told.correct.to_numpy(bool), (told.verdict == "true").to_numpy(bool))
     values, drawn = agreement(hits.sum(axis=0)), agreement(clusters.sums(told.asked, hits))
-    row: dict[str, float] = {"n": len(told)}
+    row: dict[str, float | int] = {"n": len(told)}
     for i, name in enumerate(AGREEMENT):
         times = 1 if name == "kappa" else 100
         low, high = interval(times * drawn[:, i])

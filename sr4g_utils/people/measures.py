@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int, Real
-from scipy.stats import binomtest
 
 AGREEMENT = ("accuracy", "precision", "recall", "kappa")
 
@@ -55,6 +54,8 @@ class Clusters:
 
 def mcnemar(first: Bool[np.ndarray, "n"], second: Bool[np.ndarray, "n"]) -> tuple[int, int, float]:
     """On how many items only the first judge is right, and only the second; and McNemar's exact two-sided p."""
+    from scipy.stats import binomtest  # slow to import, for --help
+
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     n = only_first + only_second
     return only_first, only_second, float(binomtest(only_first, n).pvalue) if n else 1.0
