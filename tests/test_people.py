@@ -274,3 +274,37 @@ def test_several_boxes_are_what_any_pair_rewards():
     table = signatures.several_boxes(prompts, {"m": found}, 1, 0.1, "visor").set_index("boxes")
     assert table.loc["several", ["found", "any", "best", "gift"]].tolist() == [1, 100, 0, 100]
     assert table.loc["one of each", "found"] == 0 and np.isnan(table.loc["one of each", "any"])
+
+
+def test_the_docs_tell_the_right_widths_and_the_ceiling():
+    text = (ROOT / "docs" / "people.md").read_text(encoding="utf-8")
+    for n in (20, 50, 100, 280, 1_000):
+        row = measures.half_widths(n)
+        told = f"| {n:,} | ±{row['agreement']:.1f} | ±{row['kappa']:.2f} | ±{row['difference']:.1f} |"
+        assert told in text
+    drawn = np.random.default_rng(0).random(20_000 * 100).reshape(20_000, 100) < 0.8
+    low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
+    assert 100 * (high - low) / 2 == pytest.approx(measures.half_widths(100)["agreement"], abs=0.3)
+    two = recorded("people_ceiling").set_index("pictures")
+    for pictures, words in (
+        ("all", "on {:.0f} to {:.0f} % of GenEval"),
+        ("both objects", "on {:.0f} to {:.0f} % of those"),
+    ):
+        assert words.format(two.agreement[pictures].min(), two.agreement[pictures].max()) in text
+    kappa = two.kappa["all"]
+    assert f"κ {kappa.min():.2f} to {kappa.max():.2f}" in text and f"{PEOPLE_HALF_WIDTH:.0f}° off the axis" in text
+
+
+def test_the_readme_tells_the_recorded_agreement():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    rows = generated.published_boxes(recorded("people_agreement")).query(
+        "detector == 'Faster R-CNN' and images == 'all'"
+    )
+    by_visor = rows.query("rules == 'visor' and pairs == 'any'").iloc[0]
+    others = rows[rows.rules != "visor"]
+    told = f"{by_visor.agreement:.1f} % (κ {by_visor.kappa:.2f})"
+    range_ = f"{others.agreement.min():.0f} to {others.agreement.max():.1f} % (κ {others.kappa.min():.2f} to {others.kappa.max():.2f})"
+    assert told in text and range_ in text
+    scores = recorded("people_scores").query("model == 'SD 1.5' and detector == 'Faster R-CNN' and pairs == 'any'")
+    cond = scores[scores.metric == "VISOR_Cond"].set_index("rules").value
+    assert f"from {cond['visor']:.0f} to {cond['sg2im']:.0f}" in text

@@ -81,6 +81,21 @@ def fleiss(
         return agreed, (agreed - chance) / (1 - chance)
 
 
+def half_widths(n: int, agreed: float = 0.8, differing: float = 0.2) -> dict[str, float]:
+    """How far 95 % intervals reach to each side with ``n`` independent judgements, by the normal approximation.
+
+    Args:
+        agreed: the share on which rules and people agree, where half of the verdicts are "true".
+        differing: the share of pictures on which two rule sets differ.
+
+    Returns:
+        agreement and difference (of two rule sets' agreement) in points, and kappa.
+    """
+    one = 1.96 / np.sqrt(n)
+    spread = np.sqrt(agreed * (1 - agreed))
+    return {"agreement": 100 * one * spread, "kappa": 2 * one * spread, "difference": 100 * one * np.sqrt(differing)}
+
+
 def cohen(first: pd.Series, second: pd.Series) -> float:
     """Cohen's kappa of two people's answers of any number of categories; NaN where chance alone gives agreement."""
     table = pd.crosstab(first, second)
