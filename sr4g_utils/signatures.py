@@ -15,7 +15,6 @@ from .people.measures import Clusters, interval
 from .relations import BY_NAME
 
 SYMMETRIC = ("overlapping", "separated")
-# what the partner of (subject, relation, object) asks for, and whether both can hold in one layout
 KINDS = ("roles swapped", "relation turned", "said from the other side")
 
 
