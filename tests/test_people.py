@@ -12,7 +12,7 @@ from conftest import ROOT
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sr4g_utils import boxes, signatures
+from sr4g_utils import analysis, boxes, signatures
 from sr4g_utils.people import abstain, generated, measures, sectors, sources, systems, vsr
 from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, judge
 
@@ -309,3 +309,13 @@ def test_the_readme_tells_the_recorded_agreement():
     scores = recorded("people_scores").query("model == 'SD 1.5' and detector == 'Faster R-CNN' and pairs == 'any'")
     cond = scores[scores.metric == "VISOR_Cond"].set_index("rules").value
     assert f"from {cond['visor']:.0f} to {cond['sg2im']:.0f}" in text
+
+
+def test_published_systems_stand_beside_ours():
+    scores = pd.DataFrame({"relation": "all", "model": "mine", "objects": "seen", "metric": ["OA", "VISOR", "VISOR_Cond"],
+                           "value": [50.0, 20.0, 40.0]})  # fmt: skip
+    table = analysis.beside_published(scores, recorded("people_scores")).set_index("name")
+    assert table.loc["mine", ["prompts", "OA", "source"]].tolist() == ["seen objects", 50.0, "this run"]
+    row = table.loc["SD 1.5"]  # one row: of the detector that saw all pictures
+    assert row.source == "scored by us from published boxes (Faster R-CNN)" and round(row.VISOR_Cond, 1) == 59.2
+    assert set(table.prompts) == {"seen objects", "SpatialBench-UC", "SR2D"} and len(table) == 6
