@@ -312,8 +312,8 @@ def test_the_readme_tells_the_recorded_agreement():
 
 
 def test_published_systems_stand_beside_ours():
-    scores = pd.DataFrame({"relation": "all", "model": "mine", "objects": "seen", "metric": ["OA", "VISOR", "VISOR_Cond"],
-                           "value": [50.0, 20.0, 40.0]})  # fmt: skip
+    scores = pd.DataFrame({"metric": ["OA", "VISOR", "VISOR_Cond"], "value": [50.0, 20.0, 40.0]})
+    scores = scores.assign(relation="all", model="mine", objects="seen")
     table = analysis.beside_published(scores, recorded("people_scores")).set_index("name")
     assert table.loc["mine", ["prompts", "OA", "source"]].tolist() == ["seen objects", 50.0, "this run"]
     row = table.loc["SD 1.5"]  # one row: of the detector that saw all pictures
