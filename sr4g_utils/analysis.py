@@ -188,13 +188,24 @@ def second_opinion(first: pd.DataFrame, second: pd.DataFrame, resamples: int = 1
     return pd.DataFrame(rows)
 
 
-def beside_published(scores: pd.DataFrame) -> pd.DataFrame:
-    """Our OA, VISOR and VISOR_Cond and the published rows of ``data/reported.yaml``: name, prompts, metrics, source."""
+def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFrame:
+    """Our OA, VISOR and VISOR_Cond beside those of published systems: name, prompts, metrics and source.
+
+    Args:
+        scores: of :func:`score_table`.
+        rescored: of :func:`people.systems.scores`: systems that we score from their published boxes, by VISOR's rule
+            and any pair, as VISOR scores its own. The other rows are those of ``data/reported.yaml``.
+    """
     ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")
-    rows = [{"name": model, "prompts": f"{objects} objects", **row, "source": "this run"}
-            for (model, objects), row in zip(ours.index, ours.to_dict("records"), strict=True)]  # fmt: skip
-    rows += [{"name": name, "prompts": "SR2D", **row} for name, row in reported("visor").items()]
-    return pd.DataFrame(rows)[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]
+    ours = ours.reset_index().assign(prompts=lambda table: table.objects + " objects", source="this run")
+    by_visor = rescored[(rescored.rules == "visor") & (rescored.pairs == "any")]
+    theirs = by_visor.pivot(index=["model", "detector"], columns="metric", values="value")
+    theirs = theirs.dropna(subset="VISOR_4").reset_index()  # a detector that saw some pictures only is no ruler here
+    told = "scored by us from published boxes (" + theirs.detector + ")"
+    theirs = theirs.assign(prompts="SpatialBench-UC", source=told)
+    named = pd.DataFrame.from_dict(reported("visor"), orient="index").rename_axis("model").reset_index()
+    rows = pd.concat([ours, theirs, named.assign(prompts="SR2D")], ignore_index=True).rename(columns={"model": "name"})
+    return rows[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]
 
 
 # --------------------------------------------------------------------------------------------- analysis (notebook 05)

@@ -334,6 +334,26 @@ def object_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["captions", "name"], ascending=[False, True], ignore_index=True)
 
 
+def roles(frequencies: pd.DataFrame) -> dict[str, float]:
+    """Do all objects occur in both roles of every relation, and equally often? Captions of different objects count.
+
+    After arXiv 2403.16394, which finds that models fail to generalise where they do not.
+
+    Returns:
+        completeness: of all (object, relation, role), the percentage that occurs.
+        balance: how evenly an object is subject and object of a relation, the mean entropy in bits over those (object,
+        relation) that occur: 1 is even, 0 is one role only.
+    """
+    different = frequencies[frequencies.subject != frequencies.object]
+    counts = [different.groupby([side, "relation"]).n_images.sum() for side in ("subject", "object")]
+    both = pd.concat(counts, axis=1, ignore_index=True).fillna(0).to_numpy(np.float64)
+    objects = len({*different.subject, *different.object})
+    share = both / both.sum(axis=1, keepdims=True)
+    entropy = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
+    cells = 2 * objects * len(NAMES)
+    return {"completeness": 100 * float((both > 0).sum()) / cells, "balance": float(entropy.mean())}
+
+
 def pair_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
     """Captions of each (subject, object); most frequent first."""
     table = frequencies.groupby(["subject", "object"], as_index=False).n_images.sum()

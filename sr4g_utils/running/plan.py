@@ -96,6 +96,9 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "weights-inception-2015-12-05-6726825d.pth": ("inception",),
     }
     sources = files.sources()
+    for file in sources:  # whole folders of small files
+        if "/" in file:
+            asked_by[file] = (file.partition("/")[0].removesuffix("_uc"),)
     wanted = {
         name
         for own in values.values()
@@ -105,7 +108,8 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for file, names in asked_by.items():
         if wanted & set(names):
-            size = f"{sources[file]['bytes'] / 1e9:.2f} GB" if "bytes" in sources[file] else "some MB"
+            megabytes = sources[file].get("bytes", 0) / 1e6
+            size = f"{megabytes / 1e3:.2f} GB" if megabytes > 5 else f"{megabytes:.2f} MB" if megabytes else "some MB"
             lines.append(f"  {file}: {size} from {sources[file]['url']}, {_have(files.cache_folder() / file)}")
     return lines
 
