@@ -90,7 +90,9 @@ def inline(**given: Any) -> str:
     asked = json.dumps(options(**given)).replace("<", "\\u003c")  # "</script>" in a name would end the script
     place = f"sr4g-boxes-{uuid4().hex}"
     call = f'mount(document.getElementById("{place}"), {asked});'
-    return f'<div id="{place}"></div>\n<script type="module">\n{MODULE.read_text(encoding="utf-8")}\n{call}\n</script>\n'
+    return (
+        f'<div id="{place}"></div>\n<script type="module">\n{MODULE.read_text(encoding="utf-8")}\n{call}\n</script>\n'
+    )
 
 
 def page(title: str = "Drag two boxes", **given: Any) -> str:
@@ -133,7 +135,9 @@ def _figure(asked: dict[str, Any], picture: np.ndarray | None) -> Any:
 
     s, o = (np.array(asked[f"{role}_box"]) for role in ("subject", "object"))
     holds = judge(s[None], o[None], asked["rules"], np.array([asked["size"]], float))[0]
-    written = [caption(asked["subject"], name, asked["object"]) for name, true in zip(NAMES, holds, strict=True) if true]
+    written = [
+        caption(asked["subject"], name, asked["object"]) for name, true in zip(NAMES, holds, strict=True) if true
+    ]
     row = {"subject": asked["subject"], "object": asked["object"], "subject_box": s, "object_box": o}
     row |= {"caption": "\n".join(written), "width": asked["size"][0], "height": asked["size"][1]}
     return plots.examples(pd.DataFrame([row]), [picture])

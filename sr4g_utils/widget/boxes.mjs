@@ -180,7 +180,7 @@ const STYLE = `
 .sr4g-boxes .ground { fill: currentColor; fill-opacity: .06; }
 .sr4g-boxes .border { fill: none; stroke: currentColor; stroke-width: 2; stroke-opacity: .75; pointer-events: none; }
 .sr4g-boxes .topological { stroke-dasharray: 5 5; stroke-opacity: .55; }
-.sr4g-boxes .picture ~ .border { stroke: #fff; stroke-opacity: 1; paint-order: stroke; filter: drop-shadow(0 0 1px #000); }
+.sr4g-boxes .picture ~ .border { stroke: #fff; stroke-opacity: 1; filter: drop-shadow(0 0 1px #000); }
 .sr4g-boxes .box { cursor: move; outline: none; }
 .sr4g-boxes .box rect { fill-opacity: .18; stroke-width: 4; }
 .sr4g-boxes .box:focus rect { stroke-width: 8; }
@@ -188,10 +188,11 @@ const STYLE = `
 .sr4g-boxes .object rect, .sr4g-boxes .object .dot { fill: #de8f05; stroke: #de8f05; }
 .sr4g-boxes .handle { fill: #fff; stroke: #222; stroke-width: 2; cursor: nwse-resize; }
 .sr4g-boxes .reach { fill: transparent; cursor: nwse-resize; }
-.sr4g-boxes text { font: 600 17px system-ui, sans-serif; fill: #fff; stroke: #000; stroke-width: 4px; paint-order: stroke;
+.sr4g-boxes text { font: 600 17px system-ui, sans-serif; fill: #fff; stroke: #000; stroke-width: 3px; paint-order: stroke;
   stroke-linejoin: round; pointer-events: none; }
-.sr4g-boxes ul { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.6rem, 1fr)); gap: .25rem; padding: 0;
-  margin: .5rem 0; list-style: none; }
+.sr4g-boxes ul { display: grid; grid-template-columns: 1fr 1fr; gap: .25rem; padding: 0; margin: .5rem 0;
+  list-style: none; }
+@media (min-width: 40rem) { .sr4g-boxes ul { grid-template-columns: repeat(4, 1fr); } }
 .sr4g-boxes li { margin: 0; padding: .15rem .5rem; border: 1px solid currentColor; border-radius: 1rem; opacity: .6; }
 .sr4g-boxes li.holds { background: #0173b2; border-color: #0173b2; color: #fff; opacity: 1; font-weight: 600; }
 .sr4g-boxes li.undefined { border-style: dotted; opacity: .35; }
