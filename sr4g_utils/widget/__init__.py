@@ -123,7 +123,7 @@ def _widget(asked: dict[str, Any]) -> Any:
     import anywidget
     import traitlets
 
-    kinds = {str: traitlets.Unicode, list: traitlets.List, dict: traitlets.Dict}
+    kinds: dict[type, Any] = {str: traitlets.Unicode, list: traitlets.List, dict: traitlets.Dict}
     traits = {name: kinds[type(value)]().tag(sync=True) for name, value in asked.items()}
     return type("Boxes", (anywidget.AnyWidget,), {"_esm": MODULE.read_text(encoding="utf-8"), **traits})(**asked)
 
