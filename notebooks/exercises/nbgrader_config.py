@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-config = get_config()  # noqa: F821 – nbgrader defines it
+config = get_config()  # nbgrader defines it
 config.CourseDirectory.course_id = "sr4g"
 config.CourseDirectory.root = str(Path(__file__).resolve().parent)
 config.ExecutePreprocessor.timeout = 120

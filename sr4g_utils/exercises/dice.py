@@ -51,7 +51,7 @@ def _expected(generator: str) -> dict[str, float]:
 TOLERANCE = 0.5  # points
 
 
-def check_prediction(prediction: Mapping[str, float], generator: str = "dice") -> None:
+def check_prediction(prediction: Mapping[str, float | int | None], generator: str = "dice") -> None:
     """Whether the predicted percentages are those to be expected of a generator, to within half a point.
 
     Args:
@@ -69,7 +69,7 @@ def check_prediction(prediction: Mapping[str, float], generator: str = "dice") -
         if abs(said - expected[metric]) > TOLERANCE:
             prompts, detections = throw(6, generator, seed=1)
             title = f"six prompts, four images each ({generator})\nyou predict {metric} = {said:g} %"
-            refuse(_hint(metric, said, expected), grid(verdicts(prompts, detections), title))
+            refuse(_hint(metric, float(said), expected), grid(verdicts(prompts, detections), title))
     accept(f"That is what {generator} would score. Now throw them and see.")
 
 

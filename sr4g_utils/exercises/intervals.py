@@ -79,25 +79,25 @@ class _Claim:
     text: str
     stands: bool
     row: str
-    region: tuple[float, float]
+    region: tuple[float, float] | None
     hint: str
 
 
 CLAIMS: dict[str, _Claim] = {
     "a": _Claim("After fine-tuning the model obeys relations more often than before.", True, "after − before",
-                (0, np.inf), "Is any value of this interval a loss?"),
-    "b": _Claim("Fine-tuning gains at least 10 points.", False, "after − before", (10, np.inf),
+                (0.0, np.inf), "Is any value of this interval a loss?"),
+    "b": _Claim("Fine-tuning gains at least 10 points.", False, "after − before", (10.0, np.inf),
                 "Is all of the interval in the region that is claimed, or only some of it?"),
-    "c": _Claim("Fine-tuning gains less than 25 points.", True, "after − before", (-np.inf, 25),
+    "c": _Claim("Fine-tuning gains less than 25 points.", True, "after − before", (-np.inf, 25.0),
                 "Is any value of this interval outside the region that is claimed?"),
     "d": _Claim("The intervals of 'before' and 'again' overlap, so there is no gain to be seen between them.", False,
-                "again − before", (-np.inf, 0), "Both were asked the same prompts: which interval is of the difference?"),
+                "again − before", (-np.inf, 0.0), "Both met the same prompts: which interval is of the difference?"),
     "e": _Claim("'after' and 'again' are equally good: their difference's interval holds 0.", False, "again − after",
-                (0, 0), "An interval that holds 0 holds other values as well: does it rule them out?"),
-    "f": _Claim("95 % of the prompts have a score within the interval of 'after'.", False, "after", (0, 0),
+                None, "An interval that holds 0 holds other values as well: does it rule them out?"),
+    "f": _Claim("95 % of the prompts have a score within the interval of 'after'.", False, "after", None,
                 "With four images, which scores can a single prompt have? The interval is of the mean."),
     "g": _Claim("With other prompts of the same kind, 'after' may well score two points less than it did here.", True,
-                "after", (0, 0), "Measure it: is a score two points lower still within the interval?"),
+                "after", None, "Measure it: is a score two points lower still within the interval?"),
 }  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def claims() -> pd.DataFrame:
     return pd.DataFrame({"claim": {letter: claim.text for letter, claim in CLAIMS.items()}})
 
 
-def check_claims(stands: Mapping[str, bool]) -> None:
+def check_claims(stands: Mapping[str, bool | None]) -> None:
     """Whether each claim is judged rightly.
 
     Args:
@@ -125,18 +125,17 @@ def check_claims(stands: Mapping[str, bool]) -> None:
     accept("All claims are judged as the intervals do.")
 
 
-def _region(value: float, low: float, high: float, region: tuple[float, float], title: str) -> Figure:
-    """An interval, and the region that is claimed, shaded."""
+def _region(value: float, low: float, high: float, region: tuple[float, float] | None, title: str) -> Figure:
+    """An interval, and the region that is claimed, if one is, shaded."""
     figure, axis = plt.subplots(figsize=(7, 1.8))
-    finite = [edge for edge in (low, high, *region) if np.isfinite(edge)]
-    ends = (min(finite), max(finite)) if region != (0, 0) else (low, high)
-    room = 0.3 * (ends[1] - ends[0] or 1.0)
-    if region != (0, 0):
-        left, right = (np.clip(edge, ends[0] - room, ends[1] + room) for edge in region)
-        axis.axvspan(left, right, color=plots.COLOURS[1], alpha=0.3, label="claimed")
+    finite = [edge for edge in (low, high, *(region or ())) if np.isfinite(edge)]
+    room = 0.3 * (max(finite) - min(finite))
+    limits = min(finite) - room, max(finite) + room
+    if region:
+        axis.axvspan(*np.clip(region, *limits), color=plots.COLOURS[1], alpha=0.3, label="claimed")
         axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     axis.errorbar([value], [0], xerr=[[value - low], [high - value]], fmt="o", color=plots.COLOURS[0], capsize=5)
-    axis.set(yticks=[], xlim=(ends[0] - room, ends[1] + room))
+    axis.set(yticks=[], xlim=limits)
     axis.set_title(title, fontsize="medium", wrap=True)
     figure.tight_layout()
     return figure
@@ -144,17 +143,17 @@ def _region(value: float, low: float, high: float, region: tuple[float, float], 
 
 # (value, low, high), the region claimed, and what is special about it
 _CASES: list[tuple[tuple[float, float, float], dict[str, float], str]] = [
-    ((6, 4, 8), {"above": 0}, "The whole interval lies in the region."),
-    ((6, 4, 8), {"above": 10}, "No value of the interval lies in the region."),
-    ((3, -1, 7), {"above": 0}, "The estimate lies in the region: does all of its interval?"),
-    ((-1, -5, 3), {"above": 0}, "One end lies in the region: does all of the interval?"),
-    ((3, 1, 5), {"below": 4}, "There is a region below a number, too: does all of the interval lie there?"),
-    ((3, 1, 5), {"below": 8}, "There is a region below a number, too: does all of the interval lie there?"),
-    ((3, 1, 5), {"above": 2, "below": 8}, "The region has two sides: look at both."),
-    ((3, 1, 5), {"above": 0, "below": 4}, "The region has two sides: look at both."),
-    ((3, 1, 5), {"above": 0, "below": 8}, "The region has two sides: look at both."),
-    ((2, 0, 4), {"above": 0}, "The interval ends exactly on the border, and 'above' means above."),
-    ((np.nan, np.nan, np.nan), {"above": 0}, "Nothing was measured here: NaN supports no claim."),
+    ((6.0, 4.0, 8.0), {"above": 0.0}, "The whole interval lies in the region."),
+    ((6.0, 4.0, 8.0), {"above": 10.0}, "No value of the interval lies in the region."),
+    ((3.0, -1.0, 7.0), {"above": 0.0}, "The estimate lies in the region: does all of its interval?"),
+    ((-1.0, -5.0, 3.0), {"above": 0.0}, "One end lies in the region: does all of the interval?"),
+    ((3.0, 1.0, 5.0), {"below": 4.0}, "There is a region below a number, too: does all of the interval lie there?"),
+    ((3.0, 1.0, 5.0), {"below": 8.0}, "There is a region below a number, too: does all of the interval lie there?"),
+    ((3.0, 1.0, 5.0), {"above": 2.0, "below": 8.0}, "The region has two sides: look at both."),
+    ((3.0, 1.0, 5.0), {"above": 0.0, "below": 4.0}, "The region has two sides: look at both."),
+    ((3.0, 1.0, 5.0), {"above": 0.0, "below": 8.0}, "The region has two sides: look at both."),
+    ((2.0, 0.0, 4.0), {"above": 0.0}, "The interval ends exactly on the border, and 'above' means above."),
+    ((np.nan, np.nan, np.nan), {"above": 0.0}, "Nothing was measured here: NaN supports no claim."),
 ]
 
 
@@ -168,17 +167,17 @@ def check_stands(function: Callable[..., bool]) -> None:
         CounterExample: an interval and a claim, drawn, on which it says something else.
     """
     for (value, low, high), region, hint in _CASES:
-        both = {"above": -np.inf, "below": np.inf} | region
-        asked = ", ".join(f"{name}={edge}" for name, edge in region.items())
-        where, call_text = (both["above"], both["below"]), f"{function.__name__}({value}, {low}, {high}, {asked})"
+        above, below = region.get("above", -np.inf), region.get("below", np.inf)
+        asked = ", ".join(f"{name}={edge:g}" for name, edge in region.items())
+        text = f"{function.__name__}({value:g}, {low:g}, {high:g}, {asked})"
 
-        def figure(said: object, estimate=(value, low, high), where=where, text=call_text) -> Figure:
+        def figure(said: object, estimate=(value, low, high), where=(above, below), text=text) -> Figure:
             return words(f"{text}: {said}") if np.isnan(estimate[0]) else _region(*estimate, where, f"{text}: {said}")
 
         said = call(function, value, low, high, figure=figure, **region)
         if not isinstance(said, bool | np.bool_):
             refuse(f"{function.__name__} returns {said!r}; a claim stands, True, or does not, False.", figure(said))
-        if bool(said) != bool(low > both["above"] and high < both["below"]):
+        if bool(said) != bool(low > above and high < below):
             refuse(f"{hint} Your function says {said}.", figure(said))
     accept(f"{function.__name__} says so when, and only when, the whole interval lies in the region.")
 

@@ -142,7 +142,10 @@ _TABLES = [
 
 
 def check_kappa(function: Callable[[list[bool], list[bool]], float]) -> None:
-    """Whether a function of two lists of answers (True is yes) is Cohen's kappa; NaN where both always say the same word.
+    """Whether a function is Cohen's kappa.
+
+    Args:
+        function: takes two lists of answers (True is yes); it returns NaN where both always say the same word.
 
     Raises:
         CounterExample: two judges, drawn as their 2 × 2 table, of whom it says something else.

@@ -101,7 +101,7 @@ def check_law(law: Law, name: str) -> None:
     accept(f"The law of {name!r} holds for the right metric and catches a wrong one.")
 
 
-def check_suspects(broken: Mapping[str, str]) -> None:
+def check_suspects(broken: Mapping[str, str | None]) -> None:
     """Whether each law is set against the one suspect that breaks it.
 
     Args:
@@ -134,8 +134,8 @@ def check_cond(metric: Metric) -> None:
         said = call(metric, records.copy(), figure=lambda title, r=records: grid(r, title))
         if not isinstance(said, int | float | np.number):
             refuse(f"{metric.__name__} returns {said!r}; a metric is a number.", grid(records, "which number?"))
-        if not same(said, _pooled(records)):
-            refuse(_hint(said, records), grid(records, f"yours: {said:.1f} %"))
+        if not same(float(said), _pooled(records)):
+            refuse(_hint(float(said), records), grid(records, f"yours: {said:.1f} %"))
     accept("On every table your metric is VISOR_Cond.")
 
 

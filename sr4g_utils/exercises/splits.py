@@ -21,7 +21,7 @@ UNSEEN = ("dog", "cat", "bus", "apple")  # the objects that training must not se
 
 @cache
 def _scenes() -> tuple[tuple[list[str], np.ndarray], ...]:
-    return tuple(world.scenes(PICTURES, (SEED, 0)))
+    return tuple((names, boxes.astype(np.float64)) for names, boxes in world.scenes(PICTURES, (SEED, 0)))
 
 
 def captions() -> pd.DataFrame:
@@ -36,11 +36,11 @@ def captions() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["picture", "subject", "relation", "object", "caption"])
 
 
-def draw(picture: int, title: str, marked: tuple[str, ...] = UNSEEN) -> Figure:
+def draw(picture: int | np.integer, title: str, marked: tuple[str, ...] = UNSEEN) -> Figure:
     """A picture, with a frame around the objects in ``marked``."""
     names, boxes = _scenes()[picture]
     figure, axis = plt.subplots(figsize=(3.6, 3.8))
-    axis.imshow(world.render(boxes, names, seed=picture), extent=(0, world.SIZE, world.SIZE, 0))
+    axis.imshow(world.render(boxes, names, seed=int(picture)), extent=(0, world.SIZE, world.SIZE, 0))
     for name, (x, y, w, h) in zip(names, boxes.tolist(), strict=True):
         if name in marked:
             axis.add_patch(plt.Rectangle((x, y), w, h, fill=False, edgecolor="black", linewidth=4))
@@ -52,7 +52,7 @@ def draw(picture: int, title: str, marked: tuple[str, ...] = UNSEEN) -> Figure:
     return figure
 
 
-def _shows_unseen(picture: int) -> bool:
+def _shows_unseen(picture: int | np.integer) -> bool:
     return bool(set(_scenes()[picture][0]) & set(UNSEEN))
 
 
