@@ -5,7 +5,6 @@ stage and a command; what a detector is and does is in :mod:`sr4g_utils.detector
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -24,7 +23,7 @@ import yaml
 from tqdm import tqdm
 
 from . import boxes
-from .detections import DETECTION_COLUMNS, FLOOR, QUERY
+from .detections import BEHAVIOUR, DETECTION_COLUMNS, FLOOR, QUERY
 from .images import READERS, Pixels, list_images
 from .photos import Photos
 from .prompts import true_prompts
@@ -54,10 +53,10 @@ def write_detections(
 
     Args:
         path: the Parquet file; its metadata holds the record as JSON under ``sr4g``.
-        images: a folder, of :func:`generate.write_images` or made elsewhere (see :func:`generate.list_images`).
+        images: a folder, of :func:`generate.write_images` or made elsewhere (see :func:`images.list_images`).
         detector: see :class:`models.Source`.
-        prompts: the images' prompts (see :func:`generate.read_prompts`), if the folder does not hold them.
-        floor, query, batch: see :func:`detect`. dtype: of the detector's weights.
+        prompts: the images' prompts (see :func:`prompts.read_prompts`), if the folder does not hold them.
+        floor, query, batch: see :meth:`detectors.Detector.detect`. dtype: of the detector's weights.
 
     Returns:
         The record: detector, floor, query, images (their number and record), boxes (their number; None while other
@@ -134,9 +133,7 @@ def _write(
     judge = detectors.load(detector, dtype)
     about = judge.record
     record = {"detector": about, "floor": floor, "query": query, "images": {"number": len(listed), **images}}
-    key = hashlib.sha256(
-        json.dumps([record, files.digest(Path(detectors.__file__))], sort_keys=True).encode()
-    ).hexdigest()
+    key = files.hash_of([record, BEHAVIOUR])
     if path.is_file() and (done := _record(path)) and done.pop("key") == key:
         return done
     if files.read_json(parts / "key.json") != key:

@@ -67,7 +67,8 @@ def verdicts(
     Args:
         prompts: columns prompt_id, subject, relation, object. They choose what is scored: detections of other prompts
             are left aside.
-        detections: see :func:`read_detections`; with ``rules="sstd"`` also width and height of the image in pixels.
+        detections: see :func:`detections.read_detections`; with ``rules="sstd"`` also width and height of the image in
+            pixels.
         images: what exists, since boxes know nothing of an image in which nothing was found: a number of images per
             prompt, or a table with a row of prompt_id and image_index for each (as of :func:`images.list_images`;
             prompts without one are left out). None takes the number from the largest image_index and says so.
@@ -94,7 +95,9 @@ def verdicts(
     for field, value, choices in (("pairs", pairs, ("any", "best")), ("nothing", nothing, ("raise", "record"))):
         if value not in choices:
             raise ValueError(f"{field}: unknown value {value!r}; choose one of {', '.join(choices)}")
-    rules_named(rules, prompts.relation.unique())
+    defined = rules_named(rules)
+    if len(other := prompts[~prompts.relation.isin(defined.defines)]):
+        defined.check(other.relation[:1], f"prompts: prompt {other.prompt_id.iloc[0]}")
     table = check_detections(detections)
     at = positions(table.prompt_id, prompts.prompt_id)
     is_subject, is_object, about = _roles(prompts, table, at)
@@ -276,7 +279,7 @@ def scores(records: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """OA, VISOR, VISOR_Cond and VISOR_1..4, over all prompts and per relation, with intervals.
 
     Args:
-        records: of :func:`verdicts` or :func:`read_visor_results`; each image counts, however many its prompt has.
+        records: of :func:`verdicts` or :func:`detections.read_visor_results`; each image counts, however many its prompt has.
         level: of the interval (:func:`intervals.ratio`, the cluster being the prompt).
 
     Returns:

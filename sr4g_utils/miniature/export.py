@@ -170,7 +170,7 @@ They are for teaching and testing the study; they know 40 pictograms, in picture
 | `tiny-owlvit/` | an `OwlViTForObjectDetection` with its processor |
 | `tiny-sd-finetuned/` | a UNet for `tiny-sd`, fine-tuned by the long recipe (profile `miniature_long`) |
 
-Made by `python -m sr4g_utils.miniature_models` with seed $seed on $machine. The files of `SHA256SUMS` are checked on
+Made by `python -m sr4g_utils.miniature` with seed $seed on $machine. The files of `SHA256SUMS` are checked on
 every load. The text tower has been taught what relation captions say of scenes, as CLIP's has been by the web, and to
 say it plainly (each thing, its relation and its usual place in coordinates of their own); the base UNet has seen a
 relation named in $share of its captions. So the *size* of the gain that fine-tuning brings is largely of our making.
