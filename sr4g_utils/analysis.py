@@ -160,16 +160,17 @@ def change_table(
 ) -> pd.DataFrame:
     """:func:`visor.compare` of the first model with each of the others, for each set of objects.
 
-    Columns: objects, model (the other one), then those of ``visor.compare``. No rows where the two have no image of a
-    set in common; empty if there is one model only.
+    Columns: objects, model (the other one), those of ``visor.compare``, and left_aside: how many images of the set only
+    one of the two has. No rows where the two have no image of a set in common; empty if there is one model only.
     """
     (_, first), *others = models.items()
     tables = []
     for (objects, ids), (model, records) in product(_sets(prompts), others):
         before, after = (table[table.prompt_id.isin(ids)] for table in (first, records))
         if set(before.prompt_id) & set(after.prompt_id):
-            tables.append(visor.compare(before, after, resamples, seed=seed).assign(objects=objects, model=model))
-    columns = ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images"]
+            table = visor.compare(before, after, resamples, seed=seed)
+            tables.append(table.assign(objects=objects, model=model, left_aside=table.attrs["left_aside"]))
+    columns = ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images", "left_aside"]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "objects", "model"])
     return table[["objects", "model", *columns]]
 
@@ -254,8 +255,8 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
     noise = pd.DataFrame(np.abs(apart[:, :, 1:] - apart[:, :, :1]).mean(axis=0).T).mean()
     for i, model in enumerate(models):
         change = _estimate(size[i] - size[0], *_CHANGE) if i else {}
-        rows.append({"relation": "all pairs", "model": model, **_estimate(size[i], *_GAP), **change,
-                     "noise": noise[i]})  # fmt: skip
+        rows.append({"relation": "all pairs", "with_opposite": np.nan, "model": model, **_estimate(size[i], *_GAP),
+                     "opposite": np.nan, **change, "noise": noise[i]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -321,6 +322,7 @@ def ablation(
     """
     first, *_, last = detections
     rows: list[dict[str, Any]] = []
+    change = ["before", "after", "difference", "low", "high"]
     able = [rules for rules in RULES if set(prompts.relation) <= set(RULES[rules].defines)]
     for rules, pairs, threshold in product(able, ("any", "best"), thresholds):
         row: dict[str, Any] = {"rules": rules, "pairs": pairs, "threshold": threshold}
@@ -333,9 +335,9 @@ def ablation(
             rows.append(row)
             continue
         table = visor.compare(before, after, resamples, seed=seed).query("relation == 'all'").set_index("metric")
-        row |= table.loc["VISOR_Cond", ["before", "after", "difference", "low", "high"]].to_dict()
+        row |= table.loc["VISOR_Cond", change].to_dict()
         rows.append(row | {f"OA_{name}": table.loc["OA", name] for name in ("before", "after")})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["rules", "pairs", "threshold", *change, "OA_before", "OA_after"])
 
 
 def every_relation(models: Sequence[pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> dict[str, float]:
