@@ -323,7 +323,7 @@ def _published(prompt: dict, index: int, image: Any, meant: Mapping[str, str], s
     found = bool(s and o)
     points = np.zeros((len(classes), 4))  # a centroid is a box without extent
     try:
-        points[:, :2] = np.array(centroid, np.float64).reshape(-1, 2)
+        points[:, :2] = np.array(centroid, np.float64).reshape(len(classes), 2)
     except (TypeError, ValueError):
         raise ValueError(f"{source}: 'centroid' must hold an x and a y for each class, found {centroid!r}") from None
     holds = np.any(judge(points[np.repeat(s, len(o)).astype(int)], points[np.tile(o, len(s)).astype(int)]), axis=0)

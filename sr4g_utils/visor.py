@@ -279,7 +279,8 @@ def scores(records: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """OA, VISOR, VISOR_Cond and VISOR_1..4, over all prompts and per relation, with intervals.
 
     Args:
-        records: of :func:`verdicts` or :func:`detections.read_visor_results`; each image counts, however many a prompt has.
+        records: of :func:`verdicts` or :func:`detections.read_visor_results`; each image counts, even where prompts
+            have unequal numbers of them.
         level: of the interval (:func:`intervals.ratio`, the cluster being the prompt).
 
     Returns:
