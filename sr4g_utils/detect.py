@@ -60,10 +60,10 @@ def write_detections(
 
     Returns:
         The record: detector, floor, query, images (their number and record), boxes (their number; None while other
-        shards are at work).
+        shards are at work; 0, which is said, is a result that :func:`visor.verdicts` does not score by itself).
 
     Raises:
-        ValueError: no box at all was found, unfinished generation, images that belong to no prompt, an unknown name.
+        ValueError: unfinished generation, images that belong to no prompt, an unknown name.
         models.ModelError: the detector does not load. photos.PhotoError: an image is missing or does not decode.
     """
     listed = list_images(images, prompts)
@@ -166,10 +166,8 @@ def _write(
     if not all((parts / f"{n:06}.parquet").is_file() for n in groups):
         return {**record, "boxes": None}
     table = pa.concat_tables(pq.read_table(parts / f"{n:06}.parquet") for n in groups)
-    if not len(table):
-        raise ValueError(
-            f"{path}: {about['id']} found nothing above {floor} in {len(listed):,} images; is it the right detector?"
-        )
+    if not len(table):  # a result, where another model's images hold something: visor.unfound decides
+        print(f"{path}: {about['id']} found nothing above {floor} in {len(listed):,} images", file=sys.stderr)
     record["boxes"] = len(table)
     metadata = {"sr4g": json.dumps({**record, "key": key}, sort_keys=True)}
     with files.atomic(path) as partial:
@@ -209,11 +207,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shards", type=int, default=1)
     args = vars(parser.parse_args(argv))
     try:
-        write_detections(**args | {"detector": yaml.safe_load(args["detector"])})
+        record = write_detections(**args | {"detector": yaml.safe_load(args["detector"])})
     except (ValueError, RuntimeError) as error:
         print(f"detect: {error}", file=sys.stderr)
         return 1
-    return 0
+    if record["boxes"] == 0:
+        print("detect: no box at all: is it the right detector, and are these the prompts' images?", file=sys.stderr)
+    return int(record["boxes"] == 0)
 
 
 if __name__ == "__main__":

@@ -21,19 +21,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch.nn import functional as F
 
 from . import models
-from .detections import FLOOR, QUERY
-
-# Spellings of COCO's categories in Pascal VOC's tradition (RT-DETR's labels) and in GenEval's prompts.
-_ALIASES = {
-    "aeroplane": "airplane",
-    "motorbike": "motorcycle",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-    "television": "tv",
-    "computermouse": "mouse",
-    "computerkeyboard": "keyboard",
-    "tvremote": "remote",
-}
+from .detections import FLOOR, QUERY, plain
 
 Image = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
 Pixels = Float[torch.Tensor, "image 3 height width"]
@@ -201,12 +189,12 @@ class RtDetr(Detector):
     def known(self, names: Sequence[str], query: str = QUERY) -> torch.Tensor:
         """The number of each name's own label, (name)."""
         kinds = self.model.config.id2label
-        labels = {_plain(label): int(i) for i, label in kinds.items()}
-        if unknown := [name for name in names if _plain(name) not in labels]:
+        labels = {plain(label): int(i) for i, label in kinds.items()}
+        if unknown := [name for name in names if plain(name) not in labels]:
             raise ValueError(
                 f"{type(self.model).__name__} does not know {unknown[0]!r}; its labels are {', '.join(kinds.values())}"
             )
-        return torch.tensor([labels[_plain(name)] for name in names], device=self.model.device)
+        return torch.tensor([labels[plain(name)] for name in names], device=self.model.device)
 
     def find(self, pixels: Pixels, sizes: Sizes, ask: Asked, known: torch.Tensor, floor: float) -> Found:
         """RT-DETR and its post-processing (as many best pairs of box and label as it has queries), the names asked."""
@@ -228,11 +216,6 @@ def load(source: Any, dtype: str = "float32", device: Any = None) -> Detector:
     """The detector that a source names; arguments and errors as in :func:`models.load_detector`."""
     model, processor, record = models.load_detector(source, dtype, device)
     return FAMILIES[record["model_type"]](model, processor, record)
-
-
-def _plain(name: str) -> str:
-    name = name.lower().replace(" ", "")
-    return _ALIASES.get(name, name)
 
 
 def _pixels(boxes: Float[torch.Tensor, "box 4"], sizes: Int64[torch.Tensor, "box 2"]) -> Float[torch.Tensor, "box 4"]:

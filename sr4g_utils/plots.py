@@ -341,7 +341,7 @@ def scores(table: pd.DataFrame) -> Figure:
     """
     table = table[table.relation == "all"]
     metrics = list(dict.fromkeys(table.metric))
-    return _panels(table, "metric", metrics, (4, 0.42 * len(metrics) + 1.2), "percent")
+    return _panels(table, "metric", metrics, (4.0, 0.42 * len(metrics) + 1.2), "percent")
 
 
 def scores_per_relation(table: pd.DataFrame, metric: str = "VISOR_Cond") -> Figure:
@@ -351,7 +351,7 @@ def scores_per_relation(table: pd.DataFrame, metric: str = "VISOR_Cond") -> Figu
     """
     table = table[table.metric == metric]
     names = [name for name in ("all", *NAMES) if name in set(table.relation)]
-    return _panels(table, "relation", names, (4, 0.42 * len(names) + 1.2), f"{metric} (percent)")
+    return _panels(table, "relation", names, (4.0, 0.42 * len(names) + 1.2), f"{metric} (percent)")
 
 
 def _panels(table: pd.DataFrame, by: str, rows: list[str], size: tuple[float, float], label: str) -> Figure:
