@@ -1,10 +1,12 @@
 # All set-up is here: `make run` and `make test` create .venv and install into it once. VENV=PATH puts it elsewhere.
+# Versions are those of the recorded run (constraints.txt); `make PINNED= …` takes the newest that pyproject.toml allows.
 # A path with a space in it works: make itself is only ever given relative names (a VENV of your own must not have one).
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PINNED ?= constraints.txt
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 
 .PHONY: run test bench lint notebooks clean
 
@@ -20,15 +22,16 @@ bench: $(VENV)/installed
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 notebooks: $(VENV)/installed  ## run the default profile and put its outputs into the notebooks of the checkout
 	$(BIN)/python run_all.py --refresh
 
-$(VENV)/installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed, and none was found; pass PYTHON=/path/to/python"; exit 1; }
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed, and none was found; pass PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' $(if $(PINNED),--constraint $(PINNED))
 	@touch $(VENV)/installed
 
 clean:

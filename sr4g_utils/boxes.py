@@ -3,10 +3,10 @@
 The official train2017 file is 448 MB, nearly all of it polygons that no relation needs. It is read as a stream: a few
 megabytes at a time are cut at an annotation's end and decoded straight into a few numbers each, so neither the file nor
 a polygon is ever held. pycocotools, which holds both, is the oracle in the tests.
+
+Other tools write the format in their own way; what becomes of their records is in :mod:`sr4g_utils.annotations`.
 """
 
-import json
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +14,15 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int, Int64
+
+from .annotations import NO_ID, Annotation, Category, ImageRecord, Mender
+from .jsonstream import JsonStream
 
 # COCO's 80 "thing" categories: supercategory -> {category id: name}. Parquet tables carry ids only.
 COCO: dict[str, dict[int, str]] = {
@@ -51,19 +53,6 @@ COCO: dict[str, dict[int, str]] = {
     },
 }  # fmt: skip
 
-
-_Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-_Int32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
-
-
-class Category(msgspec.Struct, frozen=True):
-    """A COCO category record."""
-
-    id: _Int32
-    name: str
-    supercategory: str = ""
-
-
 COCO_CATEGORIES: tuple[Category, ...] = tuple(
     Category(id, name, supercategory) for supercategory, names in COCO.items() for id, name in names.items()
 )
@@ -72,27 +61,14 @@ SLICE = 1 << 20  # rows worked on together where a column's worth of intermediat
 OUTSIDE_TOLERANCE = 1.0  # pixels; official boxes are rounded polygons and may end a fraction beyond the border
 
 
-class _Image(msgspec.Struct, gc=False):
-    id: _Int64
-    width: _Int32
-    height: _Int32
-    file_name: str | None = None
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    id: _Int64
-    image_id: _Int64
-    category_id: _Int32
-    bbox: tuple[float, float, float, float]
-    iscrowd: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
-
-
 @dataclass(frozen=True)
 class BoxTable:
-    """Valid boxes as columns, sorted by image id, then category, then annotation id.
+    """Valid boxes as columns, sorted by image id, then category, then annotation id, then place in the file.
 
     ``image`` and ``category`` are positions in the image columns and in ``categories``; x, y, w, h are float64 pixels.
-    ``excluded`` counts the annotations that were left out, by reason; it holds nothing else.
+    ``excluded`` counts the annotations that were left out, by reason; it holds nothing else. Names of categories are
+    distinct: captions, prompts and detectors know no more than the name. ``merged`` says which category ids of the file
+    went under the lowest id of the same name.
     """
 
     image_id: Int64[np.ndarray, "image"]
@@ -108,6 +84,7 @@ class BoxTable:
     h: Float64[np.ndarray, "box"]
     crowd: Bool[np.ndarray, "box"]
     excluded: dict[str, int] = field(default_factory=dict)
+    merged: dict[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -138,12 +115,15 @@ def read(path: str | Path, split: str = "train") -> BoxTable:
 
     Args:
         path: ``.json``, ``.zip`` (member ``annotations/instances_{split}2017.json``) or ``.parquet`` (columns image_id,
-            width, height, ann_id, category_id, x, y, w, h, iscrowd; COCO's category ids).
+            width, height, ann_id, category_id, x, y, w, h, iscrowd; COCO's category ids). Numbers of a JSON file may be
+            written as other tools do (12.0, "12", false), where nothing is lost by it; backslashes in file names become
+            slashes.
         split: ``train`` or ``val``; it only chooses the member of a zip.
 
     Raises:
         ValueError: the file is missing, empty, not of a known form or not valid, naming file, field and value.
-            Single bad annotations do not raise: they are left out and counted in ``excluded``.
+            Single bad annotations do not raise: they are left out and counted in ``excluded``, as are those of a single
+            image or category that cannot be used.
     """
     path = Path(path)
     if not path.is_file():
@@ -155,15 +135,15 @@ def read(path: str | Path, split: str = "train") -> BoxTable:
         ".zip": lambda: _read_zip(path, split),
         ".parquet": lambda: _read_parquet(path),
     }
-    if path.suffix not in readers:
+    if (suffix := path.suffix.lower()) not in readers:
         raise ValueError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(readers)}")
-    return readers[path.suffix]()
+    return readers[suffix]()
 
 
 # ---------------------------------------------------------------------------------------------- columns and checks
 
 
-class _Columns:
+class _Growing:
     """Growing columns: appended to in place, so that reading never holds a column twice."""
 
     def __init__(self, dtypes: Mapping[str, str]) -> None:
@@ -178,26 +158,39 @@ class _Columns:
         return np.frombuffer(self._data.pop(name), dtype=self.dtypes[name])
 
 
-class _Images:
-    """Image records as columns; an image without a file name gets COCO's."""
+_BOX = {
+    "id": "i8", "image_id": "i8", "category_id": "i8", "x": "f8", "y": "f8", "w": "f8", "h": "f8", "iscrowd": "i1",
+}  # fmt: skip
 
-    def __init__(self) -> None:
-        self.columns = _Columns({"id": "i8", "width": "i4", "height": "i4"})
-        self.names: list[pa.StringArray] = []
 
-    def extend(self, records: list[_Image]) -> None:
-        self.columns.extend(**{name: _column(records, name, dtype) for name, dtype in self.columns.dtypes.items()})
-        names = [record.file_name or f"{record.id:012d}.jpg" for record in records]
-        self.names.append(pa.array(names, pa.string()))
+class _Contents:
+    """What was read so far: images and boxes as columns, categories, and what could not be used."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.images = _Growing({"id": "i8", "width": "i4", "height": "i4"})
+        self.boxes = _Growing(_BOX)
+        self.file_names: list[pa.StringArray] = []
+        self.categories: list[Category] = []
+        self.mender = Mender()
+
+    def add_images(self, records: list[ImageRecord]) -> None:
+        """An image without a file name gets COCO's."""
+        self.images.extend(**{name: _column(records, name, dtype) for name, dtype in self.images.dtypes.items()})
+        names = [(record.file_name or f"{record.id:012d}.jpg").replace("\\", "/") for record in records]
+        self.file_names.append(pa.array(names, pa.string()))
+
+    def add_annotations(self, records: list[Annotation]) -> None:
+        boxes = np.fromiter(chain.from_iterable(a.bbox for a in records), "f8", 4 * len(records)).reshape(-1, 4)
+        integers = {name: _column(records, name, dtype) for name, dtype in _BOX.items() if dtype != "f8"}
+        self.boxes.extend(**integers, **dict(zip("xywh", boxes.T, strict=True)))
+
+    def fail(self, problem: str) -> ValueError:
+        return ValueError("; ".join([f"{self.source}: {problem}", *self.mender.first.values()]))
 
 
 def _column(records: Sequence[Any], name: str, dtype: str) -> np.ndarray:
     return np.fromiter(map(attrgetter(name), records), dtype, len(records))
-
-
-_BOX = {
-    "id": "i8", "image_id": "i8", "category_id": "i4", "x": "f8", "y": "f8", "w": "f8", "h": "f8", "iscrowd": "i1",
-}  # fmt: skip
 
 
 def _positions(values: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -210,72 +203,100 @@ def _positions(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     return position
 
 
-def _repeated(ids: np.ndarray) -> Bool[np.ndarray, "n"]:
-    """True for every occurrence of an id but the first."""
-    later = np.zeros(len(ids), bool)
-    ordered = np.sort(ids)
-    if (ordered[1:] == ordered[:-1]).any():
-        later[:] = True
-        later[np.unique(ids, return_index=True)[1]] = False
-    return later
-
-
-def _table(images: _Images, categories: list[Category], columns: _Columns, source: str) -> BoxTable:
+def _table(contents: _Contents) -> BoxTable:
     """Check every annotation, count what is left out, and sort."""
-    image_id, width, height = (images.columns.pop(name) for name in ("id", "width", "height"))
-    categories = sorted(categories, key=attrgetter("id"))
-    category_id = np.array([category.id for category in categories], np.int64)
-    for kind, found in (("image", image_id), ("category", category_id)):
-        if (repeated := _repeated(found)).any():
-            raise ValueError(f"{source}: {kind} id {found[repeated][0]} occurs more than once")
-        if not len(found):
-            raise ValueError(f"{source}: holds no {'images' if kind == 'image' else 'categories'}")
-    if (empty := np.flatnonzero((width <= 0) | (height <= 0))).size:
-        at = empty[0]
-        raise ValueError(f"{source}: image {image_id[at]} has the size {width[at]} × {height[at]}")
-    order = np.argsort(image_id, kind="stable")
-    file_name = pa.concat_arrays(images.names).take(pa.array(order))
-    image_id, width, height = image_id[order], width[order].astype(np.float64), height[order].astype(np.float64)
-    images.names.clear()
-
-    ids = columns.pop("id")
-    image = _positions(columns.pop("image_id"), image_id)
-    category = _positions(columns.pop("category_id"), category_id).astype(np.int16)
-    box = {name: columns.pop(name) for name in "xywh"}
-    keep, excluded = np.ones(len(ids), bool), {}
-    for reason, bad in _reasons(ids, image, category, box, width, height):
+    image_id, file_name, width, height = _images(contents)
+    categories, merged = _categories(contents)
+    image = _positions(contents.boxes.pop("image_id"), image_id)
+    category_id = contents.boxes.pop("category_id")
+    for id, lowest in merged.items():
+        category_id[category_id == id] = lowest
+    category = _positions(category_id, np.array([category.id for category in categories])).astype(np.int16)
+    del category_id
+    box, crowd = {name: contents.boxes.pop(name) for name in "xywh"}, contents.boxes.pop("iscrowd")
+    keep, excluded = np.ones(len(image), bool), {}
+    for reason, bad in _reasons(image, category, box, crowd, width, height):
         if (first := bad & keep).any():  # an annotation counts once, under the first reason that fits
             excluded[reason] = int(first.sum())
             keep &= ~bad
     if not keep.any():
-        raise ValueError(f"{source}: no usable annotation among {len(ids):,}" + (f" ({excluded})" if excluded else ""))
-    order = np.lexsort((ids, category, image))
-    del ids
+        counts = ", ".join(f"{reason}: {n:,}" for reason, n in excluded.items())
+        raise contents.fail(f"no usable annotation among {len(keep):,}" + f" ({counts})" * bool(counts))
+    order = np.lexsort((contents.boxes.pop("id"), category, image))
     order = order[keep[order]]
-    crowd = columns.pop("iscrowd")[order].astype(bool)
-    image, category = image[order], category[order]
+    image, category, crowd = image[order], category[order], crowd[order].astype(bool)
     for name in box:  # one after the other, so that one column at most is there twice
         box[name] = box[name][order]
+    if not (usable := width > 0).all():
+        image = (np.cumsum(usable, dtype=np.int32) - 1)[image]
+        image_id, width, height, file_name = image_id[usable], width[usable], height[usable], file_name.filter(usable)
     return BoxTable(
-        image_id, file_name, width, height, tuple(categories), image, category, **box, crowd=crowd, excluded=excluded
-    )
+        image_id, file_name, width, height, categories, image, category, **box,
+        crowd=crowd, excluded=excluded, merged=merged,
+    )  # fmt: skip
+
+
+def _categories(contents: _Contents) -> tuple[tuple[Category, ...], dict[int, int]]:
+    """One category a name, in the order of ids, and the ids that went under a lower one of the same name."""
+    if not contents.categories:
+        raise contents.fail("holds no categories")
+    by_id: dict[int, Category] = {}
+    by_name: dict[str, Category] = {}
+    for category in sorted(contents.categories, key=attrgetter("id")):
+        if (known := by_id.setdefault(category.id, category)).name != category.name:
+            raise contents.fail(
+                f"category id {category.id} occurs more than once, as {known.name!r} and {category.name!r}; number the "
+                "categories anew, in the annotations too"
+            )
+        by_name.setdefault(category.name, category)
+    if len(by_name) > np.iinfo(np.int16).max:
+        raise contents.fail(f"holds {len(by_name):,} categories; at most {np.iinfo(np.int16).max:,} can be told apart")
+    lowest = {id: by_name[category.name].id for id, category in by_id.items()}
+    return tuple(by_name.values()), {id: to for id, to in lowest.items() if id != to}
+
+
+def _images(contents: _Contents) -> tuple[np.ndarray, pa.StringArray, np.ndarray, np.ndarray]:
+    """Id, file name, width and height of every image, sorted by id; a size of 0 where it cannot be used."""
+    image_id, width, height = (contents.images.pop(name) for name in ("id", "width", "height"))
+    if not len(image_id):
+        raise contents.fail("holds no images")
+    order = np.argsort(image_id, kind="stable")
+    file_name = pa.concat_arrays(contents.file_names).take(pa.array(order))
+    contents.file_names.clear()
+    image_id, width, height = image_id[order], width[order].astype(np.float64), height[order].astype(np.float64)
+    width, height = (np.where((width > 0) & (height > 0), side, 0) for side in (width, height))
+
+    def record(at: Any) -> str:
+        return f"{width[at]:.0f} × {height[at]:.0f} {file_name[at].as_py()}"
+
+    again = np.append(False, image_id[1:] == image_id[:-1])
+    for at in np.flatnonzero(again):
+        if record(at - 1) != record(at):
+            raise contents.fail(
+                f"image id {image_id[at]} occurs more than once, as {record(at - 1)} and {record(at)}; number the "
+                "images anew, in the annotations too"
+            )
+    if again.any():
+        image_id, width, height, file_name = image_id[~again], width[~again], height[~again], file_name.filter(~again)
+    return image_id, file_name, width, height
 
 
 def _reasons(
-    ids: np.ndarray,
     image: np.ndarray,
     category: np.ndarray,
     box: dict[str, np.ndarray],
+    crowd: np.ndarray,
     width: np.ndarray,
     height: np.ndarray,
 ) -> Iterator[tuple[str, Bool[np.ndarray, "box"]]]:
     """Why an annotation is left out, and for which ones that holds."""
     x, y, w, h = box.values()
-    yield "duplicate annotation id", _repeated(ids)
     yield "unknown image", image < 0
+    yield "image without a size", (width == 0)[image]
     yield "unknown category", category < 0
     finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(w) & np.isfinite(h)
-    yield "non-finite box", ~finite
+    yield "no box of four finite numbers", ~finite
+    yield "iscrowd neither 0 nor 1", crowd < 0
     yield "zero or negative size", finite & ((w <= 0) | (h <= 0))
     outside = (x < -OUTSIDE_TOLERANCE) | (y < -OUTSIDE_TOLERANCE)
     for at in range(0, len(image), SLICE):
@@ -296,30 +317,36 @@ def _read_parquet(path: Path) -> BoxTable:
             raise ValueError(f"{path}: the column {missing[0]!r} is missing; a box table has {', '.join(needed)}")
         for name in needed:
             kind, measured = schema.field(name).type, name in tuple("xywh")
-            if not (pa.types.is_integer(kind) or (measured and pa.types.is_floating(kind))):
+            is_flag = name == "iscrowd" and pa.types.is_boolean(kind)
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_flag):
                 wanted = "numbers" if measured else "integers"
                 raise ValueError(f"{path}: column {name!r} must hold {wanted}, found {kind}")
         table = pq.read_table(path, columns=list(needed))
+        column = {name: table[name].to_numpy() if name in tuple("xywh") else _whole(table[name]) for name in needed}
     except pa.ArrowException as error:
         raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
-    for name in needed:
-        if table[name].null_count:
-            raise ValueError(f"{path}: column {name!r} has {table[name].null_count:,} missing values")
-    column = {name: table[name].to_numpy() for name in needed}
-    for name, most in {"iscrowd": 1, **dict.fromkeys(("width", "height", "category_id"), (1 << 31) - 1)}.items():
-        if (odd := column[name][(column[name] < 0) | (column[name] > most)]).size:
-            raise ValueError(f"{path}: column {name!r} holds {odd[0]}; expected 0 to {most}")
-    image_id, first = np.unique(column["image_id"], return_index=True)
-    at = np.searchsorted(image_id, column["image_id"])
+    for name, most in {"iscrowd": 1, "width": (1 << 31) - 1, "height": (1 << 31) - 1}.items():
+        column[name] = np.where((column[name] < 0) | (column[name] > most), -1, column[name])
+    contents = _Contents(str(path))
+    rows = np.flatnonzero(column["image_id"] != NO_ID)
+    image_id, first, at = np.unique(column["image_id"][rows], return_index=True, return_inverse=True)
     for side in ("width", "height"):
-        if (odd := np.flatnonzero(column[side] != column[side][first][at])).size:
-            raise ValueError(f"{path}: image {column['image_id'][odd[0]]} has more than one {side}")
-    images = _Images()
-    images.columns.extend(id=image_id, **{side: column[side][first] for side in ("width", "height")})
-    images.names.append(pa.array([f"{id:012d}.jpg" for id in image_id.tolist()], pa.string()))
-    columns = _Columns(_BOX)
-    columns.extend(id=column["ann_id"], **{name: column[name] for name in _BOX if name != "id"})
-    return _table(images, list(COCO_CATEGORIES), columns, str(path))
+        if (odd := np.flatnonzero(column[side][rows] != column[side][rows][first][at])).size:
+            raise ValueError(f"{path}: image {column['image_id'][rows][odd[0]]} has more than one {side}")
+    contents.images.extend(id=image_id, **{side: column[side][rows][first] for side in ("width", "height")})
+    contents.file_names.append(pa.array([f"{id:012d}.jpg" for id in image_id.tolist()], pa.string()))
+    contents.categories.extend(COCO_CATEGORIES)
+    contents.boxes.extend(id=column["ann_id"], **{name: column[name] for name in _BOX if name != "id"})
+    return _table(contents)
+
+
+def _whole(column: pa.ChunkedArray) -> Int64[np.ndarray, "row"]:
+    """Whole numbers, which may be kept as floats; NO_ID for all else and for what is missing."""
+    if not pa.types.is_floating(column.type):
+        return column.cast(pa.int64()).fill_null(NO_ID).to_numpy()
+    values = column.to_numpy()
+    exact = (np.abs(values) <= 1 << 53) & (values == np.floor(values))
+    return np.where(exact, values, NO_ID).astype(np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------------- JSON
@@ -332,168 +359,32 @@ def _read_zip(path: Path, split: str) -> BoxTable:
             if member not in archive.namelist():
                 raise ValueError(f"{path}: holds no {member}; expected COCO's annotations_trainval2017.zip")
             return _read_stream(archive.open(member), f"{path}:{member}")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except RuntimeError as error:  # a password, or a compression that Python does not know
+        raise ValueError(f"{path}: Python cannot unpack it ({error}); unpack it and give {member}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path}: not a complete zip file ({error}); download it again") from error
 
 
 def _read_stream(file: Any, source: str) -> BoxTable:
-    images, columns = _Images(), _Columns(_BOX)
-    categories: list[Category] = []
-
-    def add(annotations: list[_Annotation]) -> None:
-        boxes = np.fromiter(chain.from_iterable(a.bbox for a in annotations), "f8", 4 * len(annotations)).reshape(-1, 4)
-        integers = {name: _column(annotations, name, dtype) for name, dtype in _BOX.items() if dtype != "f8"}
-        columns.extend(**integers, **dict(zip("xywh", boxes.T, strict=True)))
-
+    contents = _Contents(source)
+    wanted: dict[str, tuple[type, Callable, Callable]] = {
+        "images": (ImageRecord, contents.mender.image, contents.add_images),
+        "annotations": (Annotation, contents.mender.annotation, contents.add_annotations),
+        "categories": (Category, contents.mender.category, contents.categories.extend),
+    }
     with file:
-        stream = _JsonStream(file, source)
-        wanted: dict[str, tuple[type, Callable[[list], None]]] = {
-            "images": (_Image, images.extend),
-            "annotations": (_Annotation, add),
-            "categories": (Category, categories.extend),
-        }
+        stream = JsonStream(file, source)
         seen = set()
         for key in stream.each_key():
             if key in seen:
                 raise ValueError(f"{source}: the key {key!r} occurs twice")
             seen.add(key)
             if key in wanted:
-                kind, take = wanted[key]
-                for records in stream.records(key, kind):
-                    take(records)
+                kind, mend, add = wanted[key]
+                for records in stream.records(key, kind, mend):
+                    add(records)
             else:
                 stream.value()
     if missing := [key for key in wanted if key not in seen]:
         raise ValueError(f"{source}: the key {missing[0]!r} is missing; an instances file has {', '.join(wanted)}")
-    return _table(images, categories, columns, source)
-
-
-class _JsonStream:
-    """Reads one large JSON object key by key, and a list of records a few megabytes at a time.
-
-    A list is cut at the last "}, {" in the buffer. Such a cut may lie inside a record or a string, but then what is
-    before it is not valid JSON; so a cut is right exactly when what is before it decodes.
-    """
-
-    CHUNK = 1 << 19
-    _cut = re.compile(rb"\}\s*,\s*(?=\{)")
-    _scan = json.JSONDecoder().raw_decode
-
-    def __init__(self, file: Any, source: str) -> None:
-        self.file, self.source = file, source
-        self.buffer = b""
-        self.offset = 0  # of the buffer's first byte in the file
-
-    def each_key(self) -> Iterator[str]:
-        """The keys of the outermost object; the caller consumes each value before asking for the next key."""
-        self._grow()
-        self._drop(3 if self.buffer.startswith(b"\xef\xbb\xbf") else 0)
-        self._take(b"{")
-        if self._peek() == b"}":
-            return
-        while True:
-            if self._peek() != b'"':
-                raise self.fail(f"invalid JSON: expected a key, found {self.buffer[:1]!r}")
-            key = self.value()
-            self._take(b":")
-            yield key
-            if self._take(b",", b"}") == b"}":
-                break
-        if rest := (self.buffer + self.file.read(self.CHUNK)).strip():
-            raise self.fail(f"invalid JSON: text after the end, {rest[:20]!r}")
-
-    def value(self) -> Any:
-        """The next value, decoded whole."""
-        self._peek()
-        while (found := self._whole_value(self.buffer)) is None:
-            self._grow()
-        value, length = found
-        self._drop(length)
-        return value
-
-    def records(self, key: str, kind: type) -> Iterator[list]:
-        """The records of a list, decoded as ``kind``, some thousands at a time."""
-        if self._peek() != b"[":
-            raise self.fail(f"the value of {key!r} must be a list, found {self.buffer[:1]!r}")
-        self._drop(1)
-        decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
-        while True:
-            cuts = [
-                (cut.start() + 1, cut.end()) for cut in self._cut.finditer(self.buffer, len(self.buffer) - (1 << 16))
-            ]
-            found = self._decode(decoder, key, *cuts[-1]) if cuts else None
-            if found is None and (last := self._whole_value(b"[" + self.buffer)) is not None:
-                yield self._as(key, kind, last[0])
-                self._drop(last[1] - 1)
-                return
-            for cut in reversed(cuts[:-1]):
-                found = found or self._decode(decoder, key, *cut)
-            if found is None:
-                self._grow()
-                continue
-            yield found
-            self.buffer += self.file.read(self.CHUNK)
-
-    def _decode(self, decoder: msgspec.json.Decoder, key: str, end: int, after: int) -> list | None:
-        """The records before a cut, which are then dropped; None where the cut is not between two records."""
-        text = b"[" + self.buffer[:end] + b"]"
-        try:
-            records = decoder.decode(text)
-        except msgspec.ValidationError as error:
-            raise self.fail(f"{key!r}: {error}") from None
-        except UnicodeError:
-            raise self.fail(f"{key!r}: text that is not UTF-8") from None
-        except msgspec.DecodeError:
-            # Python writes NaN and Infinity, which only its own decoder reads; such boxes are counted later.
-            if (found := self._whole_value(text)) is None or found[1] < len(text):
-                return None
-            records = self._as(key, decoder.type.__args__[0], found[0])
-        self._drop(after)
-        return records
-
-    def _as(self, key: str, kind: type, values: list) -> list:
-        try:
-            return msgspec.convert(values, list[kind])  # type: ignore[valid-type]
-        except msgspec.ValidationError as error:
-            raise self.fail(f"{key!r}: {error}") from None
-        except UnicodeError:
-            raise self.fail(f"{key!r}: text that is not UTF-8") from None
-
-    def _whole_value(self, data: bytes) -> tuple[Any, int] | None:
-        """The value that the data starts with and its length in bytes; None where the data ends too early."""
-        text = data.decode("utf-8", "surrogateescape")
-        try:
-            value, end = self._scan(text)
-        except json.JSONDecodeError as error:
-            if error.msg.startswith("Unterminated") or error.pos > len(text) - 16:  # 16: a cut number or literal
-                return None
-            raise self.fail(f"invalid JSON ({error.msg})", len(text[: error.pos].encode(errors="replace"))) from None
-        if end == len(text) and not isinstance(value, str | list | dict):
-            return None  # a number may go on
-        return value, len(text[:end].encode("utf-8", "surrogateescape"))
-
-    def fail(self, problem: str, at: int = 0) -> ValueError:
-        return ValueError(f"{self.source}: {problem} near byte {self.offset + at:,}")
-
-    def _grow(self) -> None:
-        """Read on, more each time; whoever needs more than there is has a truncated file."""
-        if not (chunk := self.file.read(max(self.CHUNK, len(self.buffer)))):
-            raise self.fail("the JSON ends too early, the file is truncated", len(self.buffer))
-        self.buffer += chunk
-
-    def _drop(self, n: int) -> None:
-        self.buffer, self.offset = self.buffer[n:], self.offset + n
-
-    def _peek(self) -> bytes:
-        """The next byte that is not white space."""
-        while not (stripped := self.buffer.lstrip(b" \t\r\n")):
-            self._drop(len(self.buffer))
-            self._grow()
-        self._drop(len(self.buffer) - len(stripped))
-        return self.buffer[:1]
-
-    def _take(self, *expected: bytes) -> bytes:
-        if (byte := self._peek()) not in expected:
-            raise self.fail(f"invalid JSON: expected {' or '.join(e.decode() for e in expected)}, found {byte!r}")
-        self._drop(1)
-        return byte
+    return _table(contents)

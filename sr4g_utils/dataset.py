@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int, Int64
 from . import boxes
 from .boxes import BoxTable, Category
 from .captions import caption
-from .relations import NAMES, judge
+from .relations import NAMES, judge, rules_named
 from .running.files import atomic, write_text
 
 PAIRS_AT_ONCE = 1 << 15  # ordered pairs judged together: large enough for numpy, small enough for the cache
@@ -111,8 +111,10 @@ def write_triplets(
     (in the order of category ids) and relation (in the order of ``RELATIONS``).
 
     Raises:
-        ValueError: there is no triplet at all, as when every image holds a single box.
+        ValueError: the rules do not define all relations, or there is no triplet at all, as when every image holds a
+            single box.
     """
+    rules_named(rules, NAMES)
     columns = _TripletColumns(table, split, held_out, template)
     _, per_image = _spans(table.image)
     edges = np.concatenate([[0], np.cumsum(per_image)])

@@ -22,13 +22,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from . import boxes
-from .detections import DETECTION_COLUMNS, FLOOR, QUERY
+from .detections import BEHAVIOUR, DETECTION_COLUMNS, FLOOR, QUERY
 from .images import READERS, Pixels, list_images
 from .photos import Photos
 from .prompts import true_prompts
 from .running import files
 
-BEHAVIOUR = 1  # raised by hand when the same images and choices give other boxes; they are then looked for again
 GROUP = 128  # images that are resumed and sharded together
 
 
@@ -53,10 +52,10 @@ def write_detections(
 
     Args:
         path: the Parquet file; its metadata holds the record as JSON under ``sr4g``.
-        images: a folder, of :func:`generate.write_images` or made elsewhere (see :func:`generate.list_images`).
+        images: a folder, of :func:`generate.write_images` or made elsewhere (see :func:`images.list_images`).
         detector: see :class:`models.Source`.
-        prompts: the images' prompts (see :func:`generate.read_prompts`), if the folder does not hold them.
-        floor, query, batch: see :func:`detect`. dtype: of the detector's weights.
+        prompts: the images' prompts (see :func:`prompts.read_prompts`), if the folder does not hold them.
+        floor, query, batch: see :meth:`detectors.Detector.detect`. dtype: of the detector's weights.
 
     Returns:
         The record: detector, floor, query, images (their number and record), boxes (their number; None while other

@@ -11,6 +11,7 @@ import pandas as pd
 from .prompts import NEEDED, check_prompts
 from .relations import BY_NAME, NAMES, judge
 
+BEHAVIOUR = 1  # raised by hand when the same detector gives other boxes; boxes of another behaviour are made again
 FLOOR = 0.01  # scores below it are not stored; VISOR's threshold is 0.1
 QUERY = "a photo of a {name}"  # VISOR's
 DETECTION_COLUMNS = ("prompt_id", "image_index", "label", "score", "x", "y", "w", "h")

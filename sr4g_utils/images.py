@@ -20,12 +20,13 @@ SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
 
 
 def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = None) -> pd.DataFrame:
-    """The images in a folder, of :func:`write_images` or made elsewhere, with their prompts.
+    """The images in a folder, of :func:`generate.write_images` or made elsewhere, with their prompts.
 
     Args:
         folder: image files anywhere below it named ``<prompt_id>_<number>`` (as VISOR's), or ``<prompt_id>/samples/
             <number>`` (as GenEval's). A prompt's images are renumbered from 0 in the order of their numbers.
-        prompts: their prompts, or what :func:`read_prompts` reads; by default ``prompts.parquet`` in the folder.
+        prompts: their prompts, or what :func:`prompts.read_prompts` reads; by default the folder's own
+            ``prompts.parquet``.
 
     Returns:
         The prompts' columns, image_index and file_name (within the folder), in the order of prompts and numbers.

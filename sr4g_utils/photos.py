@@ -5,13 +5,18 @@ boxes go through one function, :func:`geometry`, so that a caption judged on the
 pixels. Nothing is ever flipped: a mirrored photo makes "left of" a lie.
 """
 
+import os
+import posixpath
+import re
 import threading
 import zipfile
-from collections import Counter
-from collections.abc import Iterable
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64, Real, UInt8
@@ -32,6 +37,10 @@ class PhotoError(ValueError):
 class Photos:
     """The photos of a folder or of a zip such as COCO's ``train2017.zip``, by file name; threads may share them.
 
+    A file name is a path within the source. Where nothing is there, it means the one photo whose path agrees with it
+    from the end, as far as both go: ``7.jpg`` finds ``train2017/7.jpg``, and in the folder ``train2017`` the path
+    ``data/train2017/7.jpg`` finds ``7.jpg``; ``val2017/7.jpg`` finds neither. Nothing outside the source is read.
+
     ``counts`` says what was met: "grayscale", "CMYK", "transparent", "EXIF-rotated", "EXIF rotation ignored".
     """
 
@@ -48,18 +57,18 @@ class Photos:
             self._zip = zipfile.ZipFile(self.source)
         except zipfile.BadZipFile as error:
             raise PhotoError(f"{self.source}: not a complete zip file ({error}); download it again") from None
-        self._members = {PurePosixPath(name).name: name for name in self._zip.namelist() if not name.endswith("/")}
 
     def read(self, file_name: str, size: Size | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """A photo's pixels, RGB, turned upright as its EXIF orientation says.
 
         Args:
-            file_name: as in the annotations.
+            file_name: as in the annotations; slashes or backslashes.
             size: annotated width and height. Where only the photo as stored has that size, its boxes were drawn without
                 the EXIF rotation, which is then ignored.
 
         Raises:
-            PhotoError: the photo is missing, cannot be decoded, or has another size than annotated.
+            PhotoError: the photo is missing, cannot be decoded, or has another size than annotated; or more than one
+                could be meant.
         """
         try:
             with Image.open(BytesIO(self._bytes(file_name))) as image:
@@ -72,24 +81,57 @@ class Photos:
 
     def sizes(self, file_names: Iterable[str]) -> list[int]:
         """A number per file that changes with its content: its length, or its checksum in a zip; -1 if missing."""
-        if self._zip is not None:
-            members = (self._members.get(PurePosixPath(name).name) for name in file_names)
-            return [self._zip.getinfo(member).CRC if member else -1 for member in members]
-        paths = (self.source / name for name in file_names)
-        return [path.stat().st_size if path.is_file() else -1 for path in paths]
+        return [self._size(name) for name in file_names]
+
+    def _size(self, file_name: str) -> int:
+        try:
+            path = self._find(file_name)
+        except PhotoError:
+            return -1
+        return (self.source / path).stat().st_size if self._zip is None else self._zip.getinfo(path).CRC
 
     def _bytes(self, file_name: str) -> bytes:
+        path = self._find(file_name)
         if self._zip is None:
-            path = self.source / file_name
-            if not path.is_file():
-                raise PhotoError(f"{self.source}: {file_name} is missing")
-            return path.read_bytes()
-        if (member := self._members.get(PurePosixPath(file_name).name)) is None:
-            raise PhotoError(f"{self.source}: {file_name} is missing")
+            return (self.source / path).read_bytes()
         try:
-            return self._zip.read(member)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            return self._zip.read(path)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise PhotoError(f"{self.source}: {file_name} cannot be read from the zip ({error})") from None
+
+    def _find(self, file_name: str) -> str:
+        """The path within the source of the photo that is meant."""
+        parts = _parts(file_name)
+        if self._zip is None and (self.source / "/".join(parts)).is_file():
+            return "/".join(parts)
+        named = self._by_name.get(parts[-1], []) if parts else []
+        found = [path for path in named if _parts(path) == parts] or [p for p in named if self._agree(parts, _parts(p))]
+        if len(set(found)) == 1:
+            return found[0]
+        some = ", ".join(str(self.source / path) for path in sorted(found or named)[:5])
+        if found:
+            raise PhotoError(f"{self.source}: {file_name} could be any of {some}; write the folder into its file_name")
+        hint = f"; there is {some}, but in a folder of another name: rename it, or change file_name" * bool(some)
+        raise PhotoError(f"{self.source}: {file_name} is missing{hint}")
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """The paths of all photos by their last part."""
+        paths = _walk(self.source) if self._zip is None else self._zip.namelist()
+        by_name = defaultdict(list)
+        for path in paths:
+            if (parts := _parts(path)) and not path.endswith(("/", "\\")):
+                by_name[parts[-1]].append(path)
+        return by_name
+
+    def _agree(self, name: tuple[str, ...], path: tuple[str, ...]) -> bool:
+        source = self.source.absolute()
+        if self._zip is None:
+            path = (source.name, *path)
+        elif len(path) == 1:  # a zip's name says nothing of the folders in it, but may stand for one
+            path = (source.stem, *path)
+        both = min(len(name), len(path))
+        return name[-both:] == path[-both:]
 
     def _upright(self, image: Image.Image, file_name: str, size: Size | None) -> np.ndarray:
         upright = ImageOps.exif_transpose(image)
@@ -109,6 +151,25 @@ class Photos:
         with self._lock:
             self.counts.update(name for name, is_so in met.items() if is_so)
         return np.asarray(_rgb(upright))
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """The folders and the name in a path, without a drive and what leads out of the source; backslashes are slashes."""
+    path = posixpath.normpath(re.sub("^[A-Za-z]:/", "", path.replace("\\", "/")))
+    return tuple(part for part in path.split("/") if part not in ("", ".", ".."))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """The paths within a folder of all files below it; hidden folders are left out, and links are followed once."""
+    seen = set()
+    for at, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        if (real := Path(at).resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        inside = Path(at).relative_to(folder)
+        yield from ((inside / file).as_posix() for file in files)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

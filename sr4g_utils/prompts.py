@@ -49,12 +49,11 @@ def check_prompts(table: pd.DataFrame, source: str, needed: Sequence[str] = (*NE
         empty = table[name].isna() | (table[name].astype(str).str.strip() == "")
         if empty.any():
             raise ValueError(f"{source}: prompt {table.prompt_id[empty].iloc[0]} has no {name}")
-    if (
-        odd := table.prompt_id[table.prompt_id.duplicated() | ~table.prompt_id.astype(str).str.fullmatch(r"[\w.-]+")]
-    ).size:
-        raise ValueError(
-            f"{source}: prompt_id {str(odd.iloc[0])!r} occurs twice or is not made of letters, digits, '.', '-'"
-        )
+    ids = table.prompt_id.astype(str)
+    if (twice := ids[table.prompt_id.duplicated()]).size:
+        raise ValueError(f"{source}: prompt_id {twice.iloc[0]!r} occurs more than once")
+    if "caption" in needed and (odd := ids[~ids.str.fullmatch(r"[\w.-]+")]).size:  # images are named after them
+        raise ValueError(f"{source}: prompt_id {odd.iloc[0]!r} is not made of letters, digits, '_', '.' and '-'")
     return table
 
 
@@ -214,7 +213,7 @@ def from_triplets(
     validation_per_relation: int = 100,
     same_category: bool = False,
 ) -> pd.DataFrame:
-    """Evaluation prompts: the distinct triplets of the training annotations (:func:`frequencies`), one row each.
+    """Evaluation prompts: the training annotations' distinct triplets (:func:`dataset.frequencies`), one row each.
 
     Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen), in_main and
     in_unseen (is it among the training captions of that split?), split ("validation" or "test", disjoint) and balanced

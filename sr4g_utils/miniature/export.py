@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import platform
 import tempfile
 from itertools import pairwise
@@ -41,6 +42,7 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
         part.half()
     pipeline.save_pretrained(out / "tiny-sd")
     detector.save_pretrained(out / "tiny-owlvit")
+    _ask_for_float32(out / "tiny-owlvit" / "config.json")
     image_processor = OwlViTImageProcessorPil(size={"height": SIZE, "width": SIZE})
     OwlViTProcessor(image_processor=image_processor, tokenizer=tokenizer(16)).save_pretrained(out / "tiny-owlvit")
     for part in (vae, text, unet, detector):
@@ -66,6 +68,11 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
     write_json(out / "training.json", about)
     write_text(out / "README.md", card(about))
     write_sums(out)
+
+
+def _ask_for_float32(path: Path) -> None:
+    """Stock transformers loads weights in the precision that the configuration names; the processor gives float32."""
+    write_text(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def ship(unet: Path, out: Path) -> None:
@@ -163,7 +170,7 @@ They are for teaching and testing the study; they know 40 pictograms, in picture
 | `tiny-owlvit/` | an `OwlViTForObjectDetection` with its processor |
 | `tiny-sd-finetuned/` | a UNet for `tiny-sd`, fine-tuned by the long recipe (profile `miniature_long`) |
 
-Made by `python -m sr4g_utils.miniature_models` with seed $seed on $machine. The files of `SHA256SUMS` are checked on
+Made by `python -m sr4g_utils.miniature` with seed $seed on $machine. The files of `SHA256SUMS` are checked on
 every load. The text tower has been taught what relation captions say of scenes, as CLIP's has been by the web, and to
 say it plainly (each thing, its relation and its usual place in coordinates of their own); the base UNet has seen a
 relation named in $share of its captions. So the *size* of the gain that fine-tuning brings is largely of our making.

@@ -248,8 +248,17 @@ def provenance() -> dict[str, Any]:
         "commit": commit,
         "python": platform.python_version(),
         **{name: _version(name) for name in libraries},
+        "pinned": pinned(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def pinned() -> bool:
+    """Whether every installed package that ``constraints.txt`` names has the version that it names."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    wanted = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    found = {name: found for name in wanted if (found := _version(name)) is not None}
+    return all(version.partition("+")[0] == wanted[name] for name, version in found.items())
 
 
 def _version(library: str) -> str | None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +15,8 @@ import msgspec
 import yaml
 
 from .. import sampling
+from ..captions import TEMPLATES
+from ..relations import RULES
 from . import files
 from .files import ROOT, hash_of, write_json
 
@@ -46,6 +49,7 @@ def declared(notebook: str) -> dict[str, tuple[str, Any]]:
     }
 
 
+CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str
 NAMED_SOURCES = ("miniature", "recorded", "sr2d", "sr4g", "geneval")  # what a path parameter may say in place of a path
 
 # -------------------------------------------------------------------------------------------------------- profiles
@@ -63,6 +67,8 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
         raise ValueError(f"{where}: {notebook} has no parameter {name!r}; it has {', '.join(declared(notebook))}")
     annotation, _ = declared(notebook)[name]
     kind = eval(annotation, {"PathLike": str, "Literal": Literal})  # our own notebooks' annotations
+    if name in CHOICES:
+        annotation, kind = f"one of {', '.join(CHOICES[name])}", Literal[tuple(CHOICES[name])]
     candidates = [value]
     if str in (kind, *get_args(kind)) and (text is not None or not isinstance(value, list | dict)):
         candidates.append(text if text is not None else str(value))

@@ -214,16 +214,17 @@ def code_digest(module: str | None = None) -> str:
     """Hash of a module's code and of every module of the package that it imports; of the whole package if None.
 
     Comments, docstrings and layout do not count, and neither does :mod:`sr4g_utils.running`: where a stage's files lie
-    does not change what is in them.
+    does not change what is in them. Of a function that is no module's, as a notebook's own, the code is not known.
     """
     every = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in PACKAGE.rglob("*.py")]
     todo = [module] if module else sorted(every)
     seen: dict[str, str] = {}
     while todo:
         name = todo.pop()
-        if name in seen or (module and name.startswith(f"{PACKAGE.name}.running")):
+        file = source_file(name)
+        if name in seen or not file.is_file() or (module and name.startswith(f"{PACKAGE.name}.running")):
             continue
-        tree = ast.parse(source_file(name).read_text(encoding="utf-8"))
+        tree = ast.parse(file.read_text(encoding="utf-8"))
         todo += imports(name, tree)
         seen[name] = ast.dump(_without_docstrings(tree))
     return hash_of(seen)

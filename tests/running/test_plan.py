@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import run_all
-from sr4g_utils import plan, runs
+from sr4g_utils.running import files, plan, profiles
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +18,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(profile: str, *settings: str, **notes: object) -> list[str]:
-    own = runs.read_profile(profile)[1].get("plan") or {}
-    return plan.plan(runs.load_profile(profile, list(settings), Path("runs")), {**own, **notes})
+    own = profiles.read_profile(profile)[1].get("plan") or {}
+    return plan.plan(profiles.load_profile(profile, list(settings), Path("runs")), {**own, **notes})
 
 
 def test_the_papers_plan(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_the_default_downloads_nothing() -> None:
 
 
 def test_every_profile_has_a_plan() -> None:
-    for path in (runs.DATA / "profiles").glob("*.yaml"):
+    for path in (files.DATA / "profiles").glob("*.yaml"):
         lines(path.stem)
 
 

@@ -1,0 +1,85 @@
+"""The dataset's description in Croissant 1.1, with the Responsible-AI fields: what dataset search and loaders read.
+
+What is true of every run is in ``data/croissant.json``; counts, files and columns come from the Parquet files themselves.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import __version__
+from .running import files
+
+COLUMNS = {  # what a column of a triplet file means
+    "image_id": "the annotated image's id",
+    "file_name": "the annotated image's file",
+    "subject": "name of the category that stands in the relation",
+    "relation": "one of the 14 relations",
+    "object": "name of the category that it stands in the relation to",
+    "caption": "the triplet as a sentence",
+    "n_pairs": "how many pairs of boxes of the image show the triplet",
+    "subject_id": "the subject's category id",
+    "object_id": "the object's category id",
+    "objects": "seen, mixed or unseen: how many of the two categories are held out of the unseen split's fine-tuning",
+    "split": "train or val",
+}
+
+
+def write_croissant(path: str | Path, train: str | Path, val: str | Path, *, source: str, rules: str) -> int:
+    """A stage: ``croissant.json`` for the two triplet files beside it. Returns the number of rows that it describes.
+
+    Args:
+        source: what the captions were made from, in words.
+        rules: the rule set that wrote them.
+    """
+    parts = {"train": Path(train), "val": Path(val)}
+    rows = {split: pq.read_metadata(file).num_rows for split, file in parts.items()}
+    about = json.loads((files.DATA / "croissant.json").read_text(encoding="utf-8"))
+    about |= {
+        "version": __version__,
+        "description": f"{sum(rows.values()):,} captions with explicit spatial relations, made from {source} with the "
+        f"{rules} rules: one row per distinct (image, subject, relation, object).",
+        "distribution": [_file(split, file) for split, file in parts.items()],
+        "recordSet": [_records(split, file, rows[split]) for split, file in parts.items()],
+    }
+    files.write_json(path, about)
+    return sum(rows.values())
+
+
+def _file(split: str, path: Path) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": f"{split}-file",
+        "name": path.name,
+        "description": f"the captions of the {split} images",
+        "contentUrl": path.name,
+        "contentSize": f"{path.stat().st_size} B",
+        "encodingFormat": "application/x-parquet",
+        "sha256": files.digest(path),
+    }
+
+
+def _records(split: str, path: Path, rows: int) -> dict[str, Any]:
+    schema = pq.read_schema(path)
+    return {
+        "@type": "cr:RecordSet",
+        "@id": split,
+        "name": split,
+        "description": f"{rows:,} captions of the {split} images",
+        "field": [_field(split, schema.field(name)) for name in schema.names],
+    }
+
+
+def _field(split: str, column: pa.Field) -> Mapping[str, Any]:
+    return {
+        "@type": "cr:Field",
+        "@id": f"{split}/{column.name}",
+        "name": column.name,
+        "description": COLUMNS[column.name],
+        "dataType": "sc:Integer" if pa.types.is_integer(column.type) else "sc:Text",
+        "source": {"fileObject": {"@id": f"{split}-file"}, "extract": {"column": column.name}},
+    }

@@ -1,0 +1,207 @@
+"""What a model's folder must hold: which of its files are read, that they are whole, and that they are the ones meant.
+
+The files are chosen from names alone, so that a folder here and a repository on the Hub, of which nothing has been
+fetched yet, are judged by the same rules. Nothing here imports torch, and nothing is unpickled.
+"""
+
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .source import ModelError, Source
+
+SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configurations and vocabularies
+_WEIGHTS = re.compile(  # name [.variant] [-shard-of-shards] [.variant, as once written] .format
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d{5}-of-\d{5})?(?:\.(\w+))?\.(?:safetensors|bin)"
+)
+
+
+def read(path: Path, source: Source) -> dict[str, Any]:
+    """A configuration.
+
+    Raises:
+        ModelError: it is missing or not JSON.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("no mapping")
+        return value
+    except FileNotFoundError:
+        raise ModelError(
+            f"{source.name}: {path.name} is missing from its folder; it is not such a model, or not whole"
+        ) from None
+    except ValueError as error:
+        raise ModelError(f"{source.name}: {path.name} is not valid JSON ({error}); fetch the model again") from None
+
+
+# --------------------------------------------------------------------------------------------------------- choosing
+
+
+def choose(names: Iterable[str], parts: Mapping[str, bool], source: Source) -> list[str]:
+    """The files that loading reads, out of all there are.
+
+    Args:
+        names: paths in the model's folder or repository, with "/".
+        parts: the model's sub-folders ("" is the folder itself), and whether each is a network, with weights.
+        source: its ``variant`` and ``pickled`` say which weights.
+
+    Raises:
+        ModelError: a part or its weights are not there, or not in a form that is read.
+    """
+    inside: dict[str, list[str]] = {part: [] for part in parts}
+    for name in sorted(names):
+        inside.get(name.rpartition("/")[0], []).append(name)
+    chosen: list[str] = []
+    for part, network in parts.items():
+        if not inside[part]:
+            raise ModelError(f"{source.name}: the part {part!r} is missing from its folder; fetch the model again")
+        config = f"{part}/config.json".lstrip("/")
+        if network and config not in inside[part]:
+            raise ModelError(
+                f"{source.name}: {config} is missing from its folder; it is not such a model, or not whole"
+            )
+        chosen += [name for name in inside[part] if name.endswith(SMALL)]
+        chosen += _weights(inside[part], part, source) if network else []
+    if source.variant and not any(variant(name) == source.variant for name in chosen):
+        raise ModelError(f"{source.name} has no weights of the variant {source.variant!r}; leave 'variant' out")
+    return chosen
+
+
+def variant(name: str) -> str | None:
+    """The variant that a weight file is of, such as "fp16"; None for any other file."""
+    match = _WEIGHTS.fullmatch(name.rpartition("/")[2])
+    return (match[1] or match[2]) if match else None
+
+
+def is_weights(name: str) -> bool:
+    return _WEIGHTS.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def _weights(names: list[str], part: str, source: Source) -> list[str]:
+    """A part's weights: of the wanted variant, else of none; pickled ones only where allowed and nothing else is."""
+    found: dict[tuple[str, str | None], list[str]] = {}
+    for name in filter(is_weights, names):
+        found.setdefault((name.rpartition(".")[2], variant(name)), []).append(name)
+    forms = ("safetensors", "bin") if source.pickled else ("safetensors",)
+    for key in [(form, kind) for form in forms for kind in (source.variant, None)]:
+        if key in found:
+            return _all_shards(found[key], part, source)
+    raise ModelError(f"{source.name}: {part or 'the folder'} has {_remedy(set(found), source)}")
+
+
+def _all_shards(names: list[str], part: str, source: Source) -> list[str]:
+    """The names, if they are not some of several files of one set of weights."""
+    of = [int(shards[1]) for name in names if (shards := re.search(r"-of-(\d{5})\.", name))]
+    if len(of) == len(names) < max(of):
+        raise ModelError(
+            f"{source.name}: {part or 'the folder'} has {len(of)} of the {max(of)} files of its weights; fetch it again"
+        )
+    return names
+
+
+def _remedy(found: set[tuple[str, str | None]], source: Source) -> str:
+    """What a part has in place of the weights that are wanted, and what would help."""
+    safe = sorted(str(kind) for form, kind in found if form == "safetensors")
+    if safe:
+        return f"weights of the variant {' or '.join(safe)} only; add `variant: {safe[0]}` to the model"
+    if not found:
+        return "no weights; fetch it again"
+    conversion = (
+        f"name a conversion's `revision: refs/pr/N` (see https://huggingface.co/{source.id}/discussions)"
+        if source.folder is None
+        else "convert them to safetensors"
+    )
+    kinds = sorted(str(kind) for _, kind in found if kind is not None)
+    more = f" and `variant: {kinds[0]}`" if kinds and ("bin", None) not in found else ""
+    return f"only pickled weights, which are not read unasked; {conversion}, or add `pickled: true`{more} to the model"
+
+
+# --------------------------------------------------------------------------------------------------------- checking
+
+
+def verify(folder: Path, files: list[str], source: Source) -> dict[str, str]:
+    """sha256 of the files by path, once they are known to be whole and to be the ones that ``source`` lists.
+
+    Raises:
+        ModelError: a file is damaged, or its sha256 is not the one listed.
+    """
+    for name in filter(is_weights, files):
+        _check_whole(folder / name, source)
+    hashes = dict(zip(files, _sha256([folder / name for name in files]), strict=True))
+    _check_listed(hashes, source.weights, "the model's 'weights'", source)
+    if (own := folder / "SHA256SUMS").is_file():  # as the miniature's models have
+        listed = _manifest(own, source)
+        _check_listed(hashes, {name: listed[name] for name in hashes if name in listed}, own.name, source)
+    if source.checksums is not None:
+        manifest = Path(source.checksums).expanduser()
+        listed = _manifest(manifest, source)
+        if more := sorted(hashes.keys() - listed.keys()):
+            raise ModelError(
+                f"{source.name}: {more[0]} is not listed in {manifest.name}; remove it, or renew the checksums"
+            )
+        _check_listed(hashes, {name: listed[name] for name in hashes}, manifest.name, source)
+    return hashes
+
+
+def _check_whole(path: Path, source: Source) -> None:
+    """A safetensors file is as long as its header says and a zipped pickle ends in its index; a broken download fails.
+
+    What Git leaves of a file without Git LFS is neither.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise ModelError(f"{source.name}: {path.name} is a pointer of Git LFS; run `git lfs pull` in its folder")
+        if path.suffix == ".bin":
+            whole = zipfile.is_zipfile(path) or start.startswith(b"\x80\x02")  # older than torch 1.6: not zipped
+        else:
+            size, length = path.stat().st_size, int.from_bytes(start, "little")
+            try:
+                header = json.loads(file.read(length)) if 0 < length <= size else {}
+                ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+                whole = size == 8 + length + max(ends)
+            except (ValueError, KeyError, TypeError):
+                whole = False
+    if not whole:
+        raise ModelError(
+            f"{source.name}: {path.name} is damaged or only partly downloaded; delete it and fetch it again"
+        )
+
+
+def _sha256(files: list[Path]) -> list[str]:
+    def one(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(4) as pool:  # hashing releases the lock
+        large = sum(path.stat().st_size for path in files) > 1 << 30
+        return list(tqdm(pool.map(one, files), "hashing the model", len(files), disable=not large, leave=False))
+
+
+def _manifest(path: Path, source: Source) -> dict[str, str]:
+    try:
+        lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {name.strip().lstrip("*").removeprefix("./"): value for value, name in lines}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{source.name}: the checksums {path} are not readable ({error})") from error
+
+
+def _check_listed(hashes: Mapping[str, str], listed: Mapping[str, str], where: str, source: Source) -> None:
+    for name, value in listed.items():
+        if name not in hashes:
+            raise ModelError(
+                f"{source.name}: {name}, listed in {where}, is not among the files that are read; correct or remove it"
+            )
+        if hashes[name] != value.lower():
+            raise ModelError(
+                f"{source.name}: {name} has sha256 {hashes[name][:12]}…, not {value.lower()[:12]}… as in {where}; "
+                "fetch it again"
+            )

@@ -1,0 +1,302 @@
+"""The text-to-image pipeline and the detector of a profile: found, checked, loaded, and written down.
+
+A profile names a model by id and revision on the Hugging Face Hub, with mirrors, or by a local folder in the same
+layout. Safetensors are read, and pickled weights only where the profile says so; code that a model brings along is
+never run. Whatever keeps a model from loading ends in one :class:`ModelError` that says what to do.
+
+Stable Diffusion's safety checker is left out unless asked for: it blackens pictures, and a black picture would be
+counted as a prompt not obeyed. Whoever publishes pictures should turn it on; the record says which it was.
+"""
+
+import contextlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+
+from . import checks, hub, parts
+from .source import PRECISIONS, ModelError, Source, causes
+
+DTYPES = {name: getattr(torch, name) for name in PRECISIONS}
+DETECTORS = {
+    "owlvit": "OwlViTForObjectDetection",  # VISOR's protocol
+    "owlv2": "Owlv2ForObjectDetection",
+    "rt_detr": "RTDetrForObjectDetection",  # closed vocabulary: COCO's 80 categories
+}
+# Names of numbers that published files hold and today's libraries do not, or the other way round, and nothing is lost:
+HARMLESS = (
+    "position_ids",  # 0, 1, 2, …
+    "inv_freq",  # of rotary embeddings, computed from the configuration
+    "num_batches_tracked",  # batch normalisation counts with it in training only
+)
+# What a pipeline gives its UNet and takes from it. ``sample_size`` is the size that it draws at: a UNet of another one
+# (2.1's in 2.1-base's pipeline) may predict something else as well, which no UNet's configuration says.
+INTERFACE = (
+    "in_channels", "out_channels", "sample_size", "cross_attention_dim", "use_linear_projection", "encoder_hid_dim",
+    "encoder_hid_dim_type", "class_embed_type", "num_class_embeds", "addition_embed_type", "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+)  # fmt: skip
+
+
+def load_pipeline(
+    source: Any,
+    dtype: str = "float32",
+    device: str | torch.device | None = None,
+    unet: str | Path | None = None,
+    safety_checker: bool = False,
+) -> tuple[DiffusionPipeline, dict[str, Any]]:
+    """A text-to-image pipeline, any of diffusers that draws from prompts alone, on its device, and the record of it.
+
+    Args:
+        source: see :meth:`Source.of`.
+        dtype: one of ``PRECISIONS``.
+        device: by default the accelerator that torch finds, else the CPU.
+        unet: folder of a fine-tuned UNet (``config.json`` and safetensors) to take the place of the pipeline's own.
+        safety_checker: keep the pipeline's checker, if it has one.
+
+    Returns:
+        The pipeline, and a JSON-able record: id, revision, commit, class, prediction_type, resolution (pixels), dtype,
+        parameters (number), safety_checker, files (sha256 of each) and versions; nothing of this machine's paths.
+
+    Raises:
+        ModelError: the model cannot be had, is incomplete, lacks weights, differs from its checksums or draws nothing
+            from a prompt; or the UNet is not one for this pipeline.
+    """
+    source, skip, precision = Source.of(source), () if safety_checker else ("safety_checker",), _dtype(dtype)
+    if unet is not None and not Path(unet).is_dir():
+        raise ModelError(f"{unet}: there is no such folder of a fine-tuned UNet")
+    folder, commit, files = hub.find(source, "model_index.json", partial(parts.networks, skip=skip))
+    index = checks.read(folder / "model_index.json", source)
+    kinds = parts.classes(index, source, skip)
+    hashes = checks.verify(folder, files, source)
+    loaded = {
+        name: _part(kind, folder / name, [file for file in files if file.startswith(f"{name}/")], source, precision)
+        for name, kind in kinds.items()
+        if name != "unet" or unet is None
+    }
+    if unet is not None:
+        loaded["unet"], own = _replacement(kinds, folder, Path(unet), source, precision)
+        hashes |= own
+    unchecked = {"safety_checker": None, "requires_safety_checker": False} if skip and skip[0] in index else {}
+    with _one_line(source.name):
+        options = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+        pipeline = DiffusionPipeline.from_pretrained(folder, **options, **loaded, **unchecked)
+    pipeline.to(torch.device(device or default_device()))
+    for part in (getattr(pipeline, name, None) for name in ("unet", "vae")):
+        if part is not None:
+            part.to(memory_format=torch.channels_last)  # convolutions are a tenth faster on a CPU, more on a GPU
+    denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    models = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    record = {
+        **_record(source, commit, hashes, dtype),
+        "class": type(pipeline).__name__,
+        "prediction_type": pipeline.scheduler.config.get("prediction_type"),
+        "resolution": _resolution(pipeline, denoiser),
+        "safety_checker": getattr(pipeline, "safety_checker", None) is not None,
+        "parameters": sum(p.numel() for model in models for p in model.parameters()),
+        "unet": Path(unet).name if unet is not None else None,
+    }
+    return pipeline, record
+
+
+def load_detector(
+    source: Any,
+    dtype: str = "float32",
+    device: str | torch.device | None = None,
+) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+    """A detector (OWL-ViT, OWLv2 or RT-DETR), in evaluation mode on its device, its processor, and the record.
+
+    Neither timm nor torchvision is needed. Arguments, record and errors as in :func:`load_pipeline`; the record names
+    the ``model_type`` (a key of ``DETECTORS``) and the ``resolution`` that the processor resizes to.
+    """
+    source, precision = Source.of(source), _dtype(dtype)
+    folder, commit, files = hub.find(source, "config.json", _detector)
+    kind = checks.read(folder / "config.json", source)["model_type"]
+    hashes = checks.verify(folder, files, source)
+    processor_class = transformers.AutoImageProcessor if kind == "rt_detr" else transformers.AutoProcessor
+    with _one_line(source.name):
+        processor = processor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    _check_vocabulary(processor, source.name)
+    model = _part(getattr(transformers, DETECTORS[kind]), folder, files, source, precision)
+    model = model.to(torch.device(device or default_device())).eval()
+    image_processor = getattr(processor, "image_processor", processor)
+    record = {
+        **_record(source, commit, hashes, dtype),
+        "class": type(model).__name__,
+        "model_type": kind,
+        "resolution": [image_processor.size["height"], image_processor.size["width"]],
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    return model, processor, record
+
+
+def default_device() -> str:
+    """The accelerator that torch finds, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator.type if accelerator else "cpu"
+
+
+def _detector(config: dict[str, Any], source: Source) -> dict[str, bool]:
+    kind = config.get("model_type")
+    if kind not in DETECTORS:
+        raise ModelError(
+            f"{source.name}: config.json names the model_type {kind!r}; detectors are {', '.join(DETECTORS)}"
+        )
+    return {"": True}
+
+
+def _resolution(pipeline: DiffusionPipeline, denoiser: Any) -> list[int] | None:
+    """Height and width in pixels at which the model was trained, as far as its configuration says."""
+    sample = getattr(pipeline, "default_sample_size", None) or getattr(
+        getattr(denoiser, "config", None), "sample_size", None
+    )
+    if sample is None or not hasattr(pipeline, "vae_scale_factor"):
+        return None
+    height, width = (sample, sample) if isinstance(sample, int) else sample
+    return [height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor]
+
+
+def _record(source: Source, commit: str | None, hashes: dict[str, str], dtype: str) -> dict[str, Any]:
+    libraries = ("torch", "diffusers", "transformers", "accelerate")
+    return {
+        "id": source.name,
+        "revision": source.revision if source.folder is None else None,
+        "commit": commit,
+        "dtype": dtype,
+        "files": hashes,
+        "versions": {name: version(name) for name in libraries},
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ parts
+
+
+def _part(kind: Any, folder: Path, files: list[str], source: Source, dtype: torch.dtype) -> Any:
+    """One part from its folder: a network of which nothing is missing, or a tokenizer, scheduler or processor.
+
+    Raises:
+        ModelError: it does not load, or not whole.
+    """
+    name = f"{source.name}: {folder.name}" if any("/" in file for file in files) else source.name
+    if not issubclass(kind, torch.nn.Module):
+        with _one_line(name):
+            part = kind.from_pretrained(folder, local_files_only=True)
+        _check_vocabulary(part, name)
+        return part
+    weights = [file for file in files if checks.is_weights(file)]
+    options = {
+        "dtype": dtype,
+        "variant": checks.variant(weights[0]),
+        "use_safetensors": not weights[0].endswith(".bin"),  # pickled ones are read as tensors only (weights_only)
+        "output_loading_info": True,
+        "local_files_only": True,
+    }
+    if issubclass(kind, transformers.PreTrainedModel):
+        options["ignore_mismatched_sizes"] = True  # so that they are reported by name, and refused below
+    with _one_line(name):
+        network, report = kind.from_pretrained(folder, **options)
+    _check_report(network, report, name)
+    return network
+
+
+def _check_report(network: torch.nn.Module, report: dict[str, Any], name: str) -> None:
+    """Nothing of a network was left to chance: the libraries fill what a file lacks with random numbers and go on."""
+    missing, unused = (
+        sorted(key for key in report[f"{which}_keys"] if not key.endswith(HARMLESS))
+        for which in ("missing", "unexpected")
+    )
+    state = [*network.named_parameters(), *network.named_buffers()]
+    missing += [key for key, value in state if value.is_meta and key not in missing]
+    known = f"which a {type(network).__name__} does not have"
+    if missing:
+        more = f" and has {_some(unused)}, {known}" if unused else ""
+        raise ModelError(f"{name} lacks the weights {_some(missing)}{more}; fetch it again, or name another model")
+    if wrong := sorted(tuple(each) for each in report["mismatched_keys"]):
+        key, found, expected = wrong[0]
+        raise ModelError(
+            f"{name} has {key} of shape {list(found)}, not {list(expected)} as its config.json says "
+            f"({len(wrong)} such); fetch it again"
+        )
+    if unused:
+        print(f"{name}: not used: its weights {_some(unused)}, {known}", file=sys.stderr)
+
+
+def _some(keys: list[str], n: int = 3) -> str:
+    return ", ".join(keys[:n]) + (f" and {len(keys) - n} more" if len(keys) > n else "")
+
+
+def _check_vocabulary(part: Any, name: str) -> None:
+    """A part that is, or holds, a tokenizer has a vocabulary: else it would read every word as unknown, and go on."""
+    tokenizer = getattr(part, "tokenizer", part)
+    if isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
+        special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        if set(tokenizer.get_vocab()) <= special:
+            raise ModelError(f"{name} has no vocabulary (such as vocab.json and merges.txt); fetch it again")
+
+
+def _replacement(
+    kinds: dict[str, Any], base: Path, folder: Path, source: Source, dtype: torch.dtype
+) -> tuple[torch.nn.Module, dict[str, str]]:
+    """A fine-tuned UNet that fits where the pipeline's own was, and the sha256 of its files."""
+    own = Source(id=str(folder), folder=str(folder), pickled=source.pickled)
+    if "unet" not in kinds:
+        raise ModelError(f"{folder}: {source.name} has no UNet that a fine-tuned one could replace")
+    new, old = (checks.read(where / "config.json", own) for where in (folder, base / "unet"))
+    defaults = inspect.signature(kinds["unet"].__init__).parameters
+    for key in ("_class_name", *(key for key in INTERFACE if key in defaults)):
+        ours, theirs = (each.get(key, defaults[key].default if key in defaults else None) for each in (new, old))
+        if ours != theirs:
+            raise ModelError(
+                f"{folder}: its {key} is {ours}, but the UNet of {source.name} has {theirs}; "
+                "give it to the model that it was trained from"
+            )
+    files = checks.choose(hub.listing(folder), {"": True}, own)
+    hashes = checks.verify(folder, files, own)
+    return _part(kinds["unet"], folder, files, own, dtype), {f"fine-tuned/{file}": hashes[file] for file in files}
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ModelError(f"dtype: unknown precision {name!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+@contextlib.contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """The libraries without their chatter, and their failure in one line."""
+    libraries = (transformers.utils.logging, diffusers.utils.logging)
+    levels = [library.get_verbosity() for library in libraries]
+    try:
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        yield
+    except Exception as error:
+        raise ModelError(f"{name} does not load: {_reason(error)}") from error
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+            library.enable_progress_bar()
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, but for advice that would do harm here."""
+    text = " ".join(str(error).split())
+    if any(isinstance(each, UnpicklingError) for each in causes(error)):
+        return "its pickle holds more than tensors, and is not read; name a copy in safetensors"
+    if ("sentencepiece" in text.lower() or "tiktoken" in text) and not find_spec("sentencepiece"):
+        return "it needs the package sentencepiece; install that first (pip install sentencepiece)"
+    if shapes := re.search(r"because (\S+) expected shape torch.Size\((.+?)\), but got torch.Size\((.+?)\)", text):
+        return "{} has the shape {}, not {} as its config.json says; fetch it again".format(*shapes.group(1, 3, 2))
+    return f"{type(error).__name__}: {text[:400]}"

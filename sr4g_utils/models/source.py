@@ -1,0 +1,84 @@
+"""Where a model is, and what is known about it before it is loaded. Nothing here imports torch."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+# Steps and guidance that the model cards of distilled models ask for. With the 50 steps at guidance 7.5 that suit
+# Stable Diffusion they draw something else, and lose a comparison that they did not enter.
+_DISTILLED: dict[str, tuple[int, float]] = {
+    "stabilityai/sdxl-turbo": (1, 0.0),
+    "stabilityai/sd-turbo": (1, 0.0),
+    "stabilityai/stable-diffusion-3.5-large-turbo": (4, 0.0),
+    "simianluo/lcm_dreamshaper_v7": (4, 8.0),
+    "pixart-alpha/pixart-lcm-xl-2-1024-ms": (4, 0.0),
+    "black-forest-labs/flux.1-schnell": (4, 0.0),
+    "black-forest-labs/flux.2-klein-4b": (4, 1.0),
+    "black-forest-labs/flux.2-klein-9b": (4, 1.0),
+    "efficient-large-model/sana_sprint_0.6b_1024px_diffusers": (2, 4.5),
+    "efficient-large-model/sana_sprint_1.6b_1024px_diffusers": (2, 4.5),
+    "tongyi-mai/z-image-turbo": (8, 0.0),  # its card says 9, of which diffusers made 8 when it was written
+    "lykon/dreamshaper-xl-v2-turbo": (6, 2.0),
+}
+
+
+class ModelError(RuntimeError):
+    """A model cannot be loaded. The message is one line: which model, what is wrong, and what to do."""
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and, in turn, those that led to it."""
+    chain: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__cause__ or at.__context__
+    return chain
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a model is: ``folder`` if given, else ``id`` at ``revision`` on the Hub, else its mirrors in turn."""
+
+    id: str | None = None
+    revision: str = "main"
+    mirrors: list[str] = []  # "owner/name" or "owner/name@revision"
+    folder: str | None = None
+    variant: str | None = None  # of the weight files, such as "fp16"
+    pickled: bool = False  # read pickled weights (as tensors only) where a part has no safetensors
+    weights: dict[str, str] = {}  # sha256 of weight files by their path in the model's folder; others are not checked
+    checksums: str | None = None  # a SHA256SUMS file that lists every file: "<hash>  <path in the model's folder>"
+
+    @classmethod
+    def of(cls, value: Any) -> "Source":
+        """A source from a mapping with these keys (a profile's), or from the path of a folder, or from a Hub id.
+
+        Raises:
+            ModelError: an unknown key, a value of the wrong type, or neither an id nor a folder.
+        """
+        if isinstance(value, str | Path):
+            local = Path(value).expanduser().is_dir() or str(value).startswith((".", "/", "~"))
+            return cls(folder=str(value)) if local else cls(id=str(value))
+        try:
+            source = value if isinstance(value, cls) else msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise ModelError(f"model: {error}; its keys are {', '.join(cls.__struct_fields__)}") from None
+        if not (source.id or source.folder):
+            raise ModelError("model: neither 'folder' nor 'id' is given; name a local folder or an id on the Hub")
+        for name, value in source.weights.items():
+            if not re.fullmatch("[0-9a-fA-F]{64}", value):
+                raise ModelError(f"{source.name}: weights: {name}: {value!r} is no sha256, which has 64 digits 0-9a-f")
+        return source
+
+    @property
+    def name(self) -> str:
+        return self.id or Path(str(self.folder)).name
+
+
+def recommended_sampling(id: str) -> dict[str, Any] | None:
+    """``steps`` and ``guidance`` of a distilled model as its card gives them; None for any other id on the Hub."""
+    found = _DISTILLED.get(id.lower())
+    return None if found is None else {"steps": found[0], "guidance": found[1]}

