@@ -93,7 +93,7 @@ class Run:
         """
         path, record = self._artifact(name), _state(self.folder, name, "stage")
         inputs = {key: self.read(Path(value).resolve()) for key, value in (inputs or {}).items()}
-        behaviour = getattr(sys.modules[function.__module__], "BEHAVIOUR", None) if heavy else None
+        behaviour = getattr(sys.modules.get(function.__module__), "BEHAVIOUR", None) if heavy else None
         code = code_digest(function.__module__) if behaviour is None else f"behaviour {behaviour}"
         wanted = {
             "function": function.__qualname__,
