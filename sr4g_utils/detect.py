@@ -140,14 +140,15 @@ def _write(
             judge.known(list(dict.fromkeys([*listed.subject, *listed.object])), query)
             mine = dict(list(groups.items())[shard::shards])
             _look(judge, mine, read, floor=floor, query=query, batch=batch)
-            if not all(part.is_file() for part in groups):
-                return _done(path, key) or {**record, "boxes": None}  # other shards are at work
-            _join(list(groups), path, record, key)
-    except FileNotFoundError:  # another process has put the file together and removed the parts
+            if all(part.is_file() for part in groups):
+                _join(list(groups), path, record, key)
+    except OSError:  # another process has put the file together and removed the parts
         if not _done(path, key):
             raise
+    if not (done := _done(path, key)):
+        return {**record, "boxes": None}  # other shards are at work
     files.remove(parts)
-    return _done(path, key) or record
+    return done
 
 
 def _done(path: Path, key: str) -> dict[str, Any] | None:
