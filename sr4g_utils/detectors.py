@@ -59,6 +59,16 @@ class Detector:
         """
         raise ValueError(f"detector: {type(self.model).__name__} has no pooled image features; take OWL-ViT or OWLv2")
 
+    def _numbers(self, *made: torch.Tensor) -> None:
+        """Raises FloatingPointError where the model made NaN or infinity, which would read as "not found"."""
+        if not all(bool(each.isfinite().all()) for each in made):
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            raise FloatingPointError(
+                f"detector: {self.record['id']} gives scores or boxes that are not numbers in {dtype}; use dtype "
+                f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does "
+                "not help"
+            )
+
     def resize(self, images: Float[torch.Tensor, "image 3 h w"], size: tuple[int, int]) -> Pixels:
         """Images of one size, in grey levels, as the stock processor resizes them."""
         return _resize(images, size, _MODES[self._stock.resample])
@@ -107,6 +117,7 @@ class Detector:
 
         Raises:
             ValueError: a name that a closed-vocabulary detector, or an open one's tokenizer, does not know.
+            FloatingPointError: the model makes NaN or infinity.
         """
         if len(images) != len(names):
             raise ValueError(f"detect: {len(images)} images but names for {len(names)}")
@@ -161,6 +172,7 @@ class OwlVit(Detector):
         score, best = logits.float().max(dim=-1)
         score = score.sigmoid()
         where = self.model.box_predictor(tokens, features).float()
+        self._numbers(score, where)
         image, box = torch.nonzero(score > floor, as_tuple=True)
         seen = self.seen(sizes)[image]
         return image, ask.gather(1, best)[image, box], score[image, box], _pixels(where[image, box], seen)
@@ -170,11 +182,23 @@ class OwlVit(Detector):
         return sizes
 
     def features(self, images: Sequence[Image]) -> Float[torch.Tensor, "image feature"]:
-        return self.towers.vision_model(self.preprocess(images)).pooler_output.float()
+        made = self.towers.vision_model(self.preprocess(images)).pooler_output.float()
+        self._numbers(made)
+        return made
 
 
 class Owlv2(OwlVit):
     """OWLv2: OWL-ViT that sees the image padded to a square."""
+
+    def _numbers(self, *made: torch.Tensor) -> None:
+        """Raises FloatingPointError where the model made NaN or infinity, which would read as "not found"."""
+        if not all(bool(each.isfinite().all()) for each in made):
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            raise FloatingPointError(
+                f"detector: {self.record['id']} gives scores or boxes that are not numbers in {dtype}; use dtype "
+                f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does "
+                "not help"
+            )
 
     def resize(self, images: Float[torch.Tensor, "image 3 h w"], size: tuple[int, int]) -> Pixels:
         return _resize_square(images, size)
@@ -200,6 +224,7 @@ class RtDetr(Detector):
         """RT-DETR and its post-processing (as many best pairs of box and label as it has queries), the names asked."""
         made = self.model(pixel_values=pixels)
         scores = made.logits.float().sigmoid()
+        self._numbers(scores, made.pred_boxes)
         score, at = scores.flatten(1).topk(scores.shape[1], dim=1)
         box, label = at // scores.shape[2], at % scores.shape[2]
         wanted = torch.where(ask >= 0, known[ask], -1)

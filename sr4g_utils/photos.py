@@ -23,6 +23,7 @@ from jaxtyping import Float64, Int64, Real, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .boxes import BoxTable
+from .running import files
 
 CROP = "shorter side resized bicubically, centre cut out"  # what encoded photos are filed under
 DROPPED = "mostly outside the crop"  # the reason under which `crop_table` counts
@@ -79,16 +80,18 @@ class Photos:
                 raise
             raise PhotoError(f"{self.source}: {file_name} is not a readable photo ({error})") from None
 
-    def sizes(self, file_names: Iterable[str]) -> list[int]:
-        """A number per file that changes with its content: its length, or its checksum in a zip; -1 if missing."""
-        return [self._size(name) for name in file_names]
+    def contents(self, file_names: Iterable[str]) -> list[str]:
+        """Of each file what changes with its content: a hash, or its checksum in a zip; "" if it is missing."""
+        paths = [self._place(name) for name in file_names]
+        if self._zip is not None:
+            return [str(self._zip.getinfo(path).CRC) if path else "" for path in paths]
+        return files.contents([self.source / path for path in paths])
 
-    def _size(self, file_name: str) -> int:
+    def _place(self, file_name: str) -> str:
         try:
-            path = self._find(file_name)
+            return self._find(file_name)
         except PhotoError:
-            return -1
-        return (self.source / path).stat().st_size if self._zip is None else self._zip.getinfo(path).CRC
+            return ""
 
     def _bytes(self, file_name: str) -> bytes:
         path = self._find(file_name)

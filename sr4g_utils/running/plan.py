@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ..relations import NAMES
+from ..sampling import Sampling, against_card, of_model, recommended_sampling
 from . import files, profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
@@ -48,6 +49,7 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
     }
     work = _images(values)
     sections = {
+        "Warnings": _warnings(values),
         "Models": _models(values, about),
         "Downloads, once": _downloads(values),
         "Disk": _disk(values, work, about),
@@ -76,6 +78,18 @@ def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
         size = f"{about.gigabytes[id]} GB" if id in about.gigabytes else "size unknown"
         lines.append(f"  {id} at revision {revision}{mirrors}: {size}, {_have(_hub(id))}")
     return list(dict.fromkeys(lines))
+
+
+def _warnings(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Distilled models that would be sampled otherwise than their cards ask for."""
+    lines = []
+    for own in values.values():
+        for name, entry in own.get("models", {}).items():
+            source = entry.get("model") or ""
+            id = str(source.get("id", "")) if isinstance(source, Mapping) else str(source)
+            way = Sampling.of(of_model(name, entry, own["sampling"]))
+            lines += [f"  {text}" for text in [against_card(id, way, recommended_sampling(id))] if text]
+    return lines
 
 
 def _hub(id: str) -> Path:
@@ -127,8 +141,12 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
         each, source = evaluation["per_relation"], evaluation["prompts"]
         sets = 2 if source is None else 1  # of seen and of unseen objects
         prompts = len(NAMES) * sets * each if each else PROMPTS.get("sr4g" if source is None else source)
-        models = sum("model" in spec for spec in evaluation["models"].values())
-        work["generate"] = prompts and prompts * models * evaluation["sampling"].get("images", 4)
+        ways = [
+            of_model(name, entry, evaluation["sampling"])
+            for name, entry in evaluation["models"].items()
+            if "model" in entry
+        ]
+        work["generate"] = prompts and prompts * sum(way.get("images", 4) for way in ways)
     return work
 
 
