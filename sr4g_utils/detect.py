@@ -24,8 +24,9 @@ from tqdm import tqdm
 from . import boxes
 from .detections import BEHAVIOUR, DETECTION_COLUMNS, FLOOR, QUERY
 from .images import READERS, Pixels, list_images
+from .models.source import PRECISIONS
 from .photos import Photos
-from .prompts import true_prompts
+from .prompts import SETS, true_prompts
 from .running import files
 
 GROUP = 128  # images that are resumed and sharded together
@@ -178,11 +179,11 @@ def _look(
     judge: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], *, floor: float, query: str, batch: int
 ) -> None:
     """Detect in every group that is not there yet, and keep each in its file."""
-    from . import models
+    from .models.batches import AdaptiveBatches  # torch: not for --help
 
     todo = {part: group for part, group in mine.items() if not part.is_file()}
     total, missing = (sum(map(len, groups.values())) for groups in (mine, todo))
-    title, batches = f"boxes {judge.record['id']}", models.Batches(batch)
+    title, batches = f"boxes {judge.record['id']}", AdaptiveBatches(batch)
     with (
         tqdm(total=total, initial=total - missing, desc=title, unit="image", mininterval=1) as bar,
         ThreadPoolExecutor(READERS) as pool,
@@ -234,10 +235,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="the Parquet file of boxes; run again to go on")
     parser.add_argument("images", type=Path, help="folder of images")
     parser.add_argument("--detector", required=True, help="a folder, an id on the Hub, or YAML: {id: …, revision: …}")
-    parser.add_argument("--prompts", help="of images made elsewhere: sr2d, sr4g, geneval or a file")
+    parser.add_argument("--prompts", help=f"of images made elsewhere: {', '.join(SETS)} or a file")
     parser.add_argument("--floor", type=float, default=FLOOR, help="scores below are not stored (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", choices=PRECISIONS)
     parser.add_argument("--shard", type=int, default=0)
     parser.add_argument("--shards", type=int, default=1)
     args = vars(parser.parse_args(argv))

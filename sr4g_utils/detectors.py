@@ -20,8 +20,10 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch.nn import functional as F
 
-from . import models
 from .detections import FLOOR, QUERY, plain
+from .models.batches import AdaptiveBatches
+from .models.load import load_detector
+from .models.words import check_words
 
 Image = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
 Pixels = Float[torch.Tensor, "image 3 height width"]
@@ -100,7 +102,7 @@ class Detector:
         *,
         floor: float = FLOOR,
         query: str = QUERY,
-        batch: int | models.Batches = 64,
+        batch: int | AdaptiveBatches = 64,
     ) -> pd.DataFrame:
         """Boxes of the names asked for in each image.
 
@@ -135,7 +137,7 @@ class Detector:
             return [each.cpu().numpy() for each in self.find(self.preprocess(part), sizes, ask, known, floor)]
 
         found = []
-        batches = batch if isinstance(batch, models.Batches) else models.Batches(batch)
+        batches = batch if isinstance(batch, AdaptiveBatches) else AdaptiveBatches(batch)
         for rows, (image, name, score, xywh) in batches(range(len(images)), look):
             found.append([image + rows[0], np.array(list(position), object)[name], score, *xywh.T])
         columns = [np.concatenate(column) for column in zip(*found, strict=True)] if found else [np.empty(0)] * 7
@@ -156,7 +158,7 @@ class OwlVit(Detector):
         """The embedding of each name's query, (name, dim)."""
         texts = [query.format(name=name) for name in names]
         if new := [text for text in dict.fromkeys(texts) if text not in self.queries]:
-            models.check_words(self.processor.tokenizer, new)
+            check_words(self.processor.tokenizer, new)
             tokens = self.processor.tokenizer(new, padding="max_length", return_tensors="pt").to(self.model.device)
             made = self.towers.get_text_features(
                 input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
@@ -238,8 +240,8 @@ FAMILIES: dict[str, type[Detector]] = {"owlvit": OwlVit, "owlv2": Owlv2, "rt_det
 
 
 def load(source: Any, dtype: str = "float32", device: Any = None) -> Detector:
-    """The detector that a source names; arguments and errors as in :func:`models.load_detector`."""
-    model, processor, record = models.load_detector(source, dtype, device)
+    """The detector that a source names; arguments and errors as in :func:`models.load.load_detector`."""
+    model, processor, record = load_detector(source, dtype, device)
     return FAMILIES[record["model_type"]](model, processor, record)
 
 

@@ -165,14 +165,14 @@ def _parts(path: str) -> tuple[str, ...]:
 def _walk(folder: Path) -> Iterator[str]:
     """The paths within a folder of all files below it; hidden folders are left out, and links are followed once."""
     seen = set()
-    for at, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [each for each in folders if each[0] != "."]
         if (real := Path(at).resolve()) in seen:
             folders.clear()
             continue
         seen.add(real)
         inside = Path(at).relative_to(folder)
-        yield from ((inside / file).as_posix() for file in files)
+        yield from ((inside / name).as_posix() for name in names)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

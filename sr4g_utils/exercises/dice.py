@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..visor import AT_LEAST, IMAGES, METRICS, verdicts
+from ..visor import AT_LEAST, METRICS, verdicts
 from .answer import accept, grid, refuse, words
 
+IMAGES = 4  # of each prompt, as in VISOR
 FOUND = 0.8  # how often each object is drawn so that the detector finds it, the two independently of each other
 GENERATORS = ("dice", "stubborn")  # both objects anywhere; the subject always on the left
 RELATIONS = ("left of", "right of")  # half of the prompts each

@@ -106,7 +106,7 @@ def _quarters(n: int) -> list[int]:
 def _single_pairs(table: BoxTable, photos: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Rows of every ordered pair of boxes that are the only ones of their category in a photo that is there."""
     names = table.file_name.to_pylist()
-    here = np.array(Photos(photos).sizes(names)) >= 0
+    here = np.array([content != "" for content in Photos(photos).contents(names)])
     run = table.image.astype(np.int64) * len(table.names) + table.category
     _, where, count = np.unique(run, return_inverse=True, return_counts=True)
     single = table.rows((count[where] == 1) & here[table.image])

@@ -96,6 +96,6 @@ def _of_pictures(folder: Path, resamples: int, seed: int) -> dict[str, pd.DataFr
         "people_order": order,
         "people_swapped": signatures.swapped({name: told[told.model == name] for name in models}, resamples, seed),
         "people_several": signatures.several_boxes(
-            prompts, by_model, visor.IMAGES, sources.FLOORS[detector] - 1e-9, "visor"
+            prompts, by_model, max(visor.AT_LEAST), sources.FLOORS[detector] - 1e-9, "visor"
         ),
     }

@@ -29,7 +29,7 @@ def scores(pictures: pd.DataFrame, boxes: pd.DataFrame, resamples: int = 10_000,
         told = judged(pictures, boxes, detector, rules, pairs)
         whole = bool(pictures[detector].all())
         for model, records in told.groupby("model", sort=False):
-            table = visor.scores(records, resamples, seed=seed).query("relation == 'all'")
+            table = visor.scores(records).query("relation == 'all'")
             table = table.astype({"count": "Int64", "of": "Int64"})
             if not whole:
                 table.loc[table.metric.str.fullmatch(r"VISOR_\d"), ["value", "low", "high", "count", "of"]] = pd.NA
