@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -141,6 +141,11 @@ def _region(value: float, low: float, high: float, region: tuple[float, float] |
     return figure
 
 
+def _case(text: str, value: float, low: float, high: float, region: tuple[float, float], said: object) -> Figure:
+    title = f"{text}: {said}"
+    return words(title) if np.isnan(value) else _region(value, low, high, region, title)
+
+
 # (value, low, high), the region claimed, and what is special about it
 _CASES: list[tuple[tuple[float, float, float], dict[str, float], str]] = [
     ((6.0, 4.0, 8.0), {"above": 0.0}, "The whole interval lies in the region."),
@@ -171,9 +176,7 @@ def check_stands(function: Callable[..., bool]) -> None:
         asked = ", ".join(f"{name}={edge:g}" for name, edge in region.items())
         text = f"{function.__name__}({value:g}, {low:g}, {high:g}, {asked})"
 
-        def figure(said: object, estimate=(value, low, high), where=(above, below), text=text) -> Figure:
-            return words(f"{text}: {said}") if np.isnan(estimate[0]) else _region(*estimate, where, f"{text}: {said}")
-
+        figure = partial(_case, text, value, low, high, (above, below))
         said = call(function, value, low, high, figure=figure, **region)
         if not isinstance(said, bool | np.bool_):
             refuse(f"{function.__name__} returns {said!r}; a claim stands, True, or does not, False.", figure(said))
@@ -234,9 +237,9 @@ def _width_hint(left: float, right: float, width: float, middle: float) -> str:
 def _histogram(drawn: np.ndarray, interval: tuple[float, float] | None, title: str) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 2.4))
     axis.hist(drawn, bins=40, color=plots.COLOURS[0], alpha=0.5)
-    for end in interval or ():
-        axis.axvline(end, color=plots.COLOURS[1], linewidth=3, label="yours" if end == (interval or ())[0] else None)
     if interval:
+        for end, label in zip(interval, ("yours", None), strict=True):
+            axis.axvline(end, color=plots.COLOURS[1], linewidth=3, label=label)
         axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     axis.set(xlabel="difference (points)", yticks=[], title=title)
     figure.tight_layout()

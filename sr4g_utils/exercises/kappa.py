@@ -1,6 +1,7 @@
 """Exercise 6: judge pictures, and how far two judges agree beyond chance."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -156,7 +157,7 @@ def check_kappa(function: Callable[[list[bool], list[bool]], float]) -> None:
             continue
         a = np.repeat([True, True, False, False], counts).tolist()
         b = np.repeat([True, False, True, False], counts).tolist()
-        said = call(function, a, b, figure=lambda title, c=counts: _two_by_two(c, title))
+        said = call(function, a, b, figure=partial(_two_by_two, counts))
         if not isinstance(said, int | float | np.number):
             refuse(f"{function.__name__} returns {said!r}; kappa is a number.", _two_by_two(counts, "which number?"))
         right = agreement(np.array(counts))[-1]
