@@ -24,8 +24,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sr4g_utils import boxes, runs
+from sr4g_utils import boxes, inputs
 from sr4g_utils.boxes import COCO_CATEGORIES, BoxTable, _JsonStream
+from sr4g_utils.running import files
+from sr4g_utils.running.run import Run
 
 
 def official(**changes) -> dict:
@@ -374,11 +376,11 @@ def server(tmp_path, monkeypatch):
         archive.writestr("annotations/instances_val2017.json", json.dumps(official()))
     server = Server(buffer.getvalue() + b"\0" * 100_000)
     data = tmp_path / "data"
-    shutil.copytree(runs.DATA, data)
+    shutil.copytree(files.DATA, data)
     sources = yaml.safe_load((data / "sources.yaml").read_text())
     sources[NAME]["hash"] = "sha1:" + hashlib.sha1(server.body).hexdigest()
     (data / "sources.yaml").write_text(yaml.safe_dump(sources))
-    monkeypatch.setattr(runs, "DATA", data)
+    monkeypatch.setattr(files, "DATA", data)
     monkeypatch.setenv("SR4G_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SR4G_MIRROR", server.url)
     yield server
@@ -386,16 +388,16 @@ def server(tmp_path, monkeypatch):
 
 
 def test_download_once(server, tmp_path):
-    path = runs.download(NAME)
+    path = files.download(NAME)
     assert path.parent == tmp_path / "cache" and path.read_bytes() == server.body
     server.mode = "missing"
-    assert runs.download(NAME) == path and server.requests == 1
-    assert runs.Run(tmp_path / "run", "x").annotations(None, "val") == path
+    assert files.download(NAME) == path and server.requests == 1
+    assert inputs.annotations(Run(tmp_path / "run", "x"), None, "val") == path
 
 
 def test_a_broken_download_starts_again(server):
     server.mode = "broken once"
-    assert runs.download(NAME).read_bytes() == server.body and server.requests == 2
+    assert files.download(NAME).read_bytes() == server.body and server.requests == 2
 
 
 @pytest.mark.parametrize("mode", ["broken", "missing", "wrong"])
@@ -404,22 +406,22 @@ def test_a_failed_download_leaves_no_half_file(server, tmp_path, mode):
     if mode == "wrong":
         server.body = b"something else"
     with pytest.raises(RuntimeError, match=rf"{NAME}: could not download .* download the file yourself") as caught:
-        runs.download(NAME)
+        files.download(NAME)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache" / NAME).exists()
 
 
 def test_a_file_that_was_damaged_since_is_downloaded_again(server):
-    path = runs.download(NAME)
+    path = files.download(NAME)
     path.write_bytes(b"half")
-    assert runs.download(NAME).read_bytes() == server.body
+    assert files.download(NAME).read_bytes() == server.body
 
 
 def test_killed_in_the_middle(server, tmp_path):
     server.mode = "slow"
-    code = f"from sr4g_utils import runs; from pathlib import Path; runs.DATA = Path({str(runs.DATA)!r});"
-    code += f"runs.download({NAME!r})"
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=runs.ROOT, env=os.environ.copy())
+    code = f"from sr4g_utils.running import files; from pathlib import Path; files.DATA = Path({str(files.DATA)!r});"
+    code += f"files.download({NAME!r})"
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=files.ROOT, env=os.environ.copy())
     while not server.requests:
         time.sleep(0.05)
     time.sleep(0.5)
@@ -427,11 +429,11 @@ def test_killed_in_the_middle(server, tmp_path):
     child.wait()
     assert not (tmp_path / "cache" / NAME).exists()
     server.mode = "whole"
-    assert runs.download(NAME).read_bytes() == server.body
+    assert files.download(NAME).read_bytes() == server.body
 
 
 def test_the_official_hashes():
-    sources = yaml.safe_load((runs.DATA / "sources.yaml").read_text())
+    sources = yaml.safe_load((files.DATA / "sources.yaml").read_text())
     assert {
         name: source["hash"] for name, source in sources.items() if name.endswith(("2017.zip", "validated.jsonl"))
     } == {

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny
-from conftest import ROOT
 
-from sr4g_utils import runs
+from sr4g_utils.running.files import ROOT
+from sr4g_utils.running.profiles import declared
 
 UNETS = {"base": None, "fine-tuned main": "finetune_main/best", "fine-tuned": "finetune_unseen/best"}
 
@@ -55,7 +55,7 @@ def settings(folder: Path, shared: Path, version: str) -> list[str]:
 def mine(setting: str) -> bool:
     """Whether notebook 03 has the parameter, so that the fine-tuning command takes it."""
     scope, _, key = setting.partition("=")[0].rpartition(".")
-    return scope in ("", "03") and key in runs.declared("03_finetuning")
+    return scope in ("", "03") and key in declared("03_finetuning")
 
 
 def run(*command: object) -> None:
