@@ -101,9 +101,9 @@ CLAIMS: dict[str, _Claim] = {
 }  # fmt: skip
 
 
-def claims() -> pd.DataFrame:
+def claims() -> dict[str, str]:
     """The claims to judge, by letter."""
-    return pd.DataFrame({"claim": {letter: claim.text for letter, claim in CLAIMS.items()}})
+    return {letter: claim.text for letter, claim in CLAIMS.items()}
 
 
 def check_claims(stands: Mapping[str, bool | None]) -> None:
