@@ -561,6 +561,11 @@ def test_judgements_of_people_are_read_with_care(tmp_path):
         mine.assign(**change).to_csv(path, index=False)
         with pytest.raises(ValueError, match=told):
             kappa.read_judgements(path)
+    kit = pd.DataFrame({"kit": "k", "person": "ann", "item": ["a", "b", "c", "d"], "seconds": 2})
+    kit.assign(answer=["yes", "no", "missing", "unclear"]).to_csv(path, index=False)
+    read_ = kappa.read_judgements(path)
+    assert read_.picture.tolist() == ["a", "b", "c"] and read_.answer.tolist() == ["yes", "no", "no"]
+    assert set(read_.annotator) == {"ann"}
     mine.drop(columns="annotator").to_csv(path, index=False)
     with pytest.raises(ValueError, match="the column 'annotator' is missing"):
         kappa.read_judgements(path)
