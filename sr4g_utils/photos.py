@@ -5,14 +5,13 @@ boxes go through one function, :func:`geometry`, so that a caption judged on the
 pixels. Nothing is ever flipped: a mirrored photo makes "left of" a lie.
 """
 
-import os
 import posixpath
 import re
 import threading
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
@@ -120,7 +119,10 @@ class Photos:
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
         """The paths of all photos by their last part."""
-        paths = _walk(self.source) if self._zip is None else self._zip.namelist()
+        if self._zip is None:
+            paths = [path.relative_to(self.source).as_posix() for path in files.walk(self.source)]
+        else:
+            paths = self._zip.namelist()
         by_name = defaultdict(list)
         for path in paths:
             if (parts := _parts(path)) and not path.endswith(("/", "\\")):
@@ -160,19 +162,6 @@ def _parts(path: str) -> tuple[str, ...]:
     """The folders and the name in a path, without a drive and what leads out of the source; backslashes are slashes."""
     path = posixpath.normpath(re.sub("^[A-Za-z]:/", "", path.replace("\\", "/")))
     return tuple(part for part in path.split("/") if part not in ("", ".", ".."))
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """The paths within a folder of all files below it; hidden folders are left out, and links are followed once."""
-    seen = set()
-    for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [each for each in folders if each[0] != "."]
-        if (real := Path(at).resolve()) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        inside = Path(at).relative_to(folder)
-        yield from ((inside / name).as_posix() for name in names)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

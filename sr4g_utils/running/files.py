@@ -93,9 +93,15 @@ def _alive(process: int) -> bool:
 def remove(folder: Path) -> None:
     """Remove a folder that was written here: it vanishes at once, so that no kill leaves a part of it."""
     going = temporary(folder)
-    with contextlib.suppress(FileNotFoundError):  # another process was faster
+    try:
         folder.rename(going)
-        shutil.rmtree(going)
+    except FileNotFoundError:  # another process was faster
+        return
+    for wait in (0.0, 0.1, 1.0):  # another process may be about to write in it
+        time.sleep(wait)
+        shutil.rmtree(going, ignore_errors=True)
+        if not going.exists():
+            return
 
 
 def set_aside(path: Path) -> str:
@@ -178,7 +184,7 @@ def digest(path: Path) -> str | None:
     Of large files (weights) some blocks are read.
     """
     if path.is_dir():
-        files = sorted(_files(path))
+        files = sorted(walk(path))
         return hash_of(list(zip((str(file.relative_to(path)) for file in files), contents(files), strict=True)))
     if not path.is_file():
         return None
@@ -186,14 +192,16 @@ def digest(path: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """The files in and below a folder that are not hidden; a linked folder is followed once."""
-    met = set()
+    met: set[str] = set()
     for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")] if os.path.realpath(at) not in met else []
-        if os.path.realpath(at) not in met:
-            yield from (Path(at, name) for name in names if not name.startswith("."))
-        met.add(os.path.realpath(at))
+        if (real := os.path.realpath(at)) in met:
+            folders.clear()
+            continue
+        met.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(at, name) for name in names if not name.startswith("."))
 
 
 def contents(files: list[Path]) -> list[str]:
