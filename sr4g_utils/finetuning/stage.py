@@ -65,8 +65,7 @@ def finetune(
     accelerator = accelerator_for(c, folder)
     pipeline, record = load_pipeline(model, device=accelerator.device)
     resolution = _check_model(pipeline, record, c)
-    table = boxes.read(annotations)
-    table = table if c.crowds else table.without_crowds()
+    table = boxes.read(annotations) if c.crowds else boxes.read(annotations).without_crowds()
     judging = None
     if prompts and detector and c.validate_every:
         asked = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
