@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from . import boxes, dataset, visor
+from . import boxes, dataset, intervals, visor
 from .boxes import BoxTable
 from .detections import read_detections
+from .images import list_images
 from .people import agreement
-from .prompts import SETS
+from .prompts import OBJECT_SETS
 from .relations import NAMES, OPPOSITES, RELATIONS, RULES, complete_rules
 from .running.files import atomic, reported
 
@@ -112,9 +113,15 @@ WORLDS = {
 }
 
 
-def write_verdicts(path: str | Path, prompts: str | Path, detections: str | Path, **options: Any) -> dict[str, int]:
-    """A stage: :func:`visor.verdicts` from files to a file. Returns how many images, with both objects, and correct."""
-    records = visor.verdicts(pd.read_parquet(prompts), read_detections(detections), **options)
+def write_verdicts(
+    path: str | Path, prompts: str | Path, detections: str | Path, images: str | Path, **options: Any
+) -> dict[str, int]:
+    """A stage: :func:`visor.verdicts` on a folder of images, from files to a file.
+
+    Returns how many images, with both objects, and correct.
+    """
+    asked = pd.read_parquet(prompts)
+    records = visor.verdicts(asked, read_detections(detections), list_images(images, asked), **options)
     with atomic(path) as partial:
         records.to_parquet(partial, index=False)
     return {"images": len(records), **{name: int(records[name].sum()) for name in ("both_found", "correct")}}
@@ -122,16 +129,16 @@ def write_verdicts(path: str | Path, prompts: str | Path, detections: str | Path
 
 def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """Each set of objects that occurs, and its prompts' ids; "all" last, if there is more than one."""
-    for name in [name for name in (*SETS, "all") if (prompts.objects == name).any()]:
+    for name in [name for name in (*OBJECT_SETS, "all") if (prompts.objects == name).any()]:
         yield name, prompts.prompt_id[prompts.objects == name]
     if prompts.objects.nunique() > 1:
         yield "all", prompts.prompt_id
 
 
-def score_table(
-    models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
-) -> pd.DataFrame:
+def score_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
     """:func:`visor.scores` of every model's verdicts with :func:`visor.chance` beside it, for each set of objects.
+
+    Each model is scored on all images that it has of a set; where it has none, it has no rows.
 
     Columns: objects, model, those of ``visor.scores``, and chance: what the same images score against permuted prompts.
     """
@@ -139,8 +146,10 @@ def score_table(
     for objects, ids in _sets(prompts):
         for model, records in models.items():
             part = records[records.prompt_id.isin(ids)]
+            if not len(part):
+                continue
             luck = visor.chance(part).rename(columns={"value": "chance"})
-            table = visor.scores(part, resamples, seed=seed).merge(luck, on=["relation", "metric"], how="left")
+            table = visor.scores(part).merge(luck, on=["relation", "metric"], how="left")
             tables.append(table.assign(objects=objects, model=model))
     table = pd.concat(tables, ignore_index=True)
     return table[["objects", "model", *table.columns.drop(["objects", "model"])]]
@@ -151,50 +160,62 @@ def change_table(
 ) -> pd.DataFrame:
     """:func:`visor.compare` of the first model with each of the others, for each set of objects.
 
-    Columns: objects, model (the other one), then those of ``visor.compare``. Empty if there is one model only.
+    Columns: objects, model (the other one), those of ``visor.compare``, and left_aside: how many images of the set only
+    one of the two has. No rows where the two have no image of a set in common; empty if there is one model only.
     """
     (_, first), *others = models.items()
-    tables = [
-        visor.compare(
-            first[first.prompt_id.isin(ids)], records[records.prompt_id.isin(ids)], resamples, seed=seed
-        ).assign(objects=objects, model=model)
-        for objects, ids in _sets(prompts)
-        for model, records in others
-    ]
-    columns = ["objects", "model", "relation", "metric", "before", "after", "difference", "low", "high", "p"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    tables = []
+    for (objects, ids), (model, records) in product(_sets(prompts), others):
+        before, after = (table[table.prompt_id.isin(ids)] for table in (first, records))
+        if set(before.prompt_id) & set(after.prompt_id):
+            table = visor.compare(before, after, resamples, seed=seed)
+            tables.append(table.assign(objects=objects, model=model, left_aside=table.attrs["left_aside"]))
+    columns = ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images", "left_aside"]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "objects", "model"])
+    return table[["objects", "model", *columns]]
 
 
-def second_opinion(first: pd.DataFrame, second: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """How far two judges agree on the same images, from their verdicts; of images that one of them lacks, nothing.
 
     Returns:
         A row for "both objects found" and one for "relation holds" (where both judges found both objects): images,
-        both_yes, first_only, second_only, both_no; agreement (percent) with low and high (bootstrap over images), and
-        Cohen's kappa.
+        both_yes, first_only, second_only, both_no; agreement (percent) with low and high (:func:`intervals.ratio`, the
+        cluster being the prompt), and Cohen's kappa.
     """
     both = first.merge(second, on=["prompt_id", "image_index"], suffixes=("", "_second"))
     found = both[both.both_found & both.both_found_second]
-    rng, rows = np.random.default_rng(seed), []
+    rows = []
     for what, part, column in (("both objects found", both, "both_found"), ("relation holds", found, "correct")):
         a, b = part[column].to_numpy(bool), part[f"{column}_second"].to_numpy(bool)
         counts = np.array([(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()])
         accuracy, _, _, kappa = agreement(counts)
-        drawn = agreement(rng.multinomial(len(part), counts / max(len(part), 1), resamples))[:, 0]
-        low, high = np.quantile(drawn, [0.025, 0.975]) if len(part) else (np.nan, np.nan)
+        agreed = pd.Series(a == b).groupby(part.prompt_id.to_numpy()).agg(["sum", "size"]).to_numpy(np.float64)
+        (low,), (high,) = intervals.ratio(agreed[:, :1], agreed[:, 1:])
         row = dict(zip(("both_yes", "first_only", "second_only", "both_no"), counts.tolist(), strict=True))
         rows.append({"verdict": what, "images": len(part), **row, "agreement": 100 * accuracy, "low": 100 * low,
                      "high": 100 * high, "kappa": kappa})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def beside_published(scores: pd.DataFrame) -> pd.DataFrame:
-    """Our OA, VISOR and VISOR_Cond and the published rows of ``data/reported.yaml``: name, prompts, metrics, source."""
+def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFrame:
+    """Our OA, VISOR and VISOR_Cond beside those of published systems: name, prompts, metrics and source.
+
+    Args:
+        scores: of :func:`score_table`.
+        rescored: of :func:`people.systems.scores`: systems that we score from their published boxes, by VISOR's rule
+            and any pair, as VISOR scores its own. The other rows are those of ``data/reported.yaml``.
+    """
     ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")
-    rows = [{"name": model, "prompts": f"{objects} objects", **row, "source": "this run"}
-            for (model, objects), row in zip(ours.index, ours.to_dict("records"), strict=True)]  # fmt: skip
-    rows += [{"name": name, "prompts": "SR2D", **row} for name, row in reported("visor").items()]
-    return pd.DataFrame(rows)[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]
+    ours = ours.reset_index().assign(prompts=lambda table: table.objects + " objects", source="this run")
+    by_visor = rescored[(rescored.rules == "visor") & (rescored.pairs == "any")]
+    theirs = by_visor.pivot(index=["model", "detector"], columns="metric", values="value")
+    theirs = theirs.dropna(subset="VISOR_4").reset_index()  # a detector that saw some pictures only is no ruler here
+    told = "scored by us from published boxes (" + theirs.detector + ")"
+    theirs = theirs.assign(prompts="SpatialBench-UC", source=told)
+    named = pd.DataFrame.from_dict(reported("visor"), orient="index").rename_axis("model").reset_index()
+    rows = pd.concat([ours, theirs, named.assign(prompts="SR2D")], ignore_index=True).rename(columns={"model": "name"})
+    return rows[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]
 
 
 # --------------------------------------------------------------------------------------------- analysis (notebook 05)
@@ -224,7 +245,8 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
         Per model and pair (relation, with_opposite): gap, gap_low, gap_high; opposite: of the images with both objects,
         the percentage in which the opposite of what was asked for holds, over both relations of the pair; change: of
         the gap's size since the first model, with interval. Last, for "all pairs": the mean size of the gap; and noise:
-        the size that gaps of zero would show with so few images. Bootstrap over prompts, paired between models.
+        the size that gaps of zero would show with so few images. Bootstrap over prompts, paired between models. Null
+        where it cannot be told: all of it where no relation is asked for together with its opposite.
     """
     drawn = visor.draws(list(models.values()), resamples, seed)
     swapped = {name: _asked_for_opposite(records) for name, records in models.items()}
@@ -239,14 +261,13 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
             opposite = 100 * of.correct.mean() if len(of) else np.nan
             rows.append({"relation": one, "with_opposite": other, "model": model, **_estimate(gaps[-1][i], *_GAP),
                          "opposite": opposite, **change})  # fmt: skip
-    if not gaps:
-        raise ValueError("bias: no relation is asked for together with its opposite")
-    size = np.abs(gaps).mean(axis=0)  # (model, resample)
-    noise = np.abs(np.array(gaps)[:, :, 1:] - np.array(gaps)[:, :, :1]).mean(axis=(0, 2)) if resamples else None
+    apart = np.array(gaps) if gaps else np.full((1, len(models), resamples + 1), np.nan)  # (pair, model, resample)
+    size = np.abs(apart).mean(axis=0)
+    noise = pd.DataFrame(np.abs(apart[:, :, 1:] - apart[:, :, :1]).mean(axis=0).T).mean()
     for i, model in enumerate(models):
         change = _estimate(size[i] - size[0], *_CHANGE) if i else {}
-        rows.append({"relation": "all pairs", "model": model, **_estimate(size[i], *_GAP), **change,
-                     "noise": np.nan if noise is None else noise[i]})  # fmt: skip
+        rows.append({"relation": "all pairs", "with_opposite": np.nan, "model": model, **_estimate(size[i], *_GAP),
+                     "opposite": np.nan, **change, "noise": noise[i]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -272,6 +293,8 @@ def gain_by_frequency(
         A row per third: frequency (its name), prompts, images_median, before, after, difference, low, high (VISOR_Cond,
         points); null for a third without prompts. The last row, "most − least", has the outer thirds' difference.
     """
+    before, after = visor.common([before, after])
+    prompts = prompts[prompts.prompt_id.isin(before.prompt_id)]
     by_relation = prompts.groupby("relation").n_images
     place = (by_relation.rank(method="first") - 0.5) / by_relation.transform("size")
     gains, rows = [], []
@@ -295,39 +318,48 @@ THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
 def ablation(
     prompts: pd.DataFrame,
     detections: Mapping[str, pd.DataFrame],
-    images: int,
+    images: Mapping[str, int | pd.DataFrame],
     thresholds: Sequence[float] = THRESHOLDS,
     resamples: int = 1_000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The first model against the last, scored again from the stored boxes under other thresholds, pairs and rules.
 
+    Args:
+        images: those of each model, as :func:`visor.verdicts` takes them; its verdicts will do.
+
     Columns: rules, pairs, threshold, before, after, difference, low, high (VISOR_Cond), OA_before and OA_after. A
     threshold above which a model has no box that counts gives a row of nulls.
     """
-    first, *_, last = detections.values()
+    first, *_, last = detections
     rows: list[dict[str, Any]] = []
+    change = ["before", "after", "difference", "low", "high"]
     able = [rules for rules in RULES if set(prompts.relation) <= set(RULES[rules].defines)]
     for rules, pairs, threshold in product(able, ("any", "best"), thresholds):
         row: dict[str, Any] = {"rules": rules, "pairs": pairs, "threshold": threshold}
         try:
-            before, after = (visor.verdicts(prompts, t, images, threshold, pairs, rules) for t in (first, last))
+            before, after = (
+                visor.verdicts(prompts, detections[name], images[name], threshold, pairs, rules)
+                for name in (first, last)
+            )
         except visor.NothingFound:
             rows.append(row)
             continue
         table = visor.compare(before, after, resamples, seed=seed).query("relation == 'all'").set_index("metric")
-        row |= table.loc["VISOR_Cond", ["before", "after", "difference", "low", "high"]].to_dict()
+        row |= table.loc["VISOR_Cond", change].to_dict()
         rows.append(row | {f"OA_{name}": table.loc["OA", name] for name in ("before", "after")})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["rules", "pairs", "threshold", *change, "OA_before", "OA_after"])
 
 
 def every_relation(models: Sequence[pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> dict[str, float]:
     """On how many of the 14 relations the second model's VISOR_Cond is above the first's: value, low, high; and asked,
-    the number of relations that have prompts and, for both models, images with both objects."""
+    the number of relations that have prompts and, for both models, images with both objects. The interval is null where
+    one of them has too few prompts (:func:`visor.draws`)."""
     drawn = visor.draws(models, resamples, seed)
     gains = np.stack([drawn[name][1, :, COND] - drawn[name][0, :, COND] for name in NAMES if name in drawn])
-    asked = int((~np.isnan(gains[:, 0])).sum())
-    return {**_estimate((gains > 0).sum(axis=0).astype(float), "value", "low", "high"), "asked": asked}
+    gains = gains[~np.isnan(gains[:, 0])]
+    many = np.where(np.isnan(gains), np.nan, gains > 0).sum(axis=0)
+    return {**_estimate(many, "value", "low", "high"), "asked": len(gains)}
 
 
 @dataclass(frozen=True)
@@ -379,7 +411,7 @@ def claims(
     all_asked = relations["asked"] == len(NAMES)
     above, points = (lambda v, low, high: low > 0), "points of VISOR_Cond"
     tests = [
-        _Test(gains[model, main], f"{points}, {main} objects", "interval above 0", above),
+        _Test(gains.get((model, main)), f"{points}, {main} objects", "interval above 0", above),
         _Test(gains.get((unseen_model, "unseen")), f"{points}, unseen objects", "interval above 0", above),
         _Test([relations[k] for k in ("value", "low", "high")] if all_asked else None, "relations of 14 with a gain",
               "all 14", lambda v, low, high: v == len(NAMES)),

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from . import boxes
 from .detections import BEHAVIOUR, DETECTION_COLUMNS, FLOOR, QUERY
 from .images import READERS, Pixels, list_images
+from .models.source import PRECISIONS
 from .photos import Photos
-from .prompts import true_prompts
+from .prompts import SETS, true_prompts
 from .running import files
 
 GROUP = 128  # images that are resumed and sharded together
@@ -59,10 +60,10 @@ def write_detections(
 
     Returns:
         The record: detector, floor, query, images (their number and record), boxes (their number; None while other
-        shards are at work).
+        shards are at work; 0, which is said, is a result that :func:`visor.verdicts` does not score by itself).
 
     Raises:
-        ValueError: no box at all was found, unfinished generation, images that belong to no prompt, an unknown name.
+        ValueError: unfinished generation, images that belong to no prompt, an unknown name.
         models.ModelError: the detector does not load. photos.PhotoError: an image is missing or does not decode.
     """
     listed = list_images(images, prompts)
@@ -178,11 +179,11 @@ def _look(
     judge: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], *, floor: float, query: str, batch: int
 ) -> None:
     """Detect in every group that is not there yet, and keep each in its file."""
-    from . import models
+    from .models.batches import AdaptiveBatches  # torch: not for --help
 
     todo = {part: group for part, group in mine.items() if not part.is_file()}
     total, missing = (sum(map(len, groups.values())) for groups in (mine, todo))
-    title, batches = f"boxes {judge.record['id']}", models.Batches(batch)
+    title, batches = f"boxes {judge.record['id']}", AdaptiveBatches(batch)
     with (
         tqdm(total=total, initial=total - missing, desc=title, unit="image", mininterval=1) as bar,
         ThreadPoolExecutor(READERS) as pool,
@@ -203,11 +204,9 @@ def _look(
 def _join(made: list[Path], path: Path, record: dict[str, Any], key: str) -> None:
     """Put the groups together."""
     table = pa.concat_tables(pq.read_table(part) for part in made)
-    if not len(table):
-        raise ValueError(
-            f"{path}: {record['detector']['id']} found nothing above {record['floor']} in "
-            f"{record['images']['number']:,} images; is it the right detector?"
-        )
+    if not len(table):  # a result, where another model's images hold something: visor.unfound decides
+        where = f"{record['images']['number']:,} images"
+        print(f"{path}: {record['detector']['id']} found nothing above {record['floor']} in {where}", file=sys.stderr)
     metadata = {"sr4g": json.dumps({**record, "boxes": len(table), "key": key}, sort_keys=True)}
     with files.atomic(path) as partial:
         pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
@@ -236,20 +235,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="the Parquet file of boxes; run again to go on")
     parser.add_argument("images", type=Path, help="folder of images")
     parser.add_argument("--detector", required=True, help="a folder, an id on the Hub, or YAML: {id: …, revision: …}")
-    parser.add_argument("--prompts", help="of images made elsewhere: sr2d, sr4g, geneval or a file")
+    parser.add_argument("--prompts", help=f"of images made elsewhere: {', '.join(SETS)} or a file")
     parser.add_argument("--floor", type=float, default=FLOOR, help="scores below are not stored (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", choices=PRECISIONS)
     parser.add_argument("--shard", type=int, default=0)
     parser.add_argument("--shards", type=int, default=1)
     args = vars(parser.parse_args(argv))
     files.share_cores()
     try:
-        write_detections(**args | {"detector": files.read_setting(args["detector"])})
+        record = write_detections(**args | {"detector": files.read_setting(args["detector"])})
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"detect: {error}", file=sys.stderr)
         return 1
-    return 0
+    if record["boxes"] == 0:
+        print("detect: no box at all: is it the right detector, and are these the prompts' images?", file=sys.stderr)
+    return int(record["boxes"] == 0)
 
 
 if __name__ == "__main__":

@@ -20,20 +20,10 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch.nn import functional as F
 
-from . import models
-from .detections import FLOOR, QUERY
-
-# Spellings of COCO's categories in Pascal VOC's tradition (RT-DETR's labels) and in GenEval's prompts.
-_ALIASES = {
-    "aeroplane": "airplane",
-    "motorbike": "motorcycle",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-    "television": "tv",
-    "computermouse": "mouse",
-    "computerkeyboard": "keyboard",
-    "tvremote": "remote",
-}
+from .detections import FLOOR, QUERY, plain
+from .models.batches import AdaptiveBatches
+from .models.load import load_detector
+from .models.words import check_words
 
 Image = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
 Pixels = Float[torch.Tensor, "image 3 height width"]
@@ -112,7 +102,7 @@ class Detector:
         *,
         floor: float = FLOOR,
         query: str = QUERY,
-        batch: int | models.Batches = 64,
+        batch: int | AdaptiveBatches = 64,
     ) -> pd.DataFrame:
         """Boxes of the names asked for in each image.
 
@@ -147,7 +137,7 @@ class Detector:
             return [each.cpu().numpy() for each in self.find(self.preprocess(part), sizes, ask, known, floor)]
 
         found = []
-        batches = batch if isinstance(batch, models.Batches) else models.Batches(batch)
+        batches = batch if isinstance(batch, AdaptiveBatches) else AdaptiveBatches(batch)
         for rows, (image, name, score, xywh) in batches(range(len(images)), look):
             found.append([image + rows[0], np.array(list(position), object)[name], score, *xywh.T])
         columns = [np.concatenate(column) for column in zip(*found, strict=True)] if found else [np.empty(0)] * 7
@@ -168,7 +158,7 @@ class OwlVit(Detector):
         """The embedding of each name's query, (name, dim)."""
         texts = [query.format(name=name) for name in names]
         if new := [text for text in dict.fromkeys(texts) if text not in self.queries]:
-            models.check_words(self.processor.tokenizer, new)
+            check_words(self.processor.tokenizer, new)
             tokens = self.processor.tokenizer(new, padding="max_length", return_tensors="pt").to(self.model.device)
             made = self.towers.get_text_features(
                 input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
@@ -225,12 +215,12 @@ class RtDetr(Detector):
     def known(self, names: Sequence[str], query: str = QUERY) -> torch.Tensor:
         """The number of each name's own label, (name)."""
         kinds = self.model.config.id2label
-        labels = {_plain(label): int(i) for i, label in kinds.items()}
-        if unknown := [name for name in names if _plain(name) not in labels]:
+        labels = {plain(label): int(i) for i, label in kinds.items()}
+        if unknown := [name for name in names if plain(name) not in labels]:
             raise ValueError(
                 f"{type(self.model).__name__} does not know {unknown[0]!r}; its labels are {', '.join(kinds.values())}"
             )
-        return torch.tensor([labels[_plain(name)] for name in names], device=self.model.device)
+        return torch.tensor([labels[plain(name)] for name in names], device=self.model.device)
 
     def find(self, pixels: Pixels, sizes: Sizes, ask: Asked, known: torch.Tensor, floor: float) -> Found:
         """RT-DETR and its post-processing (as many best pairs of box and label as it has queries), the names asked."""
@@ -250,14 +240,9 @@ FAMILIES: dict[str, type[Detector]] = {"owlvit": OwlVit, "owlv2": Owlv2, "rt_det
 
 
 def load(source: Any, dtype: str = "float32", device: Any = None) -> Detector:
-    """The detector that a source names; arguments and errors as in :func:`models.load_detector`."""
-    model, processor, record = models.load_detector(source, dtype, device)
+    """The detector that a source names; arguments and errors as in :func:`models.load.load_detector`."""
+    model, processor, record = load_detector(source, dtype, device)
     return FAMILIES[record["model_type"]](model, processor, record)
-
-
-def _plain(name: str) -> str:
-    name = name.lower().replace(" ", "")
-    return _ALIASES.get(name, name)
 
 
 def _pixels(boxes: Float[torch.Tensor, "box 4"], sizes: Int64[torch.Tensor, "box 2"]) -> Float[torch.Tensor, "box 4"]:

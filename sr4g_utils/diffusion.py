@@ -22,8 +22,9 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import UInt8
 
-from . import models
 from .images import Pixels
+from .models.batches import AdaptiveBatches
+from .models.words import check_words, tokenizers
 from .sampling import Sampling
 
 Wanted = tuple[Any, str, int]  # prompt_id, caption and number of an image
@@ -57,11 +58,11 @@ def sample(
         ValueError: a caption that the pipeline's vocabulary lacks words for, an unknown scheduler, or pixels that are
             none. FloatingPointError: the model gives NaN or infinity.
     """
-    for tokenizer in models.tokenizers(pipeline):
-        models.check_words(tokenizer, [*prompts.caption, sampling.negative_prompt])
+    for tokenizer in tokenizers(pipeline):
+        check_words(tokenizer, [*prompts.caption, sampling.negative_prompt])
     own, pipeline.scheduler = pipeline.scheduler, _scheduler(pipeline, sampling.scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    batches = models.Batches(sampling.batch)
+    batches = AdaptiveBatches(sampling.batch)
     try:
         for group in groups(prompts, sampling.group):
             rows = zip(group.prompt_id, group.caption, strict=True)

@@ -17,7 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from .images import Pixels
-from .prompts import check_prompts, write_given_prompts
+from .models.source import PRECISIONS
+from .prompts import SETS, check_prompts, write_given_prompts
 from .running import files
 from .sampling import BEHAVIOUR, Sampling, against_card, recommended_sampling
 
@@ -62,10 +63,11 @@ def write_images(
     table = check_prompts(pd.read_parquet(prompts), str(prompts))
     if not 0 <= shard < shards:
         raise ValueError(f"shard {shard} of {shards}: shards are numbered from 0 to {shards - 1}")
-    from . import diffusion, models  # torch: not for --help
+    from . import diffusion  # torch: not for --help
+    from .models.load import load_pipeline
 
     _look(folder)  # an error now, not after the model is loaded
-    pipeline, about = models.load_pipeline(model, dtype, unet=unet)
+    pipeline, about = load_pipeline(model, dtype, unet=unet)
     if warning := against_card(about["id"], sampling, recommended_sampling(about["id"])):
         print(warning, file=sys.stderr)
     text = table[["prompt_id", "subject", "relation", "object", "caption"]].to_json(orient="values")
@@ -144,12 +146,12 @@ def main(argv: list[str] | None = None) -> int:
     """Images of a prompt set (generate.write_images); ``--shard k --shards n`` shares the work among jobs."""
     parser = argparse.ArgumentParser("python -m sr4g_utils.generate", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="where the images go; run again to go on")
-    parser.add_argument("--prompts", required=True, help="sr2d, sr4g, geneval or a file (see read_prompts)")
+    parser.add_argument("--prompts", required=True, help=f"{', '.join(SETS)} or a file (see docs/formats.md)")
     parser.add_argument(
         "--model", required=True, help="a folder, an id on the Hub, or YAML: {id: …, revision: …, mirrors: […]}"
     )
     parser.add_argument("--unet", type=Path, help="folder of a fine-tuned UNet")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", choices=PRECISIONS)
     parser.add_argument(
         "--set",
         dest="settings",
@@ -166,9 +168,11 @@ def main(argv: list[str] | None = None) -> int:
         pairs = (text.partition("=") for text in args.settings)
         sampling = {key: files.read_setting(value) for key, _, value in pairs}
         with tempfile.TemporaryDirectory() as scratch:
-            prompts = Path(args.prompts)
-            if prompts.suffix != ".parquet":
-                write_given_prompts(prompts := Path(scratch) / "prompts.parquet", source=args.prompts)
+            told = write_given_prompts(prompts := Path(scratch) / "prompts.parquet", source=args.prompts)
+            if told["left_out"]:
+                print(
+                    f"{args.prompts}: {told['left_out']:,} without one of the relations are left out", file=sys.stderr
+                )
             write_images(
                 args.folder, prompts, model=files.read_setting(args.model), unet=args.unet, sampling=sampling,
                 dtype=args.dtype, shard=args.shard, shards=args.shards,

@@ -128,11 +128,13 @@ def disagreement(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def human_agreement(table: pd.DataFrame, measures: Sequence[str] = ("precision", "recall", "kappa")) -> Figure:
+def human_agreement(
+    table: pd.DataFrame, measures: Sequence[str] = ("accuracy", "kappa", "precision", "recall")
+) -> Figure:
     """Agreement with people per relation and rule set, with 95 % intervals."""
     table = table[table.frame == "all"]
     names = list(dict.fromkeys(table.relation))
-    figure, axes = plt.subplots(1, len(measures), figsize=(11, 5), sharey=True)
+    figure, axes = plt.subplots(1, len(measures), figsize=(3.4 * len(measures), 6), sharey=True)
     for axis, measure in zip(axes, measures, strict=True):
         parts = table.groupby("rules", sort=False)
         for offset, (rules, part) in zip(_offsets(len(parts)), parts, strict=True):
@@ -339,7 +341,7 @@ def scores(table: pd.DataFrame) -> Figure:
     """
     table = table[table.relation == "all"]
     metrics = list(dict.fromkeys(table.metric))
-    return _panels(table, "metric", metrics, (4, 0.42 * len(metrics) + 1.2), "percent")
+    return _panels(table, "metric", metrics, (4.0, 0.42 * len(metrics) + 1.2), "percent")
 
 
 def scores_per_relation(table: pd.DataFrame, metric: str = "VISOR_Cond") -> Figure:
@@ -349,7 +351,7 @@ def scores_per_relation(table: pd.DataFrame, metric: str = "VISOR_Cond") -> Figu
     """
     table = table[table.metric == metric]
     names = [name for name in ("all", *NAMES) if name in set(table.relation)]
-    return _panels(table, "relation", names, (4, 0.42 * len(names) + 1.2), f"{metric} (percent)")
+    return _panels(table, "relation", names, (4.0, 0.42 * len(names) + 1.2), f"{metric} (percent)")
 
 
 def _panels(table: pd.DataFrame, by: str, rows: list[str], size: tuple[float, float], label: str) -> Figure:

@@ -11,21 +11,22 @@ Detections are stored above a low floor and know nothing of thresholds; the thre
 rule that turns boxes into relations (:mod:`sr4g_utils.relations`). All scores are percentages, as published. **A score
 whose denominator is zero is null (NaN), never 0**: no image with both objects says nothing about relations.
 
-The sampling unit is the prompt: its images share a caption, so they are resampled together.
+The sampling unit is the prompt: its images share a caption (:mod:`sr4g_utils.intervals`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from .detections import check_detections
+from . import intervals
+from .detections import check_detections, positions, readings, say, scored_images
 from .prompts import NEEDED, check_prompts
 from .relations import BY_NAME, NAMES, judge, rules_named
 
 THRESHOLD = 0.1  # VISOR's: a detection counts when its score is above it
-IMAGES = 4  # per prompt, in VISOR's protocol
 AT_LEAST = (1, 2, 3, 4)  # images of a prompt, in VISOR_1 to VISOR_4
 
 # What each metric divides by what. The counts are of images, but for those of prompts with at least n correct ones.
@@ -55,10 +56,11 @@ class NothingFound(ValueError):
 def verdicts(
     prompts: pd.DataFrame,
     detections: pd.DataFrame,
-    images: int = IMAGES,
+    images: int | pd.DataFrame | None = None,
     threshold: float = THRESHOLD,
     pairs: str = "any",
     rules: str = "visor",
+    nothing: str = "raise",
 ) -> pd.DataFrame:
     """One record per image: was the prompt obeyed, from which boxes, and why (not).
 
@@ -67,30 +69,54 @@ def verdicts(
             are left aside.
         detections: see :func:`detections.read_detections`; with ``rules="sstd"`` also width and height of the image in
             pixels.
-        images: images per prompt, numbered from 0. One without any detection counts as an image in which nothing was
-            found.
+        images: what exists, since boxes know nothing of an image in which nothing was found: a number of images per
+            prompt, or a table with a row of prompt_id and image_index for each (as of :func:`images.list_images`;
+            prompts without one are left out). None takes the number from the largest image_index and says so.
         threshold: detections whose score is above it count.
         pairs: "any": the relation must hold for some pair of boxes (VISOR); "best": for the pair of highest scores.
         rules: a name in ``RULES`` (:mod:`sr4g_utils.relations`).
+        nothing: "raise", or "record": a model of which nothing is found has a score of 0, which is said. The caller
+            vouches for the detector, which found something of another model (:func:`unfound`).
 
     Returns:
         Rows in the order of prompts and images. prompt_id, image_index, subject, relation, object; n_subject, n_object
         (boxes above the threshold); both_found, correct, reason; subject_x, _y, _w, _h, _score and object_… of the pair
         that decided (the most confident that satisfies the relation, else the most confident; NaN where not found);
-        and a bool column for each of the 14 relations: does it hold for some pair, or for the best?
+        and a bool column for each of the 14 relations: does it hold for some pair, or for the best? ``attrs``: images
+        (how many, and who says so), never_found (names asked for that are no label of the whole table), other_boxes
+        (of prompts that are not asked), nothing_found.
 
     Raises:
         NothingFound: no detection above the threshold belongs to any prompt's objects.
-        ValueError: an image_index that is not below ``images``, bad tables, or unknown arguments.
+        ValueError: no prompt_id in common, an image that does not exist, a table that does not tell how many images
+            there are, bad tables, or unknown arguments.
     """
-    prompts = check_prompts(prompts, "prompts", NEEDED)[list(NEEDED)].reset_index(drop=True)
-    _check_choice("pairs", pairs, ("any", "best"))
+    prompts = check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)].reset_index(drop=True)
+    for field, value, choices in (("pairs", pairs, ("any", "best")), ("nothing", nothing, ("raise", "record"))):
+        if value not in choices:
+            raise ValueError(f"{field}: unknown value {value!r}; choose one of {', '.join(choices)}")
     defined = rules_named(rules)
     if len(other := prompts[~prompts.relation.isin(defined.defines)]):
         defined.check(other.relation[:1], f"prompts: prompt {other.prompt_id.iloc[0]}")
-    boxes = _of_prompts(prompts, check_detections(detections), images, threshold)
-    records = prompts.loc[np.repeat(np.arange(len(prompts)), images)].reset_index(drop=True)
-    records.insert(1, "image_index", np.tile(np.arange(images), len(prompts)))
+    table = check_detections(detections)
+    at = positions(table.prompt_id, prompts.prompt_id)
+    is_subject, is_object, about = _roles(prompts, table, at)
+    keep = (is_subject | is_object) & (table.score.to_numpy() > threshold)
+    about["nothing_found"] = not keep.any()
+    if about["nothing_found"]:
+        _nothing_found(table[at >= 0], threshold, nothing)
+    prompt, number, image, about["images"] = scored_images(prompts, table, at, images)
+    boxes = table[keep].assign(image=image[keep], is_subject=is_subject[keep], is_object=is_object[keep])
+    boxes = boxes.iloc[np.lexsort((-boxes.score.to_numpy(), boxes.image.to_numpy()))].reset_index(drop=True)
+    records = prompts.iloc[prompt].reset_index(drop=True)
+    records.insert(1, "image_index", number)
+    records = _judged(records, boxes, pairs, rules)
+    records.attrs = about
+    return records
+
+
+def _judged(records: pd.DataFrame, boxes: pd.DataFrame, pairs: str, rules: str) -> pd.DataFrame:
+    """The records with verdicts, from the boxes that count, sorted by image (a record's row) and falling score."""
     n, every = len(records), np.arange(len(records))
     wanted = pd.Index(NAMES).get_indexer(pd.Index(records.relation))
 
@@ -126,34 +152,60 @@ def verdicts(
     return records
 
 
-def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{field}: unknown value {value!r}; choose one of {', '.join(choices)}")
+Of = Bool[np.ndarray, "box"]
 
 
-def _of_prompts(prompts: pd.DataFrame, table: pd.DataFrame, images: int, threshold: float) -> pd.DataFrame:
-    """The boxes that count, with their image's number, sorted by image and falling score."""
-    at = pd.Index(prompts.prompt_id).get_indexer(table.prompt_id)
-    ours = at >= 0
-    if (beyond := table[ours & (table.image_index >= images)]).size:
-        raise ValueError(
-            f"detections: prompt {beyond.prompt_id.iloc[0]} has image_index {beyond.image_index.iloc[0]}, but "
-            f"images={images} per prompt are scored; pass the number that was generated"
+def _roles(prompts: pd.DataFrame, table: pd.DataFrame, at: Int[np.ndarray, "box"]) -> tuple[Of, Of, dict[str, Any]]:
+    """Which boxes are of their prompt's subject, and of its object, and what is to be told of the names.
+
+    ``at``: the row of each box's prompt, -1 for a prompt that is not asked.
+    """
+    asked = [prompts[role].astype(str) for role in ("subject", "object")]
+    names = pd.Index(pd.unique(pd.concat(asked)))
+    code, labels = pd.factorize(table.label)
+    meant = readings(labels, names)
+    name = np.array([names.get_loc(meant[label]) if label in meant else -1 for label in labels], int)[code]
+    is_subject, is_object = ((at >= 0) & (name == names.get_indexer(pd.Index(each))[at]) for each in asked)
+    never = names.delete(np.unique(name[name >= 0])).tolist()
+    strange = [labels[i] for i in np.unique(code[(at >= 0) & (name < 0)])]
+    if never and strange:
+        say(
+            f"verdicts: {_few(never)} (of {len(names):,} names asked for) are never among the labels, so never found; "
+            f"labels that no prompt asks for: {_few(strange)}. Are they spelt otherwise?"
         )
-    keep = ours & (table.score.to_numpy() > threshold)
-    boxes, at = table[keep], at[keep]
-    label = boxes.label.to_numpy(object)
-    is_subject, is_object = (label == prompts[role].to_numpy(object)[at] for role in ("subject", "object"))
-    if not (is_subject | is_object).any():
+    return is_subject, is_object, {"never_found": never, "other_boxes": int((at < 0).sum())}
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+
+
+def _nothing_found(table: pd.DataFrame, threshold: float, nothing: str) -> None:
+    found = (
+        f"the detector found nothing: of {len(table):,} boxes of these prompts, {(table.score > threshold).sum():,} "
+        f"score above {threshold} and none bears its prompt's object names"
+    )
+    if nothing == "raise":
         raise NothingFound(
-            f"the detector found nothing: of {int(ours.sum()):,} boxes of these prompts, {len(boxes):,} score above "
-            f"{threshold} and none bears its prompt's object names. Check the detector, the images, the label names "
-            "and the prompt ids; a score of such a run would say nothing about the model"
+            f"{found}. Check the detector, the images and the label names; a score of such a run would say nothing "
+            "about the model"
         )
-    boxes = boxes.assign(
-        image=at * images + boxes.image_index.to_numpy(np.int64), is_subject=is_subject, is_object=is_object
-    )[is_subject | is_object]
-    return boxes.iloc[np.lexsort((-boxes.score.to_numpy(), boxes.image.to_numpy()))].reset_index(drop=True)
+    say(f"verdicts: {found}. It is scored as what it seems, a model that draws none of them")
+
+
+def unfound(models: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The models in whose images nothing at all was found, from their verdicts.
+
+    Raises:
+        NothingFound: that is all of them, which says more of the detector than of the models.
+    """
+    names = [name for name, records in models.items() if not (records.n_subject + records.n_object).any()]
+    if len(names) == len(models):
+        raise NothingFound(
+            f"the detector found nothing of any model ({', '.join(names)}). Check the detector, the images and the "
+            "label names; a score of such a run would say nothing about the models"
+        )
+    return names
 
 
 def _pairs(
@@ -223,85 +275,105 @@ _ABOVE = [_AT[above] for above, _ in FORMULAS.values()]
 _BELOW = [_AT[below] for _, below in FORMULAS.values()]
 
 
-def scores(records: pd.DataFrame, resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
-    """OA, VISOR, VISOR_Cond and VISOR_1..4, over all prompts and per relation, with bootstrap intervals.
+def scores(records: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+    """OA, VISOR, VISOR_Cond and VISOR_1..4, over all prompts and per relation, with intervals.
 
     Args:
-        records: of :func:`verdicts` or :func:`detections.read_visor_results`.
-        resamples: how often the prompts are drawn again, with replacement; 0 leaves the intervals null.
-        level: of the percentile interval.
-        seed: of the resampling.
+        records: of :func:`verdicts` or :func:`detections.read_visor_results`; each image counts, even where prompts
+            have unequal numbers of them.
+        level: of the interval (:func:`intervals.ratio`, the cluster being the prompt).
 
     Returns:
         Columns relation ("all", then those that occur), metric, value, low, high (percentages), count, of (the fraction
-        whose percentage the value is) and prompts. Null where ``of`` is 0, and VISOR_n where no prompt has n images.
-        Resamples in which a denominator is 0 are left out of its interval.
+        whose percentage the value is) and prompts. Null where ``of`` is 0, and VISOR_n where no prompt has n images;
+        low and high also where fewer than ``intervals.FEWEST`` prompts have something to divide by.
     """
     statistics, relation, _ = _per_prompt(records)
     rows = []
     for name, of in _groups(relation):
-        totals = statistics[of].sum(axis=0)
-        values = _metrics(totals, _measurable(statistics[of]))
-        low, high = _interval(_metrics(_resample(statistics[of], resamples, seed)), values, level)
-        rows.append(_frame(name, totals, value=values, low=low, high=high))
+        totals, measurable = statistics[of].sum(axis=0), _measurable(statistics[of])
+        low, high = _percent(intervals.ratio(*_fractions(statistics[of]), level), measurable)
+        rows.append(_frame(name, totals, value=_metrics(totals, measurable), low=low, high=high))
     return pd.concat(rows, ignore_index=True)
+
+
+def common(models: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The models' records of the images (prompt_id and image_index) that all of them have.
+
+    Raises:
+        ValueError: there are none, or a prompt asks for something else in another model.
+    """
+    keys = [pd.MultiIndex.from_frame(records[["prompt_id", "image_index"]]) for records in models]
+    shared = keys[0]
+    for key in keys[1:]:
+        shared = shared if shared.equals(key) else shared.intersection(key)
+    if not len(shared):
+        raise ValueError("compare: no image (prompt_id, image_index) is in all models, so nothing can be compared")
+    parts = [r if k.equals(shared) else r[k.isin(shared)] for r, k in zip(models, keys, strict=True)]
+    asked = [part.groupby("prompt_id").relation.first() for part in parts]
+    for other in asked[1:]:
+        if (differ := asked[0] != other).any():
+            id = differ.index[differ][0]
+            raise ValueError(f"compare: prompt {id} is {asked[0][id]!r} in one model and {other[id]!r} in another")
+    return parts
 
 
 def compare(
     before: pd.DataFrame, after: pd.DataFrame, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
-    """The change from one model to another on the same prompts, paired by prompt.
+    """The change from one model to another on the images that both have (:func:`common`), paired by prompt.
 
-    The interval resamples prompts, both models' images of a prompt together. The test exchanges the two models' images
-    of a prompt at random, as if the models did not differ; p is two-sided and never below 1 / (resamples + 1).
+    The interval is :func:`intervals.difference`, the cluster being the prompt. The test exchanges the two models'
+    images of a prompt at random, ``resamples`` times, as if the models did not differ; p is two-sided and never below
+    1 / (resamples + 1).
 
     Returns:
-        Columns relation, metric, before, after, difference, low, high (percentage points) and p; null as in
-        :func:`scores`.
+        Columns relation, metric, before, after, difference, low, high (percentage points), p and images (those that
+        both have); null as in :func:`scores`. ``attrs["left_aside"]``: how many images only one of the two has.
 
     Raises:
-        ValueError: the two are not verdicts on the same prompts.
+        ValueError: the two have no image in common, or a prompt asks for something else in each.
     """
-    (a, relation, ids), (b, relation_b, ids_b) = _per_prompt(before), _per_prompt(after)
-    if len(ids) != len(ids_b) or (ids != ids_b).any() or (relation != relation_b).any():
-        only = next(iter(set(ids.tolist()) ^ set(ids_b.tolist())), "none, but their relations differ")
-        raise ValueError(f"compare: both models must be scored on the same prompts; prompt in one only: {only}")
+    parts = common([before, after])
+    (a, relation, _), (b, _, _) = (_per_prompt(part) for part in parts)
     rows = []
     for name, of in _groups(relation):
-        both = np.concatenate([a[of], b[of]], axis=1)
         measurable = _measurable(a[of]) & _measurable(b[of])
         values = [_metrics(statistics[of].sum(axis=0), measurable) for statistics in (a, b)]
         difference = values[1] - values[0]
-        low, high = _interval(_difference(_resample(both, resamples, seed)), difference, level)
-        swapped = np.abs(_difference(_exchange(both, resamples, seed)))
+        low, high = _percent(intervals.difference(_fractions(a[of]), _fractions(b[of]), level), measurable)
+        swapped = np.abs(_difference(_exchange(np.concatenate([a[of], b[of]], axis=1), resamples, seed)))
         # 1e-9: equal differences must count as equal however their sums were rounded
         extreme = (swapped >= np.abs(difference) - 1e-9).sum(axis=0)
         p = np.where(np.isnan(difference), np.nan, (1 + extreme) / (1 + np.isfinite(swapped).sum(axis=0)))
         columns = {"before": values[0], "after": values[1], "difference": difference, "low": low, "high": high, "p": p}
-        rows.append(pd.DataFrame({"relation": name, "metric": METRICS, **columns}))
-    return pd.concat(rows, ignore_index=True)
+        images = int(a[of, _AT["images"]].sum())
+        rows.append(pd.DataFrame({"relation": name, "metric": METRICS, **columns, "images": images}))
+    table = pd.concat(rows, ignore_index=True)
+    table.attrs["left_aside"] = len(before) + len(after) - 2 * len(parts[0])
+    return table
 
 
 def draws(
     models: Sequence[pd.DataFrame], resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Float[np.ndarray, "model resample metric"]]:
-    """The metrics of several models on the same prompts, drawn again and again, for statistics of one's own.
+    """The metrics of several models on the images that all have, drawn again and again, for statistics of one's own.
 
     Resample 0 is what was observed. Prompts are drawn with replacement, all models' images of a prompt together, and
-    independently for "all" and for each relation that occurs: the keys. The last axis is ``METRICS``.
+    independently for "all" and for each relation that occurs: the keys. The last axis is ``METRICS``. The resamples are
+    null where fewer than ``intervals.FEWEST`` prompts have something to divide by: they would say too much.
 
     Raises:
-        ValueError: the models are not scored on the same prompts.
+        ValueError: as :func:`common`.
     """
-    parts = [_per_prompt(records) for records in models]
-    _, relation, ids = parts[0]
-    if not all(np.array_equal(ids, part[2]) and np.array_equal(relation, part[1]) for part in parts):
-        raise ValueError("draws: all models must be scored on the same prompts")
+    parts = [_per_prompt(records) for records in common(models)]
     statistics = np.concatenate([part[0] for part in parts], axis=1)
     drawn = {}
-    for i, (name, of) in enumerate(_groups(relation)):
+    for i, (name, of) in enumerate(_groups(parts[0][1])):
         sums = np.concatenate([statistics[of].sum(axis=0)[None], _resample(statistics[of], resamples, [seed, i])])
         drawn[name] = _metrics(sums.reshape(len(sums), len(models), -1)).swapaxes(0, 1)
+        few = [~intervals.enough(_fractions(part[0][of])[1]) for part in parts]
+        drawn[name][:, 1:][np.broadcast_to(np.array(few)[:, None], drawn[name][:, 1:].shape)] = np.nan
     return drawn
 
 
@@ -374,6 +446,15 @@ def _metrics(totals: np.ndarray, measurable: np.ndarray | bool = True) -> Float[
     return np.where(measurable, values, np.nan)
 
 
+def _fractions(statistics: Int[np.ndarray, "prompt statistic"]) -> tuple[intervals.Counts, intervals.Counts]:
+    """What is above and below each metric's line, prompt by prompt."""
+    return statistics[:, _ABOVE].astype(np.float64), statistics[:, _BELOW].astype(np.float64)
+
+
+def _percent(ends: tuple[intervals.Ratios, intervals.Ratios], measurable: np.ndarray) -> list[intervals.Ratios]:
+    return [np.where(measurable, 100 * end, np.nan) for end in ends]
+
+
 def _types(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct rows and how many prompts have each.
 
@@ -402,16 +483,6 @@ def _exchange(both: np.ndarray, resamples: int, seed: int) -> Float[np.ndarray, 
 def _difference(sums: np.ndarray) -> Float[np.ndarray, "resample metric"]:
     half = sums.shape[1] // 2
     return _metrics(sums[:, half:]) - _metrics(sums[:, :half])
-
-
-def _interval(
-    drawn: Float[np.ndarray, "resample metric"], values: np.ndarray, level: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of each metric; null where its value is."""
-    low, high = np.full((2, len(METRICS)), np.nan)
-    for i in np.flatnonzero(~np.isnan(values)) if len(drawn) else []:
-        low[i], high[i] = np.nanquantile(drawn[:, i], [(1 - level) / 2, (1 + level) / 2])
-    return low, high
 
 
 def _frame(name: str, totals: np.ndarray, **columns: np.ndarray) -> pd.DataFrame:

@@ -4,7 +4,7 @@
     detect     images/s of the batched detector, against the stock processor, one image at a time
     finetune   images/s of the stage, against a plain loop that passes photos and captions through VAE and text encoder
                at every step
-    score      images/s of verdicts and scores of SR2D's 101,120 images with 10,000 resamples, against a bootstrap that
+    score      images/s of verdicts and scores of SR2D's 101,120 images with intervals, against a bootstrap of 10,000 that
                draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
 
 Models have random weights. On a GPU they have the published sizes (Stable Diffusion v1.4 at 512 × 512, OWL-ViT base at
@@ -160,7 +160,7 @@ def bench_score(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
     found = found.assign(label=role, score=rng.random(n), **{side: 200 * rng.random(n) + 1 for side in "xywh"})
 
     def plain() -> None:
-        records = visor.verdicts(prompts, found)
+        records = visor.verdicts(prompts, found, 4)
         for of in (records, *(rows for _, rows in records.groupby("relation"))):
             sums = of.groupby("prompt_id")[["both_found", "correct"]].sum().to_numpy()
             for _ in range(part):
@@ -168,9 +168,9 @@ def bench_score(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
                 assert drawn[1] <= drawn[0]
 
     images = 4 * len(prompts)
-    judging = images / rate(images, lambda: visor.verdicts(prompts, found))  # seconds
+    judging = images / rate(images, lambda: visor.verdicts(prompts, found, 4))  # seconds
     drawing = images / rate(images, plain) - judging
-    ours = rate(images, lambda: visor.scores(visor.verdicts(prompts, found), resamples))
+    ours = rate(images, lambda: visor.scores(visor.verdicts(prompts, found, 4)))
     return ours, images / (judging + drawing * resamples / part)
 
 

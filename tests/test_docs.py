@@ -83,7 +83,7 @@ def facts() -> list[str]:
     found.append(f"({change(bias, 'change', 'change_low', 'change_high')})")
     (ceiling,) = rows("miniature", "ceiling", relation="all", metric="VISOR_Cond")
     found.append(f"a VISOR_Cond of {ceiling['value']:.0f}")
-    second = [r for r in rows("miniature", "second_opinion", verdict="both objects found")]
+    second = rows("miniature", "second_opinion", verdict="both objects found")
     shares = [f"{100 * (r['both_yes'] + r['second_only']) / r['images']:.0f} %" for r in second]
     found.append(f"{shares[0]} of the pictures before and {shares[1]} after")
     for profile in ("miniature_long", "miniature_long_1", "miniature_long_2"):

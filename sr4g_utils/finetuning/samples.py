@@ -21,9 +21,10 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import dataset, models
+from .. import dataset
 from ..boxes import BoxTable
 from ..captions import caption
+from ..models.words import check_words
 from ..photos import CROP, PhotoError, Photos, crop_photo
 from ..relations import NAMES
 from ..running import files
@@ -260,7 +261,7 @@ class Sampler:
         triplets, number = np.unique(captions.triplet, return_inverse=True)
         self.number = number.astype(np.int32) + 1
         self.texts = ["", *map(captions.text, triplets)]
-        models.check_words(pipeline.tokenizer, self.texts[1:])
+        check_words(pipeline.tokenizer, self.texts[1:])
         config = pipeline.vae.config
         self.scale, self.shift = config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
         self.timesteps = pipeline.scheduler.config.num_train_timesteps

@@ -10,8 +10,10 @@ import msgspec
 import numpy as np
 from diffusers import UNet2DConditionModel
 
-from .. import boxes, detectors, models
+from .. import boxes, detectors
 from ..boxes import BoxTable
+from ..models.load import load_pipeline
+from ..models.source import Source
 from ..photos import Photos, crop_table
 from ..prompts import validation_prompts
 from ..running.files import hash_of
@@ -29,8 +31,8 @@ def finetune(
     photos: str | Path,
     prompts: str | Path | None = None,
     *,
-    model: models.Source | Mapping[str, Any] | str,
-    detector: models.Source | Mapping[str, Any] | str | None = None,
+    model: Source | Mapping[str, Any] | str,
+    detector: Source | Mapping[str, Any] | str | None = None,
     held_out: Sequence[str] = (),
     latents: str | Path | None = None,
     **choices: Any,
@@ -61,7 +63,7 @@ def finetune(
     """
     c, folder = Choices.of(choices), Path(folder)
     accelerator = accelerator_for(c, folder)
-    pipeline, record = models.load_pipeline(model, device=accelerator.device)
+    pipeline, record = load_pipeline(model, device=accelerator.device)
     resolution = _check_model(pipeline, record, c)
     table = boxes.read(annotations)
     table = table if c.crowds else table.without_crowds()

@@ -41,7 +41,7 @@ def judge_of(pipeline: Any, asked: pd.DataFrame, detector: Detector, c: Choices,
         records = visor.verdicts(
             asked, found, images=sampling.images, threshold=c.threshold, pairs=c.pairs, rules=c.rules
         )
-        scores = visor.scores(records, resamples=0).query("relation == 'all'").set_index("metric").value
+        scores = visor.scores(records).query("relation == 'all'").set_index("metric").value
         values = {name: None if np.isnan(scores[name]) else float(scores[name]) for name in SCORES}
         return {**values, "images": len(records), "both_found": int(records.both_found.sum())}
 

@@ -303,7 +303,7 @@ def download(name: str) -> Path:
     """An official file named in ``data/sources.yaml``, from the cache or downloaded into it and checked by its hash.
 
     The cache is ``$SR4G_CACHE``, by default the user's cache folder. ``$SR4G_MIRROR`` is a URL that holds the files
-    under their own names and is asked instead of the official hosts.
+    under these names and is asked instead of the official hosts.
 
     Raises:
         RuntimeError: the download fails or its hash is wrong; nothing is left under the final name.
@@ -313,7 +313,7 @@ def download(name: str) -> Path:
     source = sources()[name]
     url, mirror = source["url"], os.environ.get("SR4G_MIRROR")
     if mirror:
-        url = f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[-1]}"
+        url = f"{mirror.rstrip('/')}/{name}"
     folder = cache_folder()
     try:
         return Path(

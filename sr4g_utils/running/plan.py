@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
+from ..prompts import SETS
 from ..relations import NAMES
 from ..sampling import Sampling, against_card, of_model, recommended_sampling
 from . import files, profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
-PROMPTS = {"sr2d": 25_280, "sr4g": 62_460, "geneval": 100}
 IMAGE_BYTES = 1.5  # of a lossless image, per pixel (measured at 512 × 512: 389 kB)
 STATES = 5  # numbers of 4 bytes per weight while training: weight, average, gradient, two moments
 
@@ -110,6 +110,9 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "weights-inception-2015-12-05-6726825d.pth": ("inception",),
     }
     sources = files.sources()
+    for file in sources:  # whole folders of small files
+        if "/" in file:
+            asked_by[file] = (file.partition("/")[0].removesuffix("_uc"),)
     wanted = {
         name
         for own in values.values()
@@ -119,7 +122,8 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for file, names in asked_by.items():
         if wanted & set(names):
-            size = f"{sources[file]['bytes'] / 1e9:.2f} GB" if "bytes" in sources[file] else "some MB"
+            megabytes = sources[file].get("bytes", 0) / 1e6
+            size = f"{megabytes / 1e3:.2f} GB" if megabytes > 5 else f"{megabytes:.2f} MB" if megabytes else "some MB"
             lines.append(f"  {file}: {size} from {sources[file]['url']}, {_have(files.cache_folder() / file)}")
     return lines
 
@@ -136,7 +140,8 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
     if evaluation:
         each, source = evaluation["per_relation"], evaluation["prompts"]
         sets = 2 if source is None else 1  # of seen and of unseen objects
-        prompts = len(NAMES) * sets * each if each else PROMPTS.get("sr4g" if source is None else source)
+        whole = SETS.get("sr4g" if source is None else source)
+        prompts = len(NAMES) * sets * each if each else whole and whole.number
         ways = [
             of_model(name, entry, evaluation["sampling"])
             for name, entry in evaluation["models"].items()

@@ -50,7 +50,7 @@ def declared(notebook: str) -> dict[str, tuple[str, Any]]:
 
 
 CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str
-NAMED_SOURCES = ("miniature", "recorded", "sr2d", "sr4g", "geneval")  # what a path parameter may say in place of a path
+NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say in place of a path, and see `_absolute`
 
 # -------------------------------------------------------------------------------------------------------- profiles
 
@@ -87,8 +87,9 @@ def absolute(notebook: str, name: str, value: Any, seen_from: Path) -> Any:
 
 
 def _absolute(value: Any, seen_from: Path, hub: bool) -> Any:
-    """Where a model of the Hub may be named as well (``hub``), a string that is no existing path stays as it is, but
-    for one that begins like a path; a mapping's own paths are made absolute."""
+    """A word without a suffix that is no existing path stays as it is: a prompt set's name, say. So does any other
+    string where a model of the Hub may be named as well (``hub``), but for one that begins like a path. A mapping's own
+    paths are made absolute."""
     if isinstance(value, dict):
         ids = {"model": True, "unet": True, "folder": False, "checksums": False, "images": False}
         return {
@@ -100,7 +101,8 @@ def _absolute(value: Any, seen_from: Path, hub: bool) -> Any:
     value = str(value)
     path = seen_from / Path(value).expanduser()
     plainly = Path(value).is_absolute() or value.startswith(("./", "../", "~"))
-    return value if hub and not plainly and not path.exists() else str(path.resolve())
+    word = not path.suffix and path.name == value
+    return value if (hub or word) and not plainly and not path.exists() else str(path.resolve())
 
 
 def read_profile(profile: str, children: tuple[Path, ...] = ()) -> tuple[Path, dict[Any, dict[str, Any] | None]]:

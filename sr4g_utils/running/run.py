@@ -156,9 +156,9 @@ class Run:
         self._made(path)
         return table
 
-    def recorded(self, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """A result of the recorded ``coco`` run, shipped in ``data/results``: its rows, and where they come from."""
-        found = json.loads(self.read(files.DATA / "results" / "coco" / f"{name}.json").read_text(encoding="utf-8"))
+    def recorded(self, name: str, profile: str = "coco") -> tuple[pd.DataFrame, dict[str, Any]]:
+        """A result of a recorded run, shipped in ``data/results``: its rows, and where they come from."""
+        found = json.loads(self.read(files.DATA / "results" / profile / f"{name}.json").read_text(encoding="utf-8"))
         return pd.DataFrame(found["rows"]), {**found["about"], **found["provenance"]}
 
 
