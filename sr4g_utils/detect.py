@@ -67,6 +67,8 @@ def write_detections(
         models.ModelError: the detector does not load. photos.PhotoError: an image is missing or does not decode.
     """
     listed = list_images(images, prompts)
+    if left_out := listed.attrs["left_out_images"]:
+        print(f"{images}: {left_out:,} images of prompts that are left out are not looked at", file=sys.stderr)
     about = {"folder": files.digest(Path(images)), "record": files.read_json(Path(images) / "record.json")}
     photos = Photos(images)
     return _write(

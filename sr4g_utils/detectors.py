@@ -53,11 +53,12 @@ class Detector:
         """The boxes of the names asked for, with a score above the floor."""
         raise NotImplementedError
 
-    def features(self, images: Sequence[Image]) -> Float[torch.Tensor, "image feature"]:
-        """The image tower's pooled output.
+    @property
+    def image_tower(self) -> Any:
+        """What makes features of prepared images.
 
         Raises:
-            ValueError: this family has none.
+            ValueError: this family has none that pools.
         """
         raise ValueError(f"detector: {type(self.model).__name__} has no pooled image features; take OWL-ViT or OWLv2")
 
@@ -70,6 +71,12 @@ class Detector:
                 f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does "
                 "not help"
             )
+
+    def features(self, images: Sequence[Image]) -> Float[torch.Tensor, "image feature"]:
+        """The image tower's pooled output; errors as of :attr:`image_tower`."""
+        made = self.image_tower(self.preprocess(images)).pooler_output.float()
+        self._numbers(made)
+        return made
 
     def resize(self, images: Float[torch.Tensor, "image 3 h w"], size: tuple[int, int]) -> Pixels:
         """Images of one size, in grey levels, as the stock processor resizes them."""
@@ -183,10 +190,9 @@ class OwlVit(Detector):
         """Height and width of what the boxes are shares of."""
         return sizes
 
-    def features(self, images: Sequence[Image]) -> Float[torch.Tensor, "image feature"]:
-        made = self.towers.vision_model(self.preprocess(images)).pooler_output.float()
-        self._numbers(made)
-        return made
+    @property
+    def image_tower(self) -> Any:
+        return self.towers.vision_model
 
 
 class Owlv2(OwlVit):

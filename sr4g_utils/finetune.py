@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         from accelerate import PartialState  # torch: not for --help
 
         from .finetuning.engine import TIMEOUT
-        from .models import default_device
+        from .models.load import default_device
 
         state = PartialState(cpu=default_device() == "cpu", timeout=TIMEOUT)
         for split in parameters["splits"]:

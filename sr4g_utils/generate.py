@@ -170,9 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             told = write_given_prompts(prompts := Path(scratch) / "prompts.parquet", source=args.prompts)
             if told["left_out"]:
-                print(
-                    f"{args.prompts}: {told['left_out']:,} without one of the relations are left out", file=sys.stderr
-                )
+                print(f"{args.prompts}: {told['left_out']:,} without a relation of ours are left out", file=sys.stderr)
             write_images(
                 args.folder, prompts, model=files.read_setting(args.model), unet=args.unet, sampling=sampling,
                 dtype=args.dtype, shard=args.shard, shards=args.shards,

@@ -47,7 +47,7 @@ class DetectorSpace(torch.nn.Module):
 
     def __init__(self, detector: detectors.Detector) -> None:
         super().__init__()
-        self.detector = detector
+        self.detector, self.tower = detector, detector.image_tower  # an error now where it has none
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.detector.features(list(images.permute(0, 2, 3, 1).cpu().numpy()))

@@ -4,8 +4,8 @@
     detect     images/s of the batched detector, against the stock processor, one image at a time
     finetune   images/s of the stage, against a plain loop that passes photos and captions through VAE and text encoder
                at every step
-    score      images/s of verdicts and scores of SR2D's 101,120 images with intervals, against a bootstrap of 10,000 that
-               draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
+    score      images/s of verdicts and scores of SR2D's 101,120 images with intervals, against a bootstrap of 10,000
+               that draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
 
 Models have random weights. On a GPU they have the published sizes (Stable Diffusion v1.4 at 512 × 512, OWL-ViT base at
 768 × 768, ``--small`` for tiny ones); on a CPU they are tiny, so the ratios there speak of overheads and not of

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from sr4g_utils.people import agreement
 plt.switch_backend("Agg")
 FOLDER = ROOT / "notebooks" / "exercises"
 NAMES = sorted(path.name for path in (FOLDER / "source").iterdir())
-POINTS = {"1_relation": 10, "2_dice": 10, "3_laws": 16, "4_intervals": 12, "5_split": 11, "6_kappa": 7}
+POINTS = {"1_relation": 10, "2_dice": 10, "3_laws": 14, "4_intervals": 12, "5_split": 11, "6_kappa": 7}
 
 
 def read(step: str, name: str) -> nbformat.NotebookNode:
@@ -105,15 +106,40 @@ def test_a_notebook_opens_with_its_aim_and_stays_short(name):
     assert len({cell.id for cell in cells}) == len(cells)
 
 
-def nbgrader(folder: Path, *arguments: str) -> str:
+def test_the_page_for_teachers_names_what_is_there():
+    path = ROOT / "docs" / "teaching.md"
+    text = path.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (path.parent / link).exists(), link
+    assert all(f"release/{name}/{name}.ipynb" in text for name in NAMES)
+    for row, kind in (("by the checks", "code"), ("by hand", "markdown")):
+        cells = [[c for c in read("source", name).cells if c.cell_type == kind] for name in NAMES]
+        points = [sum(c.metadata.get("nbgrader", {}).get("points", 0) for c in each) for each in cells]
+        assert f"| {row} | {' | '.join(map(str, points))} |" in text
+    code = "from sr4g_utils.exercises import kappa; kappa.pictures().savefig('pictures.pdf')"
+    assert code in text and "widget.page()" in text
+
+
+def python(folder: Path, *arguments: str) -> None:
+    """Runs Python in a course's folder, as a teacher does who has nbgrader."""
     pytest.importorskip("nbgrader", reason="nbgrader is not installed (the extra `teach`)")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # it calls alembic by name
-    done = subprocess.run(
-        [sys.executable, "-m", "nbgrader", *arguments], cwd=folder, capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
     assert not done.returncode, done.stderr
-    return done.stdout + done.stderr
+
+
+RELEASE = """
+import sys
+from nbgrader.apps.api import NbGraderAPI
+from traitlets.config import Config
+
+config = Config(CourseDirectory={"root": ".", "course_id": "sr4g"})
+for name in sys.argv[1:]:
+    told = NbGraderAPI(config=config).generate_assignment(name)
+    assert told["success"], told["log"]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +148,8 @@ def course(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("course")
     shutil.copytree(FOLDER / "source", folder / "source")
     shutil.copy(FOLDER / "nbgrader_config.py", folder)
-    for name in NAMES:
-        nbgrader(folder, "generate_assignment", name)
+    python(folder, "-m", "nbgrader", "generate_assignment", NAMES[0])
+    python(folder, "-c", RELEASE, *NAMES[1:])
     return folder
 
 
@@ -150,7 +176,7 @@ def test_nbgrader_grades_a_class(course):
         path = course / "submitted" / student / name / f"{name}.ipynb"
         path.parent.mkdir(parents=True)
         nbformat.write(notebook, path)
-    nbgrader(course, "autograde", name)
+    python(course, "-m", "nbgrader", "autograde", name)
     with api.Gradebook(f"sqlite:///{course / 'gradebook.db'}", "sr4g") as book:
         scores = {student: book.find_submission(name, student).score for student in ("ada", "ben", "eve")}
         most = book.find_assignment(name).max_score
@@ -535,6 +561,11 @@ def test_judgements_of_people_are_read_with_care(tmp_path):
         mine.assign(**change).to_csv(path, index=False)
         with pytest.raises(ValueError, match=told):
             kappa.read_judgements(path)
+    kit = pd.DataFrame({"kit": "k", "person": "ann", "item": ["a", "b", "c", "d"], "seconds": 2})
+    kit.assign(answer=["yes", "no", "missing", "unclear"]).to_csv(path, index=False)
+    read_ = kappa.read_judgements(path)
+    assert read_.picture.tolist() == ["a", "b", "c"] and read_.answer.tolist() == ["yes", "no", "no"]
+    assert set(read_.annotator) == {"ann"}
     mine.drop(columns="annotator").to_csv(path, index=False)
     with pytest.raises(ValueError, match="the column 'annotator' is missing"):
         kappa.read_judgements(path)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -101,9 +101,9 @@ CLAIMS: dict[str, _Claim] = {
 }  # fmt: skip
 
 
-def claims() -> pd.DataFrame:
+def claims() -> dict[str, str]:
     """The claims to judge, by letter."""
-    return pd.DataFrame({"claim": {letter: claim.text for letter, claim in CLAIMS.items()}})
+    return {letter: claim.text for letter, claim in CLAIMS.items()}
 
 
 def check_claims(stands: Mapping[str, bool | None]) -> None:
@@ -119,9 +119,9 @@ def check_claims(stands: Mapping[str, bool | None]) -> None:
         if not isinstance(said := stands.get(letter), bool):
             refuse(f"Claim {letter} is not judged yet: True or False?", words(f"{letter}: ?"))
         if said != claim.stands:
-            row = table().set_index("what").loc[claim.row]
+            row = table().set_index("what").to_dict("index")[claim.row]
             title = f"{letter}: {claim.text}"
-            refuse(f"Claim {letter}: {claim.hint}", _region(row.value, row.low, row.high, claim.region, title))
+            refuse(f"Claim {letter}: {claim.hint}", _region(**row, region=claim.region, title=title))
     accept("All claims are judged as the intervals do.")
 
 
@@ -171,15 +171,20 @@ def check_stands(function: Callable[..., bool]) -> None:
         asked = ", ".join(f"{name}={edge:g}" for name, edge in region.items())
         text = f"{function.__name__}({value:g}, {low:g}, {high:g}, {asked})"
 
-        def figure(said: object, estimate=(value, low, high), where=(above, below), text=text) -> Figure:
-            return words(f"{text}: {said}") if np.isnan(estimate[0]) else _region(*estimate, where, f"{text}: {said}")
-
+        figure = partial(_asked, (value, low, high), (above, below), text)
         said = call(function, value, low, high, figure=figure, **region)
         if not isinstance(said, bool | np.bool_):
-            refuse(f"{function.__name__} returns {said!r}; a claim stands, True, or does not, False.", figure(said))
+            refuse(
+                f"{function.__name__} returns {said!r}; a claim stands, True, or does not, False.", figure(f"{said}")
+            )
         if bool(said) != bool(low > above and high < below):
-            refuse(f"{hint} Your function says {said}.", figure(said))
+            refuse(f"{hint} Your function says {said}.", figure(f"{said}"))
     accept(f"{function.__name__} says so when, and only when, the whole interval lies in the region.")
+
+
+def _asked(estimate: tuple[float, float, float], region: tuple[float, float], text: str, said: str) -> Figure:
+    value, low, high = estimate
+    return words(f"{text}: {said}") if np.isnan(value) else _region(value, low, high, region, f"{text}: {said}")
 
 
 def resampled(
@@ -202,7 +207,7 @@ def check_paired_interval(function: Callable) -> None:
     before, after = study()["before"], study()["after"]
     drawn = resampled(before, after)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    said = call(function, before.copy(), after.copy(), figure=lambda title: _histogram(drawn, None, title))
+    said = call(function, before.copy(), after.copy(), figure=partial(_histogram, drawn, None))
     try:
         left, right = (float(end) for end in said)
     except (TypeError, ValueError):
@@ -234,9 +239,9 @@ def _width_hint(left: float, right: float, width: float, middle: float) -> str:
 def _histogram(drawn: np.ndarray, interval: tuple[float, float] | None, title: str) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 2.4))
     axis.hist(drawn, bins=40, color=plots.COLOURS[0], alpha=0.5)
-    for end in interval or ():
-        axis.axvline(end, color=plots.COLOURS[1], linewidth=3, label="yours" if end == (interval or ())[0] else None)
     if interval:
+        axis.axvline(interval[0], color=plots.COLOURS[1], linewidth=3, label="yours")
+        axis.axvline(interval[1], color=plots.COLOURS[1], linewidth=3)
         axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     axis.set(xlabel="difference (points)", yticks=[], title=title)
     figure.tight_layout()

@@ -1,6 +1,7 @@
 """Exercise 6: judge pictures, and how far two judges agree beyond chance."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,7 @@ from .answer import accept, call, refuse, words
 
 COLUMNS = ["picture", "question", "answer", "annotator"]
 ANSWERS = ("yes", "no")
+_KIT = {"item": "picture", "person": "annotator"}  # a kit's own names for these columns
 _THINGS = (("dog", "cat"), ("cup", "book"), ("chair", "tv"), ("bird", "kite"))
 
 
@@ -41,13 +43,18 @@ def questions() -> pd.DataFrame:
 def pictures() -> Figure:
     """The 16 pictures with their questions. They bear no verdict."""
     figure, axes = plt.subplots(4, 4, figsize=(11, 12))
-    for axis, (s, _, o, boxes), row in zip(axes.flat, _scenes(), questions().itertuples(), strict=True):
-        axis.imshow(world.render(boxes, [s, o], seed=row.picture))
-        axis.set_title(f"{row.picture}: {row.question}", fontsize="x-small")
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
+    for picture, axis in enumerate(axes.flat):
+        _draw(axis, picture)
     figure.tight_layout()
     return figure
+
+
+def _draw(axis: plt.Axes, picture: int) -> None:
+    s, _, o, boxes = _scenes()[picture]
+    axis.imshow(world.render(boxes, [s, o], seed=picture))
+    axis.set_title(f"{picture}: {questions().question[picture]}", fontsize="x-small")
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
 
 
 def judged(answers: Sequence[str], annotator: str) -> pd.DataFrame:
@@ -73,16 +80,21 @@ def judged_by_rules(rules: str) -> pd.DataFrame:
 def read_judgements(path: str | Path) -> pd.DataFrame:
     """Judgements of people: a CSV with the columns picture, question, answer (yes or no) and annotator.
 
-    Other columns are left aside; a picture that someone left without an answer is, too.
+    Answers to a blind kit (``python -m sr4g_utils.people kit``) are read as well: its items and persons are pictures
+    and annotators, it asks one question of each, and a missing object is a no. Left aside are other columns, and
+    pictures that someone left without an answer or called unclear.
 
     Raises:
         ValueError: a column is missing, an answer is neither yes nor no, or someone judges a question twice.
     """
     found = pd.read_csv(path, dtype=str)
+    if set(_KIT) <= set(found):
+        found = found.rename(columns=_KIT).assign(question="as in the kit")
     if missing := [name for name in COLUMNS if name not in found]:
         raise ValueError(f"{path}: the column {missing[0]!r} is missing; judgements have {', '.join(COLUMNS)}")
     found = found[COLUMNS].dropna(subset="answer")
-    found["answer"] = found.answer.str.strip().str.lower()
+    found["answer"] = found.answer.str.strip().str.lower().replace({"missing": "no"})
+    found = found[found.answer != "unclear"]
     if (odd := found[~found.answer.isin(ANSWERS)]).size:
         raise ValueError(f"{path}, row {odd.index[0] + 2}: the answer is {odd.answer.iloc[0]!r}; it must be yes or no")
     twice = found.duplicated(["picture", "question", "annotator"])
@@ -113,15 +125,13 @@ def check_answers(answers: Sequence[str]) -> None:
     Raises:
         CounterExample: one is missing or is another word; its picture is drawn.
     """
-    for (s, _, o, boxes), row in zip(_scenes(), questions().itertuples(), strict=True):
-        said = answers[row.picture] if row.picture < len(answers) else None
+    for picture in range(len(questions())):
+        said = answers[picture] if picture < len(answers) else None
         if said not in ANSWERS:
             figure, axis = plt.subplots(figsize=(3, 3.2))
-            axis.imshow(world.render(boxes, [s, o], seed=row.picture))
-            axis.set(xticks=[], yticks=[], title=f"{row.picture}: {row.question}")
-            axis.grid(False)
+            _draw(axis, picture)
             told = "has no answer" if said is None else f"has the answer {said!r}"
-            refuse(f"Picture {row.picture} {told}: yes or no?", figure)
+            refuse(f"Picture {picture} {told}: yes or no?", figure)
     if len(answers) != len(questions()):
         refuse(f"There are {len(questions())} pictures and {len(answers)} answers.", words("one answer per picture"))
     if len(set(answers)) == 1:
@@ -156,7 +166,7 @@ def check_kappa(function: Callable[[list[bool], list[bool]], float]) -> None:
             continue
         a = np.repeat([True, True, False, False], counts).tolist()
         b = np.repeat([True, False, True, False], counts).tolist()
-        said = call(function, a, b, figure=lambda title, c=counts: _two_by_two(c, title))
+        said = call(function, a, b, figure=partial(_two_by_two, counts))
         if not isinstance(said, int | float | np.number):
             refuse(f"{function.__name__} returns {said!r}; kappa is a number.", _two_by_two(counts, "which number?"))
         right = agreement(np.array(counts))[-1]

@@ -6,6 +6,7 @@ holds; NaN where there is none.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -81,9 +82,7 @@ def check_law(law: Law, name: str) -> None:
     suspect = METRICS[LAWS[name]]
     for records in tables():
         before = records.copy()
-        verdicts = [
-            call(law, metric, records, figure=lambda title, r=before: grid(r, title)) for metric in (_pooled, suspect)
-        ]
+        verdicts = [call(law, metric, records, figure=partial(grid, before)) for metric in (_pooled, suspect)]
         if not all(isinstance(verdict, bool | np.bool_) for verdict in verdicts):
             refuse("A law answers True or False.", grid(before, f"{law.__name__}: {verdicts[0]!r}"))
         if not records.equals(before):
@@ -131,7 +130,7 @@ def check_cond(metric: Metric) -> None:
         CounterExample: records on which it says something else; they are drawn.
     """
     for records in tables(seed=1):
-        said = call(metric, records.copy(), figure=lambda title, r=records: grid(r, title))
+        said = call(metric, records.copy(), figure=partial(grid, records))
         if not isinstance(said, int | float | np.number):
             refuse(f"{metric.__name__} returns {said!r}; a metric is a number.", grid(records, "which number?"))
         if not same(float(said), _pooled(records)):

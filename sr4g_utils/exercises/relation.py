@@ -1,6 +1,7 @@
 """Exercise 1: write a relation."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def check_relation(function: Callable, name: str, rules: str = "visor") -> None:
     rules_named(rules, [name])
     for kind, subject, object, verdict in _pairs(name, rules):
         boxes = [tuple(int(side) for side in box) for box in (subject, object)]
-        said = call(function, *boxes, figure=lambda title, s=subject, o=object: pair(s, o, title))
+        said = call(function, *boxes, figure=partial(pair, subject, object))
         title = f"{function.__name__}(dog, cat)\nsubject {boxes[0]}\nobject {boxes[1]}\nyours: {said}"
         if not isinstance(said, bool | np.bool_):
             refuse(f"{function.__name__} returns {said!r} here; a relation answers True or False.",

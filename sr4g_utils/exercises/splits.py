@@ -1,7 +1,7 @@
 """Exercise 5: an unseen split that leaks, and one that does not."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import permutations
 
 import matplotlib.pyplot as plt
@@ -59,7 +59,7 @@ def _shows_unseen(picture: int | np.integer) -> bool:
 def _training(function: Callable) -> pd.DataFrame:
     """The captions that a reader's split trains on, or a refusal."""
     every = captions()
-    kept = call(function, every.copy(), set(UNSEEN), figure=lambda title: draw(0, title))
+    kept = call(function, every.copy(), set(UNSEEN), figure=partial(draw, 0))
     if not isinstance(kept, pd.DataFrame) or list(kept.columns) != list(every.columns):
         refuse(f"{function.__name__} returns {type(kept).__name__}; return the rows of `captions` to train on.",
                draw(0, "a picture of the captions"))  # fmt: skip
@@ -85,7 +85,7 @@ def check_leaks(function: Callable) -> None:
     every, rng = captions(), np.random.default_rng(0)
     silent = every[~_named(every)]
     for training in (silent, every, silent[~silent.picture.map(_shows_unseen)], every[rng.random(len(every)) < 0.3]):
-        found = call(function, training.copy(), every.copy(), set(UNSEEN), figure=lambda title: draw(0, title))
+        found = call(function, training.copy(), every.copy(), set(UNSEEN), figure=partial(draw, 0))
         try:
             said = {int(picture) for picture in found}
         except (TypeError, ValueError):

@@ -140,8 +140,9 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
     if evaluation:
         each, source = evaluation["per_relation"], evaluation["prompts"]
         sets = 2 if source is None else 1  # of seen and of unseen objects
-        whole = SETS.get("sr4g" if source is None else source)
-        prompts = len(NAMES) * sets * each if each else whole and whole.number
+        named = SETS.get("sr4g" if source is None else source)
+        whole = named.number if named else None
+        prompts = len(NAMES) * sets * each if each else whole
         ways = [
             of_model(name, entry, evaluation["sampling"])
             for name, entry in evaluation["models"].items()
