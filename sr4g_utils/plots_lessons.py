@@ -1,6 +1,7 @@
 """Figures of the cells that work a step out by hand (notebooks 03 and 04)."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from .plots import COLOURS, OBJECT, SUBJECT, draw_box
+from .plots import OBJECT, SUBJECT, draw_box
 
 
 def pictures(rows: Sequence[UInt8[np.ndarray, "n h w 3"]], names: Sequence[str], titles: Sequence[str] = ()) -> Figure:
@@ -22,7 +23,7 @@ def pictures(rows: Sequence[UInt8[np.ndarray, "n h w 3"]], names: Sequence[str],
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize="small")
     for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(title, fontsize="x-small")
+        axis.set_title("\n".join(wrap(title, 22)), fontsize="x-small")
     figure.tight_layout()
     return figure
 
@@ -41,8 +42,7 @@ def found(
         for row in rows.itertuples():
             colour = SUBJECT if row.label == subject else OBJECT
             draw_box(axis, np.array([row.x, row.y, row.w, row.h]), colour, f"{row.label} {row.score:.2f}")
-        correct = title.startswith("✓")
-        axis.set_title(title, fontsize="small", color=COLOURS[2] if correct else COLOURS[3])
+        axis.set_title("\n".join(wrap(title, 30)), fontsize="small")
         axis.set(xticks=[], yticks=[], xlim=(0, picture.shape[1]), ylim=(picture.shape[0], 0))
         axis.grid(False)
     figure.tight_layout()
