@@ -300,7 +300,7 @@ def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, fr
         axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {w} × {h} pixels")
         axis.grid(False)
     for colour, style in (("white", "-"), ("black", "--")):  # to be seen on any ground
-        axes[0].add_patch(Rectangle(frame[:2], *frame[2:], fill=False, edgecolor=colour, linewidth=2, linestyle=style))
+        axes[0].add_patch(Rectangle((frame[0], frame[1]), *frame[2:], fill=False, ec=colour, lw=2, linestyle=style))
     figure.tight_layout()
     return figure
 

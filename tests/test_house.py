@@ -19,7 +19,7 @@ from sr4g_utils.running.files import PACKAGE, ROOT
 FLOORS = [
     ("relations", "boxes", "sampling", "running.files"),
     ("captions", "photos", "plots", "running.verify"),
-    ("dataset", "running.profiles"),
+    ("dataset", "running.profiles", "plots_lessons"),
     ("prompts", "people", "running.run", "running.plan"),
     ("detections", "images"),
     ("visor", "models"),
@@ -27,12 +27,13 @@ FLOORS = [
     ("generate", "detect", "quality"),
     ("finetuning", "miniature"),
     ("inputs",),
-    ("finetune",),
+    ("finetune", "study", "evaluation"),
 ]
 HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
     "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
     "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
+    "plots_lessons", "study",
 )  # fmt: skip
 
 # What is longer than a screen, and why.
