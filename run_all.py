@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             return list_all()
         if args.refresh and (args.profile != DEFAULT or args.settings):
             raise ValueError(f"--refresh is for the profile {DEFAULT} as it is, without --set")
-        folder = args.runs.expanduser().resolve() / Path(args.profile).stem
+        folder = profiles.run_folder(args.runs, args.profile)
         profile = profiles.load_profile(args.profile, args.settings, folder)
         names = chosen(profile, args)
         if args.dry_run:
@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
             return verify.verify(folder)
         held = [folders.lock(folder / ".lock"), folders.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
+        profiles.claim(folder, args.profile)
     except (ValueError, OSError) as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
@@ -191,13 +192,14 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on optional packages is no part of a notebook
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, of a widget we do not use
+    files.share_cores()
     at = [0]
     try:
         papermill.execute_notebook(
-            profiles.notebooks()[name],
-            output,
+            *(str(path).replace("{", "{{").replace("}", "}}") for path in (profiles.notebooks()[name], output)),
             parameters,
             kernel_name="python3",
+            kernel_manager_class=own_kernel(),
             cwd=profiles.NOTEBOOKS,
             progress_bar={"desc": head, "file": sys.stderr},
             log_output=True,
@@ -215,6 +217,20 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
             problem = f"{type(error).__name__}: {error}"
         raise RuntimeError(f"{name}, cell {at[-1]}: {problem}\nSee {output}") from error
     return output
+
+
+def own_kernel() -> type:
+    """What starts kernels of this very Python, whatever kernel somebody has installed under the name of python3."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    class OwnKernel(AsyncKernelManager):
+        @default("kernel_spec_manager")
+        def _only_ours(self) -> KernelSpecManager:
+            return KernelSpecManager(kernel_dirs=[], parent=self)  # what is left is this Python's
+
+    return OwnKernel
 
 
 def to_html(path: Path) -> Path:

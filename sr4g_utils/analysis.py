@@ -15,7 +15,7 @@ from .boxes import BoxTable
 from .detections import read_detections
 from .images import list_images
 from .people import agreement
-from .prompts import SETS
+from .prompts import OBJECT_SETS
 from .relations import NAMES, OPPOSITES, RELATIONS, RULES, complete_rules
 from .running.files import atomic, reported
 
@@ -129,7 +129,7 @@ def write_verdicts(
 
 def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """Each set of objects that occurs, and its prompts' ids; "all" last, if there is more than one."""
-    for name in [name for name in (*SETS, "all") if (prompts.objects == name).any()]:
+    for name in [name for name in (*OBJECT_SETS, "all") if (prompts.objects == name).any()]:
         yield name, prompts.prompt_id[prompts.objects == name]
     if prompts.objects.nunique() > 1:
         yield "all", prompts.prompt_id
@@ -198,13 +198,24 @@ def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def beside_published(scores: pd.DataFrame) -> pd.DataFrame:
-    """Our OA, VISOR and VISOR_Cond and the published rows of ``data/reported.yaml``: name, prompts, metrics, source."""
+def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFrame:
+    """Our OA, VISOR and VISOR_Cond beside those of published systems: name, prompts, metrics and source.
+
+    Args:
+        scores: of :func:`score_table`.
+        rescored: of :func:`people.systems.scores`: systems that we score from their published boxes, by VISOR's rule
+            and any pair, as VISOR scores its own. The other rows are those of ``data/reported.yaml``.
+    """
     ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")
-    rows = [{"name": model, "prompts": f"{objects} objects", **row, "source": "this run"}
-            for (model, objects), row in zip(ours.index, ours.to_dict("records"), strict=True)]  # fmt: skip
-    rows += [{"name": name, "prompts": "SR2D", **row} for name, row in reported("visor").items()]
-    return pd.DataFrame(rows)[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]
+    ours = ours.reset_index().assign(prompts=lambda table: table.objects + " objects", source="this run")
+    by_visor = rescored[(rescored.rules == "visor") & (rescored.pairs == "any")]
+    theirs = by_visor.pivot(index=["model", "detector"], columns="metric", values="value")
+    theirs = theirs.dropna(subset="VISOR_4").reset_index()  # a detector that saw some pictures only is no ruler here
+    told = "scored by us from published boxes (" + theirs.detector + ")"
+    theirs = theirs.assign(prompts="SpatialBench-UC", source=told)
+    named = pd.DataFrame.from_dict(reported("visor"), orient="index").rename_axis("model").reset_index()
+    rows = pd.concat([ours, theirs, named.assign(prompts="SR2D")], ignore_index=True).rename(columns={"model": "name"})
+    return rows[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]
 
 
 # --------------------------------------------------------------------------------------------- analysis (notebook 05)

@@ -1,6 +1,6 @@
 """The dataset's description in Croissant 1.1, with the Responsible-AI fields: what dataset search and loaders read.
 
-What is true of every run is in ``data/croissant.json``; counts, files and columns come from the Parquet files themselves.
+What is true of every run is in ``data/croissant.json``; counts, files and columns come from the Parquet files.
 """
 
 import json

@@ -169,14 +169,14 @@ class _TripletColumns:
         names = table.names
         self.names = pa.array(names)
         self.captions = pa.array([caption(s, r, o, template) for s in names for o in names for r in NAMES])
-        self.category_id = np.array([category.id for category in table.categories], np.int16)
+        self.category_id = np.array([category.id for category in table.categories], np.int32)
         self.held_out = np.isin(names, list(held_out)).astype(np.int32)
         self.split = split
         text = pa.dictionary(pa.int32(), pa.string())
         self.schema = pa.schema(
             {
                 "image_id": pa.int64(), "file_name": text, "subject": text, "relation": text, "object": text,
-                "caption": text, "n_pairs": pa.int32(), "subject_id": pa.int16(), "object_id": pa.int16(),
+                "caption": text, "n_pairs": pa.int32(), "subject_id": pa.int32(), "object_id": pa.int32(),
                 "objects": text, "split": text,
             }
         )  # fmt: skip
@@ -291,6 +291,9 @@ def warnings(tables: dict[str, BoxTable]) -> list[str]:
     if np.intersect1d(train.image_id, val.image_id).size:
         found.append("train and validation annotations share images: what is tested on may have been trained on")
     for split, table in tables.items():
+        if table.merged:
+            ids = ", ".join(map(str, table.merged))
+            found.append(f"{split}: the categories {ids} share a name with another and count as it")
         if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
             found.append(
                 f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})"
@@ -329,6 +332,26 @@ def object_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
     captions = captions.add(twice, fill_value=0).rename("captions")
     table = pd.concat([captions, *by.values()], axis=1).fillna(0).astype(int).rename_axis("name").reset_index()
     return table.sort_values(["captions", "name"], ascending=[False, True], ignore_index=True)
+
+
+def roles(frequencies: pd.DataFrame) -> dict[str, float]:
+    """Do all objects occur in both roles of every relation, and equally often? Captions of different objects count.
+
+    After arXiv 2403.16394, which finds that models fail to generalise where they do not.
+
+    Returns:
+        completeness: of all (object, relation, role), the percentage that occurs.
+        balance: how evenly an object is subject and object of a relation, the mean entropy in bits over those (object,
+        relation) that occur: 1 is even, 0 is one role only.
+    """
+    different = frequencies[frequencies.subject != frequencies.object]
+    counts = [different.groupby([side, "relation"]).n_images.sum() for side in ("subject", "object")]
+    both = pd.concat(counts, axis=1, ignore_index=True).fillna(0).to_numpy(np.float64)
+    objects = len({*different.subject, *different.object})
+    share = both / both.sum(axis=1, keepdims=True)
+    entropy = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
+    cells = 2 * objects * len(NAMES)
+    return {"completeness": 100 * float((both > 0).sum()) / cells, "balance": float(entropy.mean())}
 
 
 def pair_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:

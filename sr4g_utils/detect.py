@@ -5,8 +5,8 @@ stage and a command; what a detector is and does is in :mod:`sr4g_utils.detector
 """
 
 import argparse
+import glob
 import json
-import shutil
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from tqdm import tqdm
 
 from . import boxes
 from .detections import BEHAVIOUR, DETECTION_COLUMNS, FLOOR, QUERY
 from .images import READERS, Pixels, list_images
+from .models.source import PRECISIONS
 from .photos import Photos
-from .prompts import true_prompts
+from .prompts import SETS, true_prompts
 from .running import files
 
 GROUP = 128  # images that are resumed and sharded together
@@ -67,6 +67,8 @@ def write_detections(
         models.ModelError: the detector does not load. photos.PhotoError: an image is missing or does not decode.
     """
     listed = list_images(images, prompts)
+    if left_out := listed.attrs["left_out_images"]:
+        print(f"{images}: {left_out:,} images of prompts that are left out are not looked at", file=sys.stderr)
     about = {"folder": files.digest(Path(images)), "record": files.read_json(Path(images) / "record.json")}
     photos = Photos(images)
     return _write(
@@ -126,54 +128,90 @@ def _write(
     """Detect in every row of ``listed`` (prompt_id, image_index, subject, object, what ``read`` needs), in groups."""
     if not 0 <= shard < shards:
         raise ValueError(f"shard {shard} of {shards}: shards are numbered from 0 to {shards - 1}")
-    path = Path(path)
-    parts = path.with_name(f".{path.name}.parts")
-    from . import detectors, models  # torch: not for --help
+    path = Path(path).absolute()
+    from . import detectors  # torch: not for --help
 
     judge = detectors.load(detector, dtype)
-    about = judge.record
-    record = {"detector": about, "floor": floor, "query": query, "images": {"number": len(listed), **images}}
+    record = {"detector": judge.record, "floor": floor, "query": query, "images": {"number": len(listed), **images}}
     key = files.hash_of([record, BEHAVIOUR])
-    if path.is_file() and (done := _record(path)) and done.pop("key") == key:
-        return done
-    if files.read_json(parts / "key.json") != key:
-        if parts.is_dir():
-            print(f"{path}: detections of another configuration were begun; starting afresh", file=sys.stderr)
-        shutil.rmtree(parts, ignore_errors=True)
-        files.write_json(parts / "key.json", key)
-    groups = {n: listed.iloc[start : start + GROUP] for n, start in enumerate(range(0, len(listed), GROUP))}
-    mine = {n: group for n, group in groups.items() if n % shards == shard}
-    todo = {n: group for n, group in mine.items() if not (parts / f"{n:06}.parquet").is_file()}
-    total, missing = (sum(map(len, part.values())) for part in (mine, todo))
-    # all of them now: an embedding's rounding must not depend on the group
-    judge.known(list(dict.fromkeys([*listed.subject, *listed.object])), query)
-    batches = models.Batches(batch)
+    parts = path.with_name(f".{path.name}.{key[:8]}.parts")
+    groups = {parts / f"{i // GROUP:06}.parquet": listed.iloc[i : i + GROUP] for i in range(0, len(listed), GROUP)}
+    try:
+        if not _done(path, key):
+            _make_way(path, parts, key)
+            # all of them now: an embedding's rounding must not depend on the group
+            judge.known(list(dict.fromkeys([*listed.subject, *listed.object])), query)
+            mine = dict(list(groups.items())[shard::shards])
+            _look(judge, mine, read, floor=floor, query=query, batch=batch)
+            if all(part.is_file() for part in groups):
+                _join(list(groups), path, record, key)
+    except OSError:  # another process has put the file together and removed the parts
+        if not _done(path, key):
+            raise
+    if not (done := _done(path, key)):
+        return {**record, "boxes": None}  # other shards are at work
+    files.remove(parts)
+    return done
+
+
+def _done(path: Path, key: str) -> dict[str, Any] | None:
+    """The record of a file of boxes that was made with this key."""
+    found = _record(path) or {}
+    return found if found.pop("key", None) == key else None
+
+
+def _make_way(path: Path, parts: Path, key: str) -> None:
+    """Set aside boxes of another configuration, and say where others were begun.
+
+    Raises:
+        ValueError: there is a file that was not made here.
+    """
+    if path.exists() and not _done(path, key):
+        if _record(path) is None:
+            raise ValueError(f"{path}: is there already, and no file of boxes made here; name another one")
+        print(f"{path}: holds boxes of another configuration; {files.set_aside(path)}", file=sys.stderr)
+    for other in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.parts")):
+        if other != parts:
+            print(f"{path}: boxes of another configuration were begun in {other}; delete it at will", file=sys.stderr)
+    parts.mkdir(parents=True, exist_ok=True)
+    files.sweep(parts)
+
+
+def _look(
+    judge: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], *, floor: float, query: str, batch: int
+) -> None:
+    """Detect in every group that is not there yet, and keep each in its file."""
+    from .models.batches import AdaptiveBatches  # torch: not for --help
+
+    todo = {part: group for part, group in mine.items() if not part.is_file()}
+    total, missing = (sum(map(len, groups.values())) for groups in (mine, todo))
+    title, batches = f"boxes {judge.record['id']}", AdaptiveBatches(batch)
     with (
-        tqdm(total=total, initial=total - missing, desc=f"boxes {about['id']}", unit="image", mininterval=1) as bar,
+        tqdm(total=total, initial=total - missing, desc=title, unit="image", mininterval=1) as bar,
         ThreadPoolExecutor(READERS) as pool,
     ):
         ahead: deque[list[Future[Pixels]]] = deque()
         coming = iter(todo.values())
-        for n, group in todo.items():
+        for part, group in todo.items():
             for each in islice(coming, 2 - len(ahead)):  # this group and the next
                 ahead.append([pool.submit(read, row) for row in each.itertuples()])
             pixels = [image.result() for image in ahead.popleft()]
             names = list(zip(group.subject, group.object, strict=True))
             found = judge.detect(pixels, names, floor=floor, query=query, batch=batches)
-            with files.atomic(parts / f"{n:06}.parquet") as partial:
+            with files.atomic(part) as partial:
                 _columns(found, group, pixels).to_parquet(partial, index=False)
             bar.update(len(group))
-    if not all((parts / f"{n:06}.parquet").is_file() for n in groups):
-        return {**record, "boxes": None}
-    table = pa.concat_tables(pq.read_table(parts / f"{n:06}.parquet") for n in groups)
+
+
+def _join(made: list[Path], path: Path, record: dict[str, Any], key: str) -> None:
+    """Put the groups together."""
+    table = pa.concat_tables(pq.read_table(part) for part in made)
     if not len(table):  # a result, where another model's images hold something: visor.unfound decides
-        print(f"{path}: {about['id']} found nothing above {floor} in {len(listed):,} images", file=sys.stderr)
-    record["boxes"] = len(table)
-    metadata = {"sr4g": json.dumps({**record, "key": key}, sort_keys=True)}
+        where = f"{record['images']['number']:,} images"
+        print(f"{path}: {record['detector']['id']} found nothing above {record['floor']} in {where}", file=sys.stderr)
+    metadata = {"sr4g": json.dumps({**record, "boxes": len(table), "key": key}, sort_keys=True)}
     with files.atomic(path) as partial:
         pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
-    shutil.rmtree(parts, ignore_errors=True)  # another shard may be doing the same
-    return record
 
 
 def _columns(found: pd.DataFrame, group: pd.DataFrame, images: list[Pixels]) -> pd.DataFrame:
@@ -199,16 +237,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="the Parquet file of boxes; run again to go on")
     parser.add_argument("images", type=Path, help="folder of images")
     parser.add_argument("--detector", required=True, help="a folder, an id on the Hub, or YAML: {id: …, revision: …}")
-    parser.add_argument("--prompts", help="of images made elsewhere: sr2d, sr4g, geneval or a file")
+    parser.add_argument("--prompts", help=f"of images made elsewhere: {', '.join(SETS)} or a file")
     parser.add_argument("--floor", type=float, default=FLOOR, help="scores below are not stored (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", choices=PRECISIONS)
     parser.add_argument("--shard", type=int, default=0)
     parser.add_argument("--shards", type=int, default=1)
     args = vars(parser.parse_args(argv))
+    files.share_cores()
     try:
-        record = write_detections(**args | {"detector": yaml.safe_load(args["detector"])})
-    except (ValueError, RuntimeError) as error:
+        record = write_detections(**args | {"detector": files.read_setting(args["detector"])})
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"detect: {error}", file=sys.stderr)
         return 1
     if record["boxes"] == 0:

@@ -274,7 +274,7 @@ def read_visor_results(path: Path | str, prompts: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: not a file of that format (file, image and field are named), or no image of these prompts.
     """
-    path, prompts = Path(path), check_prompts(prompts, "prompts", NEEDED)[list(NEEDED)]
+    path, prompts = Path(path), check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)]
     try:
         images = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -20,8 +20,10 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch.nn import functional as F
 
-from . import models
 from .detections import FLOOR, QUERY, plain
+from .models.batches import AdaptiveBatches
+from .models.load import load_detector
+from .models.words import check_words
 
 Image = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
 Pixels = Float[torch.Tensor, "image 3 height width"]
@@ -51,13 +53,30 @@ class Detector:
         """The boxes of the names asked for, with a score above the floor."""
         raise NotImplementedError
 
-    def features(self, images: Sequence[Image]) -> Float[torch.Tensor, "image feature"]:
-        """The image tower's pooled output.
+    @property
+    def image_tower(self) -> Any:
+        """What makes features of prepared images.
 
         Raises:
-            ValueError: this family has none.
+            ValueError: this family has none that pools.
         """
         raise ValueError(f"detector: {type(self.model).__name__} has no pooled image features; take OWL-ViT or OWLv2")
+
+    def _numbers(self, *made: torch.Tensor) -> None:
+        """Raises FloatingPointError where the model made NaN or infinity, which would read as "not found"."""
+        if not all(bool(each.isfinite().all()) for each in made):
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            raise FloatingPointError(
+                f"detector: {self.record['id']} gives scores or boxes that are not numbers in {dtype}; use dtype "
+                f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does "
+                "not help"
+            )
+
+    def features(self, images: Sequence[Image]) -> Float[torch.Tensor, "image feature"]:
+        """The image tower's pooled output; errors as of :attr:`image_tower`."""
+        made = self.image_tower(self.preprocess(images)).pooler_output.float()
+        self._numbers(made)
+        return made
 
     def resize(self, images: Float[torch.Tensor, "image 3 h w"], size: tuple[int, int]) -> Pixels:
         """Images of one size, in grey levels, as the stock processor resizes them."""
@@ -90,7 +109,7 @@ class Detector:
         *,
         floor: float = FLOOR,
         query: str = QUERY,
-        batch: int | models.Batches = 64,
+        batch: int | AdaptiveBatches = 64,
     ) -> pd.DataFrame:
         """Boxes of the names asked for in each image.
 
@@ -107,6 +126,7 @@ class Detector:
 
         Raises:
             ValueError: a name that a closed-vocabulary detector, or an open one's tokenizer, does not know.
+            FloatingPointError: the model makes NaN or infinity.
         """
         if len(images) != len(names):
             raise ValueError(f"detect: {len(images)} images but names for {len(names)}")
@@ -124,7 +144,7 @@ class Detector:
             return [each.cpu().numpy() for each in self.find(self.preprocess(part), sizes, ask, known, floor)]
 
         found = []
-        batches = batch if isinstance(batch, models.Batches) else models.Batches(batch)
+        batches = batch if isinstance(batch, AdaptiveBatches) else AdaptiveBatches(batch)
         for rows, (image, name, score, xywh) in batches(range(len(images)), look):
             found.append([image + rows[0], np.array(list(position), object)[name], score, *xywh.T])
         columns = [np.concatenate(column) for column in zip(*found, strict=True)] if found else [np.empty(0)] * 7
@@ -145,7 +165,7 @@ class OwlVit(Detector):
         """The embedding of each name's query, (name, dim)."""
         texts = [query.format(name=name) for name in names]
         if new := [text for text in dict.fromkeys(texts) if text not in self.queries]:
-            models.check_words(self.processor.tokenizer, new)
+            check_words(self.processor.tokenizer, new)
             tokens = self.processor.tokenizer(new, padding="max_length", return_tensors="pt").to(self.model.device)
             made = self.towers.get_text_features(
                 input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
@@ -161,6 +181,7 @@ class OwlVit(Detector):
         score, best = logits.float().max(dim=-1)
         score = score.sigmoid()
         where = self.model.box_predictor(tokens, features).float()
+        self._numbers(score, where)
         image, box = torch.nonzero(score > floor, as_tuple=True)
         seen = self.seen(sizes)[image]
         return image, ask.gather(1, best)[image, box], score[image, box], _pixels(where[image, box], seen)
@@ -169,12 +190,23 @@ class OwlVit(Detector):
         """Height and width of what the boxes are shares of."""
         return sizes
 
-    def features(self, images: Sequence[Image]) -> Float[torch.Tensor, "image feature"]:
-        return self.towers.vision_model(self.preprocess(images)).pooler_output.float()
+    @property
+    def image_tower(self) -> Any:
+        return self.towers.vision_model
 
 
 class Owlv2(OwlVit):
     """OWLv2: OWL-ViT that sees the image padded to a square."""
+
+    def _numbers(self, *made: torch.Tensor) -> None:
+        """Raises FloatingPointError where the model made NaN or infinity, which would read as "not found"."""
+        if not all(bool(each.isfinite().all()) for each in made):
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            raise FloatingPointError(
+                f"detector: {self.record['id']} gives scores or boxes that are not numbers in {dtype}; use dtype "
+                f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does "
+                "not help"
+            )
 
     def resize(self, images: Float[torch.Tensor, "image 3 h w"], size: tuple[int, int]) -> Pixels:
         return _resize_square(images, size)
@@ -200,6 +232,7 @@ class RtDetr(Detector):
         """RT-DETR and its post-processing (as many best pairs of box and label as it has queries), the names asked."""
         made = self.model(pixel_values=pixels)
         scores = made.logits.float().sigmoid()
+        self._numbers(scores, made.pred_boxes)
         score, at = scores.flatten(1).topk(scores.shape[1], dim=1)
         box, label = at // scores.shape[2], at % scores.shape[2]
         wanted = torch.where(ask >= 0, known[ask], -1)
@@ -213,8 +246,8 @@ FAMILIES: dict[str, type[Detector]] = {"owlvit": OwlVit, "owlv2": Owlv2, "rt_det
 
 
 def load(source: Any, dtype: str = "float32", device: Any = None) -> Detector:
-    """The detector that a source names; arguments and errors as in :func:`models.load_detector`."""
-    model, processor, record = models.load_detector(source, dtype, device)
+    """The detector that a source names; arguments and errors as in :func:`models.load.load_detector`."""
+    model, processor, record = load_detector(source, dtype, device)
     return FAMILIES[record["model_type"]](model, processor, record)
 
 

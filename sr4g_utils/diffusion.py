@@ -22,8 +22,9 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import UInt8
 
-from . import models
 from .images import Pixels
+from .models.batches import AdaptiveBatches
+from .models.words import check_words, tokenizers
 from .sampling import Sampling
 
 Wanted = tuple[Any, str, int]  # prompt_id, caption and number of an image
@@ -54,13 +55,14 @@ def sample(
         prompt_id, the image's number (from 0) and the image, uint8 RGB.
 
     Raises:
-        ValueError: a caption that the pipeline's vocabulary lacks words for, or an unknown scheduler.
+        ValueError: a caption that the pipeline's vocabulary lacks words for, an unknown scheduler, or pixels that are
+            none. FloatingPointError: the model gives NaN or infinity.
     """
-    for tokenizer in models.tokenizers(pipeline):
-        models.check_words(tokenizer, [*prompts.caption, sampling.negative_prompt])
+    for tokenizer in tokenizers(pipeline):
+        check_words(tokenizer, [*prompts.caption, sampling.negative_prompt])
     own, pipeline.scheduler = pipeline.scheduler, _scheduler(pipeline, sampling.scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    batches = models.Batches(sampling.batch)
+    batches = AdaptiveBatches(sampling.batch)
     try:
         for group in groups(prompts, sampling.group):
             rows = zip(group.prompt_id, group.caption, strict=True)
@@ -84,7 +86,7 @@ def _caller(
     options: dict[str, Any] = {
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance,
-        "output_type": "pt",
+        "output_type": "np",  # which a pipeline converts to [0, 1] itself; not all do so for "pt"
     }
     if isinstance(pipeline, StableDiffusionPipeline):
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
@@ -108,10 +110,26 @@ def _caller(
         texts, generators = [text for _, text, _ in wanted], [noise(sampling.seed, text, i) for _, text, i in wanted]
         with torch.inference_mode():
             images = pipeline(**prompt(texts), **options, generator=generators).images
-            images = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
-            return images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return _pixels(images, texts, type(pipeline).__name__, str(pipeline.dtype).removeprefix("torch."))
 
     return call
+
+
+def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> UInt8[np.ndarray, "image height width 3"]:
+    """What a pipeline returns, in grey levels: a black picture in place of NaN would be scored as one that disobeys."""
+    values = np.stack([np.asarray(image) for image in images])
+    if values.ndim != 4 or values.shape[-1] != 3:
+        raise ValueError(f"{kind}: returns arrays of shape {values.shape}, not RGB images; it cannot be scored")
+    if values.dtype == np.uint8:  # a pipeline that knows images alone
+        return values
+    if len(bad := np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))):
+        raise FloatingPointError(
+            f"{kind}: {texts[bad[0]]!r} gives pixels that are not numbers in {dtype}; use dtype "
+            f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does not help"
+        )
+    if values.min() < -1e-3 or values.max() > 1 + 1e-3:
+        raise ValueError(f"{kind}: returns pixels from {values.min():.3g} to {values.max():.3g}, not from 0 to 1")
+    return (values * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def _scheduler(pipeline: DiffusionPipeline, name: str | None) -> Any:

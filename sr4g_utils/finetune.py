@@ -18,7 +18,7 @@ from typing import Any
 from . import boxes, dataset, inputs
 from .finetuning.choices import FREE, Choices
 from .running import profiles
-from .running.files import ROOT
+from .running.files import ROOT, share_cores
 from .running.run import Run
 
 NOTEBOOK = "03_finetuning"
@@ -51,6 +51,7 @@ def stage(run: Run, split: str, parameters: Mapping[str, Any]) -> tuple[Path, di
     held_out = dataset.held_out_categories(categories, parameters["unseen"]) if split == "unseen" else []
     given = {name: parameters[name] for name in ("model", "detector", *Choices.__struct_fields__)}
     free = {name: given.pop(name) for name in FREE}  # no reason to train again
+    longer = {"steps": given.pop("steps")} if given["schedule"] == "constant" else {}  # nor from the start
     begun = False
 
     @wraps(finetune)
@@ -65,6 +66,7 @@ def stage(run: Run, split: str, parameters: Mapping[str, Any]) -> tuple[Path, di
         lead,
         {"annotations": annotations, "photos": source, "prompts": run.read("prompts.parquet")},
         heavy=True,
+        prolongs=longer,
         held_out=held_out,
         **given,
     )
@@ -97,18 +99,20 @@ def main(argv: list[str] | None = None) -> int:
     add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of it")
     add("--runs", type=Path, default=ROOT / "runs", metavar="DIR", help="where run folders are")
     args = parser.parse_args(argv)
+    share_cores()
     try:
-        folder = args.runs.expanduser().resolve() / Path(args.profile).stem
+        folder = profiles.run_folder(args.runs, args.profile)
         settings = [text if "." in text.partition("=")[0] else f"03.{text}" for text in args.settings]
         profile = profiles.load_profile(args.profile, settings, folder)
         if NOTEBOOK not in profile:
             raise ValueError(f"the profile {args.profile} has no section {NOTEBOOK}")
+        profiles.claim(folder, args.profile)
         os.chdir(profiles.NOTEBOOKS)  # the notebook's own defaults are paths seen from there
         parameters = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()} | profile[NOTEBOOK]
         from accelerate import PartialState  # torch: not for --help
 
         from .finetuning.engine import TIMEOUT
-        from .models import default_device
+        from .models.load import default_device
 
         state = PartialState(cpu=default_device() == "cpu", timeout=TIMEOUT)
         for split in parameters["splits"]:

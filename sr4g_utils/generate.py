@@ -5,7 +5,6 @@ Images are lossless WebP (method 0): at 512 × 512 a fifth smaller than PNG and 
 
 import argparse
 import hashlib
-import shutil
 import sys
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,14 +13,14 @@ from typing import Any
 
 import msgspec
 import pandas as pd
-import yaml
 from PIL import Image
 from tqdm import tqdm
 
 from .images import Pixels
-from .prompts import check_prompts, write_given_prompts
+from .models.source import PRECISIONS
+from .prompts import SETS, check_prompts, write_given_prompts
 from .running import files
-from .sampling import BEHAVIOUR, Sampling
+from .sampling import BEHAVIOUR, Sampling, against_card, recommended_sampling
 
 LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "method": 0, "quality": 50}
 WRITERS = 4  # threads that encode images while the next batch is made
@@ -43,7 +42,8 @@ def write_images(
     What is finished stays; a run that was killed goes on where it was and ends with the same bytes. Of several
     processes with the same arguments, ``shard`` k of ``shards`` n makes the groups k, k + n, … Beside the images lie
     the prompts (``prompts.parquet``) and ``record.json``: the model's record, the sampling and the prompt set's hash.
-    Images of another model, sampling or prompt set are deleted first, and that is said.
+    What was made of another model, sampling or prompt set is moved to ``<folder>.before`` first, and that is said; a
+    folder that holds something else is refused.
 
     Args:
         folder: where to.
@@ -56,15 +56,20 @@ def write_images(
         The record.
 
     Raises:
-        ValueError: prompts, sampling or shard that cannot be. models.ModelError: the model does not load.
+        ValueError: prompts, sampling, shard or folder that cannot be. models.ModelError: the model does not load.
+        FloatingPointError: the model gives NaN or infinity; finished groups stay.
     """
-    folder, sampling = Path(folder), Sampling.of(sampling)
+    folder, sampling = Path(folder).absolute(), Sampling.of(sampling)
     table = check_prompts(pd.read_parquet(prompts), str(prompts))
     if not 0 <= shard < shards:
         raise ValueError(f"shard {shard} of {shards}: shards are numbered from 0 to {shards - 1}")
-    from . import diffusion, models  # torch: not for --help
+    from . import diffusion  # torch: not for --help
+    from .models.load import load_pipeline
 
-    pipeline, about = models.load_pipeline(model, dtype, unet=unet)
+    _look(folder)  # an error now, not after the model is loaded
+    pipeline, about = load_pipeline(model, dtype, unet=unet)
+    if warning := against_card(about["id"], sampling, recommended_sampling(about["id"])):
+        print(warning, file=sys.stderr)
     text = table[["prompt_id", "subject", "relation", "object", "caption"]].to_json(orient="values")
     record = {
         "model": about,
@@ -90,24 +95,36 @@ def write_images(
     return record
 
 
+def _look(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder of images; None of an empty or a new one.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    there = folder.is_dir() and [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    found = files.read_json(folder / "record.json")  # after the look: who writes here writes the record first
+    if isinstance(found, dict) and {"model", "sampling", "prompts"} <= found.keys():
+        return found
+    if there or folder.is_file():
+        raise ValueError(f"{folder}: is not empty, and no folder of images made here; name another one")
+    return None
+
+
 def _begin(folder: Path, table: pd.DataFrame, record: dict[str, Any], alone: bool) -> None:
-    """Leave prompts and record in the folder; images that belong to another record go."""
-    found = files.read_json(folder / "record.json")
-    if found is not None and _configuration(found) != _configuration(record):
-        what = [
-            key
-            for key in ("model", "sampling", "prompts", "behaviour")
-            if _configuration(found).get(key) != _configuration(record)[key]
-        ]
+    """Leave prompts and record in the folder; what belongs to another record is set aside."""
+    found, wanted = _look(folder), _configuration(record)
+    if found is not None and (what := [key for key in wanted if _configuration(found).get(key) != wanted[key]]):
         if not alone:
-            raise ValueError(f"{folder}: holds images of another configuration ({', '.join(what)}); delete it first")
-        print(f"{folder}: holds images of another configuration ({', '.join(what)}); starting afresh", file=sys.stderr)
-    if found is None or _configuration(found) != _configuration(record):
-        for old in folder.glob("[0-9]*[0-9]"):
-            shutil.rmtree(old)
+            raise ValueError(f"{folder}: holds images of another configuration ({', '.join(what)}); move it away first")
+        why = f"{folder}: holds images of another configuration ({', '.join(what)}): starting afresh"
+        print(f"{why}; {files.set_aside(folder)}", file=sys.stderr)
+        found = None
+    files.sweep(folder)
+    if found is None:
+        files.write_json(folder / "record.json", record)
+    if not (folder / "prompts.parquet").is_file():
         with files.atomic(folder / "prompts.parquet") as partial:
             table.to_parquet(partial, index=False)
-        files.write_json(folder / "record.json", record)
 
 
 def _configuration(record: dict[str, Any]) -> dict[str, Any]:
@@ -129,12 +146,12 @@ def main(argv: list[str] | None = None) -> int:
     """Images of a prompt set (generate.write_images); ``--shard k --shards n`` shares the work among jobs."""
     parser = argparse.ArgumentParser("python -m sr4g_utils.generate", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="where the images go; run again to go on")
-    parser.add_argument("--prompts", required=True, help="sr2d, sr4g, geneval or a file (see read_prompts)")
+    parser.add_argument("--prompts", required=True, help=f"{', '.join(SETS)} or a file (see docs/formats.md)")
     parser.add_argument(
         "--model", required=True, help="a folder, an id on the Hub, or YAML: {id: …, revision: …, mirrors: […]}"
     )
     parser.add_argument("--unet", type=Path, help="folder of a fine-tuned UNet")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", choices=PRECISIONS)
     parser.add_argument(
         "--set",
         dest="settings",
@@ -146,17 +163,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shard", type=int, default=0)
     parser.add_argument("--shards", type=int, default=1)
     args = parser.parse_args(argv)
+    files.share_cores()
     try:
-        sampling = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in args.settings)}
+        pairs = (text.partition("=") for text in args.settings)
+        sampling = {key: files.read_setting(value) for key, _, value in pairs}
         with tempfile.TemporaryDirectory() as scratch:
-            prompts = Path(args.prompts)
-            if prompts.suffix != ".parquet":
-                write_given_prompts(prompts := Path(scratch) / "prompts.parquet", source=args.prompts)
+            told = write_given_prompts(prompts := Path(scratch) / "prompts.parquet", source=args.prompts)
+            if told["left_out"]:
+                print(f"{args.prompts}: {told['left_out']:,} without a relation of ours are left out", file=sys.stderr)
             write_images(
-                args.folder, prompts, model=yaml.safe_load(args.model), unet=args.unet, sampling=sampling,
+                args.folder, prompts, model=files.read_setting(args.model), unet=args.unet, sampling=sampling,
                 dtype=args.dtype, shard=args.shard, shards=args.shards,
             )  # fmt: skip
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 1
     return 0

@@ -77,12 +77,12 @@ class JsonStream:
             cuts = [
                 (cut.start() + 1, cut.end()) for cut in self._cut.finditer(self.buffer, len(self.buffer) - (1 << 16))
             ]
-            found = self._decode(decoder, *cuts[-1]) if cuts else None
+            found = self._decode(decoder, *cuts.pop()) if cuts else None
             if found is None and (last := self._whole_value(b"[" + self.buffer, -1)) is not None:
                 found, ended = last[0], True
                 self._drop(last[1] - 1)
-            for cut in reversed(cuts[:-1]):
-                found = found or self._decode(decoder, *cut)
+            while found is None and cuts:
+                found = self._decode(decoder, *cuts.pop())
             if found is None:
                 self._grow()
                 continue

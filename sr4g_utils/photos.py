@@ -5,14 +5,13 @@ boxes go through one function, :func:`geometry`, so that a caption judged on the
 pixels. Nothing is ever flipped: a mirrored photo makes "left of" a lie.
 """
 
-import os
 import posixpath
 import re
 import threading
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
@@ -23,6 +22,7 @@ from jaxtyping import Float64, Int64, Real, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .boxes import BoxTable
+from .running import files
 
 CROP = "shorter side resized bicubically, centre cut out"  # what encoded photos are filed under
 DROPPED = "mostly outside the crop"  # the reason under which `crop_table` counts
@@ -79,16 +79,18 @@ class Photos:
                 raise
             raise PhotoError(f"{self.source}: {file_name} is not a readable photo ({error})") from None
 
-    def sizes(self, file_names: Iterable[str]) -> list[int]:
-        """A number per file that changes with its content: its length, or its checksum in a zip; -1 if missing."""
-        return [self._size(name) for name in file_names]
+    def contents(self, file_names: Iterable[str]) -> list[str]:
+        """Of each file what changes with its content: a hash, or its checksum in a zip; "" if it is missing."""
+        paths = [self._place(name) for name in file_names]
+        if self._zip is not None:
+            return [str(self._zip.getinfo(path).CRC) if path else "" for path in paths]
+        return files.contents([self.source / path for path in paths])
 
-    def _size(self, file_name: str) -> int:
+    def _place(self, file_name: str) -> str:
         try:
-            path = self._find(file_name)
+            return self._find(file_name)
         except PhotoError:
-            return -1
-        return (self.source / path).stat().st_size if self._zip is None else self._zip.getinfo(path).CRC
+            return ""
 
     def _bytes(self, file_name: str) -> bytes:
         path = self._find(file_name)
@@ -117,7 +119,10 @@ class Photos:
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
         """The paths of all photos by their last part."""
-        paths = _walk(self.source) if self._zip is None else self._zip.namelist()
+        if self._zip is None:
+            paths = [path.relative_to(self.source).as_posix() for path in files.walk(self.source)]
+        else:
+            paths = self._zip.namelist()
         by_name = defaultdict(list)
         for path in paths:
             if (parts := _parts(path)) and not path.endswith(("/", "\\")):
@@ -157,19 +162,6 @@ def _parts(path: str) -> tuple[str, ...]:
     """The folders and the name in a path, without a drive and what leads out of the source; backslashes are slashes."""
     path = posixpath.normpath(re.sub("^[A-Za-z]:/", "", path.replace("\\", "/")))
     return tuple(part for part in path.split("/") if part not in ("", ".", ".."))
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """The paths within a folder of all files below it; hidden folders are left out, and links are followed once."""
-    seen = set()
-    for at, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
-        if (real := Path(at).resolve()) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        inside = Path(at).relative_to(folder)
-        yield from ((inside / file).as_posix() for file in files)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

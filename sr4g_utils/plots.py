@@ -128,11 +128,13 @@ def disagreement(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def human_agreement(table: pd.DataFrame, measures: Sequence[str] = ("precision", "recall", "kappa")) -> Figure:
+def human_agreement(
+    table: pd.DataFrame, measures: Sequence[str] = ("accuracy", "kappa", "precision", "recall")
+) -> Figure:
     """Agreement with people per relation and rule set, with 95 % intervals."""
     table = table[table.frame == "all"]
     names = list(dict.fromkeys(table.relation))
-    figure, axes = plt.subplots(1, len(measures), figsize=(11, 5), sharey=True)
+    figure, axes = plt.subplots(1, len(measures), figsize=(3.4 * len(measures), 6), sharey=True)
     for axis, measure in zip(axes, measures, strict=True):
         parts = table.groupby("rules", sort=False)
         for offset, (rules, part) in zip(_offsets(len(parts)), parts, strict=True):

@@ -1,9 +1,11 @@
 """Prompt sets of every kind: read, checked, made, and drawn from."""
 
+import io
 import json
 import re
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,149 +15,265 @@ import pandas as pd
 
 from . import boxes, dataset
 from .captions import caption, with_article
+from .prompt_files import read_rows
 from .relations import BY_NAME, NAMES, RELATIONS, family
 from .running.files import atomic, download
-
-_WORDS = {word: r.name for r in RELATIONS for word in (r.name, r.phrase)}
-# T2I-CompBench's wording (Huang et al. 2023); "next to", "near" and "on side of" name no relation of ours.
-_COMPBENCH = {
-    "on the left of": "left of",
-    "on the right of": "right of",
-    "on the top of": "above",
-    "on the bottom of": "below",
-}
-_COMPBENCH_LINE = re.compile(rf"an? (.+?) ({'|'.join(_COMPBENCH)}) an? (.+)")
-
 
 NEEDED = ("prompt_id", "subject", "relation", "object")  # to score; to draw, a caption as well
 
 
-def check_prompts(table: pd.DataFrame, source: str, needed: Sequence[str] = (*NEEDED, "caption")) -> pd.DataFrame:
+def check_prompts(
+    table: pd.DataFrame, source: str, needed: Sequence[str] = (*NEEDED, "caption"), name_files: bool = True
+) -> pd.DataFrame:
     """The table itself, when it is one of prompts with the columns ``needed``.
 
     Raises:
-        ValueError: it names the source, the column and the value.
+        ValueError: it names the source, the row (by the table's index), the column and the value.
     """
     if missing := [name for name in needed if name not in table]:
         raise ValueError(f"{source}: the column {missing[0]!r} is missing; prompts have {', '.join(needed)}")
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise ValueError(f"{source}: the column {twice!r} occurs twice; leave one of them out")
     if not len(table):
         raise ValueError(f"{source}: the table is empty, it holds no prompts")
-    if (unknown := table[~table.relation.isin(NAMES)]).size:
-        row = unknown.iloc[0]
-        raise ValueError(
-            f"{source}: prompt {row.prompt_id} has the relation {row.relation!r}; it must be one of {', '.join(NAMES)}"
-        )
+
+    def refuse(bad: Any, column: pd.Series, problem: str) -> None:
+        if (rows := np.flatnonzero(bad)).size:
+            at, told = rows[0], problem.replace("VALUE", _short(column.iloc[rows[0]]))
+            raise ValueError(f"{source}: row {table.index[at]}: prompt {_short(table.prompt_id.iloc[at])} {told}")
+
     for name in needed:
-        empty = table[name].isna() | (table[name].astype(str).str.strip() == "")
-        if empty.any():
-            raise ValueError(f"{source}: prompt {table.prompt_id[empty].iloc[0]} has no {name}")
+        column, text = table[name], table[name].astype(str)
+        refuse(column.isna() | (text.str.strip() == ""), column, f"has no {name}")
+        if name in ("subject", "object", "caption"):
+            right = (name == "caption") | (text.str.contains(r"[^\W\d_]") & ~text.str.contains(r"[\r\n]"))
+            if not pd.api.types.is_string_dtype(column):
+                right &= column.map(lambda value: isinstance(value, str))
+            refuse(~right, column, f"has the {name} VALUE, which is none: write it in words, on one line")
+    known = np.array([isinstance(value, str) and value in BY_NAME for value in table.relation])
+    refuse(~known, table.relation, f"has the relation VALUE; it must be one of {', '.join(NAMES)}")
     ids = table.prompt_id.astype(str)
-    if (twice := ids[table.prompt_id.duplicated()]).size:
-        raise ValueError(f"{source}: prompt_id {twice.iloc[0]!r} occurs more than once")
-    if "caption" in needed and (odd := ids[~ids.str.fullmatch(r"[\w.-]+")]).size:  # images are named after them
-        raise ValueError(f"{source}: prompt_id {odd.iloc[0]!r} is not made of letters, digits, '_', '.' and '-'")
+    refuse(ids.duplicated(), ids, "is not the first: prompt_id VALUE occurs twice; number them anew")
+    wrong = ~ids.str.fullmatch(r"[\w-][\w.-]*")
+    told = "has the prompt_id VALUE, which is not made of letters, digits, '_', '-' and, not first, '.'"
+    refuse(wrong & name_files, ids, told)
     return table
+
+
+def _short(value: Any) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)[:80]
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A prompt set that is called by name: how many prompts it gives, and the function that reads it."""
+
+    name: str
+    number: int
+    read: Callable[[], pd.DataFrame]
+
+
+SETS: dict[str, PromptSet] = {}
+
+
+def prompt_set(name: str, number: int) -> Callable[[Callable[[], pd.DataFrame]], Callable[[], pd.DataFrame]]:
+    """Register a function that returns ``number`` prompts as the set ``name``.
+
+    Whoever takes a prompt set asks ``SETS``, so that this is all it needs.
+    """
+
+    def register(read: Callable[[], pd.DataFrame]) -> Callable[[], pd.DataFrame]:
+        SETS[name] = PromptSet(name, number, read)
+        return read
+
+    return register
 
 
 def read_prompts(source: str | Path) -> pd.DataFrame:
     """A prompt set: columns prompt_id, subject, relation, object, caption, and what else its file holds.
 
     Args:
-        source: ``"sr2d"`` (VISOR's 25,280 spatial prompts), ``"sr4g"`` (the triplets of COCO train2017, which is
-            downloaded), ``"geneval"`` (its 100 position prompts, downloaded) or a file: Parquet, CSV, JSON or JSON
-            Lines with subject, relation (a name or its phrase), object and perhaps caption and prompt_id; SR2D's
-            published JSON; GenEval's ``evaluation_metadata.jsonl``; T2I-CompBench's spatial lines (``.txt``). Of the
-            last three, prompts without one of the 14 relations are left out; ``attrs["left_out"]`` is their number.
+        source: a name in ``SETS`` or a file (:mod:`sr4g_utils.prompt_files` says which). A file of one's own has
+            subject, relation (a name or its phrase), object and perhaps caption and prompt_id. Files of published sets
+            are read as they are: SR2D's JSON, GenEval's ``evaluation_metadata.jsonl``, T2I-CompBench's spatial lines
+            (``.txt``), HRS-Bench's CSV of spatial or size compositions, NSR-1K's spatial JSON.
+
+    Returns:
+        Of a published set, prompts without one of the 14 relations or with more than two objects are left out;
+        ``attrs["left_out"]`` is their number and :func:`others` says which they are.
 
     Raises:
         ValueError: no such file or set, or a row that cannot be read; file, row and value are named.
     """
-    name = str(source)
-    if name == "sr2d":
-        rows = json.loads(sr2d([category.name for category in boxes.COCO_CATEGORIES]))
-    elif name == "sr4g":
-        return _sr4g()
-    else:
-        path = download("geneval_evaluation_metadata.jsonl") if name == "geneval" else Path(source).expanduser()
-        if not path.is_file():
-            raise ValueError(f"prompts: {name!r} is neither a file nor one of sr2d, sr4g, geneval")
-        if path.suffix == ".parquet":
-            return _named(pd.read_parquet(path), name)
-        if path.suffix == ".csv":
-            return _named(pd.read_csv(path), name)
-        rows = _lines(path)
-    made = [prompt for i, row in enumerate(rows) for prompt in [_prompt(i, row, f"{name}, row {i + 1}")] if prompt]
-    if not made:
-        raise ValueError(f"{name}: holds no prompts with one of the relations {', '.join(NAMES)}")
-    table = _named(pd.DataFrame(made), name)
-    table.attrs["left_out"] = len(rows) - len(table)
+    path = Path(source).expanduser()
+    if str(source) in SETS or (path.is_dir() and path.name in SETS):  # a folder holds no prompts, whatever its name
+        return SETS[path.name].read()
+    if not path.is_file():
+        raise ValueError(f"prompts: {str(source)!r} is neither a file nor one of {', '.join(SETS)}")
+    rows = read_rows(path)
+    if isinstance(rows, pd.DataFrame):
+        if "meta_prompt" not in rows:
+            return _named(rows, str(source))
+        rows = dict(zip(rows.index, rows.to_dict("records"), strict=True))
+    return _of_rows(rows, str(source))
+
+
+def others(table: pd.DataFrame) -> dict[str, str]:
+    """Id and caption of the prompts that belong to the table's set but were left out of it or not drawn."""
+    return dict(line.split("\t", 1) for line in table.attrs.get("others", "").split("\n") if line)
+
+
+def _with_others(table: pd.DataFrame, prompts: Iterable[tuple[Any, str]]) -> pd.DataFrame:
+    """The table, knowing of more :func:`others`. One string, since pandas copies attributes again and again."""
+    lines = [f"{id}\t{' '.join(str(text).split())}" for id, text in prompts]
+    table.attrs["others"] = "\n".join(filter(None, [table.attrs.get("others", ""), *lines]))
     return table
 
 
-def _lines(path: Path) -> list[Any]:
-    text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix == ".txt":
-            return [line.strip() for line in text.splitlines() if line.strip()]
-        rows = (
-            [json.loads(line) for line in text.splitlines() if line.strip()]
-            if path.suffix == ".jsonl"
-            else json.loads(text)
-        )
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: expected a list of prompts, found {type(rows).__name__}")
-    return rows
-
-
-def _prompt(row: int, value: Any, where: str) -> dict[str, Any] | None:
-    """One prompt of a published set or a user's file; None where it names no relation."""
-    match value:
-        case str():  # T2I-CompBench
-            if not (found := _COMPBENCH_LINE.fullmatch(value)):
-                return None
-            id, s, words, o, text = row, found[1], _COMPBENCH[found[2]], found[3], value
-        case {
-            "unique_id": id,
-            "obj_1_attributes": [s],
-            "obj_2_attributes": [o],
-            "rel_type": words,
-            "text": text,
-        }:  # SR2D
-            if words not in _WORDS:
-                return None
-        case {"tag": str(), "include": [{"class": o}, {"class": s, "position": [words, 0]}], "prompt": text}:  # GenEval
-            id = row
-        case {"tag": str(), "prompt": str()}:
-            return None
-        case {"subject": _, "relation": _, "object": _}:
-            return {"prompt_id": row, **value}
-        case _:
-            raise ValueError(f"{where}: not a prompt ({str(value)[:80]}); it needs subject, relation and object")
-    return {"prompt_id": id, "subject": s, "relation": _WORDS.get(words, words), "object": o, "caption": text}
+def _of_rows(rows: Mapping[int, Any], source: str) -> pd.DataFrame:
+    """The prompts among the values of a file, which come by their number in it."""
+    made = {row: _prompt(i, value, f"{source}: row {row}") for i, (row, value) in enumerate(rows.items())}
+    kept = {row: prompt for row, prompt in made.items() if "relation" in prompt}
+    if not kept:
+        raise ValueError(f"{source}: holds no prompts with one of the relations {', '.join(NAMES)}")
+    table = _named(pd.DataFrame(list(kept.values()), index=list(kept)), source)
+    rest = [(prompt["prompt_id"], prompt["caption"]) for row, prompt in made.items() if row not in kept]
+    table.attrs["left_out"] = len(rest)
+    return _with_others(table, rest)
 
 
 def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
     """The prompts, with what a user's file may leave out: prompt_id, caption, and a relation's name for its phrase."""
     if "prompt_id" not in table:
         table = table.assign(prompt_id=np.arange(len(table)))
-    if "relation" in table:
-        table = table.assign(relation=[_WORDS.get(words, words) for words in table.relation])
-    table = check_prompts(table if "caption" in table else table.assign(caption="–"), source).reset_index(drop=True)
-    if (table.caption == "–").all():
-        table["caption"] = [
-            caption(s, r, o) for s, r, o in zip(table.subject, table.relation, table.object, strict=True)
-        ]
-    return table
+    if table.columns.is_unique:
+        table = table.assign(**{name: tidy(table[name]) for name, tidy in _TIDY.items() if name in table})
+    check_prompts(table, source, [*NEEDED, *({"caption"} & set(table))])
+    if "caption" not in table:
+        table = table.assign(caption=list(map(caption, table.subject, table.relation, table.object)))
+    for name in table.columns[[dtype.kind == "O" for dtype in table.dtypes]]:
+        try:
+            table[[name]].to_parquet(io.BytesIO())
+        except Exception as error:  # Arrow's are of many kinds
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{source}: the column {name!r} cannot be kept ({reason}); leave it out") from None
+    return table.reset_index(drop=True)
 
 
+def _tidy_ids(column: pd.Series) -> Any:
+    """Whole numbers where all are, else text, as written."""
+    if pd.api.types.is_integer_dtype(column):
+        return column
+    values = column.tolist()
+    if all(isinstance(v, int) or (isinstance(v, float) and v.is_integer()) for v in values) and (
+        min(values, default=0) >= -(2**63) and max(values, default=0) < 2**63
+    ):
+        return np.array(values, np.int64)
+    return [None if pd.isna(v) is True else str(v) for v in values]
+
+
+def _tidy_words(column: pd.Series) -> list[Any]:
+    return [re.sub(r"[^\S\r\n]+", " ", value.strip()) if isinstance(value, str) else value for value in column]
+
+
+_TIDY: dict[str, Callable[[pd.Series], Any]] = {
+    "prompt_id": _tidy_ids,
+    "subject": _tidy_words,
+    "relation": lambda column: [_relation(value) or value for value in column],
+    "object": _tidy_words,
+    "caption": lambda column: [value.strip() if isinstance(value, str) else value for value in column],
+}
+
+# ----------------------------------------------------------------------------------------------- published sets' rows
+
+_WORDS = {word: r.name for r in RELATIONS for word in (r.name, r.phrase)}
+# Words of published sets. T2I-CompBench (Huang et al. 2023), whose "next to", "near" and "on side of" are none of ours;
+# HRS-Bench (Bakr et al. 2023), grouped as its calc_spatial_relation_acc.py does; NSR-1K (Feng et al. 2023, LayoutGPT).
+_COMPBENCH = {
+    "on the left of": "left of",
+    "on the right of": "right of",
+    "on the top of": "above",
+    "on the bottom of": "below",
+}
+_HRS = {
+    "on the left of": "left of",
+    "on the right of": "right of",
+    **dict.fromkeys(("on", "over"), "above"),
+    **dict.fromkeys(("under", "beneath"), "below"),
+    "bigger": "larger",
+}
+_NSR = {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}
+_COMPBENCH_LINE = re.compile(
+    rf"(?:an?|the) (.+?) ({'|'.join([*_COMPBENCH, *(r.phrase for r in RELATIONS)])}) (?:an?|the|another) (.+)"
+)
+
+
+def _relation(words: Any, also: Mapping[str, str] | None = None) -> str | None:
+    """The relation that a name, a phrase or a set's own words mean; None if none does."""
+    if not isinstance(words, str):
+        return None
+    words = " ".join(words.lower().split())
+    return (also or {}).get(words) or _WORDS.get(words)
+
+
+def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
+    """One prompt of a published set or of a user's file; without a relation where it names none of ours."""
+    id: Any = row
+    s: Any = None
+    o: Any = None
+    relation = None
+    match value:
+        case {"subject": _, "relation": _, "object": _}:
+            return {"prompt_id": row, **value}
+        case str():  # T2I-CompBench; what follows a tab is not the prompt (its inference_eval.py)
+            text = value.split("\t")[0].strip()
+            if found := _COMPBENCH_LINE.fullmatch(text.lower().rstrip(" .")):
+                s, relation, o = found[1], _relation(found[2], _COMPBENCH), found[3]
+        case {
+            "unique_id": id, "obj_1_attributes": [str(s)], "obj_2_attributes": [o], "rel_type": words, "text": str(text)
+        }:  # SR2D  # fmt: skip
+            relation = _relation(words)
+        case {
+            "tag": str(), "prompt": str(text),
+            "include": [{"class": str(o), "count": 1, **a}, {"class": str(s), "count": 1, "position": [words, 0], **b}],
+        } if not a and not b:  # GenEval  # fmt: skip
+            relation = _relation(words)
+        case {"tag": str(), "prompt": str(text)}:  # GenEval's others
+            pass
+        case {"meta_prompt": str(text), "obj1": s, "rel1": words, "obj2": o, "obj3": other, "rel2": more}:  # HRS-Bench
+            relation = None if isinstance(other, str) or isinstance(more, str) else _relation(words, _HRS)
+        case {"id": id, "obj1": [str(s), _], "relation": words, "obj2": [str(o), _], "prompt": str(text)}:  # NSR-1K
+            relation = _relation(words, _NSR)
+        case _:
+            shown = " ".join(str(value)[:80].split())
+            raise ValueError(f"{where}: not a prompt ({shown}); it needs subject, relation and object")
+    if relation is None:
+        return {"prompt_id": id, "caption": text}
+    return {"prompt_id": id, "subject": s, "relation": relation, "object": o, "caption": text}
+
+
+@prompt_set("sr2d", 25_280)
+def _sr2d() -> pd.DataFrame:
+    published = json.loads(sr2d([category.name for category in boxes.COCO_CATEGORIES]))
+    return _of_rows(dict(enumerate(published, 1)), "sr2d")
+
+
+@prompt_set("sr4g", 62_460)
 def _sr4g() -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as scratch:
         triplets = Path(scratch) / "triplets.parquet"
         dataset.build(triplets, download("annotations_trainval2017.zip"), split="train")
         held_out = dataset.held_out_categories(boxes.COCO_CATEGORIES, 16)
         return from_triplets(dataset.frequencies(triplets), held_out, seed=0)
+
+
+@prompt_set("geneval", 100)
+def _geneval() -> pd.DataFrame:
+    return read_prompts(download("geneval_evaluation_metadata.jsonl"))
 
 
 def write_given_prompts(path: str | Path, *, source: str | Path) -> dict[str, Any]:
@@ -276,7 +394,7 @@ def true_prompts(table: boxes.BoxTable, n_per_relation: int, seed: int, rules: s
 
 # ------------------------------------------------------------------------------------------------------------ drawing
 
-SETS = ("seen", "unseen")  # of a prompt's objects; where one of two is unseen it is in neither
+OBJECT_SETS = ("seen", "unseen")  # of a prompt's objects; where one of two is unseen it is in neither
 
 
 def draw_prompts(table: pd.DataFrame, per_relation: int | None, seed: int) -> pd.DataFrame:
@@ -284,13 +402,14 @@ def draw_prompts(table: pd.DataFrame, per_relation: int | None, seed: int) -> pd
 
     Of the study's own prompts (with the columns ``split`` and ``objects``) only test prompts whose objects are both
     seen or both unseen are taken; of other prompts, any, and their ``objects`` is "all". A set that has fewer gives
-    what it has.
+    what it has. What is not drawn are its :func:`others`.
 
     Raises:
         ValueError: nothing is left.
     """
+    asked = table
     if {"split", "objects"} <= set(table):
-        table = table[(table.split == "test") & table.objects.isin(SETS)]
+        table = table[(table.split == "test") & table.objects.isin(OBJECT_SETS)]
     else:
         table = table.assign(objects="all")
     drawn = table.sample(frac=1, random_state=np.random.default_rng(seed))
@@ -298,7 +417,9 @@ def draw_prompts(table: pd.DataFrame, per_relation: int | None, seed: int) -> pd
         drawn = drawn.groupby(["objects", "relation"], sort=False).head(per_relation)
     if not len(drawn):
         raise ValueError("prompts: no test prompt with seen or with unseen objects is left to score")
-    return drawn.sort_values("prompt_id", ignore_index=True)
+    rest = asked[~asked.prompt_id.isin(drawn.prompt_id)]
+    drawn = drawn.sort_values("prompt_id", ignore_index=True)
+    return _with_others(drawn, zip(rest.prompt_id, rest.caption, strict=True))
 
 
 def write_test_prompts(path: str | Path, prompts: str | Path, **options: Any) -> dict[str, int]:
@@ -306,7 +427,7 @@ def write_test_prompts(path: str | Path, prompts: str | Path, **options: Any) ->
     table = draw_prompts(pd.read_parquet(prompts), **options)
     with atomic(path) as partial:
         table.to_parquet(partial, index=False)
-    return {name: int(n) for name, n in table.objects.value_counts().items()}
+    return {str(name): int(n) for name, n in table.objects.value_counts().items()}
 
 
 def validation_prompts(path: str | Path, held_out: Collection[str], number: int, seed: int) -> pd.DataFrame:

@@ -28,8 +28,9 @@ from scipy import stats
 from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm import tqdm
 
-from . import boxes, detectors, models
+from . import boxes, detectors
 from .images import list_images, read_images
+from .models.load import default_device
 from .photos import Photos, crop_photo
 from .running.files import atomic, digest, download, sources
 
@@ -46,7 +47,7 @@ class DetectorSpace(torch.nn.Module):
 
     def __init__(self, detector: detectors.Detector) -> None:
         super().__init__()
-        self.detector = detector
+        self.detector, self.tower = detector, detector.image_tower  # an error now where it has none
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.detector.features(list(images.permute(0, 2, 3, 1).cpu().numpy()))
@@ -67,7 +68,7 @@ class Inception(torch.nn.Module):
     def __init__(self, weights: str | Path, device: str | None = None) -> None:
         super().__init__()
         path = download(FIDELITY) if weights == "download" else Path(weights)
-        self.device = device or models.default_device()
+        self.device = device or default_device()
         network, self.options = (_fidelity if path.name == FIDELITY else _scripted)(path)
         self.network = network.to(self.device).eval()
 

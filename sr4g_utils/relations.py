@@ -21,6 +21,7 @@ Verdicts = Bool[np.ndarray, "pair relation"]  # columns in the order of ``RELATI
 
 SSTD_SLACK = 0.02  # of the image's width or height
 GENEVAL_SLACK = 0.1  # of the two boxes' summed width or height
+PEOPLE_HALF_WIDTH = 55.0  # degrees; fitted to half of VSR's photos by people.sectors.fit, see notebook 06
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,25 @@ def geneval(s: Geometry, o: Geometry, size: Size | None) -> Columns:
         "right of": across_holds & (dx > 0),
         "above": down_holds & (dy < 0),
         "below": down_holds & (dy > 0),
+    }
+
+
+@rule_set("people")
+def people(s: Geometry, o: Geometry, size: Size | None) -> Columns:
+    """Fitted to people's verdicts: a sector around each axis, whatever contains what; the rest as in ``visor``.
+
+    A direction holds where the offset of the centres is less than ``PEOPLE_HALF_WIDTH`` degrees off its axis. Above 45
+    the sectors overlap, so a pair near a diagonal is left of *and* above; 90 would be ``visor``.
+    """
+    dx, dy = s.cx - o.cx, s.cy - o.cy
+    slope = np.tan(np.radians(PEOPLE_HALF_WIDTH))
+    across, down = slope * dx, slope * dy
+    return {
+        **visor(s, o, size),
+        "left of": np.abs(dy) < -across,
+        "right of": np.abs(dy) < across,
+        "above": np.abs(dx) < -down,
+        "below": np.abs(dx) < down,
     }
 
 

@@ -91,7 +91,7 @@ def verdicts(
         ValueError: no prompt_id in common, an image that does not exist, a table that does not tell how many images
             there are, bad tables, or unknown arguments.
     """
-    prompts = check_prompts(prompts, "prompts", NEEDED)[list(NEEDED)].reset_index(drop=True)
+    prompts = check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)].reset_index(drop=True)
     for field, value, choices in (("pairs", pairs, ("any", "best")), ("nothing", nothing, ("raise", "record"))):
         if value not in choices:
             raise ValueError(f"{field}: unknown value {value!r}; choose one of {', '.join(choices)}")

@@ -1,61 +1,18 @@
 """The analysis of notebooks 04 and 05 on worlds whose answers are known."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
+from pretend import LAYOUT, draw, make_prompts
 
-import run_all
-from sr4g_utils import analysis, runs, visor
-from sr4g_utils.relations import BY_NAME, NAMES, judge
-
-# Two boxes in which the relation holds and its opposite does not; swapped, the other way round.
-LAYOUT = {
-    "left of": ((5, 20, 10, 10), (40, 20, 10, 10)),
-    "above": ((20, 5, 10, 10), (20, 40, 10, 10)),
-    "inside": ((22, 22, 8, 8), (10, 10, 40, 40)),
-    "overlapping": ((10, 10, 20, 20), (20, 20, 20, 20)),
-    "wider": ((5, 5, 30, 10), (5, 40, 10, 10)),
-    "taller": ((5, 5, 10, 30), (40, 5, 10, 10)),
-    "larger": ((5, 5, 30, 30), (45, 45, 10, 10)),
-}
-LAYOUT |= {BY_NAME[name].opposite: (b, a) for name, (a, b) in LAYOUT.items()}
-LAYOUT["separated"] = ((5, 5, 10, 10), (40, 40, 10, 10))
-
-
-def make_prompts(per_relation: int = 8, seed: int = 0) -> pd.DataFrame:
-    """Test and validation prompts of the study's own form, seen and unseen."""
-    rng = np.random.default_rng(seed)
-    rows = [(r, objects) for objects in ("seen", "unseen", "mixed") for r in NAMES for _ in range(2 * per_relation)]
-    table = pd.DataFrame(rows, columns=["relation", "objects"])
-    return table.assign(
-        prompt_id=np.arange(len(table)),
-        subject="dog",
-        object="cat",
-        caption="–",
-        n_images=rng.integers(1, 1000, len(table)),
-        split=np.where(np.arange(len(table)) % 4 == 0, "validation", "test"),
-    )
-
-
-def draw(prompts: pd.DataFrame, obeys: dict[str, float] | float, seed: int, found: float = 0.9, images: int = 4):
-    """Detections of a model that obeys a relation with a given probability, and else draws its opposite."""
-    rng, rows = np.random.default_rng(seed), []
-    for p in prompts.itertuples():
-        for i in range(images):
-            share = obeys if isinstance(obeys, float) else obeys[p.relation]
-            drawn = p.relation if rng.random() < share else BY_NAME[p.relation].opposite
-            subject, object = LAYOUT[drawn]
-            rows.append((p.prompt_id, i, p.subject, 0.9, *map(float, subject)))
-            if rng.random() < found:
-                rows.append((p.prompt_id, i, p.object, 0.8, *map(float, object)))
-    return pd.DataFrame(rows, columns=list(visor.DETECTION_COLUMNS)).assign(width=64, height=64)
+from sr4g_utils import analysis, boxes, dataset, visor
+from sr4g_utils.prompts import draw_prompts
+from sr4g_utils.relations import BY_NAME, NAMES, RULES, judge
 
 
 @pytest.fixture(scope="module")
 def world():
-    prompts = analysis.draw_prompts(make_prompts(), 8, seed=0)
+    prompts = draw_prompts(make_prompts(), 8, seed=0)
     detections = {"base": draw(prompts, 0.5, 1), "fine-tuned": draw(prompts, 0.9, 2)}
     return prompts, detections, {name: visor.verdicts(prompts, table) for name, table in detections.items()}
 
@@ -66,22 +23,60 @@ def test_layouts_show_the_relation_and_not_its_opposite():
         assert holds[name] and not holds[BY_NAME[name].opposite], name
 
 
-# ------------------------------------------------------------------------------------------------ notebook 04
+# ------------------------------------------------------------------------------------------------ notebooks 01 and 02
 
 
-def test_prompts_are_balanced_tested_on_and_of_a_seed():
-    table = make_prompts()
-    drawn = analysis.draw_prompts(table, 8, seed=3)
-    assert drawn.groupby(["objects", "relation"]).size().eq(8).all() and set(drawn.objects) == {"seen", "unseen"}
-    assert set(drawn.split) == {"test"} and drawn.prompt_id.is_monotonic_increasing
-    pd.testing.assert_frame_equal(drawn, analysis.draw_prompts(table.copy(), 8, seed=3))
-    assert set(drawn.prompt_id) != set(analysis.draw_prompts(table, 8, seed=4).prompt_id)
-    assert len(analysis.draw_prompts(table, None, 0)) == ((table.split == "test") & (table.objects != "mixed")).sum()
-    foreign = table.drop(columns=["split", "objects"])
-    assert set(analysis.draw_prompts(foreign, None, 0).objects) == {"all"}
-    assert len(analysis.draw_prompts(foreign, 2, 0)) == 28
-    with pytest.raises(ValueError, match="no test prompt"):
-        analysis.draw_prompts(table[table.objects == "mixed"], 8, 0)
+def test_where_rule_sets_disagree(shared, tmp_path):
+    """Every two rule sets, and only relations that both define."""
+    path = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
+    analysis.rule_disagreement(tmp_path / "d.parquet", path, split="val")
+    found = pd.read_parquet(tmp_path / "d.parquet").set_index(["a", "b", "relation"])
+    both = {(a, b): [n for n in NAMES if n in RULES[a].defines and n in RULES[b].defines] for a in RULES for b in RULES}
+    names = list(RULES)
+    assert list(found.index) == [
+        (a, b, name) for i, a in enumerate(names) for b in names[i + 1 :] for name in both[a, b]
+    ]  # fmt: skip
+    assert {name for a, _, name in found.index if "geneval" in (a, _)} == set(NAMES[:4])
+    table = boxes.read(path, "val").without_crowds()
+    of = {rules: np.zeros(len(NAMES), int) for rules in RULES}
+    apart = np.zeros(len(NAMES), int)  # of visor and geneval
+    for _, s, o, _ in dataset.pairs(table):
+        held = {rules: dataset.holds(table, s, o, rules) for rules in RULES}
+        for rules in RULES:
+            of[rules] += held[rules].sum(0)
+        apart += (held["visor"] & ~held["geneval"]).sum(0)
+    for (a, b, name), row in found.iterrows():
+        assert (row.both + row.only_a, row.both + row.only_b) == tuple(of[rules][NAMES.index(name)] for rules in (a, b))
+        if (a, b) == ("visor", "geneval"):
+            assert row.only_a == apart[NAMES.index(name)]
+
+
+def test_readings_of_the_paper_are_counted(shared, tmp_path):
+    path = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
+    analysis.reconstruction(tmp_path / "r.parquet", path, split="val")
+    found = (
+        pd.read_parquet(tmp_path / "r.parquet").set_index(["rules", "boxes", "counted", "categories"]).n.sort_index()
+    )
+    assert set(found.index.get_level_values("rules")) == {"visor", "sg2im", "sstd"}, "those that define all relations"
+    for rules in ("visor", "sg2im"):
+        n = dataset.build(tmp_path / "t.parquet", path, split="val", rules=rules)
+        rows = pd.read_parquet(tmp_path / "t.parquet")
+        different = rows[rows.subject != rows.object]
+        ours = found[rules, "all boxes"]
+        assert ours["triplets per image"].to_dict() == {"all": n, "different": len(different)}
+        assert ours["box pairs"].to_dict() == {"all": rows.n_pairs.sum(), "different": different.n_pairs.sum()}
+        key = ["subject", "relation", "object"]
+        assert ours["distinct triplets"].to_dict() == {
+            "all": len(rows.drop_duplicates(key)), "different": len(different.drop_duplicates(key)),
+        }  # fmt: skip
+
+
+def test_ours_beside_the_reported_numbers():
+    claims = analysis.beside_reported("dataset", {"captions": 9_815_810})
+    assert claims.iloc[0]["ours / reported"] == pytest.approx(0.99149, abs=1e-5) and claims.iloc[0].source
+
+
+# -------------------------------------------------------------------------------------------------------- notebook 04
 
 
 def test_tables_hold_what_visor_says_of_each_part(world):
@@ -120,12 +115,9 @@ def test_published_rows_stand_beside_ours(world):
     assert table.loc[("fine-tuned", "unseen objects"), "OA"] > 80 and table.source.notna().all()
 
 
-def test_prompts_and_verdicts_as_stages(world, tmp_path):
+def test_verdicts_as_a_stage(world, tmp_path):
     prompts, detections, records = world
-    make_prompts().to_parquet(tmp_path / "all.parquet")
-    drawn = analysis.write_test_prompts(tmp_path / "prompts.parquet", tmp_path / "all.parquet", per_relation=8, seed=0)
-    assert drawn == {"seen": 112, "unseen": 112}
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "prompts.parquet"), prompts)
+    prompts.to_parquet(tmp_path / "prompts.parquet")
     detections["base"].to_parquet(tmp_path / "detections.parquet")
     files = (tmp_path / "v.parquet", tmp_path / "prompts.parquet", tmp_path / "detections.parquet")
     about = analysis.write_verdicts(*files, images=4, threshold=0.1, pairs="any", rules="visor")
@@ -133,7 +125,7 @@ def test_prompts_and_verdicts_as_stages(world, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "v.parquet"), records["base"])
 
 
-# ------------------------------------------------------------------------------------------------ notebook 05
+# -------------------------------------------------------------------------------------------------------- notebook 05
 
 
 def test_draws_agree_with_scores_and_compare(world):
@@ -173,7 +165,7 @@ def test_bias_is_seen_and_its_end_too(world):
 
 @pytest.mark.parametrize("slope", [0.0, 0.4])
 def test_gain_by_frequency(slope):
-    prompts = analysis.draw_prompts(make_prompts(40), 30, 0).query("objects == 'seen'").reset_index(drop=True)
+    prompts = draw_prompts(make_prompts(40), 30, 0).query("objects == 'seen'").reset_index(drop=True)
     rank = prompts.groupby("relation").n_images.rank(pct=True)
     base = visor.verdicts(prompts, draw(prompts, 0.4, 1))
     parts = [draw(prompts[rank.round(1) == r], float(0.5 + slope * r), int(10 * r)) for r in rank.round(1).unique()]
@@ -194,6 +186,9 @@ def test_rescoring_under_other_rules_is_what_verdicts_says(world):
     expected = visor.compare(*records.values(), resamples=50).set_index(["relation", "metric"])
     assert ours.loc[0.1, "difference"] == expected.loc[("all", "VISOR_Cond"), "difference"]
     assert table[table.threshold == 0.95].difference.isna().all()  # no box scores above it
+    projective = prompts[prompts.relation.isin(NAMES[:4])]
+    able = analysis.ablation(projective, detections, 4, thresholds=(0.1,), resamples=0)
+    assert list(able.rules.unique()) == list(RULES), "GenEval's rules as well, where they define what is asked"
 
 
 def claims_of(world, **changed):
@@ -231,47 +226,3 @@ def test_claims_hold_fail_or_cannot_be_tested(world):
     assert claims_of(world, unseen_model="none").verdict[2] == "not testable here"
     some = analysis.every_relation([r[r.relation != "inside"] for r in records.values()], 100)
     assert some["asked"] == 13 and claims_of(world, relations=some).verdict[3] == "not testable here"
-
-
-# ------------------------------------------------------------------------------------------------ verification
-
-
-def test_a_run_agrees_with_itself_and_differences_are_named(world):
-    prompts, _, records = world
-    scores = analysis.score_table(records, prompts, resamples=100)
-    rows = json.loads(scores.to_json(orient="records", double_precision=12))
-    assert analysis.differences(rows, rows) == []
-    close = [dict(row) for row in rows]
-    close[0]["value"] += 0.5 * (rows[0]["high"] - rows[0]["low"])
-    assert analysis.differences(close, rows) == []
-    close[0]["value"] = rows[0]["value"] + 1.1 * max(rows[0]["high"] - rows[0]["low"], 0.01 * rows[0]["value"])
-    close[1]["prompts"] = 3
-    close[2]["relation"], close[2]["value"] = "none", None
-    named = analysis.differences(close, rows)
-    assert [line.split(": ")[1].split(" is")[0] for line in named] == ["value", "prompts", "relation", "value"]
-    assert named[0].startswith("seen, base, all, OA")
-    assert analysis.differences(rows[1:], rows) == [f"{len(rows) - 1} rows, recorded are {len(rows)}"]
-
-
-def test_verify_names_what_differs_and_what_is_missing(world, tmp_path, monkeypatch, capsys):
-    prompts, _, records = world
-    monkeypatch.setattr(runs, "DATA", tmp_path / "data")
-    with pytest.raises(ValueError, match="nothing of the profile small"):
-        run_all.verify(tmp_path / "small")
-    run = runs.Run(tmp_path / "small", "04_evaluation")
-    run.result(analysis.score_table(records, prompts, 50), "scores", world="miniature")
-    run_all.record(tmp_path / "small")
-    assert run_all.verify(tmp_path / "small") == 0
-    assert "scores: agrees" in capsys.readouterr().out
-    run.result(analysis.score_table({"base": records["fine-tuned"]}, prompts, 50), "scores")
-    assert run_all.verify(tmp_path / "small") == 1
-    (run.folder / "artifacts" / "results" / "scores.json").unlink()
-    assert run_all.verify(tmp_path / "small") == 1
-    told = capsys.readouterr().out
-    assert "scores: differs" in told and "missing: run the profile first" in told and analysis.TOLERANCE in told
-
-
-def test_reported_claims_are_six_with_sources():
-    claims = runs.reported("claims")
-    assert sorted(claims) == [1, 2, 3, 4, 5, 6]
-    assert all({"claim", "reported", "source"} == set(claim) for claim in claims.values())

@@ -1,30 +1,20 @@
 """The box table against pycocotools, and every bad input: a clear error or a counted exclusion, never a traceback."""
 
 import contextlib
-import hashlib
 import io
 import json
-import os
 import random
 import re
-import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sr4g_utils import boxes, runs
+from sr4g_utils import boxes
 from sr4g_utils.boxes import COCO_CATEGORIES, BoxTable
 from sr4g_utils.jsonstream import JsonStream
 
@@ -187,11 +177,15 @@ BAD = {
         "the key 'categories' is missing; an instances file has images, annotations, categories",
     ),
     "empty lists": ({"images": [], "annotations": [], "categories": []}, "holds no images"),
-    "no annotation": (official(annotations=[]), "no usable annotation among 0"),
+    "no annotation": (official(annotations=[]), "no usable annotation among 0$"),
+    "no annotation, and lists after it": (
+        official(annotations=[], categories=official()["categories"] * 3),
+        "no usable annotation among 0$",
+    ),
     "a list that is none": (official(annotations={}), "the value of 'annotations' must be a list"),
     "no box": (
         official(annotations=[{"id": 1, "image_id": 7, "category_id": 18}]),
-        r"among 1 \(no box of four finite numbers: 1\); annotations\[0\] has no bbox \(expected: four finite numbers\)$",
+        r"no box of four finite numbers: 1\); annotations\[0\] has no bbox \(expected: four finite numbers\)$",
     ),
     "no record": (
         official(annotations=[[7, 18]]),
@@ -408,118 +402,3 @@ def test_parquet_of_floats_and_truth_values_and_without_ids(tmp_path):
     assert same(boxes.read(parquet(tmp_path, **(floats | changed))), whole)
     for ids in ([1, 1], [None, 7], [7.5, 2.5]):
         assert same(boxes.read(parquet(tmp_path, iscrowd=[0, 1], ann_id=ids)), whole)
-
-
-# ------------------------------------------------------------------------------------------------------- downloads
-
-
-class Server:
-    """Serves one body: whole, broken off in the middle (once or always), slowly, or not at all."""
-
-    def __init__(self, body: bytes) -> None:
-        self.body, self.mode, self.requests = body, "whole", 0
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.requests += 1
-                if server.mode == "missing":
-                    return self.send_error(404)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(server.body)))
-                self.end_headers()
-                if server.mode == "broken" or (server.mode == "broken once" and server.requests == 1):
-                    self.wfile.write(server.body[: len(server.body) // 2])
-                elif server.mode == "slow":
-                    for at in range(0, len(server.body), 1000):
-                        with contextlib.suppress(OSError):
-                            self.wfile.write(server.body[at : at + 1000])
-                        time.sleep(0.05)
-                else:
-                    self.wfile.write(server.body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-
-
-NAME = "annotations_trainval2017.zip"
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A mirror that holds a small annotation zip, whose hash is the one that is expected."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("annotations/instances_val2017.json", json.dumps(official()))
-    server = Server(buffer.getvalue() + b"\0" * 100_000)
-    data = tmp_path / "data"
-    shutil.copytree(runs.DATA, data)
-    sources = yaml.safe_load((data / "sources.yaml").read_text())
-    sources[NAME]["hash"] = "sha1:" + hashlib.sha1(server.body).hexdigest()
-    (data / "sources.yaml").write_text(yaml.safe_dump(sources))
-    monkeypatch.setattr(runs, "DATA", data)
-    monkeypatch.setenv("SR4G_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("SR4G_MIRROR", server.url)
-    yield server
-    server.http.shutdown()
-
-
-def test_download_once(server, tmp_path):
-    path = runs.download(NAME)
-    assert path.parent == tmp_path / "cache" and path.read_bytes() == server.body
-    server.mode = "missing"
-    assert runs.download(NAME) == path and server.requests == 1
-    assert runs.Run(tmp_path / "run", "x").annotations(None, "val") == path
-
-
-def test_a_broken_download_starts_again(server):
-    server.mode = "broken once"
-    assert runs.download(NAME).read_bytes() == server.body and server.requests == 2
-
-
-@pytest.mark.parametrize("mode", ["broken", "missing", "wrong"])
-def test_a_failed_download_leaves_no_half_file(server, tmp_path, mode):
-    server.mode = mode
-    if mode == "wrong":
-        server.body = b"something else"
-    with pytest.raises(RuntimeError, match=rf"{NAME}: could not download .* download the file yourself") as caught:
-        runs.download(NAME)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "cache" / NAME).exists()
-
-
-def test_a_file_that_was_damaged_since_is_downloaded_again(server):
-    path = runs.download(NAME)
-    path.write_bytes(b"half")
-    assert runs.download(NAME).read_bytes() == server.body
-
-
-def test_killed_in_the_middle(server, tmp_path):
-    server.mode = "slow"
-    code = f"from sr4g_utils import runs; from pathlib import Path; runs.DATA = Path({str(runs.DATA)!r});"
-    code += f"runs.download({NAME!r})"
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=runs.ROOT, env=os.environ.copy())
-    while not server.requests:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not (tmp_path / "cache" / NAME).exists()
-    server.mode = "whole"
-    assert runs.download(NAME).read_bytes() == server.body
-
-
-def test_the_official_hashes():
-    sources = yaml.safe_load((runs.DATA / "sources.yaml").read_text())
-    assert {
-        name: source["hash"] for name, source in sources.items() if name.endswith(("2017.zip", "validated.jsonl"))
-    } == {
-        "annotations_trainval2017.zip": "sha1:8551ee4bb5860311e79dace7e79cb91e432e78b3",
-        "val2017.zip": "sha1:4950dc9d00dbe1c933ee0170f5797584351d2a41",
-        "train2017.zip": "sha1:10ad623668ab00c62c096f0ed636d6aff41faca5",
-        "all_vsr_validated.jsonl": "sha256:096251a50060c63b242e074697d835acd0e7d5c97eedaeeccf08301982f1252e",
-    }

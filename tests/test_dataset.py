@@ -1,7 +1,5 @@
-"""Boxes to triplets against a slow loop with sets; the splits, prompts and sampling; the numbers to meet on COCO."""
+"""Boxes to triplets against a slow loop with sets; the splits and the sampling; the numbers to meet on COCO."""
 
-import gzip
-import json
 from collections import Counter
 from itertools import permutations
 
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from sr4g_utils import boxes, dataset
 from sr4g_utils.boxes import COCO_CATEGORIES, BoxTable
 from sr4g_utils.captions import caption
-from sr4g_utils.relations import NAMES, RULES, judge
+from sr4g_utils.relations import NAMES, complete_rules, judge
 
 CATEGORIES = tuple(sorted(COCO_CATEGORIES, key=lambda c: c.id))[:6]
 KEY = ["image_id", "subject", "relation", "object"]
@@ -94,7 +92,7 @@ def test_every_triplet_against_the_slow_loop(tmp_path_factory, rows, at_once):
     assert dict(zip(found[KEY].itertuples(index=False, name=None), found.n_pairs, strict=True)) == dict(expected)
 
 
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("rules", complete_rules())
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_excerpt_against_the_slow_loop(shared, tmp_path, split, rules):
     path = shared / "coco_excerpt" / "annotations" / f"instances_{split}2017.json"
@@ -108,8 +106,8 @@ def test_the_excerpt_against_the_slow_loop(shared, tmp_path, split, rules):
 
 def test_columns(shared, tmp_path):
     table = boxes.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json").without_crowds()
-    unseen = ["dog", "person"]
-    found = written(table, tmp_path / "t.parquet", unseen=unseen)
+    held_out = ["dog", "person"]
+    found = written(table, tmp_path / "t.parquet", held_out=held_out)
     assert found.columns.tolist() == [
         "image_id", "file_name", "subject", "relation", "object", "caption", "n_pairs", "subject_id", "object_id",
         "objects", "split",
@@ -121,7 +119,7 @@ def test_columns(shared, tmp_path):
         assert row.caption == caption(row.subject, row.relation, row.object)
         assert (row.subject_id, row.object_id) == (ids[row.subject], ids[row.object])
         assert row.file_name == files[row.image_id]
-        assert row.objects == ("seen", "mixed", "unseen")[(row.subject in unseen) + (row.object in unseen)]
+        assert row.objects == ("seen", "mixed", "unseen")[(row.subject in held_out) + (row.object in held_out)]
     keys = list(zip(found.image_id, found.subject_id, found.object_id, found.relation.map(order), strict=True))
     assert keys == sorted(set(keys))
     assert (found.subject == found.object).any()  # "a dog to the left of another dog" is kept here
@@ -152,7 +150,7 @@ def test_load_dataset(shared, tmp_path, monkeypatch):
         files[split] = tmp_path / f"triplets_{split}.parquet"
         dataset.build(files[split], excerpt / f"instances_{split}2017.json", split=split)
     dataset.write_card(
-        tmp_path / "README.md", files["train"], files["val"], source="COCO", rules="visor", unseen=["dog"]
+        tmp_path / "README.md", files["train"], files["val"], source="COCO", rules="visor", held_out=["dog"]
     )
     loaded = datasets.load_dataset(
         "parquet", data_files={split: str(path) for split, path in files.items()}, cache_dir=str(tmp_path / "cache")
@@ -170,84 +168,32 @@ def test_load_dataset(shared, tmp_path, monkeypatch):
     }  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------ splits and prompts
+def test_captions_need_rules_that_define_all_relations(tmp_path):
+    two = table_of([(0, 0, (0, 0, 5, 5)), (0, 1, (9, 9, 5, 5))])
+    with pytest.raises(ValueError, match=r"rules='geneval' define left of, .* only, not 'inside'"):
+        dataset.write_triplets(two, tmp_path / "t.parquet", "train", rules="geneval")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_unseen_categories_are_spread_and_fixed():
-    unseen = dataset.unseen_categories(COCO_CATEGORIES, 16)
-    assert unseen == dataset.unseen_categories(tuple(reversed(COCO_CATEGORIES)), 16)
-    assert len(set(unseen)) == 16 and set(unseen) < {c.name for c in COCO_CATEGORIES}
+# ------------------------------------------------------------------------------------------------ splits and sampling
+
+
+def test_held_out_categories_are_spread_and_fixed():
+    held_out = dataset.held_out_categories(COCO_CATEGORIES, 16)
+    assert held_out == dataset.held_out_categories(tuple(reversed(COCO_CATEGORIES)), 16)
+    assert len(set(held_out)) == 16 and set(held_out) < {c.name for c in COCO_CATEGORIES}
     families = Counter(c.supercategory for c in COCO_CATEGORIES)
-    held = Counter(c.supercategory for c in COCO_CATEGORIES if c.name in unseen)
+    held = Counter(c.supercategory for c in COCO_CATEGORIES if c.name in held_out)
     assert all(abs(held[family] - n / 5) < 1 for family, n in families.items())
-    assert dataset.unseen_categories(COCO_CATEGORIES, 0) == []
+    assert dataset.held_out_categories(COCO_CATEGORIES, 0) == []
     for n in (-1, 80):
         with pytest.raises(ValueError, match=f"{n} categories cannot be held out of 80"):
-            dataset.unseen_categories(COCO_CATEGORIES, n)
+            dataset.held_out_categories(COCO_CATEGORIES, n)
 
 
 @given(st.integers(0, 79))
 def test_any_number_can_be_held_out(n):
-    assert len(set(dataset.unseen_categories(COCO_CATEGORIES, n))) == n
-
-
-@pytest.fixture(scope="module")
-def frequencies(shared, tmp_path_factory) -> pd.DataFrame:
-    path = tmp_path_factory.mktemp("triplets") / "t.parquet"
-    unseen = dataset.unseen_categories(COCO_CATEGORIES, 16)
-    dataset.build(path, shared / "coco2017" / "val2017_boxes.parquet", split="train", unseen=unseen)
-    counted = dataset.frequencies(path)
-    rows = pd.read_parquet(path)
-    expected = rows.groupby(KEY[1:]).n_pairs.agg(["count", "sum"])
-    found = counted.set_index(KEY[1:])
-    assert found.n_images.to_dict() == expected["count"].to_dict()
-    assert found.n_pairs.to_dict() == expected["sum"].to_dict()
-    return counted
-
-
-def test_prompts(frequencies):
-    unseen = dataset.unseen_categories(COCO_CATEGORIES, 16)
-    prompts = dataset.prompts(frequencies, unseen, seed=3, test_per_relation=200, validation_per_relation=50)
-    different = frequencies[frequencies.subject != frequencies.object]
-    assert set(prompts[KEY[1:]].itertuples(index=False, name=None)) == set(
-        different[KEY[1:]].itertuples(index=False, name=None)
-    )
-    assert not prompts.duplicated(KEY[1:]).any() and prompts.prompt_id.tolist() == list(range(len(prompts)))
-    n_unseen = prompts.subject.isin(unseen).astype(int) + prompts.object.isin(unseen)
-    assert (prompts.objects == n_unseen.map({0: "seen", 1: "mixed", 2: "unseen"})).all()
-    assert prompts.in_main.all() and (prompts.in_unseen == (n_unseen == 0)).all()
-    assert set(prompts.split) == {"validation", "test"} and not (prompts.balanced & (prompts.split != "test")).any()
-    for relation, rows in prompts.groupby("relation"):
-        n = min(50, len(rows) // 10)
-        assert (rows.split == "validation").sum() == n, relation
-        assert rows.balanced.sum() == min(200, len(rows) - n), relation
-
-
-def test_prompts_depend_on_the_seed_alone(frequencies):
-    def balanced(seed, table=frequencies):
-        return dataset.prompts(table, [], seed, 200)
-
-    pd.testing.assert_frame_equal(balanced(0), balanced(0, frequencies.sample(frac=1, random_state=1)))
-    assert (balanced(0).balanced != balanced(1).balanced).any()
-
-
-def test_same_category_prompts_are_an_option(frequencies):
-    assert len(dataset.prompts(frequencies, [], 0, same_category=True)) == len(frequencies)
-
-
-def test_sr2d_is_the_published_file(shared, tmp_path):
-    published = gzip.decompress((shared / "sr2d" / "text_spatial_rel_phrases.json.gz").read_bytes())
-    assert dataset.write_sr2d(tmp_path / "sr2d.json") == 31_680
-    assert (tmp_path / "sr2d.json").read_bytes() == published
-
-
-def test_sr2d_of_other_names():
-    records = json.loads(dataset.sr2d(["dog", "owl", "cat"]))
-    assert len(records) == 3 * 2 * 5 + 3
-    assert records[0]["text"] == "a dog to the left of an owl"
-
-
-# ---------------------------------------------------------------------------------------------------------- sampling
+    assert len(set(dataset.held_out_categories(COCO_CATEGORIES, n))) == n
 
 
 def test_balanced_and_natural_sampling():
@@ -276,6 +222,20 @@ def test_sampling_is_repeatable_and_needs_rows():
 # ------------------------------------------------------------------------------------------------------ what is in it
 
 
+@pytest.fixture(scope="module")
+def frequencies(shared, tmp_path_factory) -> pd.DataFrame:
+    path = tmp_path_factory.mktemp("triplets") / "t.parquet"
+    held_out = dataset.held_out_categories(COCO_CATEGORIES, 16)
+    dataset.build(path, shared / "coco2017" / "val2017_boxes.parquet", split="train", held_out=held_out)
+    counted = dataset.frequencies(path)
+    rows = pd.read_parquet(path)
+    expected = rows.groupby(KEY[1:]).n_pairs.agg(["count", "sum"])
+    found = counted.set_index(KEY[1:])
+    assert found.n_images.to_dict() == expected["count"].to_dict()
+    assert found.n_pairs.to_dict() == expected["sum"].to_dict()
+    return counted
+
+
 def test_warnings(shared):
     table = boxes.read(shared / "coco2017" / "val2017_boxes.parquet")
     assert dataset.warnings({"train": table, "val": table}) == [
@@ -288,7 +248,7 @@ def test_warnings(shared):
 def test_funnel(shared, tmp_path):
     path = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
     table = boxes.read(path).without_crowds()
-    dataset.build(tmp_path / "t.parquet", path, split="val", unseen=["person"])
+    dataset.build(tmp_path / "t.parquet", path, split="val", held_out=["person"])
     shown = slow(table)
     different = {key: n for key, n in shown.items() if key[1] != key[3]}
     seen = [key for key in different if "person" not in (key[1], key[3])]
@@ -323,7 +283,7 @@ def test_frequencies_of_objects_and_pairs(frequencies):
     assert pairs.sum() == frequencies.n_images.sum()
 
 
-# --------------------------------------------------------------------------------------------------- numbers to meet
+# ----------------------------------------------------------------------------------------------------- numbers to meet
 
 
 def test_the_numbers_of_train2017(shared, tmp_path):

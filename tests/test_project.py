@@ -3,15 +3,15 @@
 import ast
 import json
 import re
-import subprocess
 import sys
 import tomllib
 
 import pytest
 import yaml
-from conftest import ROOT
 
-from sr4g_utils import boxes, runs
+from sr4g_utils import boxes
+from sr4g_utils.running import profiles
+from sr4g_utils.running.files import DATA, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -32,7 +32,7 @@ def test_every_import_is_a_declared_dependency():
         "nbformat": "nbconvert", "nbclient": "nbconvert", "huggingface_hub": "transformers",
         "tokenizers": "transformers",
         **dict.fromkeys(("peft", "bitsandbytes", "torch_fidelity"), ""),  # where a choice asks for them
-        **dict.fromkeys(("conftest", "scalar", "test_boxes", "tiny", "run_all", "sr4g_utils"), ""),
+        **dict.fromkeys(("run_all", "sr4g_utils", *(path.stem for path in (ROOT / "tests").rglob("*.py"))), ""),
     }  # fmt: skip
 
     def imported(source: str) -> set[str]:
@@ -47,33 +47,26 @@ def test_every_import_is_a_declared_dependency():
     def declared(packages: list[str]) -> set[str]:
         return {re.split("[<>=~! ]", package)[0] for package in packages}
 
-    code = [path.read_text() for path in (*(ROOT / "sr4g_utils").glob("*.py"), ROOT / "run_all.py")]
+    code = [path.read_text() for path in (*(ROOT / "sr4g_utils").rglob("*.py"), ROOT / "run_all.py")]
     code += [
-        "".join(cell["source"]) for name in runs.notebooks() for cell in runs.cells(name) if cell["cell_type"] == "code"
+        "".join(cell["source"])
+        for name in profiles.notebooks()
+        for cell in profiles.cells(name)
+        if cell["cell_type"] == "code"
     ]
     needed = declared(PROJECT["dependencies"])
     assert set().union(*map(imported, code)) <= needed
-    tests = [path.read_text() for path in (ROOT / "tests").glob("*.py")]
+    tests = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
     assert set().union(*map(imported, tests)) <= needed | declared(PROJECT["optional-dependencies"]["test"])
 
 
-def test_relations_and_visor_import_without_torch():
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from sr4g_utils import visor\nfrom sr4g_utils.relations import RELATIONS, judge\n"
-        "from sr4g_utils.captions import caption\nprint(caption('dog', 'left of', 'cat'))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "a dog to the left of a cat\n", done.stderr
-
-
-@pytest.mark.parametrize("name", list(runs.load_profile("miniature", [], ROOT)))
+@pytest.mark.parametrize("name", list(profiles.load_profile("miniature", [], ROOT)))
 def test_a_notebook_carries_the_outputs_of_its_source(name):
-    path = runs.notebooks()[name]
+    path = profiles.notebooks()[name]
     found = json.loads(path.read_text(encoding="utf-8"))
     code = [cell for cell in found["cells"] if cell["cell_type"] == "code"]
     how = f"{name} has changed since its outputs were made: run `make notebooks`"
-    assert found["metadata"].get("sr4g_source") == runs.source_digest(name), how
+    assert found["metadata"].get("sr4g_source") == profiles.source_digest(name), how
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), how
     outputs = [output for cell in code for output in cell["outputs"]]
     assert outputs and not [output for output in outputs if output["output_type"] == "error"]
@@ -85,18 +78,18 @@ def test_a_notebook_carries_the_outputs_of_its_source(name):
     )
 
 
-@pytest.mark.parametrize("name", list(runs.notebooks()))
+@pytest.mark.parametrize("name", list(profiles.notebooks()))
 def test_a_notebook_opens_with_what_it_is(name):
-    cells = runs.cells(name)
+    cells = profiles.cells(name)
     assert re.match(rf"# {name[:2]} · ", "".join(cells[0]["source"]))
     for word in ("Reproduces", "Needs", "Reads", "Writes"):
         assert f"**{word}**" in "".join(cells[0]["source"]), word
-    assert runs.declared(name)["run_folder"] == ("str | PathLike", "../runs/miniature")
+    assert profiles.declared(name)["run_folder"] == ("str | PathLike", "../runs/miniature")
 
 
 def test_the_recorded_numbers_are_the_ones_to_meet():
     """What the offline profile shows of COCO comes from a recorded run."""
-    folder = runs.DATA / "results" / "coco"
+    folder = DATA / "results" / "coco"
     rows = json.loads((folder / "reconstruction.json").read_text())["rows"]
     found = {(r["rules"], r["boxes"], r["counted"], r["categories"]): r["n"] for r in rows}
     assert found["visor", "all boxes", "triplets per image", "all"] == 9_815_810
@@ -130,7 +123,7 @@ def test_the_readme_names_real_commands():
 def test_the_readme_tells_the_recorded_gains():
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
     flat = " ".join(readme.split())
-    rows = json.loads((runs.DATA / "results" / "miniature" / "changes.json").read_text())["rows"]
+    rows = json.loads((DATA / "results" / "miniature" / "changes.json").read_text())["rows"]
     told = {(r["objects"], r["metric"]): r for r in rows if r["relation"] == "all"}
     for objects, metric in (("seen", "VISOR_Cond"), ("unseen", "VISOR_Cond"), ("all", "OA"), ("all", "VISOR")):
         r = told[objects, metric]
@@ -138,7 +131,7 @@ def test_the_readme_tells_the_recorded_gains():
         change = f"{r['difference']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}]"
         assert f"| {metric}, {where} | {r['before']:.1f} | {r['after']:.1f} | {change}" in readme
     for run in ("miniature_long", "miniature_long_1", "miniature_long_2"):
-        rows = json.loads((runs.DATA / "results" / run / "changes.json").read_text())["rows"]
+        rows = json.loads((DATA / "results" / run / "changes.json").read_text())["rows"]
         for r in rows:
             if (r["relation"], r["metric"]) == ("all", "VISOR_Cond") and r["objects"] != "all":
                 assert f"{r['difference']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}] on {r['objects']}" in flat

@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scipy import linalg
 
-from sr4g_utils import models, quality, runs
+from sr4g_utils import detectors, quality
+from sr4g_utils.running.files import digest
 
 
 def closed_form(a: np.ndarray, b: np.ndarray) -> float:
@@ -158,12 +159,12 @@ def test_from_images_to_the_table(kind, images, detector, inception, tmp_path):
 
 
 def test_the_detectors_features_are_those_of_its_own_processor(images, detector):
-    model, processor, _ = models.load_detector(detector)
+    loaded = detectors.load(detector)
     pictures = [np.asarray(Image.open(path)) for path in sorted(images.glob("p*_*.png"))]
-    inputs = processor.image_processor(images=pictures, return_tensors="pt")
+    inputs = loaded.processor.image_processor(images=pictures, return_tensors="pt")
     with torch.no_grad():
-        expected = model.owlvit.vision_model(**inputs).pooler_output
-    found = quality.features(quality.DetectorSpace(model, processor), pictures)
+        expected = loaded.model.owlvit.vision_model(**inputs).pooler_output
+    found = quality.features(quality.DetectorSpace(loaded), pictures)
     assert np.allclose(found, expected, atol=1e-4)
 
 
@@ -188,9 +189,9 @@ def test_torch_fidelitys_weights_are_read_only_if_they_are_the_published_ones(mo
     with pytest.raises(ValueError, match="not the file that torch-fidelity publishes"):
         quality.network({"inception": str(path)})
     assert not given
-    known = {quality.FIDELITY: {"hash": f"sha256:{runs.digest(path)}"}}
-    monkeypatch.setattr(runs, "sources", lambda: known)
-    monkeypatch.setattr(runs, "download", lambda name: {quality.FIDELITY: path}[name])
+    known = {quality.FIDELITY: {"hash": f"sha256:{digest(path)}"}}
+    monkeypatch.setattr(quality, "sources", lambda: known)
+    monkeypatch.setattr(quality, "download", lambda name: {quality.FIDELITY: path}[name])
     pictures = [np.full((8, 8, 3), value, np.uint8) for value in (0, 7)]
     assert quality.features(quality.network({"inception": "download"}), pictures).tolist() == [[0] * 3, [7] * 3]
     assert given == [str(path)]

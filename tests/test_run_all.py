@@ -15,9 +15,9 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from conftest import ROOT
 
 import run_all
+from sr4g_utils.running.files import ROOT
 
 # ------------------------------------------------------------------------------------------------------ a small study
 
@@ -25,18 +25,18 @@ ONE = [
     "# 01 · One\n\nA first notebook.",
     'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 3\nbreak_it: bool = False\n'
     "pause: float = 0.0\nsource: str | PathLike | None = None",
-    "import pandas as pd\nimport matplotlib.pyplot as plt\nfrom sr4g_utils import runs\n"
-    'run = runs.Run(run_folder, "01_one")',
+    "import pandas as pd\nimport matplotlib.pyplot as plt\nfrom sr4g_utils.running.files import write_text\n"
+    'from sr4g_utils.running.run import Run\n\nrun = Run(run_folder, "01_one")',
     'table = pd.DataFrame({"n": range(n)})\nrun.table(table, "numbers", "Numbers & more")',
     'figure, axis = plt.subplots()\naxis.plot(table.n)\nrun.figure(figure, "line", "A line")',
     "import time\ntime.sleep(pause)",
     'if source:\n    print(run.read(source).read_text())\nif break_it:\n    raise ValueError("the cat is missing")',
-    "def write(path, n):\n    runs.write_text(path, str(n) * 500_000)\n\nrun.stage('numbers.txt', write, n=n)",
+    "def write(path, n):\n    write_text(path, str(n) * 500_000)\n\nrun.stage('numbers.txt', write, n=n)",
 ]
 TWO = [
     "# 02 · Two\n\nA second one.",
     'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 5\ngreeting: str = "hello"',
-    'from sr4g_utils import runs\nrun = runs.Run(run_folder, "02_two")\nprint(greeting, n)',
+    'from sr4g_utils.running.run import Run\n\nrun = Run(run_folder, "02_two")\nprint(greeting, n)',
 ]
 
 
@@ -209,6 +209,8 @@ def test_a_run_its_results_and_what_is_skipped(study):
     assert "01_one: done" in study(*with_input)
     plots = study.folder / "sr4g_utils" / "plots.py"
     plots.write_text(plots.read_text() + "# a comment\n")
+    assert "01_one: nothing changed" in study(*with_input)
+    plots.write_text(plots.read_text() + "MORE = True\n")
     before = (study.results / "artifacts" / "numbers.txt").stat().st_mtime_ns
     assert "01_one: done" in study(*with_input)
     assert (study.results / "artifacts" / "numbers.txt").stat().st_mtime_ns == before, "a plot repeats no stage"

@@ -9,15 +9,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sr4g_utils import runs
 from sr4g_utils.relations import NAMES
+from sr4g_utils.running.files import DATA, ROOT
+from sr4g_utils.running.profiles import notebooks
+from sr4g_utils.running.run import outputs
 
-MODELS = runs.DATA / "models"
+MODELS = DATA / "models"
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="data/models is missing: the miniature's models")
 
 
 def run_all(folder: Path, *options: str, profile: str = "smoke") -> subprocess.CompletedProcess:
-    command = [sys.executable, str(runs.ROOT / "run_all.py"), "--profile", profile, "--runs", str(folder), *options]
+    command = [sys.executable, str(ROOT / "run_all.py"), "--profile", profile, "--runs", str(folder), *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
@@ -35,10 +37,8 @@ def rows(study: Path, name: str) -> pd.DataFrame:
 
 
 def test_every_notebook_leaves_its_results(study):
-    assert [path.stem for path in sorted((study / "notebooks").glob("*.html"))] == list(runs.notebooks())
-    written = [
-        name for notebook in runs.notebooks() for name in set(runs.outputs(notebook, study)) if "world/" not in name
-    ]
+    assert [path.stem for path in sorted((study / "notebooks").glob("*.html"))] == list(notebooks())
+    written = [name for notebook in notebooks() for name in set(outputs(notebook, study)) if "world/" not in name]
     assert len(written) == len(set(written)), "no notebook overwrites what another wrote"
     index = (study / "index.html").read_text()
     for figure in ("scores", "scores_per_relation", "contact_sheet", "bias", "gain_by_frequency", "ablation"):
@@ -70,7 +70,7 @@ def test_no_unseen_category_is_fine_tuned_on_and_no_test_prompt_validates(study)
     seen = tests[tests.objects == "seen"]
     assert held_out and not held_out & {*seen.subject, *seen.object}
     result = json.loads((study / "artifacts" / "finetune_unseen" / "result.json").read_text())["result"]
-    assert held_out <= set(result["unseen"]) and len(result["unseen"]) == 8
+    assert held_out <= set(result["held_out"]) and len(result["held_out"]) == 8
 
 
 def test_a_second_run_repeats_nothing_and_a_new_threshold_draws_nothing(study):

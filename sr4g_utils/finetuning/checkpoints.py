@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..running import files
 from ..running.files import atomic, read_json, write_json
 from .learner import Learner
 
@@ -45,9 +46,7 @@ def checkpoint(folder: Path, learner: Learner, position: dict[str, Any], keep: i
     """Write all that the run needs to go on, under a temporary name until it is whole, and drop old ones. Its path."""
     final = folder / "checkpoints" / f"step-{position['step']:08}"
     if accelerator.is_main_process:
-        partial = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(final, ignore_errors=True)
+        partial = files.temporary(final)
         partial.mkdir(parents=True)
         _write(learner.weights, partial / "weights.safetensors")
         if learner.average is not None:
@@ -61,11 +60,17 @@ def checkpoint(folder: Path, learner: Learner, position: dict[str, Any], keep: i
         write_json(partial / "state.json", {**position, "optimiser": numbers})
         for path in (*partial.iterdir(), partial):
             _sync(path)
+        files.remove(final)
         partial.rename(final)
         _sync(final.parent)
-        for old in sorted(final.parent.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
+        for old in _checkpoints(folder)[:-keep]:
+            files.remove(old)
     return str(final)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, the newest last."""
+    return sorted(path for path in folder.glob("checkpoints/step-*") if re.fullmatch(r"step-\d{8}", path.name))
 
 
 def _sync(path: Path) -> None:
@@ -102,20 +107,20 @@ def resume(folder: Path, key: dict[str, Any], accelerator: Accelerator) -> dict[
 
 
 def _look(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
-    for partial in folder.glob("checkpoints/.*.partial"):
-        shutil.rmtree(partial)
-    newest = max(folder.glob("checkpoints/step-*"), default=folder)
-    state = read_json(newest / "state.json") or {}
+    files.sweep(folder)
+    newest = next(reversed(_checkpoints(folder)), None)
+    state = (read_json(newest / "state.json") if newest else None) or {}
     finished = read_json(folder / "result.json") or {}
     held = (finished or state).get("key", key)
-    if different := [name for name in key if held.get(name) != key[name]]:
-        aside = folder.with_name(f"{folder.name}.before")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        _say(f"{folder.name} was made with another {', '.join(different)}: starting afresh; the old one is {aside}")
+    different = [name for name in key if held.get(name) != key[name]]
+    longer = different == ["steps"] and key["schedule"] == "constant" and state and state["step"] <= key["steps"]
+    if different and not longer:
+        aside = files.set_aside(folder)
+        _say(f"{folder.name} was made with another {', '.join(different)}: starting afresh; {aside}")
         return {}
-    if finished:
+    if finished and not longer:
         return {"result": finished["result"]}
+    (folder / "result.json").unlink(missing_ok=True)  # of fewer steps
     if state:
         _say(f"{folder.name}: going on from step {state['step']:,}")
         return {**state, "checkpoint": str(newest)}

@@ -81,5 +81,9 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return choices
 
 
-# What may change from one start of a run to the next: it alters neither the weights nor the choice among them.
-FREE = ("checkpoint_every", "keep_checkpoints", "log_every", "tensorboard", "max_unusable")
+# What may change from one start of a run to the next. The first alter nothing that is learnt; the second say how it is
+# computed, so that sums are rounded in another order and nothing more.
+FREE = (
+    "checkpoint_every", "keep_checkpoints", "log_every", "tensorboard", "max_unusable",
+    "micro_batch", "gradient_checkpointing", "channels_last", "compile", "text_cache_mb",
+)  # fmt: skip

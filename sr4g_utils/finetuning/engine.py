@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import models
+from ..models.load import default_device
 from .choices import Choices
 from .samples import Sampler, Text
 
@@ -27,7 +27,7 @@ def accelerator_for(c: Choices, folder: Path) -> Accelerator:
     if c.tensorboard and find_spec("tensorboard") is None:
         raise ImportError("tensorboard: it is not installed; `pip install tensorboard`, or set tensorboard to false")
     accelerator = Accelerator(
-        cpu=models.default_device() == "cpu",  # else several processes on a CPU do not find each other
+        cpu=default_device() == "cpu",  # else several processes on a CPU do not find each other
         mixed_precision="bf16" if c.precision == "bfloat16" else "no",
         log_with="tensorboard" if c.tensorboard else None,
         project_dir=folder,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import models
+from ..models.load import DTYPES
 from .choices import Choices
 
 
@@ -62,7 +62,7 @@ def merged(unet: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def cast(module: Any, precision: str) -> Any:
     """A frozen model in the run's precision; by torch's own method, since diffusers' warns of what is not there."""
-    return torch.nn.Module.to(module, dtype=models.DTYPES[precision])
+    return torch.nn.Module.to(module, dtype=DTYPES[precision])
 
 
 def _add_lora(unet: Any, rank: int, seed: int) -> None:

@@ -21,9 +21,10 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import dataset, models
+from .. import dataset
 from ..boxes import BoxTable
 from ..captions import caption
+from ..models.words import check_words
 from ..photos import CROP, PhotoError, Photos, crop_photo
 from ..relations import NAMES
 from ..running import files
@@ -141,7 +142,7 @@ def encode_photos(
 ) -> Encoded:
     """The photos of some of a table's images through crop and VAE, in files of ``SHARD`` photos that are made once.
 
-    Their folder is named after what they depend on: crop, resolution, VAE, and the photos' names and contents' sizes.
+    Their folder is named after what they depend on: crop, resolution, VAE, and the photos' names and contents.
     The processes share the work; a file appears whole, so an interrupted run goes on with the next one. What a photo
     becomes depends on its file alone, so any number of processes leaves the same files.
 
@@ -152,7 +153,7 @@ def encode_photos(
         raise ValueError("fine-tuning: no image has a caption after the crop; check annotations and resolution")
     names = table.file_name.take(images).to_pylist()
     sizes = list(zip(table.width[images].tolist(), table.height[images].tolist(), strict=True))
-    key = files.hash_of([CROP, resolution, SHARD, ENCODED, weights_hash(vae), names, sizes, photos.sizes(names)])
+    key = files.hash_of([CROP, resolution, SHARD, ENCODED, weights_hash(vae), names, sizes, photos.contents(names)])
     folder = store / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     shards = [folder / f"{i:05}.npy" for i in range(-(-len(images) // SHARD))]
@@ -260,7 +261,7 @@ class Sampler:
         triplets, number = np.unique(captions.triplet, return_inverse=True)
         self.number = number.astype(np.int32) + 1
         self.texts = ["", *map(captions.text, triplets)]
-        models.check_words(pipeline.tokenizer, self.texts[1:])
+        check_words(pipeline.tokenizer, self.texts[1:])
         config = pipeline.vae.config
         self.scale, self.shift = config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
         self.timesteps = pipeline.scheduler.config.num_train_timesteps

@@ -10,8 +10,10 @@ import msgspec
 import numpy as np
 from diffusers import UNet2DConditionModel
 
-from .. import boxes, detectors, models
+from .. import boxes, detectors
 from ..boxes import BoxTable
+from ..models.load import load_pipeline
+from ..models.source import Source
 from ..photos import Photos, crop_table
 from ..prompts import validation_prompts
 from ..running.files import hash_of
@@ -29,8 +31,8 @@ def finetune(
     photos: str | Path,
     prompts: str | Path | None = None,
     *,
-    model: models.Source | Mapping[str, Any] | str,
-    detector: models.Source | Mapping[str, Any] | str | None = None,
+    model: Source | Mapping[str, Any] | str,
+    detector: Source | Mapping[str, Any] | str | None = None,
     held_out: Sequence[str] = (),
     latents: str | Path | None = None,
     **choices: Any,
@@ -40,7 +42,8 @@ def finetune(
     Args:
         folder: gets ``log.jsonl`` (a line per ``log_every`` steps and per validation), ``checkpoints/`` and, as UNet
             folders that ``models.load_pipeline(unet=...)`` takes, ``best/`` and ``last/``. What another configuration
-            left there is moved to ``<folder>.before``.
+            left there is moved to ``<folder>.before`` (``.before-2``, …); see ``FREE`` for what is none. A constant
+            schedule may be prolonged: more steps go on from the last checkpoint.
         annotations: a box table's source, see :func:`boxes.read`.
         photos: folder or zip.
         prompts: Parquet of :func:`prompts.write_study_prompts`; see :func:`prompts.validation_prompts`. Without it, or
@@ -60,15 +63,14 @@ def finetune(
     """
     c, folder = Choices.of(choices), Path(folder)
     accelerator = accelerator_for(c, folder)
-    pipeline, record = models.load_pipeline(model, device=accelerator.device)
+    pipeline, record = load_pipeline(model, device=accelerator.device)
     resolution = _check_model(pipeline, record, c)
-    table = boxes.read(annotations)
-    table = table if c.crowds else table.without_crowds()
-    asked = judges = None
+    table = boxes.read(annotations) if c.crowds else boxes.read(annotations).without_crowds()
+    judging = None
     if prompts and detector and c.validate_every:
         asked = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
-        judges = detectors.load(detector, device=accelerator.device)
-    validation = [asked.to_dict("list"), judges.record["files"]] if asked is not None and judges else None
+        judging = asked, detectors.load(detector, device=accelerator.device)
+    validation = [judging[0].to_dict("list"), judging[1].record["files"]] if judging else None
     key = _key(c, table, held_out, record["files"], validation)
     state = resume(folder, key, accelerator)
     if "result" in state:
@@ -80,13 +82,12 @@ def finetune(
     encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)
     captions = every.without(held_out).of_images(encoded.usable)
-    judge = judge_of(pipeline, asked, judges, c, accelerator) if asked is not None and judges else None
-    trained = train(folder, key, state, pipeline, captions, encoded, judge, c, accelerator)
+    judge = judge_of(pipeline, *judging, c, accelerator) if judging else None
     result = {
         "captions": crop_changes(uncropped.without(held_out), every.without(held_out)),
         "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
         "photos": encoded.report,
-        **trained,
+        **train(folder, key, state, pipeline, captions, encoded, judge, c, accelerator),
         "processes": accelerator.num_processes,
         "resolution": resolution,
         "held_out": list(held_out),

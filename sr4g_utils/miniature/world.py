@@ -302,7 +302,7 @@ def write_photos(folder: str | Path, annotations: str | Path, *, split: str) -> 
     edges = np.searchsorted(table.image, np.arange(len(table.image_id) + 1))
     names, xywh = np.array(table.names)[table.category], table.xywh()
     for i, file_name in enumerate(tqdm(table.file_name.to_pylist(), f"drawing {split}", leave=False)):
-        if (path := Path(folder) / Path(file_name).with_suffix(".png").name).exists():
+        if (path := Path(folder) / Path(file_name).with_suffix(".png")).exists():
             continue
         rows = slice(edges[i], edges[i + 1])
         size = int(table.width[i]), int(table.height[i])

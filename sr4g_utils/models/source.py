@@ -8,23 +8,6 @@ import msgspec
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-# Steps and guidance that the model cards of distilled models ask for. With the 50 steps at guidance 7.5 that suit
-# Stable Diffusion they draw something else, and lose a comparison that they did not enter.
-_DISTILLED: dict[str, tuple[int, float]] = {
-    "stabilityai/sdxl-turbo": (1, 0.0),
-    "stabilityai/sd-turbo": (1, 0.0),
-    "stabilityai/stable-diffusion-3.5-large-turbo": (4, 0.0),
-    "simianluo/lcm_dreamshaper_v7": (4, 8.0),
-    "pixart-alpha/pixart-lcm-xl-2-1024-ms": (4, 0.0),
-    "black-forest-labs/flux.1-schnell": (4, 0.0),
-    "black-forest-labs/flux.2-klein-4b": (4, 1.0),
-    "black-forest-labs/flux.2-klein-9b": (4, 1.0),
-    "efficient-large-model/sana_sprint_0.6b_1024px_diffusers": (2, 4.5),
-    "efficient-large-model/sana_sprint_1.6b_1024px_diffusers": (2, 4.5),
-    "tongyi-mai/z-image-turbo": (8, 0.0),  # its card says 9, of which diffusers made 8 when it was written
-    "lykon/dreamshaper-xl-v2-turbo": (6, 2.0),
-}
-
 
 class ModelError(RuntimeError):
     """A model cannot be loaded. The message is one line: which model, what is wrong, and what to do."""
@@ -76,9 +59,3 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def name(self) -> str:
         return self.id or Path(str(self.folder)).name
-
-
-def recommended_sampling(id: str) -> dict[str, Any] | None:
-    """``steps`` and ``guidance`` of a distilled model as its card gives them; None for any other id on the Hub."""
-    found = _DISTILLED.get(id.lower())
-    return None if found is None else {"steps": found[0], "guidance": found[1]}

@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
+from ..prompts import SETS
 from ..relations import NAMES
+from ..sampling import Sampling, against_card, of_model, recommended_sampling
 from . import files, profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
-PROMPTS = {"sr2d": 25_280, "sr4g": 62_460, "geneval": 100}
 IMAGE_BYTES = 1.5  # of a lossless image, per pixel (measured at 512 × 512: 389 kB)
 STATES = 5  # numbers of 4 bytes per weight while training: weight, average, gradient, two moments
 
@@ -48,6 +49,7 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
     }
     work = _images(values)
     sections = {
+        "Warnings": _warnings(values),
         "Models": _models(values, about),
         "Downloads, once": _downloads(values),
         "Disk": _disk(values, work, about),
@@ -78,6 +80,18 @@ def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def _warnings(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Distilled models that would be sampled otherwise than their cards ask for."""
+    lines = []
+    for own in values.values():
+        for name, entry in own.get("models", {}).items():
+            source = entry.get("model") or ""
+            id = str(source.get("id", "")) if isinstance(source, Mapping) else str(source)
+            way = Sampling.of(of_model(name, entry, own["sampling"]))
+            lines += [f"  {text}" for text in [against_card(id, way, recommended_sampling(id))] if text]
+    return lines
+
+
 def _hub(id: str) -> Path:
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{id.replace('/', '--')}"
@@ -96,6 +110,9 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "weights-inception-2015-12-05-6726825d.pth": ("inception",),
     }
     sources = files.sources()
+    for file in sources:  # whole folders of small files
+        if "/" in file:
+            asked_by[file] = (file.partition("/")[0].removesuffix("_uc"),)
     wanted = {
         name
         for own in values.values()
@@ -105,7 +122,8 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for file, names in asked_by.items():
         if wanted & set(names):
-            size = f"{sources[file]['bytes'] / 1e9:.2f} GB" if "bytes" in sources[file] else "some MB"
+            megabytes = sources[file].get("bytes", 0) / 1e6
+            size = f"{megabytes / 1e3:.2f} GB" if megabytes > 5 else f"{megabytes:.2f} MB" if megabytes else "some MB"
             lines.append(f"  {file}: {size} from {sources[file]['url']}, {_have(files.cache_folder() / file)}")
     return lines
 
@@ -122,9 +140,15 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
     if evaluation:
         each, source = evaluation["per_relation"], evaluation["prompts"]
         sets = 2 if source is None else 1  # of seen and of unseen objects
-        prompts = len(NAMES) * sets * each if each else PROMPTS.get("sr4g" if source is None else source)
-        models = sum("model" in spec for spec in evaluation["models"].values())
-        work["generate"] = prompts and prompts * models * evaluation["sampling"].get("images", 4)
+        named = SETS.get("sr4g" if source is None else source)
+        whole = named.number if named else None
+        prompts = len(NAMES) * sets * each if each else whole
+        ways = [
+            of_model(name, entry, evaluation["sampling"])
+            for name, entry in evaluation["models"].items()
+            if "model" in entry
+        ]
+        work["generate"] = prompts and prompts * sum(way.get("images", 4) for way in ways)
     return work
 
 

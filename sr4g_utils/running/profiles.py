@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal, get_args
 import msgspec
 import yaml
 
+from .. import sampling
 from ..captions import TEMPLATES
 from ..relations import RULES
 from . import files
@@ -48,13 +50,13 @@ def declared(notebook: str) -> dict[str, tuple[str, Any]]:
 
 
 CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str
-NAMED_SOURCES = ("miniature", "recorded", "sr2d", "sr4g", "geneval")  # what a path parameter may say in place of a path
+NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say in place of a path, and see `_absolute`
 
 # -------------------------------------------------------------------------------------------------------- profiles
 
 
 def checked(notebook: str, name: str, value: Any, where: str, text: str | None = None) -> Any:
-    """``value`` as the type that the notebook declares for ``name``; a path becomes absolute, seen from the caller.
+    """``value`` as the type that the notebook declares for ``name``; 1e5 is a whole number, too.
 
     ``text`` is what the value was read from: where a string is wanted, 007 is not the number 7.
 
@@ -70,53 +72,100 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
     candidates = [value]
     if str in (kind, *get_args(kind)) and (text is not None or not isinstance(value, list | dict)):
         candidates.append(text if text is not None else str(value))
+    if isinstance(value, float) and value.is_integer():
+        candidates.insert(0, int(value))  # what wants a float takes it as one
     for candidate in candidates:
         with contextlib.suppress(msgspec.ValidationError):
-            value = msgspec.convert(candidate, kind)
-            return _absolute(value, hub="dict" in annotation) if "PathLike" in annotation else value
+            return msgspec.convert(candidate, kind)
     raise ValueError(f"{where}: {notebook}.{name} must be {annotation}, got {value!r}")
 
 
-def _absolute(value: Any, hub: bool) -> Any:
-    """A path parameter as the kernel, which works elsewhere, can use it: a path seen from the caller becomes absolute.
+def absolute(notebook: str, name: str, value: Any, seen_from: Path) -> Any:
+    """A parameter that names files as the kernel, which works elsewhere, can use it: a path seen from a folder."""
+    annotation, _ = declared(notebook).get(name, ("", None))
+    return _absolute(value, seen_from, hub="dict" in annotation) if "PathLike" in annotation else value
 
-    Where a model of the Hub may be named as well (``hub``), a string that is no existing path stays as it is, and a
-    mapping's own paths are made absolute.
-    """
+
+def _absolute(value: Any, seen_from: Path, hub: bool) -> Any:
+    """A word without a suffix that is no existing path stays as it is: a prompt set's name, say. So does any other
+    string where a model of the Hub may be named as well (``hub``), but for one that begins like a path. A mapping's own
+    paths are made absolute."""
     if isinstance(value, dict):
-        paths = ("folder", "checksums", "model", "unet", "images")
-        return {k: _absolute(v, hub) if k in paths or isinstance(v, dict) else v for k, v in value.items()}
-    named = str(value).partition(":")[0] in NAMED_SOURCES  # "miniature:500" as well
-    if value is None or named or (hub and not Path(value).expanduser().exists()):
-        return value
-    return str(Path(value).expanduser().resolve())
+        ids = {"model": True, "unet": True, "folder": False, "checksums": False, "images": False}
+        return {
+            key: _absolute(each, seen_from, ids.get(key, True)) if key in ids or isinstance(each, dict) else each
+            for key, each in value.items()
+        }
+    if value is None or isinstance(value, bool | list) or str(value).partition(":")[0] in NAMED_SOURCES:
+        return value  # "miniature:500" as well
+    value = str(value)
+    path = seen_from / Path(value).expanduser()
+    plainly = Path(value).is_absolute() or value.startswith(("./", "../", "~"))
+    word = not path.suffix and path.name == value
+    return value if (hub or word) and not plainly and not path.exists() else str(path.resolve())
 
 
 def read_profile(profile: str, children: tuple[Path, ...] = ()) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
     """A profile's file and its sections; arguments and errors as in :func:`load_profile`.
 
     A profile that says ``extends: NAME`` is that profile with its own keys put over it, section by section;
-    ``children`` are the profiles on the way here.
+    ``children`` are the profiles on the way here. Each one's relative paths are seen from its own folder.
     """
-    path = files.DATA / "profiles" / f"{profile}.yaml"
-    if profile.endswith((".yaml", ".yml")) or os.sep in profile:
-        path = Path(profile).expanduser()
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in (files.DATA / "profiles").glob("*.yaml")))
-        raise ValueError(f"unknown profile {profile!r}: there are {known}, or pass the path of a YAML file")
+    path = profile_path(profile, children[-1].parent if children else Path())
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        sections = files.read_yaml(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     parent = sections.pop("extends", None) if isinstance(sections, dict) else None
     if not isinstance(sections, dict) or not all(isinstance(s or {}, dict) for s in sections.values()):
         raise ValueError(f"{path}: a profile maps notebooks to their parameters; see data/profiles/miniature.yaml")
-    if path.resolve() in children:
+    if path in children:
         raise ValueError(f"{path}: extends itself")
+    for name, values in sections.items():
+        for notebook in notebooks() if name == "all" else [name] if name in notebooks() else []:
+            for key in values or {}:
+                values[key] = absolute(notebook, key, values[key], path.parent)
     if parent:
-        base = read_profile(str(parent), (*children, path.resolve()))[1]
+        base = read_profile(str(parent), (*children, path))[1]
         sections = base | {name: (base.get(name) or {}) | (own or {}) for name, own in sections.items()}
     return path, sections
+
+
+def profile_path(profile: str, seen_from: Path = Path()) -> Path:
+    """The file of a profile: one of ``data/profiles`` by name, or a path seen from a folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = files.DATA / "profiles" / f"{profile}.yaml"
+    if profile.endswith((".yaml", ".yml")) or os.sep in profile:
+        path = seen_from / Path(profile).expanduser()
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (files.DATA / "profiles").glob("*.yaml")))
+        raise ValueError(f"unknown profile {profile!r}: there are {known}, or pass the path of a YAML file")
+    return path.absolute()
+
+
+def run_folder(runs: Path, profile: str) -> Path:
+    """The folder of a profile's run: named after the profile, and with a hash of its path where another one has it.
+
+    Whose a folder is stands in it, as a path seen from there: copied together, both stay together.
+    """
+    path, folder = profile_path(profile), runs.expanduser().resolve() / profile_path(profile).stem
+    shipped = files.DATA / "profiles" / f"{path.stem}.yaml"
+    note = files.read_json(folder / ".state" / "profile.json")
+    owner = folder / note if isinstance(note, str) else path
+    owner = shipped if shipped.is_file() else owner if owner.is_file() else path
+    if owner.resolve() == path.resolve():
+        return folder
+    mine = folder.with_name(f"{path.stem}-{hash_of(str(path))[:6]}")
+    print(f"{folder} is for {owner.resolve()}: the results of {path} are in {mine}", file=sys.stderr)
+    return mine
+
+
+def claim(folder: Path, profile: str) -> None:
+    """Note in a run folder whose it is, for :func:`run_folder`."""
+    write_json(folder / ".state" / "profile.json", os.path.relpath(profile_path(profile), folder))
 
 
 def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, dict[str, Any]]:
@@ -124,8 +173,10 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
 
     Args:
         profile: the name of a file in ``data/profiles`` or the path of a YAML file. Its section ``all`` goes to every
-            notebook that declares the key; a section named after a notebook goes to that one.
-        settings: ``[NOTEBOOK.]KEY=VALUE``; VALUE is YAML.
+            notebook that declares the key; a section named after a notebook goes to that one. Relative paths are seen
+            from the file's folder.
+        settings: ``[NOTEBOOK.]KEY=VALUE``; VALUE is YAML, but a text is taken as it is, with " #" and ": " in it.
+            Relative paths are seen from the caller.
         folder: the run folder, which becomes the parameter ``run_folder``.
 
     Raises:
@@ -154,15 +205,14 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
                 f"--set {setting}: no notebook of this profile " + (f"is {scope}" if dot else f"has {key!r}")
             )
         for notebook in scopes:
-            values[notebook][key] = checked(notebook, key, _value(text), f"--set {setting}", text)
+            value = checked(notebook, key, files.read_setting(text), f"--set {setting}", text)
+            values[notebook][key] = absolute(notebook, key, value, Path.cwd())
+    for notebook, mine in values.items():  # now, not after hours of other work
+        if "models" in mine:
+            common = mine.get("sampling", declared(notebook)["sampling"][1])
+            for name, entry in mine["models"].items():
+                sampling.of_model(name, entry, common)
     return values
-
-
-def _value(text: str) -> Any:
-    """A setting's value: YAML, or the text as it is where that is no YAML, as a path need not be."""
-    with contextlib.suppress(yaml.YAMLError):
-        return yaml.safe_load(text)
-    return text
 
 
 def resolve(name: str, where: str) -> str:

@@ -8,7 +8,6 @@ import ast
 import errno
 import fcntl
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -37,6 +36,8 @@ class Run:
         self.outputs: list[str] = []
         for part in ("artifacts", "figures", "tables", "notebooks"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
+        for part in ("figures", "tables", "artifacts/results", ".state"):
+            files.sweep(self.folder / part)
         self._lock = lock(self.folder / ".kernels", shared=True)
         self._note()
 
@@ -70,51 +71,59 @@ class Run:
         inputs: Mapping[str, str | Path] | None = None,
         *,
         heavy: bool = False,
+        prolongs: Mapping[str, Any] | None = None,
         **config: Any,
     ) -> tuple[Path, Any]:
-        """Make the artifact ``name`` with ``function(path, **inputs, **config)`` unless it is there already.
+        """Make the artifact ``name`` with ``function(path, **inputs, **prolongs, **config)`` unless it is there.
 
         It is there if it was finished with the same configuration, the same content of the input files and of the local
         models that the configuration names, and the same code: the function's module and the modules that one imports,
         not the rest of the package. A ``heavy`` stage is kept when only code has changed, which is said: nobody wants
-        three days of training again for a changed message.
+        three days of training again for a changed message. Where its module states a ``BEHAVIOUR``, that decides.
 
         The artifact may be a folder in which the function keeps its own state: what an interrupted stage left there is
-        handed to it again, what belongs to another configuration is removed first (of a heavy stage: moved to
-        ``<name>.before``), which is said.
+        handed to it again, and so is what differs in ``prolongs`` alone. What belongs to another configuration is
+        removed first (of a heavy stage: moved to ``<name>.before``, ``.before-2``, …), which is said.
 
         Returns:
             The artifact's path, and the function's JSON-able result (kept beside the artifact).
+
+        Raises:
+            BlockingIOError: another process is making it. ValueError: the name leads out of the artifacts' folder.
         """
-        path, record = self.folder / "artifacts" / name, _state(self.folder, name.replace("/", "_"), "stage")
+        path, record = self._artifact(name), _state(self.folder, name, "stage")
         inputs = {key: self.read(Path(value).resolve()) for key, value in (inputs or {}).items()}
-        code = code_digest(function.__module__)
+        behaviour = getattr(sys.modules.get(function.__module__), "BEHAVIOUR", None) if heavy else None
+        code = code_digest(function.__module__) if behaviour is None else f"behaviour {behaviour}"
         wanted = {
             "function": function.__qualname__,
-            "code": None if heavy else code,
+            "code": None if heavy and behaviour is None else code,
             "inputs": {key: self.inputs[str(value)] for key, value in inputs.items()},
             "config": config,
             "models": {name: digest(Path(name)) for name in _models(config)},
         }
-        key = hash_of(wanted)
+        keys = {"key": hash_of([wanted, dict(prolongs or {})]), "belongs": hash_of(wanted)}
         found = read_json(record) or {}
-        if found.get("key") == key and "output" in found and found["output"] == digest(path):
+        if found.get("key") == keys["key"] and "output" in found and found["output"] == digest(path):
             if found["code"] != code:
                 print(f"{name} was made by other code than today's; delete {path} to make it again", file=sys.stderr)
         else:
-            if path.is_dir() and found and found["key"] != key:
-                why = "was made under another configuration, from other inputs or by other code: starting afresh"
-                aside = path.with_name(f"{path.name}.before")
-                shutil.rmtree(aside if heavy else path, ignore_errors=True)
-                if heavy:
-                    path.rename(aside)
-                print(f"{name} {why}" + f"; the old one is {aside}" * heavy, file=sys.stderr)
-            write_json(record, {"key": key})
-            result = function(path, **inputs, **config)
-            found = {"key": key, "code": code, "output": digest(path), "result": result}
-            write_json(record, found)
+            with lock(_state(self.folder, name, "lock"), of=path):
+                if found and found.get("belongs") != keys["belongs"]:
+                    _clear(name, path, heavy)
+                files.sweep(path.parent)
+                write_json(record, keys)
+                result = function(path, **inputs, **(prolongs or {}), **config)
+                found = {**keys, "code": code, "output": digest(path), "result": result}
+                write_json(record, found)
         self._made(path)
         return path, found["result"]
+
+    def _artifact(self, name: str) -> Path:
+        path, root = self.folder / "artifacts" / name, self.folder / "artifacts"
+        if path == root or ".." in Path(name).parts or not path.is_relative_to(root):
+            raise ValueError(f"{name!r} cannot name an artifact: it leads out of {root}; choose a plain name")
+        return path
 
     def figure(self, figure: Any, name: str, caption: str) -> None:
         """Save a matplotlib figure as PNG and PDF. The caption travels in the PNG; there are no dates in either."""
@@ -147,9 +156,9 @@ class Run:
         self._made(path)
         return table
 
-    def recorded(self, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """A result of the recorded ``coco`` run, shipped in ``data/results``: its rows, and where they come from."""
-        found = json.loads(self.read(files.DATA / "results" / "coco" / f"{name}.json").read_text(encoding="utf-8"))
+    def recorded(self, name: str, profile: str = "coco") -> tuple[pd.DataFrame, dict[str, Any]]:
+        """A result of a recorded run, shipped in ``data/results``: its rows, and where they come from."""
+        found = json.loads(self.read(files.DATA / "results" / profile / f"{name}.json").read_text(encoding="utf-8"))
         return pd.DataFrame(found["rows"]), {**found["about"], **found["provenance"]}
 
 
@@ -161,12 +170,25 @@ def _models(value: Any) -> list[str]:
     return [value] if isinstance(value, str) and any((Path(value) / file).is_file() for file in files) else []
 
 
+def _clear(name: str, path: Path, keep: bool) -> None:
+    """Make way for a stage of another configuration, and say so."""
+    why = f"{name} was made under another configuration, from other inputs or by other code: starting afresh"
+    if keep and path.exists():
+        print(f"{why}; {files.set_aside(path)}", file=sys.stderr)
+    elif path.is_dir():
+        files.remove(path)
+        print(why, file=sys.stderr)
+
+
 def _state(folder: Path, name: str, kind: str) -> Path:
-    return folder / ".state" / f"{name}.{kind}.json"
+    return folder / ".state" / f"{name.replace('/', '%')}.{kind}.json"
 
 
-def lock(path: Path, shared: bool = False) -> Any:
+def lock(path: Path, shared: bool = False, of: Path | None = None) -> Any:
     """Hold a lock file for as long as the returned file object lives, or fail at once.
+
+    Args:
+        of: what it guards, for the message; by default its folder.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -179,9 +201,8 @@ def lock(path: Path, shared: bool = False) -> Any:
         file.close()
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise
-        raise BlockingIOError(
-            f"{path.parent} is in use by another run or its kernel; wait for it, or choose another folder with --runs"
-        ) from None
+        where = f"{of or path.parent} is in use by another run or its kernel"
+        raise BlockingIOError(f"{where}; wait for it, or choose another folder with --runs") from None
     return file
 
 

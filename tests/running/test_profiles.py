@@ -33,17 +33,22 @@ def test_good_values(notebook, name, value, expected):
     assert found == expected and type(found) is type(expected)
 
 
-def test_paths_are_seen_from_the_caller(notebook, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_paths_are_seen_from_a_folder(notebook, tmp_path):
     (tmp_path / "weights").mkdir()
     here = str(tmp_path / "weights")
-    assert profiles.checked(notebook, "photos", "weights", "here") == here
-    assert profiles.checked(notebook, "photos", "nowhere", "here") == str(tmp_path / "nowhere")
-    assert profiles.checked(notebook, "model", "weights", "here") == here
-    assert profiles.checked(notebook, "model", "nowhere", "here") == "nowhere"  # an id on the Hub
-    assert profiles.checked(notebook, "model", {"folder": "weights", "id": "weights"}, "here") == {
-        "folder": here, "id": "weights",
+
+    def seen(name, value):
+        return profiles.absolute(notebook, name, value, tmp_path)
+
+    assert seen("photos", "weights") == here and seen("photos", None) is None
+    assert seen("photos", "nowhere") == str(tmp_path / "nowhere") and seen("photos", "miniature:5") == "miniature:5"
+    assert seen("model", "weights") == here and seen("model", "./nowhere") == str(tmp_path / "nowhere")
+    assert seen("model", "nowhere") == "nowhere"  # an id on the Hub
+    assert seen("model", {"folder": "weights", "id": "weights"}) == {"folder": here, "id": "weights"}
+    assert seen("model", {"folder": "nowhere", "checksums": "S"}) == {
+        "folder": str(tmp_path / "nowhere"), "checksums": str(tmp_path / "S"),
     }  # fmt: skip
+    assert seen("name", "weights") == "weights"  # no path
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
-"""What people say of pictures, and how well each rule set agrees with them."""
+"""Visual Spatial Reasoning: what people say of captions of COCO photos, and how well each rule set agrees."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 
-from . import dataset
-from .boxes import BoxTable
-from .relations import NAMES, RULES
+from .. import dataset
+from ..boxes import BoxTable
+from ..relations import NAMES, RULES
+from .measures import AGREEMENT, agreement, interval, outcomes
 
 # The phrases of Visual Spatial Reasoning (Liu, Emerson and Collier 2023, arXiv 2205.00363) that name one of ours.
 VSR_PHRASES: dict[str, str] = {
@@ -61,43 +62,39 @@ def read_vsr(path: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["image_id", "subject", "relation", "object", "label", "frame"])
 
 
+def box_pairs(
+    judgements: pd.DataFrame, tables: Sequence[BoxTable]
+) -> Iterator[tuple[int, BoxTable, Int[np.ndarray, "pair"], Int[np.ndarray, "pair"]]]:
+    """For each judgement whose image has boxes of both names: its number, its table, and the rows of every pair there.
+
+    A box meets itself where a caption names one category twice.
+    """
+    for table in tables:
+        position = {int(id): i for i, id in enumerate(table.image_id)}
+        edges = np.searchsorted(table.image, np.arange(len(position) + 1))
+        names = np.array(table.names)
+        asked = judgements[["image_id", "subject", "object"]].to_numpy(object)
+        for number, (image_id, subject, object_) in enumerate(asked):
+            if (image := position.get(image_id)) is None:
+                continue
+            rows = np.arange(edges[image], edges[image + 1])
+            name = names[table.category[rows]]
+            subjects, objects = rows[name == subject], rows[name == object_]
+            if len(subjects) and len(objects):
+                s, o = (side.ravel() for side in np.meshgrid(subjects, objects))
+                yield number, table, s, o
+
+
 def judge_like_people(judgements: pd.DataFrame, tables: Sequence[BoxTable], rules: str) -> pd.Series:
     """Whether the rules call each judged caption true: some pair of boxes of the two names satisfies it, as in VISOR.
 
     Missing (NA) where the image or a box of either name is in none of the tables.
     """
-    verdict = pd.Series(pd.NA, index=judgements.index, dtype="boolean")
-    for table in tables:
-        position = {int(id): i for i, id in enumerate(table.image_id)}
-        edges = np.searchsorted(table.image, np.arange(len(position) + 1))
-        names = np.array(table.names)
-        for row in judgements.itertuples():
-            if (image := position.get(row.image_id)) is None:
-                continue
-            rows = np.arange(edges[image], edges[image + 1])
-            name = names[table.category[rows]]
-            subjects, objects = rows[name == row.subject], rows[name == row.object]
-            if len(subjects) and len(objects):
-                s, o = (side.ravel() for side in np.meshgrid(subjects, objects))
-                relation = NAMES.index(row.relation)
-                verdict[row.Index] = bool(dataset.holds(table, s, o, rules)[:, relation].any())
-    return verdict
-
-
-AGREEMENT = ("accuracy", "precision", "recall", "kappa")
-
-
-def agreement(counts: Int[np.ndarray, "*sample 4"]) -> Float64[np.ndarray, "*sample 4"]:
-    """Accuracy, precision, recall and Cohen's kappa from true and false positives, false and true negatives.
-
-    NaN where a measure is not defined (no positive verdict, no positive label, or no chance of disagreement).
-    """
-    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-    n = tp + fp + fn + tn
-    with np.errstate(invalid="ignore", divide="ignore"):
-        accuracy = (tp + tn) / n
-        chance = ((tp + fp) * (tp + fn) + (fn + tn) * (fp + tn)) / n**2
-        return np.stack([accuracy, tp / (tp + fp), tp / (tp + fn), (accuracy - chance) / (1 - chance)], axis=-1)
+    verdict = np.full(len(judgements), pd.NA, object)
+    relation = [NAMES.index(name) for name in judgements.relation]
+    for number, table, s, o in box_pairs(judgements, tables):
+        verdict[number] = bool(dataset.holds(table, s, o, rules)[:, relation[number]].any())
+    return pd.Series(verdict, index=judgements.index, dtype="boolean")
 
 
 def human_agreement(
@@ -117,17 +114,45 @@ def human_agreement(
             for frame in ("all", *sorted(of_relation.frame.unique())):
                 part = of_relation if frame == "all" else of_relation[of_relation.frame == frame]
                 verdict, label = part.verdict.to_numpy(bool), part.label.to_numpy(bool)
-                table = np.array(
-                    [
-                        (v & w).sum()
-                        for v, w in ((verdict, label), (verdict, ~label), (~verdict, label), (~verdict, ~label))
-                    ]
-                )
+                table = outcomes(verdict, label).sum(axis=0)
                 samples = agreement(rng.multinomial(len(part), table / max(len(part), 1), resamples))
                 row: dict[str, object] = {"relation": relation, "rules": rules, "frame": frame, "n": len(part)}
                 for i, (name, value) in enumerate(zip(AGREEMENT, agreement(table), strict=True)):
-                    defined = samples[~np.isnan(samples[:, i]), i]
-                    low, high = np.quantile(defined, [0.025, 0.975]) if len(defined) else (np.nan, np.nan)
+                    low, high = interval(samples[:, i])
                     row |= {name: value, f"{name}_low": low, f"{name}_high": high}
                 rows.append(row)
     return pd.DataFrame(rows)
+
+
+def at_prevalence(agreement: pd.DataFrame, disagreement: pd.DataFrame) -> pd.DataFrame:
+    """What VSR says of the captions that a rule set writes on COCO, where not half of all pairs are true.
+
+    Half of VSR's captions are true by design, so its precision is not that of our captions. Of all ordered pairs of
+    COCO boxes the rules call a share q true (``pairs``, counted). If people would call a share π of them true, then
+    q = recall·π + (false alarms)·(1 − π), hence π (Rogan and Gladen 1978), and the precision is recall·π / q.
+    **Assumption**: recall and false alarms are on COCO's pairs what they are on VSR's captions.
+
+    Args:
+        agreement: of :func:`human_agreement`.
+        disagreement: of :func:`analysis.rule_disagreement`.
+
+    Returns:
+        Columns relation, rules, accuracy, kappa, precision (VSR's), pairs (q), prevalence (π) and
+        precision_at_prevalence; the last two null where the assumption cannot hold (π outside 0 to 1).
+    """
+    judged = pd.concat(
+        disagreement[["relation", "pairs", "both", own, f"only_{own}"]].set_axis(
+            ["relation", "all_pairs", "both", "rules", "only"], axis=1
+        )
+        for own in ("a", "b")
+    ).drop_duplicates(["relation", "rules"])
+    told = agreement[agreement.frame == "all"].merge(judged, on=["relation", "rules"])
+    # misses and false positives make up the errors: 1 − accuracy = positives·(1 − recall) + positives·wrong
+    wrong = told.recall * (1 - told.precision) / told.precision  # false positives per positive
+    positives = (1 - told.accuracy) / (1 - told.recall + wrong)
+    false_alarms = positives * wrong / (1 - positives)
+    q = (told.both + told.only) / told.all_pairs
+    prevalence = ((q - false_alarms) / (told.recall - false_alarms)).where(lambda share: (share >= 0) & (share <= 1))
+    told = told.assign(pairs=q, prevalence=prevalence, precision_at_prevalence=told.recall * prevalence / q)
+    kept = ["relation", "rules", "accuracy", "kappa", "precision", "pairs", "prevalence", "precision_at_prevalence"]
+    return told[kept]

@@ -1,0 +1,8 @@
+"""nbgrader's settings for these exercises; docs/teaching.md says how to release and grade them."""
+
+from pathlib import Path
+
+config = get_config()  # nbgrader defines it
+config.CourseDirectory.course_id = "sr4g"
+config.CourseDirectory.root = str(Path(__file__).resolve().parent)
+config.ExecutePreprocessor.timeout = 120

@@ -1,0 +1,41 @@
+"""Every choice of fine-tuning, in the notebook and in the profiles."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sr4g_utils.finetune import NOTEBOOK
+from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.running import profiles
+
+
+def test_the_notebook_declares_every_choice() -> None:
+    declared = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()}
+    choices = {name: declared[name] for name in Choices.__struct_fields__}
+    assert Choices.of(choices)
+    others = set(declared) - set(choices)
+    assert others == {"run_folder", "train_annotations", "train_photos", "model", "detector", "splits", "unseen"}
+
+
+def test_the_paper_profile_is_the_defaults(tmp_path: Path) -> None:
+    """Whoever reads the struct reads the paper's run; the profile adds models, photos and what a machine needs."""
+    declared = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()}
+    section = declared | profiles.load_profile("paper", [], tmp_path)[NOTEBOOK]
+    defaults = msgspec.to_builtins(Choices())
+    for name in set(defaults) - {"sampling", "micro_batch"}:
+        assert section[name] == defaults[name], name
+    assert Choices.of({name: section[name] for name in defaults}) and section["splits"] == ["main", "unseen"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"rules": "coco"}, "rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd"),
+        ({"rules": "geneval"}, "rules='geneval' define left of, .* only, not 'inside'"),
+        ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
+    ],
+)
+def test_rules_and_templates_are_those_of_the_package(choices: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Choices.of(choices)

@@ -1,0 +1,139 @@
+"""The loop of fine-tuning: its loss, its learning rate, and what a run leaves."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import DDPMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tuning import distance, drift, tune, weights
+
+from sr4g_utils.finetuning import loop, stage
+from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.finetuning.samples import Captions, Encoded, Sampler
+from sr4g_utils.models.load import load_pipeline
+
+# ------------------------------------------------------------------------------------------------------------ the loss
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_loss_is_that_of_the_definition(kind: str, captions: Captions, encoded: Encoded, pipeline: Any) -> None:
+    schedule = DDPMScheduler.from_config(pipeline.scheduler.config, prediction_type=kind)
+    batch = Sampler(captions, encoded, pipeline, size=5)(0, range(5))
+    alpha = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)[batch.timestep][
+        :, None, None, None
+    ]
+    noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
+    target = batch.noise if kind == "epsilon" else alpha.sqrt() * batch.noise - (1 - alpha).sqrt() * batch.latents
+    seen = {}
+
+    def network(x: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
+        seen.update(x=x, text=encoder_hidden_states)
+        return SimpleNamespace(sample=target + 0.5)
+
+    loss = loop.diffusion_loss(network, schedule, batch, torch.ones(5, 1, 1))
+    torch.testing.assert_close(seen["x"], noisy, rtol=1e-4, atol=1e-4)
+    assert loss.item() == pytest.approx(0.25, rel=1e-4)  # of a prediction that is off by one half everywhere
+
+
+@given(st.integers(0, 200), st.integers(1, 200), st.sampled_from(["constant", "cosine"]))
+def test_the_learning_rate_rises_and_then_stays_or_falls(warmup: int, steps: int, schedule: str) -> None:
+    c = Choices(steps=steps, warmup=warmup, schedule=schedule, lr=2.0)
+    rates = [loop.learning_rate(step, c) for step in range(steps)]
+    assert min(rates) >= 0 and max(rates) <= 2 + 1e-12
+    assert (np.diff(rates[:warmup]) > 0).all() and (np.diff(rates[warmup:]) <= 1e-12).all()
+    if steps > warmup:
+        assert rates[warmup] == 2.0
+        assert schedule == "cosine" or rates[-1] == 2.0
+
+
+# ------------------------------------------------------------------------------------------------------------ the loop
+
+
+@pytest.mark.parametrize("model", ["v1.4", "v2.1"])
+def test_accumulation_changes_nothing_but_rounding(world: SimpleNamespace, tmp_path: Path, model: str) -> None:
+    for name, options in {"whole": {}, "parts": {"micro_batch": 2, "gradient_checkpointing": True}}.items():
+        tune(world, tmp_path / name, model, steps=3, detector=None, **options)
+    assert drift(tmp_path / "whole", tmp_path / "parts", world.folder / model) < 0.01
+
+
+def test_without_a_detector_the_last_is_the_best(world: SimpleNamespace, tmp_path: Path) -> None:
+    result = tune(world, tmp_path / "run", steps=2, detector=None, ema=0.0, schedule="cosine")
+    assert distance(weights(tmp_path / "run" / "last"), weights(tmp_path / "run" / "best")) == 0
+    assert result["best"] == {"step": 2} and result["start"] is None
+
+
+def test_the_average_is_kept_when_there_is_one(world: SimpleNamespace, tmp_path: Path) -> None:
+    tune(world, tmp_path / "run", steps=3, detector=None, ema=0.9999, checkpoint_every=1, keep_checkpoints=3)
+    mean = None
+    for step in range(3):
+        now = load_file(tmp_path / "run" / "checkpoints" / f"step-{step + 1:08}" / "weights.safetensors")
+        start = load_pipeline(world.folder / "v1.4", device="cpu")[0].unet.state_dict()
+        decay = (1 + step) / (10 + step)
+        mean = {name: (start if mean is None else mean)[name] * decay + now[name] * (1 - decay) for name in now}
+    assert distance(mean, weights(tmp_path / "run" / "last")) < 1e-6
+
+
+def test_the_best_is_by_visor_cond_among_those_that_still_draw(
+    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = iter([(80, 50), (79, 55), (40, 90), (75, 60), (78, 58)])  # OA and VISOR_Cond at steps 0, 1, 2, 3, 4
+
+    def judge(*_: Any) -> Any:
+        def scores(_: Any) -> dict[str, Any]:
+            oa, cond = next(scripted)
+            return {"OA": float(oa), "VISOR": oa * cond / 100, "VISOR_Cond": float(cond), "images": 9, "both_found": 7}
+
+        return scores
+
+    monkeypatch.setattr(stage, "judge_of", judge)
+    result = tune(world, tmp_path / "run", steps=4, validate_every=1, keep_checkpoints=9)
+    assert result["best"]["step"] == 3 and result["start"]["OA"] == 80
+    at_best = load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "ema.safetensors")
+    assert distance(at_best, weights(tmp_path / "run" / "best")) == 0
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_nan_stops_the_run_and_names_the_last_good_checkpoint(
+    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    real, calls = loop.diffusion_loss, iter(range(100))
+
+    def loss(network: Any, *rest: Any) -> torch.Tensor:
+        good = real(network, *rest)
+        if next(calls) < 4:
+            return good
+        if where == "loss":
+            return good * float("nan")
+        return good + 0 * torch.sqrt(torch.zeros((), requires_grad=True) * next(network.parameters()).sum() * 0)
+
+    monkeypatch.setattr(loop, "diffusion_loss", loss)
+    with pytest.raises(FloatingPointError, match=r"step 5: .*nan.* last good checkpoint is .*step-00000004") as caught:
+        tune(world, tmp_path / "run", detector=None)
+    named = Path(str(caught.value).split("checkpoint is ")[1].split(". Try")[0])
+    good = load_file(named / "weights.safetensors")
+    assert all(torch.isfinite(weight).all() for weight in good.values())
+    monkeypatch.setattr(loop, "diffusion_loss", real)
+    assert tune(world, tmp_path / "run", detector=None)["best"]["step"] == 6  # and from there it can go on
+
+
+@pytest.fixture
+def other_precision() -> Any:
+    """accelerate keeps one precision per process; a test that wants another must say so."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_bfloat16_arithmetic_on_float32_weights(world: SimpleNamespace, tmp_path: Path, other_precision: None) -> None:
+    result = tune(world, tmp_path / "run", steps=3, precision="bfloat16")
+    assert np.isfinite(result["loss_last"]) and result["start"]["images"] == 14
+    assert {weight.dtype for weight in weights(tmp_path / "run" / "last").values()} == {torch.float32}
+    saved = load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "optimiser.safetensors")
+    assert {state.dtype for state in saved.values()} == {torch.float32}

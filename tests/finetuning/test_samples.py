@@ -1,0 +1,171 @@
+"""What a step of fine-tuning sees: captions, latents and text, drawn as a function of seed, step and place."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny
+import torch
+from PIL import Image
+from tuning import encode
+
+from sr4g_utils import boxes, photos
+from sr4g_utils.finetuning import samples
+from sr4g_utils.finetuning.samples import Captions, Encoded, Sampler, Text
+from sr4g_utils.models.load import load_pipeline
+
+# ------------------------------------------------------------------------------------------------------------ captions
+
+
+def test_captions_are_those_of_the_dataset(world: SimpleNamespace, captions: Captions) -> None:
+    rows = pq.read_table(world.triplets).to_pandas()
+    rows = rows[rows.subject != rows.object]
+    written = set(zip(rows.image_id, rows.caption, strict=True))
+    made = {
+        (int(world.table.image_id[i]), captions.text(t)) for i, t in zip(captions.image, captions.triplet, strict=True)
+    }
+    assert made == written and len(captions) == len(written)
+    key = captions.image.astype(np.int64) << 32 | captions.triplet
+    assert (np.diff(key) > 0).all()
+    with_same = samples.true_captions(world.table, same_category=True)
+    assert len(with_same) == pq.read_metadata(world.triplets).num_rows
+
+
+def test_held_out_categories_are_in_no_caption(captions: Captions) -> None:
+    left = captions.without(["cat", "dog"])
+    texts = [captions.text(t) for t in np.unique(captions.triplet)]
+    assert {left.text(t) for t in np.unique(left.triplet)} == {t for t in texts if not {"cat", "dog"} & set(t.split())}
+    with pytest.raises(ValueError, match="held_out: the annotations have no category 'unicorn'"):
+        captions.without(["unicorn"])
+
+
+def test_crop_changes_are_counted(shared: Path) -> None:
+    table = boxes.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json").without_crowds()
+    cropped = photos.crop_table(table, 512, 0.5)
+    before, after = samples.true_captions(table), samples.true_captions(cropped)
+    old, new = (set(zip(one.image.tolist(), one.triplet.tolist(), strict=True)) for one in (before, after))
+    counts = samples.crop_changes(before, after)
+    expected = {"before": len(old), "after": len(new), "dropped": len(old - new), "new": len(new - old)}
+    assert {name: counts[name] for name in expected} == expected
+    assert counts["dropped"] > 0 and counts["new"] > 0
+
+
+# ------------------------------------------------------------------------------------------------------------- latents
+
+
+def test_latents_are_the_vae_s_posterior(
+    world: SimpleNamespace, captions: Captions, encoded: Encoded, pipeline: Any
+) -> None:
+    for image in np.unique(captions.image)[[0, 50, -1]]:
+        pixels = np.asarray(Image.open(world.photos / world.table.file_name[image].as_py()).convert("RGB"))
+        with torch.no_grad():
+            x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+            posterior = pipeline.vae.encode(x).latent_dist
+        mean, deviation = encoded[int(image)]
+        np.testing.assert_allclose(mean, posterior.mean[0], rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(deviation, posterior.std[0], rtol=2e-3, atol=2e-3)
+
+
+def test_latents_are_made_once_and_go_on_where_they_were_interrupted(
+    world: SimpleNamespace, captions: Captions, pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "SHARD", 40)
+    encode(world, captions, pipeline, tmp_path)
+    files = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.npy"))}
+    assert len(files) == -(-len(np.unique(captions.image)) // 40)
+    first, second, *_ = files
+    second.unlink()
+    stamp = first.stat().st_mtime_ns
+    encode(world, captions, pipeline, tmp_path)
+    assert first.stat().st_mtime_ns == stamp and second.read_bytes() == files[second]
+    other = load_pipeline(tiny.stable_diffusion(tmp_path / "sd", seed=1), device="cpu")[0]
+    encode(world, captions, other, tmp_path)
+    assert len(list(tmp_path.rglob("*.npy"))) == 2 * len(files)  # another VAE, another folder
+
+
+def test_unusable_photos_are_counted_and_never_trained_on(
+    world: SimpleNamespace, captions: Captions, pipeline: Any, tmp_path: Path
+) -> None:
+    source = tmp_path / "photos"
+    shutil.copytree(world.photos, source)
+    names = world.table.file_name.take(np.unique(captions.image)[:3]).to_pylist()
+    (source / names[0]).unlink()
+    (source / names[1]).write_bytes((source / names[1]).read_bytes()[:100])
+    Image.open(source / names[2]).convert("L").save(source / names[2])
+    found = encode(world, captions, pipeline, tmp_path / "latents", source)
+    assert found.report["unusable"] == 2 and found.report["grayscale"] == 1
+    assert names[0] in found.report["problems"][0] and names[1] in found.report["problems"][1]
+    assert not np.isin(captions.of_images(found.usable).image, np.unique(captions.image)[:2]).any()
+    found.check(0.02)
+    with pytest.raises(ValueError, match=rf"2 of {found.report['photos']} photos are unusable.*{names[0]} is missing"):
+        found.check(0.001)
+
+
+# ------------------------------------------------------------------------------------------------------- what is drawn
+
+
+def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions: Captions, encoded: Encoded, pipeline: Any) -> None:
+    sampler = Sampler(captions, encoded, pipeline, size=12, seed=3)
+    whole = sampler(7, range(12))
+    for parts in ([range(6), range(6, 12)], [range(i, i + 1) for i in range(12)], [range(8), range(8, 12)]):
+        pieces = [sampler(7, part) for part in parts]
+        for name in ("latents", "noise", "timestep"):
+            assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
+        np.testing.assert_array_equal(np.concatenate([piece.caption for piece in pieces]), whole.caption)
+    assert not torch.equal(sampler(8, range(12)).noise, whole.noise)
+    assert not torch.equal(Sampler(captions, encoded, pipeline, size=12, seed=4)(7, range(12)).noise, whole.noise)
+    assert len(torch.unique(whole.noise)) > 0.99 * whole.noise.numel()  # no two places share their noise
+
+
+def test_the_draw_has_the_distribution_that_it_says(captions: Captions, encoded: Encoded, pipeline: Any) -> None:
+    n = 4000
+    batch = Sampler(captions, encoded, pipeline, size=n, dropout=0.25)(0, range(n))
+    assert abs((batch.caption == 0).mean() - 0.25) < 0.03
+    assert abs(batch.noise.mean()) < 0.01 and abs(batch.noise.std() - 1) < 0.01
+    assert batch.timestep.min() < 20 and batch.timestep.max() > 980 and abs(batch.timestep.float().mean() - 499.5) < 20
+    sampler = Sampler(captions, encoded, pipeline, size=n, dropout=0.0)
+    relation = captions.relation[sampler.draw(n, np.random.default_rng([0, 0]))]
+    np.testing.assert_allclose(np.bincount(relation, minlength=14) / n, 1 / 14, atol=0.02)
+    natural = Sampler(captions, encoded, pipeline, size=n, balanced=False)
+    relation = captions.relation[natural.draw(n, np.random.default_rng([0, 0]))]
+    np.testing.assert_allclose(
+        np.bincount(relation, minlength=14) / n, np.bincount(captions.relation) / len(captions), atol=0.02
+    )
+
+
+def test_a_sample_s_latents_are_of_its_caption_s_photo(captions: Captions, encoded: Encoded, pipeline: Any) -> None:
+    sampler = Sampler(captions, encoded, pipeline, size=50, dropout=0.0)
+    batch = sampler(0, range(50))
+    rows = sampler.draw(50, np.random.default_rng([0, 0]))
+    for row, latents, caption in zip(rows, batch.latents, batch.caption, strict=True):
+        assert sampler.texts[caption] == captions.text(captions.triplet[row])
+        mean, deviation = encoded[int(captions.image[row])]
+        sigma = (latents.numpy() / pipeline.vae.config.scaling_factor - mean) / np.maximum(deviation, 1e-6)
+        assert abs(sigma.mean()) < 0.4 and 0.7 < sigma.std() < 1.3
+
+
+def test_text_states_are_the_pipeline_s_own_cached_or_not(captions: Captions, pipeline: Any) -> None:
+    texts = ["", *(captions.text(t) for t in np.unique(captions.triplet)[:40])]
+    cached, fly = Text(pipeline, texts, 512, 10**6), Text(pipeline, texts, 512, 3)
+    assert cached.cached and not fly.cached and not Text(pipeline, texts, 0, 10**6).cached
+    numbers = np.array([0, 5, 5, 40, 1])
+    for i, state in enumerate(cached(numbers)):
+        own = pipeline.encode_prompt(texts[numbers[i]], "cpu", 1, False)[0][0]
+        torch.testing.assert_close(state, own, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cached(numbers), fly(numbers), rtol=1e-5, atol=1e-5)
+
+
+def test_the_next_batch_is_made_ahead() -> None:
+    made: list[int] = []
+
+    def make(step: int) -> int:
+        made.append(step)
+        return 10 * step
+
+    seen = [(step, batch, len(made)) for step, batch in samples.ahead(make, range(3, 7))]
+    assert [pair[:2] for pair in seen] == [(step, 10 * step) for step in range(3, 7)] and made == [3, 4, 5, 6]
+    assert list(samples.ahead(make, range(3, 3))) == []

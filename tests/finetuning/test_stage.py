@@ -1,0 +1,66 @@
+"""The stage: an honest record, and errors that say what does not fit."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tuning import HELD_OUT, distance, tune
+
+from sr4g_utils.finetuning import stage
+from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.finetuning.log import read_log
+from sr4g_utils.models.load import load_pipeline
+
+
+def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world: SimpleNamespace, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    result = tune(world, folder)
+    base = load_pipeline(world.folder / "v1.4", device="cpu")[0]
+    for name in ("best", "last"):
+        tuned = load_pipeline(world.folder / "v1.4", device="cpu", unet=folder / name)[0]
+        assert distance(dict(base.unet.state_dict()), dict(tuned.unet.state_dict())) > 1e-4
+        assert "_name_or_path" not in json.loads((folder / name / "config.json").read_text())
+    log = read_log(folder)
+    assert log.step[log.loss.notna()].tolist() == [1, 2, 3, 4, 5, 6]
+    assert log.step[log.OA.notna()].tolist() == [0, 3, 6]
+    assert (log.images_per_s.dropna() > 0).all() and (log.eta_s.dropna() >= 0).all() and log.mfu.isna().all()
+    assert log.lr.dropna().tolist() == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3])
+    assert result["start"]["step"] == 0 and result["best"]["step"] in (3, 6)
+    assert result["captions"]["before"] == result["captions"]["after"]  # a square world of the model's size
+    assert result["photos"]["unusable"] == 0 and result["choices"]["steps"] == 6 and result["held_out"] == HELD_OUT
+    assert str(world.folder) not in json.dumps(result)
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-00000004", "step-00000006"]
+    assert json.loads(json.dumps(result)) == result
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"learning_rate": 1}, "unknown field `learning_rate`.*the choices are rules, "),
+        ({"steps": "many"}, r"Expected `int`, got `str` - at `\$.steps`"),
+        ({"steps": 0}, "steps must be above 0, got 0"),
+        ({"caption_dropout": 1.5}, r"caption_dropout must be in \[0, 1\], got 1.5"),
+        ({"schedule": "linear"}, "Invalid enum value 'linear'"),
+        ({"resolution": 60}, "resolution: 60 is no multiple of 8"),
+        ({"held_out": ["unicorn"]}, "no category 'unicorn'"),
+        ({"sampling": {"step": 2}}, "sampling"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_one_line(
+    world: SimpleNamespace, tmp_path: Path, choices: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        tune(world, tmp_path / "run", **choices)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_this_loop_cannot_train_is_named(world: SimpleNamespace, pipeline: Any) -> None:
+    record = {"id": "it", "class": "SomePipeline", "resolution": [64, 64]}
+    with pytest.raises(ValueError, match="it is a SomePipeline; what can be fine-tuned here is Stable Diffusion"):
+        stage._check_model(SimpleNamespace(), record, Choices())
+    sample = SimpleNamespace(config={"prediction_type": "sample"})
+    odd = SimpleNamespace(unet=pipeline.unet, vae=pipeline.vae, vae_scale_factor=8, scheduler=sample)
+    with pytest.raises(ValueError, match="predicts 'sample'"):
+        stage._check_model(odd, record, Choices())

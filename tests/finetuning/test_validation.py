@@ -1,0 +1,47 @@
+"""What chooses among checkpoints."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from accelerate import Accelerator
+from tuning import HELD_OUT
+
+from sr4g_utils import detectors, diffusion, prompts, visor
+from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.finetuning.validation import judge_of, rank
+from sr4g_utils.models.load import load_pipeline
+from sr4g_utils.sampling import Sampling
+
+
+def test_finding_both_objects_comes_first_and_then_visor_cond() -> None:
+    start = {"OA": 80.0}
+    nothing = {"OA": 0.0, "VISOR_Cond": None}
+    assert rank(nothing, start, 0.9) < rank({"OA": 1.0, "VISOR_Cond": 0.0}, start, 0.9)
+    assert rank({"OA": 71.0, "VISOR_Cond": 99.0}, start, 0.9) < rank({"OA": 72.0, "VISOR_Cond": 1.0}, start, 0.9)
+    assert rank({"OA": 90.0, "VISOR_Cond": 50.0}, start, 0.9) < rank({"OA": 72.0, "VISOR_Cond": 51.0}, start, 0.9)
+    assert rank({"OA": 1.0, "VISOR_Cond": 2.0}, None, 0.9)[0]  # nothing to compare with
+
+
+def test_it_is_the_evaluation_itself(world: SimpleNamespace) -> None:
+    """The same pictures, boxes, verdicts and scores as by the rooms of notebook 04."""
+    asked = prompts.validation_prompts(world.prompts, HELD_OUT, 14, 0)
+    pipeline, _ = load_pipeline(world.folder / "v1.4", device="cpu")
+    detector = detectors.load(world.folder / "owlvit", device="cpu")
+    sampling: dict[str, Any] = {"images": 2, "steps": 2}
+    c = Choices(precision="float32", sampling=sampling, threshold=0.3, pairs="best")
+    weights = dict(pipeline.unet.state_dict())
+    found = judge_of(pipeline, asked, detector, c, Accelerator(cpu=True))(weights)
+
+    made = list(diffusion.sample(pipeline, asked, Sampling.of(sampling)))
+    names = dict(zip(asked.prompt_id, zip(asked.subject, asked.object, strict=True), strict=True))
+    boxes = detector.detect([image for *_, image in made], [names[id] for id, *_ in made], floor=0.01)
+    places = pd.DataFrame([place for *place, _ in made], columns=["prompt_id", "image_index"]).iloc[boxes.image]
+    boxes = boxes.assign(**places.reset_index(drop=True))
+    records = visor.verdicts(asked, boxes, images=2, threshold=0.3, pairs="best")
+    scores = visor.scores(records, resamples=0).query("relation == 'all'").set_index("metric").value
+    assert found["images"] == 28 and found["both_found"] == records.both_found.sum() > 0
+    assert [found[name] for name in ("OA", "VISOR", "VISOR_Cond")] == pytest.approx(
+        [scores[name] for name in ("OA", "VISOR", "VISOR_Cond")]
+    )

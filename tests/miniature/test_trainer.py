@@ -1,0 +1,35 @@
+"""The one loop that trains every part."""
+
+import torch
+from safetensors.torch import load_file
+
+from sr4g_utils.miniature import parts
+from sr4g_utils.miniature.pool import Pool
+from sr4g_utils.miniature.trainer import BATCH, Trainer
+
+
+def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    pool = Pool.make(300, (0, 77))
+    monkeypatch.setitem(BATCH, "text", 8)
+    weights = []
+    for name, stops in (("straight", [6]), ("interrupted", [3, 6])):
+        for stop in stops:
+            trainer_run = Trainer.run
+
+            def run(self, loss_of, every=250, stop=stop, original=trainer_run):
+                def limited(step, rng):
+                    if step == stop:
+                        raise KeyboardInterrupt
+                    return loss_of(step, rng)
+
+                original(self, limited, every=3)
+
+            monkeypatch.setattr(Trainer, "run", run)
+            try:
+                text, _ = parts.train_text(pool, tmp_path / name, 6, 0)
+                weights.append(text.state_dict())
+            except KeyboardInterrupt:
+                pass
+            monkeypatch.setattr(Trainer, "run", trainer_run)
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert len(load_file(tmp_path / "straight/text/checkpoint.safetensors")) > 20

@@ -1,0 +1,54 @@
+"""A run's results beside those recorded for its profile."""
+
+import json
+
+import pytest
+from pretend import draw, make_prompts
+
+from sr4g_utils import analysis, visor
+from sr4g_utils.prompts import draw_prompts
+from sr4g_utils.running import files, verify
+from sr4g_utils.running.run import Run
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Prompts, and what is known of a model before and after."""
+    prompts = draw_prompts(make_prompts(), 8, seed=0)
+    drawn = {"base": draw(prompts, 0.5, 1), "fine-tuned": draw(prompts, 0.9, 2)}
+    return prompts, {name: visor.verdicts(prompts, table) for name, table in drawn.items()}
+
+
+def test_a_run_agrees_with_itself_and_differences_are_named(world):
+    prompts, records = world
+    scores = analysis.score_table(records, prompts, resamples=100)
+    rows = json.loads(scores.to_json(orient="records", double_precision=12))
+    assert verify.differences(rows, rows) == []
+    close = [dict(row) for row in rows]
+    close[0]["value"] += 0.5 * (rows[0]["high"] - rows[0]["low"])
+    assert verify.differences(close, rows) == []
+    close[0]["value"] = rows[0]["value"] + 1.1 * max(rows[0]["high"] - rows[0]["low"], 0.01 * rows[0]["value"])
+    close[1]["prompts"] = 3
+    close[2]["relation"], close[2]["value"] = "none", None
+    named = verify.differences(close, rows)
+    assert [line.split(": ")[1].split(" is")[0] for line in named] == ["value", "prompts", "relation", "value"]
+    assert named[0].startswith("seen, base, all, OA")
+    assert verify.differences(rows[1:], rows) == [f"{len(rows) - 1} rows, recorded are {len(rows)}"]
+
+
+def test_verify_names_what_differs_and_what_is_missing(world, tmp_path, monkeypatch, capsys):
+    prompts, records = world
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
+    with pytest.raises(ValueError, match="nothing of the profile small"):
+        verify.verify(tmp_path / "small")
+    run = Run(tmp_path / "small", "04_evaluation")
+    run.result(analysis.score_table(records, prompts, 50), "scores", world="miniature")
+    verify.record(tmp_path / "small")
+    assert verify.verify(tmp_path / "small") == 0
+    assert "scores: agrees" in capsys.readouterr().out
+    run.result(analysis.score_table({"base": records["fine-tuned"]}, prompts, 50), "scores")
+    assert verify.verify(tmp_path / "small") == 1
+    (run.folder / "artifacts" / "results" / "scores.json").unlink()
+    assert verify.verify(tmp_path / "small") == 1
+    told = capsys.readouterr().out
+    assert "scores: differs" in told and "missing: run the profile first" in told and verify.TOLERANCE in told

@@ -1,0 +1,89 @@
+"""VISOR's scores by an independent, slow scorer, and random worlds to score."""
+
+from collections import defaultdict
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from sr4g_utils.detections import DETECTION_COLUMNS
+from sr4g_utils.relations import NAMES
+
+
+def make_prompts(*triplets: tuple[str, str, str]) -> pd.DataFrame:
+    table = pd.DataFrame(triplets, columns=["subject", "relation", "object"])
+    return table.assign(prompt_id=np.arange(len(table)) + 100)
+
+
+def make_detections(*rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(DETECTION_COLUMNS))
+
+
+def random_world(seed: int, n: int, relations: tuple[str, ...] = NAMES) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rng = np.random.default_rng(seed)
+    names = np.array(["dog", "cat", "cup", "car"], object)
+    s = rng.integers(0, 4, n)
+    prompts = pd.DataFrame(
+        {
+            "prompt_id": np.arange(n),
+            "subject": names[s],
+            "relation": rng.choice(np.array(relations, object), n),
+            "object": names[(s + rng.integers(1, 4, n)) % 4],
+        }
+    )
+    m = 8 * n
+    boxes = {k: rng.integers(0, 12, m).astype(float) for k in "xy"} | {k: rng.integers(1, 8, m) * 1.0 for k in "wh"}
+    table = {"prompt_id": rng.integers(0, n, m), "image_index": rng.integers(0, 4, m), "label": rng.choice(names, m)}
+    return prompts, pd.DataFrame(table | {"score": rng.random(m).round(2)} | boxes)
+
+
+def holds_slowly(relation: str, s: dict, o: dict) -> bool:
+    """The visor rules, one pair at a time, written from the paper's text and from nothing in the package."""
+    dx = (s["x"] + s["w"] / 2) - (o["x"] + o["w"] / 2)
+    dy = (s["y"] + s["h"] / 2) - (o["y"] + o["h"] / 2)
+    within = lambda a, b: (  # noqa: E731
+        a["x"] > b["x"] and a["y"] > b["y"] and a["x"] + a["w"] < b["x"] + b["w"] and a["y"] + a["h"] < b["y"] + b["h"]
+    )
+    width = min(s["x"] + s["w"], o["x"] + o["w"]) - max(s["x"], o["x"])
+    height = min(s["y"] + s["h"], o["y"] + o["h"]) - max(s["y"], o["y"])
+    return {
+        "left of": dx < 0,
+        "right of": dx > 0,
+        "above": dy < 0,
+        "below": dy > 0,
+        "inside": within(s, o),
+        "surrounding": within(o, s),
+        "overlapping": width > 0 and height > 0,
+        "separated": not (width > 0 and height > 0),
+        "wider": s["w"] > o["w"],
+        "narrower": s["w"] < o["w"],
+        "taller": s["h"] > o["h"],
+        "shorter": s["h"] < o["h"],
+        "larger": s["w"] * s["h"] > o["w"] * o["h"],
+        "smaller": s["w"] * s["h"] < o["w"] * o["h"],
+    }[relation]
+
+
+def score_slowly(prompts: pd.DataFrame, detections: pd.DataFrame, threshold: float, best: bool) -> dict[str, float]:
+    boxes = defaultdict(list)
+    for d in detections.to_dict("records"):
+        if d["score"] > threshold:
+            boxes[d["prompt_id"], d["image_index"]].append(d)
+    both = correct = 0
+    per_prompt = []
+    for p in prompts.to_dict("records"):
+        n = 0
+        for image in range(4):
+            of = boxes[p["prompt_id"], image]
+            subjects = sorted((d for d in of if d["label"] == p["subject"]), key=lambda d: -d["score"])
+            objects = sorted((d for d in of if d["label"] == p["object"]), key=lambda d: -d["score"])
+            if best:
+                subjects, objects = subjects[:1], objects[:1]
+            both += bool(subjects and objects)
+            n += any(holds_slowly(p["relation"], s, o) for s, o in product(subjects, objects))
+        correct += n
+        per_prompt.append(n)
+    images = 4 * len(prompts)
+    share = {f"VISOR_{k}": 100 * sum(n >= k for n in per_prompt) / len(prompts) for k in (1, 2, 3, 4)}
+    cond = 100 * correct / both if both else float("nan")
+    return {"OA": 100 * both / images, "VISOR": 100 * correct / images, "VISOR_Cond": cond} | share

@@ -1,0 +1,106 @@
+"""Sixteen processes at once on one folder leave the bytes of one: ``python tests/together.py --times 40``.
+
+Each time, sixteen shards, or sixteen processes without shards in every second round, start at the same moment to draw
+images into a new folder, and then to find boxes in them. None may fail, none may leave a temporary file behind, and the
+files must be those of a process that was alone.
+"""
+
+import argparse
+import functools
+import importlib
+import itertools
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import processes
+
+
+def models_and_prompts(at: Path) -> None:
+    import pandas as pd
+    import tiny
+
+    from sr4g_utils.captions import caption
+
+    tiny.stable_diffusion(at / "sd")
+    tiny.owlvit(at / "owlvit")
+    names = tiny.NAMES[:9]
+    table = pd.DataFrame({"prompt_id": range(8), "subject": names[:8], "relation": "left of", "object": names[1:]})
+    table.assign(caption=[caption(a, "left of", b) for a, b in itertools.pairwise(names)]).to_parquet(
+        at / "prompts.parquet"
+    )
+
+
+def work(at: Path, folder: Path, part: str, start: float, shard: int, shards: int) -> None:
+    """Images, or the boxes in them, from a common moment on."""
+    import torch
+
+    from sr4g_utils import detect, generate
+
+    torch.set_num_threads(1)
+    detect.GROUP = 2
+    sampling = {"images": 2, "steps": 1, "batch": 4, "group": 1}
+    time.sleep(max(start - time.time(), 0))
+    if part == "images":
+        prompts = at / "prompts.parquet"
+        made = folder / "images"
+        generate.write_images(made, prompts, model=at / "sd", sampling=sampling, shard=shard, shards=shards)
+    else:
+        boxes = folder / "boxes.parquet"
+        detect.write_detections(boxes, folder / "images", detector=at / "owlvit", floor=0.0, shard=shard, shards=shards)
+
+
+def together(at: Path, folder: Path, number: int, shards: int) -> list[str]:
+    """What went wrong when some processes did all at once; nothing, if all is well."""
+    wrong = []
+    folder.mkdir(parents=True)
+    for part in ("images", "boxes"):
+        start = time.time() + 0.3
+        each = [
+            processes.fork(
+                functools.partial(work, at, folder, part, start, n if shards > 1 else 0, shards), folder / f"{n}.log"
+            )
+            for n in range(number)
+        ]
+        for n, process in enumerate(each):
+            if status := processes.wait(process):
+                last = (folder / f"{n}.log").read_text().strip().splitlines()[-1:]
+                wrong.append(f"process {n} of {part} ended with {status}: {''.join(last)}")
+    for log in folder.glob("*.log"):
+        log.unlink()
+    return wrong
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=40)
+    parser.add_argument("--processes", type=int, default=16)
+    args = parser.parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for module in ("detect", "detectors", "diffusion", "generate"):  # before the forks
+        importlib.import_module(f"sr4g_utils.{module}")
+
+    failures = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        at = Path(scratch)
+        if processes.wait(processes.fork(functools.partial(models_and_prompts, at), at / "log")):
+            raise RuntimeError((at / "log").read_text())
+        wrong = together(at, at / "alone", 1, 1)
+        alone = processes.tree(at / "alone")
+        for time_ in range(args.times):
+            folder = at / f"{time_}"
+            wrong += together(at, folder, args.processes, args.processes if time_ % 2 == 0 else 1)
+            found = processes.tree(folder)
+            odd = sorted(name for name in {*alone, *found} if alone.get(name) != found.get(name))
+            wrong += [f"{name} differs from that of one alone" for name in odd]
+            for line in wrong:
+                print(f"time {time_}: {line}", flush=True)
+            failures, wrong = failures + bool(wrong), []
+    print(f"{args.processes} processes at once, {args.times} times: {failures} times something went wrong")
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Fine-tuning for tests: the miniature's world and tiny models with random weights.
+
+What is tested is therefore that the loop does what it says, not that anything is learnt.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import tiny
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from sr4g_utils import boxes, dataset, prompts
+from sr4g_utils.finetuning import samples
+from sr4g_utils.finetuning.checkpoints import WEIGHTS
+from sr4g_utils.finetuning.samples import Captions, Encoded
+from sr4g_utils.finetuning.stage import finetune
+from sr4g_utils.miniature import world as miniature
+from sr4g_utils.photos import Photos
+
+HELD_OUT = ["cat"]
+QUICK: dict[str, Any] = {
+    "steps": 6, "batch": 8, "lr": 1e-3, "warmup": 2, "ema": 0.5, "precision": "float32", "validate_every": 3,
+    "validation_prompts": 14, "sampling": {"images": 1, "steps": 2}, "checkpoint_every": 2, "log_every": 1,
+}  # fmt: skip
+
+
+def make_world(folder: Path) -> SimpleNamespace:
+    """Annotations, photos, prompts and tiny models."""
+    miniature.write_annotations(folder / "train.json", split="train", images=120)
+    miniature.write_photos(folder / "photos", folder / "train.json", split="train")
+    dataset.build(folder / "triplets.parquet", folder / "train.json", split="train", held_out=HELD_OUT)
+    prompts.write_study_prompts(folder / "prompts.parquet", folder / "triplets.parquet", held_out=HELD_OUT, seed=0)
+    for version in ("v1.4", "v2.1"):
+        tiny.stable_diffusion(folder / version, version)
+    tiny.owlvit(folder / "owlvit")
+    return SimpleNamespace(
+        folder=folder, annotations=folder / "train.json", photos=folder / "photos", prompts=folder / "prompts.parquet",
+        triplets=folder / "triplets.parquet", table=boxes.read(folder / "train.json"),
+    )  # fmt: skip
+
+
+def encode(
+    world: SimpleNamespace, captions: Captions, pipeline: Any, store: Path, source: Path | None = None
+) -> Encoded:
+    photos = Photos(source or world.photos)
+    images = np.unique(captions.image)
+    return samples.encode_photos(store, photos, world.table, images, pipeline.vae, 64, Accelerator(cpu=True))
+
+
+def tune(world: SimpleNamespace, folder: Path, model: str = "v1.4", **choices: Any) -> dict[str, Any]:
+    keywords = {"detector": str(world.folder / "owlvit"), "held_out": HELD_OUT, "latents": world.folder / "latents"}
+    given = {**QUICK, **keywords, "model": str(world.folder / model), **choices}
+    return finetune(folder, world.annotations, world.photos, world.prompts, **given)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / WEIGHTS)
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def drift(one: Path, two: Path, base: Path) -> float:
+    """How far two runs ended from each other, as a share of how far they went.
+
+    Adam divides a gradient by its own size, so a weight whose gradient is rounding and nothing else moves by rounding:
+    single weights would not tell.
+    """
+    a, b, start = weights(one / "last"), weights(two / "last"), load_file(base / "unet" / WEIGHTS)
+    apart, went = (sum(((x[name] - y[name]) ** 2).sum().item() for name in a) for x, y in ((a, b), (a, start)))
+    assert went > 0
+    return (apart / went) ** 0.5
