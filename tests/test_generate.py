@@ -14,7 +14,8 @@ import pytest
 import tiny
 from pretend import five_prompts
 
-from sr4g_utils import diffusion, generate, images, models
+from sr4g_utils import diffusion, generate, images
+from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.sampling import BEHAVIOUR, Sampling
 
 FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
@@ -49,7 +50,7 @@ def test_write_images(folder: Path, file: Path, prompts: pd.DataFrame, tmp_path:
     assert record["model"]["prediction_type"] == "epsilon" and record["sampling"]["steps"] == 2
     assert record["prompts"]["number"] == 5 and record["behaviour"] == BEHAVIOUR
     assert str(tmp_path) not in json.dumps(record)
-    pipeline, _ = models.load_pipeline(folder / "v1.4", device="cpu")
+    pipeline, _ = load_pipeline(folder / "v1.4", device="cpu")
     drawn = diffusion.sample(pipeline, prompts, Sampling(**FAST))
     expected = {(id, index): image for id, index, image in drawn}
     read = list(images.read_images(tmp_path / "images"))

@@ -65,13 +65,12 @@ def finetune(
     accelerator = accelerator_for(c, folder)
     pipeline, record = load_pipeline(model, device=accelerator.device)
     resolution = _check_model(pipeline, record, c)
-    table = boxes.read(annotations)
-    table = table if c.crowds else table.without_crowds()
-    asked = judges = None
+    table = boxes.read(annotations) if c.crowds else boxes.read(annotations).without_crowds()
+    judging = None
     if prompts and detector and c.validate_every:
         asked = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
-        judges = detectors.load(detector, device=accelerator.device)
-    validation = [asked.to_dict("list"), judges.record["files"]] if asked is not None and judges else None
+        judging = asked, detectors.load(detector, device=accelerator.device)
+    validation = [judging[0].to_dict("list"), judging[1].record["files"]] if judging else None
     key = _key(c, table, held_out, record["files"], validation)
     state = resume(folder, key, accelerator)
     if "result" in state:
@@ -83,13 +82,12 @@ def finetune(
     encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)
     captions = every.without(held_out).of_images(encoded.usable)
-    judge = judge_of(pipeline, asked, judges, c, accelerator) if asked is not None and judges else None
-    trained = train(folder, key, state, pipeline, captions, encoded, judge, c, accelerator)
+    judge = judge_of(pipeline, *judging, c, accelerator) if judging else None
     result = {
         "captions": crop_changes(uncropped.without(held_out), every.without(held_out)),
         "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
         "photos": encoded.report,
-        **trained,
+        **train(folder, key, state, pipeline, captions, encoded, judge, c, accelerator),
         "processes": accelerator.num_processes,
         "resolution": resolution,
         "held_out": list(held_out),
