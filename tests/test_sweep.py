@@ -31,7 +31,7 @@ def test_the_grid_is_the_product_in_order():
 def test_commas_in_brackets_and_quotation_marks_part_no_values():
     made = sweep.grid(["splits=[main, unseen],[main]", "sampling={a: {b: 1, c: 2}},{a: 1}", "model='a,b',c"])
     assert len(made) == 8
-    assert list(made.values())[0] == ["splits=[main, unseen]", "sampling={a: {b: 1, c: 2}}", "model='a,b'"]
+    assert next(iter(made.values())) == ["splits=[main, unseen]", "sampling={a: {b: 1, c: 2}}", "model='a,b'"]
 
 
 VALUES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters=",'\"[]{}()"), min_size=1).map(str.strip)
