@@ -18,12 +18,12 @@ from sr4g_utils.running.files import PACKAGE, ROOT
 # floor and may import each other, but not in a circle. A new module needs a place here.
 FLOORS = [
     ("relations", "boxes", "sampling", "running.files"),
-    ("captions", "photos", "plots", "running.verify"),
+    ("captions", "photos", "plots", "running.verify", "running.shared", "running.cluster"),
     ("dataset", "running.profiles"),
     ("prompts", "people", "running.run", "running.plan"),
-    ("detections", "images"),
+    ("detections", "images", "running.sweep"),
     ("visor", "models"),
-    ("analysis", "detectors", "diffusion"),
+    ("analysis", "across", "detectors", "diffusion"),
     ("generate", "detect", "quality"),
     ("finetuning", "miniature"),
     ("inputs",),
@@ -33,6 +33,7 @@ HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
     "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
     "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
+    "running.sweep", "across",
 )  # fmt: skip
 
 # What is longer than a screen, and why.
