@@ -22,7 +22,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils import across
 from sr4g_utils.running import files, plan, profiles, sweep, verify
 from sr4g_utils.running import run as folders
 
@@ -66,6 +65,17 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--verify", action="store_true",
         help="run nothing; compare the finished run with the recorded results of its profile, and fail if they differ",
     )  # fmt: skip
+    several(parser)
+    add(
+        "--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
+        help="where run folders are (default: runs/ in the checkout)",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def several(parser: argparse.ArgumentParser) -> None:
+    """The arguments that are about more than one run."""
+    add = parser.add_argument_group("several runs").add_argument
     add(
         "--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
         help="a run for each combination of values, in RUNS/PROFILE_sweep; may be repeated",
@@ -80,11 +90,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--summary", nargs="+", type=Path, default=[], metavar="DIR",
         help="run nothing; put runs (their folders, or folders of them) beside each other in one page and one CSV",
     )  # fmt: skip
-    add(
-        "--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
-        help="where run folders are (default: runs/ in the checkout)",
-    )  # fmt: skip
-    return parser.parse_args(argv)
 
 
 def chosen(profile: dict[str, dict[str, Any]], args: argparse.Namespace) -> list[str]:
@@ -107,8 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.list:
             return list_all()
         if args.summary:
-            across.main(args.summary, args.summary[0] if len(args.summary) == 1 else args.runs)
-            return 0
+            return beside(args.summary, args.summary[0] if len(args.summary) == 1 else args.runs)
         if args.sweep:
             return swept(args)
         if args.refresh and (args.profile != DEFAULT or args.settings):
@@ -162,8 +166,15 @@ def swept(args: argparse.Namespace) -> int:
         print("\nrun_all.py: interrupted; run again to go on", file=sys.stderr)
         return INTERRUPTED
     if done := [folder for folder in done if (folder / "artifacts" / "results" / "scores.json").is_file()]:
-        across.main(done, done[0].parent)
+        beside(done, done[0].parent)
     return status
+
+
+def beside(runs: list[Path], into: Path) -> int:
+    from sr4g_utils import across  # imports scipy: not for --help
+
+    across.main(runs, into)
+    return 0
 
 
 def stop_on_signals() -> None:

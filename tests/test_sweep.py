@@ -118,7 +118,7 @@ def test_a_sweep_and_what_its_runs_share(study):
 def test_a_failure_is_named_and_the_others_are_finished(study):
     output = study(*GRID, "--set", "broken=red", code=1)
     for n in (1, 2):
-        assert f"run_all.py: n={n},shade=red failed: 01_one, cell 5: ValueError: no red today" in output
+        assert f"run_all.py: n={n},shade=red failed: 01_one, cell 6: ValueError: no red today" in output
         assert (study.results / f"n={n},shade=blue" / "artifacts" / "own.txt").read_text() == f"blue {n}"
     study(*GRID)
     assert study.made() == ALL
