@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils.running import files, index, pages, plan, profiles, verify
+from sr4g_utils.running import files, index, pages, plan, profiles, site, verify
 from sr4g_utils.running import run as folders
 
 DEFAULT = "miniature"
@@ -66,6 +66,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help="run nothing; compare the finished run with the recorded results of its profile, and fail if they differ",
     )  # fmt: skip
     add(
+        "--site", type=Path, metavar="DIR",
+        help="run nothing; make a site of the finished run, the docs and the tables, which needs no network (extra: site)",
+    )  # fmt: skip
+    add(
         "--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
         help="where run folders are (default: runs/ in the checkout)",
     )  # fmt: skip
@@ -103,6 +107,9 @@ def main(argv: list[str] | None = None) -> int:
             return status
         if args.verify:
             return verify.verify(folder)
+        if args.site:
+            print(f"Done. Open {site.build(args.site.expanduser().resolve(), folder, list(profile))}")
+            return 0
         held = [folders.lock(folder / ".lock"), folders.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)
