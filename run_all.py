@@ -22,7 +22,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils.running import files, index, pages, plan, profiles, site, verify
+from sr4g_utils import across
+from sr4g_utils.running import files, index, pages, plan, profiles, site, sweep, verify
 from sr4g_utils.running import run as folders
 
 DEFAULT = "miniature"
@@ -70,6 +71,20 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help="run nothing; make a site of the finished run, the docs and the tables, which needs no network (extra: site)",
     )  # fmt: skip
     add(
+        "--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
+        help="a run for each combination of values, in RUNS/PROFILE_sweep; may be repeated",
+    )  # fmt: skip
+    add("-j", dest="jobs", type=int, metavar="N", help="how many runs of a sweep are at work at a time (default: 1)")
+    add("--on", choices=["slurm", "local"], help="submit a sweep's runs as an array of jobs, through submitit")
+    add(
+        "--job", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of those jobs in submitit's words, such as timeout_min=600 or slurm_partition=gpu",
+    )  # fmt: skip
+    add(
+        "--summary", nargs="+", type=Path, default=[], metavar="DIR",
+        help="run nothing; put runs (their folders, or folders of them) beside each other in one page and one CSV",
+    )  # fmt: skip
+    add(
         "--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
         help="where run folders are (default: runs/ in the checkout)",
     )  # fmt: skip
@@ -95,6 +110,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.list:
             return list_all()
+        if args.summary:
+            across.main(args.summary, args.summary[0] if len(args.summary) == 1 else args.runs)
+            return 0
+        if args.sweep:
+            return swept(args)
         if args.refresh and (args.profile != DEFAULT or args.settings):
             raise ValueError(f"--refresh is for the profile {DEFAULT} as it is, without --set")
         folder = profiles.run_folder(args.runs, args.profile)
@@ -116,8 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job starts with it ignored
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    stop_on_signals()
     try:
         run(names, profile, folder, args.force)
         if args.record:
@@ -134,6 +153,29 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     print(f"Done. Open {folder / 'index.html'}")
     return 0
+
+
+def swept(args: argparse.Namespace) -> int:
+    """A run for each combination of values, and the page that puts them beside each other."""
+    if args.verify or args.record or args.refresh:
+        raise ValueError("--verify, --record and --refresh are for one run; leave --sweep out")
+    stop_on_signals()
+    given = {"--only": args.only, "--from": [args.first], "--until": [args.last]}
+    options = [part for name, values in given.items() if any(values) for part in (name, *values)]
+    options += ["--force"] if args.force else []
+    try:
+        status, done = sweep.main(args, options)
+    except KeyboardInterrupt:
+        print("\nrun_all.py: interrupted; run again to go on", file=sys.stderr)
+        return INTERRUPTED
+    if done := [folder for folder in done if (folder / "artifacts" / "results" / "scores.json").is_file()]:
+        across.main(done, done[0].parent)
+    return status
+
+
+def stop_on_signals() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job starts with it ignored
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def list_all() -> int:

@@ -25,9 +25,16 @@ import torch
 from diffusers import DDPMScheduler
 from PIL import Image
 
-from sr4g_utils import boxes, detect, finetune, generate, miniature, models, samples, visor
+from sr4g_utils import boxes, detectors, diffusion, visor
 from sr4g_utils.captions import caption
+from sr4g_utils.finetuning.log import read_log
+from sr4g_utils.finetuning.samples import true_captions
+from sr4g_utils.finetuning.stage import finetune
+from sr4g_utils.miniature import world
+from sr4g_utils.models.load import default_device, load_pipeline
 from sr4g_utils.photos import Photos, crop_photo, crop_table
+from sr4g_utils.prompts import read_prompts
+from sr4g_utils.sampling import Sampling
 
 
 def main() -> None:
@@ -35,7 +42,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=["generate", "detect", "finetune", "score"])
     parser.add_argument("--small", action="store_true", help="tiny models on a GPU too")
     args = parser.parse_args()
-    device = models.default_device()
+    device = default_device()
     full = device != "cpu" and not args.small
     dtype = "float16" if full else "float32"
     name = torch.cuda.get_device_name() if device == "cuda" else device
@@ -69,20 +76,21 @@ def triplets(n: int) -> pd.DataFrame:
 
 
 def bench_generate(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
-    pipeline, _ = models.load_pipeline(folder / "sd", dtype)
+    pipeline, _ = load_pipeline(folder / "sd", dtype)
     prompts, steps = triplets(32 if full else 16), 20 if full else 5
-    sampling = generate.Sampling(images=1, steps=steps, batch=32, group=32)
+    sampling = Sampling(images=1, steps=steps, batch=32, group=32)
 
     def stock() -> None:
         for text in prompts.caption[:8]:
             pipeline(text, num_inference_steps=steps)
 
     pipeline.set_progress_bar_config(disable=True)
-    return rate(len(prompts), lambda: list(generate.sample(pipeline, prompts, sampling))), rate(8, stock)
+    return rate(len(prompts), lambda: list(diffusion.sample(pipeline, prompts, sampling))), rate(8, stock)
 
 
 def bench_detect(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
-    detector, processor, _ = models.load_detector(folder / "owlvit", dtype)
+    loaded = detectors.load(folder / "owlvit", dtype)
+    detector, processor = loaded.model, loaded.processor
     rng, side = np.random.default_rng(0), 512 if full else 64
     images = [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(128 if full else 64)]
     names = [("dog", "cat")] * len(images)
@@ -96,30 +104,30 @@ def bench_detect(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
                 outputs = detector(**inputs)
             processor.post_process_grounded_object_detection(outputs, 0.1, target_sizes=[image.shape[:2]])
 
-    return rate(len(images), lambda: detect.detect(detector, processor, images, names)), rate(16, stock)
+    return rate(len(images), lambda: loaded.detect(images, names)), rate(16, stock)
 
 
 def bench_finetune(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
     batch, steps = (32, 20) if full else (8, 10)
     photos = folder / "photos"
-    miniature.write_annotations(folder / "train.json", split="train", images=256 if full else 64)
-    miniature.write_photos(photos, folder / "train.json", split="train")
+    world.write_annotations(folder / "train.json", split="train", images=256 if full else 64)
+    world.write_photos(photos, folder / "train.json", split="train")
     choices = {"batch": batch, "precision": "bfloat16" if full else "float32", "validate_every": 0, "warmup": 1}
     kept = {"log_every": steps, "checkpoint_every": 10 * steps}
-    finetune.finetune(
+    finetune(
         folder / "tuned", folder / "train.json", photos, model=str(folder / "sd"), steps=2 * steps, **choices, **kept
     )
-    ours = finetune.read_log(folder / "tuned").images_per_s.iloc[-1]  # of the second half
+    ours = read_log(folder / "tuned").images_per_s.iloc[-1]  # of the second half
     return ours, rate(steps * batch, plain_loop(folder, photos, batch, steps, choices["precision"]))
 
 
 def plain_loop(folder: Path, photos: Path, batch: int, steps: int, precision: str) -> Callable[[], None]:
     """The public recipe: every step reads photos and passes them and the captions through the frozen models."""
-    pipeline, record = models.load_pipeline(folder / "sd")
+    pipeline, record = load_pipeline(folder / "sd")
     unet, device, noise = pipeline.unet, pipeline.device, DDPMScheduler.from_config(pipeline.scheduler.config)
     resolution = record["resolution"][0]
     table = crop_table(boxes.read(folder / "train.json"), resolution)
-    captions, files = samples.true_captions(table), Photos(photos)
+    captions, files = true_captions(table), Photos(photos)
     texts = [captions.text(triplet) for triplet in captions.triplet]
     optimiser = torch.optim.AdamW(unet.requires_grad_(True).train().parameters(), lr=1e-5)
     rng = np.random.default_rng(0)
@@ -152,7 +160,7 @@ def plain_loop(folder: Path, photos: Path, batch: int, steps: int, precision: st
 
 
 def bench_score(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
-    prompts, resamples, part = generate.read_prompts("sr2d"), 10_000, 200
+    prompts, resamples, part = read_prompts("sr2d"), 10_000, 200
     n, rng = 400_000, np.random.default_rng(0)
     at = rng.integers(0, len(prompts), n)
     role = np.where(rng.random(n) < 0.5, prompts.subject.to_numpy(object)[at], prompts.object.to_numpy(object)[at])

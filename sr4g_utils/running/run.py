@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from . import files
+from . import files, shared
 from .files import PACKAGE, atomic, digest, hash_of, provenance, read_json, write_json, write_text
 from .profiles import source_digest
 
@@ -113,7 +113,8 @@ class Run:
                     _clear(name, path, heavy)
                 files.sweep(path.parent)
                 write_json(record, keys)
-                result = function(path, **inputs, **(prolongs or {}), **config)
+                options = {**inputs, **(prolongs or {}), **config}
+                result = shared.made(path, hash_of([keys["key"], code]), lambda: function(path, **options))
                 found = {**keys, "code": code, "output": digest(path), "result": result}
                 write_json(record, found)
         self._made(path)

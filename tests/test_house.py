@@ -1,0 +1,218 @@
+"""The plan of the house: who imports whom, which rooms are light, how long things are, where relations are kept."""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sr4g_utils.running import run
+from sr4g_utils.running.files import PACKAGE, ROOT
+
+# From the ground up. A room imports from lower floors only; the modules of a package (finetuning, miniature) share a
+# floor and may import each other, but not in a circle. A new module needs a place here.
+FLOORS = [
+    ("relations", "boxes", "sampling", "running.files"),
+    ("captions", "photos", "plots", "running.verify"),
+    ("dataset", "running.profiles"),
+    ("prompts", "people", "running.run", "running.plan"),
+    ("detections", "images"),
+    ("visor", "models"),
+    ("analysis", "detectors", "diffusion"),
+    ("generate", "detect", "quality"),
+    ("finetuning", "miniature"),
+    ("inputs",),
+    ("finetune",),
+]
+HEAVY = ("torch", "diffusers", "transformers")
+LIGHT = (
+    "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
+    "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
+)  # fmt: skip
+
+# What is longer than a screen, and why.
+LINES_OF_FUNCTION, LINES_OF_MODULE = 45, 500
+LONG_FUNCTIONS = {
+    "sr4g_utils/detect.py _write": "groups, shards and resuming of detection in one pass",
+    "sr4g_utils/finetuning/loop.py train": "the loop itself, read from top to bottom",
+    "sr4g_utils/finetuning/stage.py finetune": "its steps in order; half of it are arguments and the record",
+    "tests/tiny.py stable_diffusion": "the configuration of a published model, key by key",
+}
+LONG_MODULES: dict[str, str] = {}
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.parent != PACKAGE or path.stem != "__init__"
+}
+
+
+def imported(module: str) -> set[str]:
+    """The modules of the package that a module imports, inside its functions, too."""
+    path = MODULES[module]
+    here = path.relative_to(PACKAGE).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            place = [*here[: len(here) + 1 - node.level], *filter(None, [node.module])]
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith(PACKAGE.name):
+            place = str(node.module).split(".")[1:]
+        else:
+            continue
+        for alias in node.names:
+            name = ".".join([*place, alias.name])
+            found.add(name if name in MODULES else ".".join(place))
+    return {name for name in found if name in MODULES}
+
+
+def floor(module: str) -> tuple[int, str]:
+    """Its number from the ground, and the room of the plan that it belongs to."""
+    for number, rooms in enumerate(FLOORS):
+        for room in rooms:
+            if module == room or module.startswith(f"{room}."):
+                return number, room
+    raise AssertionError(f"{module} has no floor: give it one in FLOORS of {__file__}")
+
+
+PACKAGES = [name for name in MODULES if MODULES[name].stem == "__init__"]
+ROOMS = [name for name in MODULES if name not in PACKAGES or imported(name)]
+
+
+@pytest.mark.parametrize("module", ROOMS)
+def test_a_room_imports_from_lower_floors_only(module: str) -> None:
+    number, room = floor(module)
+    for other in imported(module) & set(ROOMS):
+        below, neighbour = floor(other)
+        assert below < number or room == neighbour, f"{module} (floor {number}) imports {other} (floor {below})"
+
+
+def test_there_is_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " imports ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for other in sorted(imported(module)):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_what_a_stage_depends_on_is_what_it_imports() -> None:
+    """The runner's reading of imports, of which its hashes of code are made, misses none."""
+    for module, path in MODULES.items():
+        name = f"{PACKAGE.name}.{module}"
+        found = run.imports(name, ast.parse(path.read_text(encoding="utf-8")))
+        assert found >= {f"{PACKAGE.name}.{other}" for other in imported(module)}, module
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_light_rooms_import_nothing_heavy() -> None:
+    code = (
+        "import importlib, sys\n"
+        f"for room in {LIGHT}:\n"
+        f"    importlib.import_module('{PACKAGE.name}.' + room)\n"
+        f"    if heavy := sorted(set(sys.modules) & set({HEAVY})):\n"
+        "        sys.exit(f'{room} imports {heavy}')\n"
+    )
+    done = python(code)
+    assert done.returncode == 0 and done.stdout + done.stderr == "", done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["run_all.py", *(f"sr4g_utils.{name}" for name in ("generate", "detect", "finetune", "miniature"))]
+)
+def test_help_needs_nothing_heavy_and_says_nothing_else(command: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({HEAVY}))  # importing one of them fails\n"
+        "command, sys.argv = sys.argv[1], sys.argv[1:]\n"
+        "run = runpy.run_path if command.endswith('.py') else runpy.run_module\n"
+        "run(command, run_name='__main__')\n"
+    )
+    done = python(code, command, "--help")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.startswith("usage: ") and "--help" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------- lengths
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    """Name and text of every Python file."""
+    for path in sorted([ROOT / "run_all.py", *PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+def lines_of_code(text: str, tree: ast.Module) -> set[int]:
+    """Numbers of the lines that hold more than docstrings, comments and blanks."""
+    blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    found: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in blank:
+            found.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            found.difference_update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return found
+
+
+def test_functions_fit_a_screen() -> None:
+    long = {}
+    for name, text in sources():
+        tree = ast.parse(text)
+        code = lines_of_code(text, tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                n = len(code & set(range(node.lineno, (node.end_lineno or 0) + 1)))
+                if n > LINES_OF_FUNCTION:
+                    long[f"{name} {node.name}"] = n
+    assert {name: n for name, n in long.items() if name not in LONG_FUNCTIONS} == {}
+    assert set(LONG_FUNCTIONS) == set(long), "an exception that is none any more goes"
+
+
+def test_modules_are_short() -> None:
+    long = {name: n for name, text in sources() if (n := len(text.splitlines())) > LINES_OF_MODULE}
+    assert {name: n for name, n in long.items() if name not in LONG_MODULES} == {}
+    assert set(LONG_MODULES) == set(long), "an exception that is none any more goes"
+
+
+# ----------------------------------------------------------------------------------------------------------- relations
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "relations"])
+def test_only_relations_knows_their_number_and_order(module: str) -> None:
+    """Elsewhere nobody counts them or takes them by their places (COCO's category 14, a key, is another 14)."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    keys = {key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}
+    for node in ast.walk(tree):
+        where = f"{module}, line {getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Constant) and node not in keys:
+            assert node.value != 14, where
+        if isinstance(node, ast.Subscript):
+            of = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+            shapes = [part.value for part in ast.walk(node.slice) if isinstance(part, ast.Constant)]
+            assert not any(isinstance(shape, str) and re.search(r"\b14\b", shape) for shape in shapes), where
+            if of.endswith("NAMES") or of.endswith("RELATIONS"):
+                assert not isinstance(node.slice, ast.Slice | ast.Constant | ast.UnaryOp), f"{where}: {of} by place"
+
+
+def test_the_plan_is_read_from_the_files() -> None:
+    """The checks above see what is there: a module in a function, a package, a long function."""
+    assert "diffusion" in imported("generate") and "miniature.export" in imported("miniature.__main__")
+    assert floor("finetuning.loop")[1] == "finetuning" and floor("running.run")[0] < floor("inputs")[0]
+    text = 'def f():\n    """Doc."""\n\n    # comment\n    return """a\nb"""\n'
+    assert lines_of_code(text, ast.parse(text)) == {1, 5, 6}
+    with pytest.raises(AssertionError, match="nowhere has no floor"):
+        floor("nowhere")
+    assert Path(MODULES["relations"]).name == "relations.py"
