@@ -12,7 +12,7 @@ Results are in RUNS/PROFILE: open index.html there. What has not changed since i
 """
 
 import argparse
-import html
+import contextlib
 import logging
 import os
 import signal
@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils.running import files, plan, profiles, sweep, verify
+from sr4g_utils.running import files, index, pages, plan, profiles, site, sweep, verify
 from sr4g_utils.running import run as folders
 
 DEFAULT = "miniature"
@@ -77,6 +77,10 @@ def several(parser: argparse.ArgumentParser) -> None:
     """The arguments that are about more than one run."""
     add = parser.add_argument_group("several runs").add_argument
     add(
+        "--site", type=Path, metavar="DIR",
+        help="run nothing; make a site of the finished run, the docs and the tables, which needs no network (extra: site)",
+    )  # fmt: skip
+    add(
         "--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
         help="a run for each combination of values, in RUNS/PROFILE_sweep; may be repeated",
     )  # fmt: skip
@@ -127,6 +131,9 @@ def main(argv: list[str] | None = None) -> int:
             return status
         if args.verify:
             return verify.verify(folder)
+        if args.site:
+            print(f"Done. Open {site.build(args.site.expanduser().resolve(), folder, list(profile))}")
+            return 0
         held = [folders.lock(folder / ".lock"), folders.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)
@@ -205,18 +212,23 @@ def tell(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, for
 
 def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> None:
     log(folder / "run.log")
-    for number, name in enumerate(names, 1):
-        head = f"[{number}/{len(names)}] {name}"
-        if not force and folders.is_done(name, profile[name], folder):
-            print(f"{head}: nothing changed, skipped")
-            continue
-        began = time.monotonic()
-        folders.start(name, folder)
-        notebook = execute(name, profile[name], folder, head)
-        folders.finish(name, profile[name], folder, also=[notebook, to_html(notebook)])
-        write_index(folder, profile)
-        print(f"{head}: done in {time.monotonic() - began:.0f} s", flush=True)
-    write_index(folder, profile)
+    try:
+        for number, name in enumerate(names, 1):
+            head = f"[{number}/{len(names)}] {name}"
+            if not force and folders.is_done(name, profile[name], folder):
+                print(f"{head}: nothing changed, skipped")
+                continue
+            began = time.monotonic()
+            folders.start(name, folder)
+            index.write_index(folder, profile)  # a run that is killed has said that it is unfinished
+            notebook = execute(name, profile[name], folder, head)
+            folders.finish(name, profile[name], folder, also=[notebook, pages.to_html(notebook)])
+            print(f"{head}: done in {time.monotonic() - began:.0f} s", flush=True)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk is said once
+            index.write_index(folder, profile)
+        raise
+    index.write_index(folder, profile)
 
 
 def log(path: Path) -> None:
@@ -284,62 +296,6 @@ def own_kernel() -> type:
             return KernelSpecManager(kernel_dirs=[], parent=self)  # what is left is this Python's
 
     return OwnKernel
-
-
-def to_html(path: Path) -> Path:
-    from nbconvert import HTMLExporter
-
-    page, _ = HTMLExporter(template_name="lab", embed_images=True).from_filename(str(path))
-    files.write_text(path.with_suffix(".html"), page)
-    return path.with_suffix(".html")
-
-
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-img{max-width:100%}figure{margin:1.5rem 0}figcaption{color:#555}ul{padding-left:1.2rem}"""
-
-
-def write_index(folder: Path, profile: dict[str, dict[str, Any]]) -> None:
-    """One page that links notebooks, figures and tables with their captions."""
-    parts = []
-    for name in profile:
-        if (folder / "notebooks" / f"{name}.html").is_file():
-            parts += section(name, folder)
-    title = html.escape(f"SR4G, profile {folder.name}")
-    files.write_text(
-        folder / "index.html",
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n'
-        f"<h1>{title}</h1>\n" + "\n".join(parts) + '\n<p><a href="run.log">Log</a></p></html>\n',
-    )
-
-
-def section(name: str, folder: Path) -> list[str]:
-    """What a notebook has made: its page, tables, figures and files."""
-    from PIL import Image
-
-    def links(path: Path, *suffixes: str) -> str:
-        made = [path.with_suffix(f".{suffix}") for suffix in suffixes]
-        return " · ".join(f'<a href="{file}">{file.suffix[1:].upper()}</a>' for file in made)
-
-    outputs = [path for path in map(Path, folders.outputs(name, folder)) if (folder / path).exists()]
-    tables, figures = [], []
-    for path in outputs:
-        if path.suffix == ".png" and path.parts[0] == "figures":
-            with Image.open(folder / path) as image:
-                caption = html.escape(image.info["Description"])
-            figures.append(
-                f'<figure><img src="{path}" alt="{caption}" loading="lazy">'
-                f"<figcaption>{caption} ({links(path, 'png', 'pdf')})</figcaption></figure>"
-            )
-        elif path.suffix == ".md" and path.parts[0] == "tables":
-            caption = html.escape((folder / path).read_text(encoding="utf-8").splitlines()[0].strip("*"))
-            tables.append(f"<li>{caption} ({links(path, 'csv', 'md', 'tex')})</li>")
-    files = [f'<a href="{path}">{path.name}</a>' for path in outputs if path.parts[0] == "artifacts"]
-    return [
-        f'<h2><a href="notebooks/{name}.html">{html.escape(profiles.title(name))}</a></h2>',
-        *(["<p>Tables</p><ul>", *tables, "</ul>"] if tables else []),
-        *([f"<p>Files: {' · '.join(files)}</p>"] if files else []),
-        *figures,
-    ]
 
 
 if __name__ == "__main__":
