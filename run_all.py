@@ -78,7 +78,7 @@ def several(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("several runs").add_argument
     add(
         "--site", type=Path, metavar="DIR",
-        help="run nothing; make a site of the finished run, the docs and the tables, which needs no network (extra: site)",
+        help="run nothing; make a site of the finished run, its tables and the docs, without network (extra: site)",
     )  # fmt: skip
     add(
         "--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
