@@ -25,12 +25,13 @@ import torch
 from diffusers import DDPMScheduler
 from PIL import Image
 
-from sr4g_utils import boxes, detectors, diffusion, models, visor
+from sr4g_utils import boxes, detectors, diffusion, visor
 from sr4g_utils.captions import caption
 from sr4g_utils.finetuning.log import read_log
 from sr4g_utils.finetuning.samples import true_captions
 from sr4g_utils.finetuning.stage import finetune
 from sr4g_utils.miniature import world
+from sr4g_utils.models.load import default_device, load_pipeline
 from sr4g_utils.photos import Photos, crop_photo, crop_table
 from sr4g_utils.prompts import read_prompts
 from sr4g_utils.sampling import Sampling
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=["generate", "detect", "finetune", "score"])
     parser.add_argument("--small", action="store_true", help="tiny models on a GPU too")
     args = parser.parse_args()
-    device = models.default_device()
+    device = default_device()
     full = device != "cpu" and not args.small
     dtype = "float16" if full else "float32"
     name = torch.cuda.get_device_name() if device == "cuda" else device
@@ -75,7 +76,7 @@ def triplets(n: int) -> pd.DataFrame:
 
 
 def bench_generate(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
-    pipeline, _ = models.load_pipeline(folder / "sd", dtype)
+    pipeline, _ = load_pipeline(folder / "sd", dtype)
     prompts, steps = triplets(32 if full else 16), 20 if full else 5
     sampling = Sampling(images=1, steps=steps, batch=32, group=32)
 
@@ -122,7 +123,7 @@ def bench_finetune(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
 
 def plain_loop(folder: Path, photos: Path, batch: int, steps: int, precision: str) -> Callable[[], None]:
     """The public recipe: every step reads photos and passes them and the captions through the frozen models."""
-    pipeline, record = models.load_pipeline(folder / "sd")
+    pipeline, record = load_pipeline(folder / "sd")
     unet, device, noise = pipeline.unet, pipeline.device, DDPMScheduler.from_config(pipeline.scheduler.config)
     resolution = record["resolution"][0]
     table = crop_table(boxes.read(folder / "train.json"), resolution)

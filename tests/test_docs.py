@@ -4,7 +4,8 @@ import json
 import re
 
 import pytest
-from conftest import ROOT
+
+from sr4g_utils.running.files import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}

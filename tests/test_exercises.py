@@ -14,12 +14,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 from nbclient import NotebookClient
 
 from sr4g_utils import exercises, visor
 from sr4g_utils.exercises import CounterExample, dice, intervals, kappa, laws, relation, splits
 from sr4g_utils.people import agreement
+from sr4g_utils.running.files import ROOT
 
 plt.switch_backend("Agg")
 FOLDER = ROOT / "notebooks" / "exercises"

@@ -7,12 +7,12 @@ from shutil import copytree
 
 import pytest
 import tiny
-from conftest import ROOT
 from hub import Hub, use
 from huggingface_hub import constants
 
 from sr4g_utils import models, runs
-from sr4g_utils.models import ModelError
+from sr4g_utils.models.source import ModelError
+from sr4g_utils.running.files import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -14,11 +14,11 @@ import urllib.request
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from sr4g_utils import captions, relations, widget
 from sr4g_utils.boxes import COCO_CATEGORIES
 from sr4g_utils.relations import NAMES, RELATIONS, RULES, judge
+from sr4g_utils.running.files import ROOT
 
 OURS = {name: rules for name, rules in RULES.items() if rules.rule.__module__ == "sr4g_utils.relations"}
 SIZE = (640, 480)
