@@ -131,5 +131,5 @@ def test_broken_published_results_are_named(tmp_path, change, message):
         with pytest.raises(ValueError, match=message):
             detections.read_visor_results(tmp_path / "results.json", prompts)
     (tmp_path / "results.json").write_text(json.dumps({"5_0": image}))
-    with pytest.raises(ValueError, match="none of its 1 images"):
+    with pytest.raises(ValueError, match="no prompt_id is one of the prompts'"):
         detections.read_visor_results(tmp_path / "results.json", prompts)
