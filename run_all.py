@@ -126,8 +126,8 @@ def main(argv: list[str] | None = None) -> int:
         names = chosen(profile, args)
         if args.dry_run:
             status = tell(names, profile, folder, args.force)
-            _, sections = profiles.read_profile(args.profile)
-            print("\n".join(plan.plan({name: profile[name] for name in names}, sections.get("plan") or {})))
+            notes = profiles.read_profile(args.profile)[1].get("plan") or {}
+            print("\n".join(plan.plan({name: profile[name] for name in names}, notes)))
             return status
         if args.verify:
             return verify.verify(folder)
@@ -145,9 +145,8 @@ def main(argv: list[str] | None = None) -> int:
         run(names, profile, folder, args.force)
         if args.record:
             verify.record(folder)
-        if args.refresh:
-            for name in names:
-                profiles.refresh(name, folder)
+        for name in names if args.refresh else ():
+            profiles.refresh(name, folder)
     except KeyboardInterrupt as error:
         print(f"\nrun_all.py: interrupted{error and f' in {error}'}; run again to go on", file=sys.stderr)
         return INTERRUPTED

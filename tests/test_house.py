@@ -19,15 +19,15 @@ from sr4g_utils.running.files import PACKAGE, ROOT
 FLOORS = [
     ("relations", "annotations", "jsonstream", "intervals", "agreement", "prompt_files", "sampling", "running.files"),
     ("boxes", "captions", "plots", "models", "croissant", "running.verify", "running.cluster", "running.shared"),
-    ("dataset", "photos", "plots_people", "widget"),
+    ("dataset", "photos", "plots_people", "plots_lessons", "widget"),
     ("prompts",),
     ("detections", "images", "running.profiles"),
-    ("visor", "detectors", "diffusion", "running.run", "running.plan"),
-    ("signatures", "generate", "detect", "quality", "running.sweep"),
-    ("people",),
-    ("analysis", "across", "finetuning", "miniature"),
-    ("inputs", "exercises"),
-    ("finetune",),
+    ("visor", "detectors", "diffusion", "running.run", "running.plan", "running.pages"),
+    ("signatures", "generate", "detect", "quality", "running.sweep", "running.index"),
+    ("analysis", "across", "finetuning", "miniature", "running.site"),
+    ("inputs",),
+    ("people", "finetune"),
+    ("evaluation", "study", "exercises"),
 ]
 HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
@@ -40,9 +40,10 @@ LIGHT = (
 LINES_OF_FUNCTION, LINES_OF_MODULE = 45, 500
 LONG_FUNCTIONS = {
     "sr4g_utils/finetuning/loop.py train": "the loop itself, read from top to bottom",
+    "tests/kill.py study": "one study from its first stage to its last",
     "tests/tiny.py stable_diffusion": "the configuration of a published model, key by key",
 }
-LONG_MODULES: dict[str, str] = {}
+LONG_MODULES = {"tests/test_models.py": "what keeps a model from loading, case by case"}
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -134,7 +135,10 @@ def test_light_rooms_import_nothing_heavy() -> None:
 def test_help_needs_nothing_heavy_and_says_nothing_else(command: str) -> None:
     code = (
         "import runpy, sys\n"
-        f"sys.modules.update(dict.fromkeys({HEAVY}))  # importing one of them fails\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        assert name.partition('.')[0] not in {HEAVY}, name\n"
+        "sys.meta_path.insert(0, Refuse())\n"
         "command, sys.argv = sys.argv[1], sys.argv[1:]\n"
         "run = runpy.run_path if command.endswith('.py') else runpy.run_module\n"
         "run(command, run_name='__main__')\n"

@@ -86,6 +86,7 @@ def test_the_browser_judges_as_the_package(name, tmp_path):
 
 
 def test_the_browser_offers_every_rule_set_of_the_package():
+    assert {"visor", "sg2im", "sstd", "geneval"} <= set(OURS)
     assert set(OURS) <= set(json.loads(node("console.log(JSON.stringify(Object.keys(boxes.RULES)))")))
 
 

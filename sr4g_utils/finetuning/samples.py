@@ -167,19 +167,19 @@ def encode_photos(
         accelerator.wait_for_everyone()  # all have looked before anyone writes
         mine = todo[accelerator.process_index :: accelerator.num_processes]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
-            for i in tqdm(
-                mine,
-                "encoding photos",
-                unit_scale=SHARD,
-                unit=" photos",
-                disable=not (accelerator.is_main_process and mine),
-            ):
+            quiet = not (accelerator.is_main_process and mine)
+            for i in tqdm(mine, "encoding photos", unit_scale=SHARD, unit=" photos", disable=quiet):
                 part = slice(i * SHARD, (i + 1) * SHARD)
                 latents, notes = _encode(vae, photos, names[part], sizes[part], resolution, readers)
                 files.write_json(shards[i].with_suffix(".json"), notes)  # before the file that says it is done
                 with files.atomic(shards[i]) as partial, partial.open("wb") as file:
                     np.save(file, latents)
         accelerator.wait_for_everyone()
+    return _read_shards(shards, table, images)
+
+
+def _read_shards(shards: list[Path], table: BoxTable, images: Int[np.ndarray, "photo"]) -> Encoded:
+    """Finished files of encoded photos, and what was met on the way."""
     every = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in shards]
     broken = [i * SHARD + int(place) for i, note in enumerate(every) for place in note["problems"]]
     usable, row = np.zeros(len(table.image_id), bool), np.full(len(table.image_id), -1)
