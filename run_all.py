@@ -12,7 +12,9 @@ Results are in RUNS/PROFILE: open index.html there. What has not changed since i
 """
 
 import argparse
+import contextlib
 import html
+import json
 import logging
 import os
 import signal
@@ -22,7 +24,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils.running import files, plan, profiles, sweep, verify
+from sr4g_utils.running import files, plan, profiles, report, sweep, verify
 from sr4g_utils.running import run as folders
 
 DEFAULT = "miniature"
@@ -52,6 +54,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add("--force", action="store_true", help="run even what has not changed (the stages' files are still reused)")
     add("--list", action="store_true", help="list profiles, notebooks and parameters, and stop")
+    add("--quiet", action="store_true", help="say nothing but errors")
+    add("--json", action="store_true", help="at the end one JSON object on the standard output; all else on the other")
     add("--dry-run", action="store_true", help="say what would run and with which parameters, and stop")
     add(
         "--record", action="store_true",
@@ -135,12 +139,17 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     stop_on_signals()
     try:
-        run(names, profile, folder, args.force)
-        if args.record:
-            verify.record(folder)
-        if args.refresh:
-            for name in names:
-                profiles.refresh(name, folder)
+        with contextlib.ExitStack() as quietly:
+            if args.quiet or args.json:
+                out = quietly.enter_context(open(os.devnull, "w")) if args.quiet else sys.stderr  # noqa: PTH123
+                quietly.enter_context(contextlib.redirect_stdout(out))
+                quietly.enter_context(contextlib.redirect_stderr(out))
+            took = run(names, profile, folder, args.force)
+            if args.record:
+                verify.record(folder)
+            if args.refresh:
+                for name in names:
+                    profiles.refresh(name, folder)
     except KeyboardInterrupt as error:
         print(f"\nrun_all.py: interrupted{error and f' in {error}'}; run again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -148,7 +157,9 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger("papermill").debug(traceback.format_exc())
         print(f"run_all.py: {error}", file=sys.stderr)
         return 1
-    print(f"Done. Open {folder / 'index.html'}")
+    record = report.report(folder, took)
+    if args.json or not args.quiet:
+        print(json.dumps(record) if args.json else report.in_words(record))
     return 0
 
 
@@ -203,20 +214,25 @@ def tell(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, for
     return 0
 
 
-def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> None:
+def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> dict[str, float | None]:
+    """Run notebooks; the seconds that each took, None for those of which nothing has changed."""
     log(folder / "run.log")
+    took: dict[str, float | None] = {}
     for number, name in enumerate(names, 1):
         head = f"[{number}/{len(names)}] {name}"
         if not force and folders.is_done(name, profile[name], folder):
             print(f"{head}: nothing changed, skipped")
+            took[name] = None
             continue
         began = time.monotonic()
         folders.start(name, folder)
         notebook = execute(name, profile[name], folder, head)
         folders.finish(name, profile[name], folder, also=[notebook, to_html(notebook)])
         write_index(folder, profile)
-        print(f"{head}: done in {time.monotonic() - began:.0f} s", flush=True)
+        took[name] = time.monotonic() - began
+        print(f"{head}: done in {took[name]:.0f} s", flush=True)
     write_index(folder, profile)
+    return took
 
 
 def log(path: Path) -> None:

@@ -21,7 +21,7 @@ FLOORS = [
     ("captions", "photos", "plots", "running.verify", "running.shared", "running.cluster"),
     ("dataset", "running.profiles"),
     ("prompts", "people", "running.run", "running.plan"),
-    ("detections", "images", "running.sweep"),
+    ("detections", "images", "running.sweep", "running.report"),
     ("visor", "models"),
     ("analysis", "across", "detectors", "diffusion"),
     ("generate", "detect", "quality"),
