@@ -23,7 +23,7 @@ FLOORS = [
     ("prompts",),
     ("detections", "images", "running.profiles"),
     ("visor", "detectors", "diffusion", "running.run", "running.plan", "running.pages"),
-    ("signatures", "generate", "detect", "quality", "running.sweep", "running.index"),
+    ("signatures", "generate", "detect", "quality", "running.sweep", "running.index", "running.report"),
     ("analysis", "across", "finetuning", "miniature", "running.site"),
     ("inputs",),
     ("people", "finetune"),

@@ -31,7 +31,7 @@ def test_every_import_is_a_declared_dependency():
         "yaml": "pyyaml", "PIL": "pillow", "IPython": "ipykernel", "jupyter_client": "jupyterlab",
         "nbformat": "nbconvert", "nbclient": "nbconvert", "huggingface_hub": "transformers",
         "tokenizers": "transformers",
-        **dict.fromkeys(("peft", "bitsandbytes", "torch_fidelity"), ""),  # where a choice asks for them
+        **dict.fromkeys(("peft", "bitsandbytes", "submitit", "torch_fidelity"), ""),  # where a choice asks for them
         **dict.fromkeys(("run_all", "sr4g_utils", *(path.stem for path in (ROOT / "tests").rglob("*.py"))), ""),
     }  # fmt: skip
 
@@ -135,3 +135,13 @@ def test_the_readme_tells_the_recorded_gains():
         for r in rows:
             if (r["relation"], r["metric"]) == ("all", "VISOR_Cond") and r["objects"] != "all":
                 assert f"{r['difference']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}] on {r['objects']}" in flat
+
+
+def test_the_citation_is_valid():
+    cffconvert = shutil.which("cffconvert")
+    if not cffconvert:
+        pytest.skip(
+            "cffconvert is not installed; it wants an old jsonschema: pip install it into an environment of its own"
+        )
+    done = subprocess.run([cffconvert, "--validate"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
