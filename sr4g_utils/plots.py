@@ -290,16 +290,17 @@ def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, fr
         photo, cropped: uint8 (h, w, 3).
         before, after: names and xywh boxes in the photo's and in the crop's pixels.
     """
+    names = list(dict.fromkeys(name for name, _ in before))
     figure, axes = plt.subplots(1, 2, figsize=(9, 4))
     for axis, picture, boxes in zip(axes, (photo, cropped), (before, after), strict=True):
-        axis.imshow(picture)
-        for number, (name, xywh) in enumerate(boxes):
-            draw_box(axis, xywh, COLOURS[number % len(COLOURS)], name)
-        axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {picture.shape[1]} × {picture.shape[0]} pixels")
+        h, w = picture.shape[:2]
+        axis.imshow(picture, extent=(0, w, h, 0))
+        for name, xywh in boxes:
+            draw_box(axis, xywh, COLOURS[names.index(name) % len(COLOURS)], name)
+        axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {w} × {h} pixels")
         axis.grid(False)
-    axes[0].add_patch(
-        Rectangle((frame[0], frame[1]), frame[2], frame[3], fill=False, edgecolor="white", linewidth=2, linestyle="--")
-    )
+    for colour, style in (("white", "-"), ("black", "--")):  # to be seen on any ground
+        axes[0].add_patch(Rectangle((frame[0], frame[1]), *frame[2:], fill=False, ec=colour, lw=2, linestyle=style))
     figure.tight_layout()
     return figure
 

@@ -33,7 +33,7 @@ HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
     "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
     "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
-    "running.sweep", "across",
+    "running.sweep", "across", "plots_lessons", "study",
 )  # fmt: skip
 
 # What is longer than a screen, and why.

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import statistics
 import sys
 import tomllib
 
@@ -82,9 +83,47 @@ def test_a_notebook_carries_the_outputs_of_its_source(name):
 def test_a_notebook_opens_with_what_it_is(name):
     cells = profiles.cells(name)
     assert re.match(rf"# {name[:2]} · ", "".join(cells[0]["source"]))
-    for word in ("Reproduces", "Needs", "Reads", "Writes"):
-        assert f"**{word}**" in "".join(cells[0]["source"]), word
+    for word in ("you can", "Reproduces", "Needs", "Reads", "Writes"):
+        assert re.search(rf"\*\*[^*]*{word}\*\*", "".join(cells[0]["source"])), word
     assert profiles.declared(name)["run_folder"] == ("str | PathLike", "../runs/miniature")
+
+
+@pytest.mark.parametrize("name", list(profiles.notebooks()))
+def test_the_cells_are_short_and_the_branches_are_elsewhere(name):
+    code = [cell for cell in profiles.cells(name) if cell["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in code if "parameters" not in cell["metadata"].get("tags", [])]
+    lines = [len([line for line in source.splitlines() if line.strip()]) for source in sources]
+    assert statistics.median(lines) <= 6 and max(lines) <= 17, name
+    functions = [
+        node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
+    ]
+    assert all((node.end_lineno or 0) - node.lineno < 15 for node in functions), "a twin has 15 lines at most"
+    inside = {id(child) for node in functions for child in ast.walk(node)}
+    for source in sources:
+        assert not [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.If) and id(n) not in inside], source
+
+
+def test_what_is_said_of_the_loops_cost_is_measured():
+    cells = ["".join(cell["source"]) for cell in profiles.cells("02_dataset")]
+    (said,) = [source for source in cells if "formats.md#how-fast" in source]
+    measured = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8").partition("## How fast")[2]
+    numbers = re.findall(r"\d[\d.,]* (?:s|GB|captions)\b", said)
+    assert len(numbers) >= 5 and [number for number in numbers if number not in measured] == []
+
+
+def test_the_recorded_tables_of_coco_are_those_of_the_paper():
+    def rows(name):
+        return json.loads((DATA / "results" / "coco" / f"{name}.json").read_text())["rows"]
+
+    funnel = {row["step"]: row["train"] for row in rows("funnel")}
+    assert funnel["captions (distinct triplets per image)"] == sum(
+        row["captions"] for row in rows("captions_per_relation")
+    )
+    assert funnel["distinct triplets of different categories"] == 62_460
+    for name, n in (("objects", 80), ("pairs", 5_338)):
+        table = rows(name)
+        assert [row["rank"] for row in table] == [*range(1, 11), *range(n - 9, n + 1)]
+        assert [row["captions"] for row in table] == sorted((row["captions"] for row in table), reverse=True)
 
 
 def test_the_recorded_numbers_are_the_ones_to_meet():
