@@ -68,7 +68,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add(
         "--site", type=Path, metavar="DIR",
-        help="run nothing; make a site of the finished run, the docs and the tables, which needs no network (extra: site)",
+        help="run nothing; make a site of the executed notebooks, the docs and the tables that needs no network",
     )  # fmt: skip
     add(
         "--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
@@ -128,8 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.verify:
             return verify.verify(folder)
         if args.site:
-            print(f"Done. Open {site.build(args.site.expanduser().resolve(), folder, list(profile))}")
-            return 0
+            return site.main(args.site, folder, list(profile))
         held = [folders.lock(folder / ".lock"), folders.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)

@@ -30,8 +30,9 @@ def test_every_import_is_a_declared_dependency():
     names = {
         "yaml": "pyyaml", "PIL": "pillow", "IPython": "ipykernel", "jupyter_client": "jupyterlab",
         "nbformat": "nbconvert", "nbclient": "nbconvert", "huggingface_hub": "transformers",
-        "tokenizers": "transformers",
+        "tokenizers": "transformers", "bs4": "nbconvert",
         **dict.fromkeys(("peft", "bitsandbytes", "torch_fidelity"), ""),  # where a choice asks for them
+        **dict.fromkeys(("sphinx", "docutils"), ""),  # for the site
         **dict.fromkeys(("run_all", "sr4g_utils", *(path.stem for path in (ROOT / "tests").rglob("*.py"))), ""),
     }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """One static site of a run: its answers, notebooks and tables and the project's docs, searchable without a network.
 
-Sphinx, MyST-NB and furo make it (the optional dependencies ``site``); nothing is executed again. This module is also the
-Sphinx extension that draws equations as :mod:`sr4g_utils.running.pages` does.
+Sphinx, MyST-NB and furo make it (the optional dependencies ``site``); nothing is executed again. This module is also
+the Sphinx extension that draws equations as :mod:`sr4g_utils.running.pages` does.
 """
 
 import io
@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,17 @@ article { overflow-wrap: break-word }
 .cell_output, .cell_input, .math { overflow-x: auto }
 .cell_output img { background: #fff }
 .cell_output table { border: 0; border-collapse: collapse; font-size: .85rem }
-.cell_output th, .cell_output td { border: 0; border-top: 1px solid var(--color-background-border); padding: .25rem .6rem;
-  text-align: right }
+.cell_output th, .cell_output td { border: 0; border-top: 1px solid var(--color-background-border);
+  padding: .25rem .6rem; text-align: right }
 code.download { font: inherit; padding: 0; border: 0; background: none }
 article [id^=sr4g-boxes] ul { padding: 0 }
 """
+
+
+def main(target: Path, folder: Path, names: Sequence[str]) -> int:
+    """``run_all.py --site``; arguments and errors as in :func:`build`."""
+    print(f"Done. Open {build(target.expanduser().resolve(), folder, names)}")
+    return 0
 
 
 def build(target: Path, folder: Path, names: Sequence[str]) -> Path:
@@ -157,7 +162,7 @@ def _copy(file: Path, to: Path) -> None:
 
 
 def sphinx(source: Path, target: Path) -> str:
-    """Build the pages; folders beside ``target`` are written, too. Returns what Sphinx has to complain of, a line each."""
+    """Build the pages; folders beside ``target`` are written, too. Returns Sphinx's complaints, a line each."""
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
@@ -186,7 +191,7 @@ def sphinx(source: Path, target: Path) -> str:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Make this module a Sphinx extension: equations in MathML, and the alternative texts of the notebooks' pictures."""
+    """Make this module a Sphinx extension: equations in MathML, and alternative texts of the notebooks' pictures."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("doctree-read", _describe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
