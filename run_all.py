@@ -22,7 +22,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils import across
 from sr4g_utils.running import files, index, pages, plan, profiles, site, sweep, verify
 from sr4g_utils.running import run as folders
 
@@ -66,9 +65,20 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--verify", action="store_true",
         help="run nothing; compare the finished run with the recorded results of its profile, and fail if they differ",
     )  # fmt: skip
+    several(parser)
+    add(
+        "--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
+        help="where run folders are (default: runs/ in the checkout)",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def several(parser: argparse.ArgumentParser) -> None:
+    """The arguments that are about more than one run."""
+    add = parser.add_argument_group("several runs").add_argument
     add(
         "--site", type=Path, metavar="DIR",
-        help="run nothing; make a site of the executed notebooks, the docs and the tables that needs no network",
+        help="run nothing; make a site of the finished run, its tables and the docs, without network (extra: site)",
     )  # fmt: skip
     add(
         "--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
@@ -84,11 +94,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--summary", nargs="+", type=Path, default=[], metavar="DIR",
         help="run nothing; put runs (their folders, or folders of them) beside each other in one page and one CSV",
     )  # fmt: skip
-    add(
-        "--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
-        help="where run folders are (default: runs/ in the checkout)",
-    )  # fmt: skip
-    return parser.parse_args(argv)
 
 
 def chosen(profile: dict[str, dict[str, Any]], args: argparse.Namespace) -> list[str]:
@@ -111,8 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.list:
             return list_all()
         if args.summary:
-            across.main(args.summary, args.summary[0] if len(args.summary) == 1 else args.runs)
-            return 0
+            return beside(args.summary, args.summary[0] if len(args.summary) == 1 else args.runs)
         if args.sweep:
             return swept(args)
         if args.refresh and (args.profile != DEFAULT or args.settings):
@@ -168,8 +172,15 @@ def swept(args: argparse.Namespace) -> int:
         print("\nrun_all.py: interrupted; run again to go on", file=sys.stderr)
         return INTERRUPTED
     if done := [folder for folder in done if (folder / "artifacts" / "results" / "scores.json").is_file()]:
-        across.main(done, done[0].parent)
+        beside(done, done[0].parent)
     return status
+
+
+def beside(runs: list[Path], into: Path) -> int:
+    from sr4g_utils import across  # imports scipy: not for --help
+
+    across.main(runs, into)
+    return 0
 
 
 def stop_on_signals() -> None:

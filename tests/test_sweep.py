@@ -31,7 +31,7 @@ def test_the_grid_is_the_product_in_order():
 def test_commas_in_brackets_and_quotation_marks_part_no_values():
     made = sweep.grid(["splits=[main, unseen],[main]", "sampling={a: {b: 1, c: 2}},{a: 1}", "model='a,b',c"])
     assert len(made) == 8
-    assert list(made.values())[0] == ["splits=[main, unseen]", "sampling={a: {b: 1, c: 2}}", "model='a,b'"]
+    assert next(iter(made.values())) == ["splits=[main, unseen]", "sampling={a: {b: 1, c: 2}}", "model='a,b'"]
 
 
 VALUES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters=",'\"[]{}()"), min_size=1).map(str.strip)
@@ -118,7 +118,7 @@ def test_a_sweep_and_what_its_runs_share(study):
 def test_a_failure_is_named_and_the_others_are_finished(study):
     output = study(*GRID, "--set", "broken=red", code=1)
     for n in (1, 2):
-        assert f"run_all.py: n={n},shade=red failed: 01_one, cell 5: ValueError: no red today" in output
+        assert f"run_all.py: n={n},shade=red failed: 01_one, cell 6: ValueError: no red today" in output
         assert (study.results / f"n={n},shade=blue" / "artifacts" / "own.txt").read_text() == f"blue {n}"
     study(*GRID)
     assert study.made() == ALL

@@ -166,9 +166,14 @@ def encode_photos(
         todo = [i for i, file in enumerate(shards) if not file.is_file()]
         accelerator.wait_for_everyone()  # all have looked before anyone writes
         mine = todo[accelerator.process_index :: accelerator.num_processes]
-        quiet = not accelerator.is_main_process or not mine
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
-            for i in tqdm(mine, "encoding photos", unit_scale=SHARD, unit=" photos", disable=quiet):
+            for i in tqdm(
+                mine,
+                "encoding photos",
+                unit_scale=SHARD,
+                unit=" photos",
+                disable=not (accelerator.is_main_process and mine),
+            ):
                 part = slice(i * SHARD, (i + 1) * SHARD)
                 latents, notes = _encode(vae, photos, names[part], sizes[part], resolution, readers)
                 files.write_json(shards[i].with_suffix(".json"), notes)  # before the file that says it is done
