@@ -136,8 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.verify:
             return verify.verify(folder)
         if args.site:
-            print(f"Done. Open {site.build(args.site.expanduser().resolve(), folder, list(profile))}")
-            return 0
+            return site.main(args.site, folder, list(profile))
         held = [folders.lock(folder / ".lock"), folders.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)
