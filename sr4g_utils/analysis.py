@@ -135,6 +135,19 @@ def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
         yield "all", prompts.prompt_id
 
 
+def outcomes(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What became of each model's images: a row each for how many are correct, lack an object, or lack the relation."""
+    counts = {
+        name: {
+            "correct": records.correct.sum(),
+            "an object was not found": (~records.both_found).sum(),
+            "both found, but the relation does not hold": (records.both_found & ~records.correct).sum(),
+        }
+        for name, records in models.items()
+    }
+    return pd.DataFrame(counts).rename_axis("images").reset_index()
+
+
 def score_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
     """:func:`visor.scores` of every model's verdicts with :func:`visor.chance` beside it, for each set of objects.
 
@@ -155,6 +168,26 @@ def score_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd
     return table[["objects", "model", *table.columns.drop(["objects", "model"])]]
 
 
+def chance_table(
+    prompts: pd.DataFrame, detections: Mapping[str, pd.DataFrame], models: Mapping[str, pd.DataFrame], **judged: Any
+) -> pd.DataFrame:
+    """VISOR_Cond of any pair of boxes and of the best one, with interval and chance, from the models' boxes.
+
+    ``models``: their images (as of :func:`visor.verdicts`); ``judged``: options of :func:`visor.verdicts`.
+
+    Columns: objects, model, pair, value, low, high, chance.
+    """
+    tables = []
+    for pair in ("any", "best"):
+        told = {
+            model: visor.verdicts(prompts, found, models[model], **(judged | {"pairs": pair}))
+            for model, found in detections.items()
+        }
+        table = score_table(told, prompts).query("relation == 'all' and metric == 'VISOR_Cond'")
+        tables.append(table.assign(pair=pair)[["objects", "model", "pair", "value", "low", "high", "chance"]])
+    return pd.concat(tables, ignore_index=True).sort_values(["objects", "model"], kind="stable", ignore_index=True)
+
+
 def change_table(
     models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
@@ -173,6 +206,20 @@ def change_table(
     columns = ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images", "left_aside"]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "objects", "model"])
     return table[["objects", "model", *columns]]
+
+
+def in_words(changes: pd.DataFrame) -> list[str]:
+    """A sentence for each row of a :func:`change_table`: what changed, whether it can be told from no change, and how
+    many images were left aside because one of the models lacks them."""
+    sentences = []
+    for row in changes.itertuples():
+        than = "more than" if row.low > 0 else "less than" if row.high < 0 else "not distinguishable from"
+        aside = f" ({row.left_aside:,} images that only one of the two has left aside)" if row.left_aside else ""
+        sentences.append(
+            f"{row.model}, {row.objects} objects: {row.metric} {row.before:.1f} → {row.after:.1f} "
+            f"({row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]), {than} before{aside}"
+        )
+    return sentences
 
 
 def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:

@@ -103,6 +103,12 @@ class BoxTable:
         columns = ("image", "category", "x", "y", "w", "h", "crowd")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
+    def of_image(self, image: int) -> "BoxTable":
+        """A table of one image, by its place."""
+        here, only = slice(*np.searchsorted(self.image, [image, image + 1])), slice(image, image + 1)
+        columns = {name: getattr(self, name)[only] for name in ("image_id", "file_name", "width", "height")}
+        return replace(self.rows(here), **columns, image=np.zeros(here.stop - here.start, self.image.dtype))
+
     def without_crowds(self) -> "BoxTable":
         """The same table without crowd regions, which mark many things with one box; they are counted as excluded."""
         if not self.crowd.any():

@@ -5,7 +5,9 @@ independent ones. They hold for few prompts as for thousands, and next to 0 and 
   their number, and Student's t in place of the normal (Korn and Graubard 1998, Survey Methodology 24:193; recommended
   in the comparison by Franco et al. 2019, doi 10.1093/jssam/smy019; R's ``survey::svyciprop(method="wilson")``);
 * the difference of two models on the same prompts: Newcombe's, from the two models' own intervals and the correlation
-  between them (Newcombe 1998, Statistics in Medicine 17:2635, method 10; Zou and Donner 2008, doi 10.1002/sim.3095).
+  between them, a positive one with his correction for continuity, so that models that agree in every one of ten prompts
+  are not taken for equal (Newcombe 1998, Statistics in Medicine 17:2635, method 10; for ratios, Zou and Donner 2008,
+  doi 10.1002/sim.3095).
 
 The bootstrap's percentiles, their rivals, are as good for many prompts; for few they are too narrow, and where all of
 a model's images are right, or all wrong, they have no width at all.
@@ -57,6 +59,8 @@ def difference(
         a, b = (above.sum(axis=0) / below.sum(axis=0) for above, below in (before, after))
         one, two = _influence(*before), _influence(*after)
         r = np.nan_to_num((one * two).sum(axis=0) / np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0)))
+        n = ((before[1] > 0) & (after[1] > 0)).sum(axis=0)
+        r = np.where(r > 0, np.maximum(r - 1 / (2 * n * np.sqrt(a * (1 - a) * b * (1 - b))), 0), r)
 
     def reach(up: Ratios, down: Ratios) -> Ratios:
         return np.sqrt(np.maximum(up**2 + down**2 - 2 * r * up * down, 0))

@@ -69,7 +69,7 @@ def regions(family: str, step: int = 2) -> Figure:
                 verdict[:, NAMES.index(name)].reshape(cx.shape), extent=(0, IMAGE[0], IMAGE[1], 0), cmap=cmap, vmin=0,
                 vmax=1, alpha=0.6, interpolation="nearest",
             )  # fmt: skip
-            _box(axis, LANDMARK, "black", "")
+            draw_box(axis, LANDMARK, "black", "")
             axis.text(LANDMARK[0] + LANDMARK[2] / 2, LANDMARK[1] + LANDMARK[3] / 2, "object", ha="center", va="center")
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
@@ -243,13 +243,13 @@ def examples(rows: pd.DataFrame, pictures: Sequence[np.ndarray | None]) -> Figur
         axis.set(xlim=(0, row.width), ylim=(row.height, 0), aspect="equal", xticks=[], yticks=[])
         axis.set_title(row.caption, fontsize="small")
         axis.grid(False)
-        _box(axis, row.object_box, OBJECT, row.object)
-        _box(axis, row.subject_box, SUBJECT, row.subject)
+        draw_box(axis, row.object_box, OBJECT, row.object)
+        draw_box(axis, row.subject_box, SUBJECT, row.subject)
     figure.tight_layout()
     return figure
 
 
-def _box(axis: Any, xywh: np.ndarray, colour: Any, label: str) -> None:
+def draw_box(axis: Any, xywh: np.ndarray, colour: Any, label: str) -> None:
     """A box with its label on top, or within it where the image ends."""
     x, y, w, h = xywh
     axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=2))
@@ -294,7 +294,7 @@ def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, fr
     for axis, picture, boxes in zip(axes, (photo, cropped), (before, after), strict=True):
         axis.imshow(picture)
         for number, (name, xywh) in enumerate(boxes):
-            _box(axis, xywh, COLOURS[number % len(COLOURS)], name)
+            draw_box(axis, xywh, COLOURS[number % len(COLOURS)], name)
         axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {picture.shape[1]} × {picture.shape[0]} pixels")
         axis.grid(False)
     axes[0].add_patch(
@@ -477,7 +477,7 @@ def contact_sheet(rows: pd.DataFrame, pictures: Sequence[np.ndarray], columns: i
         axis.imshow(picture, extent=(0, w, h, 0))
         for role, colour in (("subject", SUBJECT), ("object", OBJECT)):
             if row[f"n_{role}"]:
-                _box(axis, np.array([row[f"{role}_{side}"] for side in "xywh"]), colour, "")
+                draw_box(axis, np.array([row[f"{role}_{side}"] for side in "xywh"]), colour, "")
         mark, colour = ("✓", COLOURS[2]) if row["correct"] else ("✗", COLOURS[3])
         axis.set_title("\n".join(wrap(row["heading"], 30)), fontsize="x-small")
         axis.text(

@@ -319,13 +319,19 @@ def common(models: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def compare(
-    before: pd.DataFrame, after: pd.DataFrame, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+    *,
+    per_relation: bool = True,
 ) -> pd.DataFrame:
     """The change from one model to another on the images that both have (:func:`common`), paired by prompt.
 
     The interval is :func:`intervals.difference`, the cluster being the prompt. The test exchanges the two models'
     images of a prompt at random, ``resamples`` times, as if the models did not differ; p is two-sided and never below
-    1 / (resamples + 1).
+    1 / (resamples + 1). Without ``per_relation``, over all prompts only.
 
     Returns:
         Columns relation, metric, before, after, difference, low, high (percentage points), p and images (those that
@@ -337,7 +343,7 @@ def compare(
     parts = common([before, after])
     (a, relation, _), (b, _, _) = (_per_prompt(part) for part in parts)
     rows = []
-    for name, of in _groups(relation):
+    for name, of in _groups(relation)[: None if per_relation else 1]:
         measurable = _measurable(a[of]) & _measurable(b[of])
         values = [_metrics(statistics[of].sum(axis=0), measurable) for statistics in (a, b)]
         difference = values[1] - values[0]

@@ -81,7 +81,7 @@ def test_ours_beside_the_reported_numbers():
 
 def test_tables_hold_what_visor_says_of_each_part(world):
     prompts, _, records = world
-    scores = analysis.score_table(records, prompts, resamples=200)
+    scores = analysis.score_table(records, prompts)
     seen = records["base"][records["base"].prompt_id.isin(prompts.prompt_id[prompts.objects == "seen"])]
     mine = scores[(scores.objects == "seen") & (scores.model == "base")].reset_index(drop=True)
     expected = visor.scores(seen, 200)
@@ -97,11 +97,11 @@ def test_tables_hold_what_visor_says_of_each_part(world):
 
 def test_two_judges_agree_as_far_as_they_do(world):
     prompts, detections, records = world
-    same = analysis.second_opinion(records["base"], records["base"], resamples=100)
+    same = analysis.second_opinion(records["base"], records["base"])
     assert (same.agreement == 100).all() and same.kappa.tolist() == [1, 1] and same.images[0] == 4 * len(prompts)
     blind = detections["base"].drop(detections["base"][detections["base"].label == "cat"].sample(frac=0.5).index)
     first, second = records["base"].query("image_index == 0"), visor.verdicts(prompts, blind)
-    table = analysis.second_opinion(first, second, resamples=500).set_index("verdict")
+    table = analysis.second_opinion(first, second).set_index("verdict")
     found, holds = table.loc["both objects found"], table.loc["relation holds"]
     assert found.images == len(prompts) and found.second_only == 0 and 40 < found.agreement < 75
     assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.images == found.both_yes
@@ -109,7 +109,7 @@ def test_two_judges_agree_as_far_as_they_do(world):
 
 def test_published_rows_stand_beside_ours(world):
     prompts, _, records = world
-    scores = analysis.score_table(records, prompts, resamples=0)
+    scores = analysis.score_table(records, prompts)
     table = analysis.beside_published(scores).set_index(["name", "prompts"])
     assert table.loc[("stable diffusion 1.4", "SR2D"), "VISOR_Cond"] == 62.98  # microsoft/VISOR
     assert table.loc[("fine-tuned", "unseen objects"), "OA"] > 80 and table.source.notna().all()
@@ -132,7 +132,7 @@ def test_draws_agree_with_scores_and_compare(world):
     _, _, records = world
     drawn = visor.draws(list(records.values()), resamples=4000)
     for i, table in enumerate(records.values()):
-        scores = visor.scores(table, resamples=4000).set_index(["relation", "metric"])
+        scores = visor.scores(table).set_index(["relation", "metric"])
         for name, values in drawn.items():
             assert values[i, 0] == pytest.approx(scores.loc[name].value.to_numpy(), nan_ok=True)
             low, high = np.nanquantile(values[i, 1:, analysis.COND], [0.025, 0.975])

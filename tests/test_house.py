@@ -17,30 +17,29 @@ from sr4g_utils.running.files import PACKAGE, ROOT
 # From the ground up. A room imports from lower floors only; the modules of a package (finetuning, miniature) share a
 # floor and may import each other, but not in a circle. A new module needs a place here.
 FLOORS = [
-    ("relations", "boxes", "sampling", "running.files"),
-    ("captions", "photos", "plots", "running.verify"),
-    ("dataset", "running.profiles"),
-    ("prompts", "people", "running.run", "running.plan"),
-    ("detections", "images"),
-    ("visor", "models"),
-    ("analysis", "detectors", "diffusion"),
-    ("generate", "detect", "quality"),
-    ("finetuning", "miniature"),
-    ("inputs",),
+    ("relations", "annotations", "jsonstream", "intervals", "agreement", "prompt_files", "sampling", "running.files"),
+    ("boxes", "captions", "plots", "models", "croissant", "running.verify", "running.cluster", "running.shared"),
+    ("dataset", "photos", "plots_people", "widget"),
+    ("prompts",),
+    ("detections", "images", "running.profiles"),
+    ("visor", "detectors", "diffusion", "running.run", "running.plan"),
+    ("signatures", "generate", "detect", "quality", "running.sweep"),
+    ("people",),
+    ("analysis", "across", "finetuning", "miniature"),
+    ("inputs", "exercises"),
     ("finetune",),
 ]
 HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
     "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
     "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
+    "running.sweep", "across",
 )  # fmt: skip
 
 # What is longer than a screen, and why.
 LINES_OF_FUNCTION, LINES_OF_MODULE = 45, 500
 LONG_FUNCTIONS = {
-    "sr4g_utils/detect.py _write": "groups, shards and resuming of detection in one pass",
     "sr4g_utils/finetuning/loop.py train": "the loop itself, read from top to bottom",
-    "sr4g_utils/finetuning/stage.py finetune": "its steps in order; half of it are arguments and the record",
     "tests/tiny.py stable_diffusion": "the configuration of a published model, key by key",
 }
 LONG_MODULES: dict[str, str] = {}

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from sr4g_utils import agreement as measures
 from sr4g_utils import analysis, boxes, signatures
-from sr4g_utils.people import abstain, generated, measures, sectors, sources, systems, vsr
+from sr4g_utils.people import abstain, generated, sectors, sources, systems, vsr
 from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, judge
 from sr4g_utils.running.files import ROOT
 

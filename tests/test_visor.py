@@ -16,7 +16,7 @@ from sr4g_utils.relations import BY_NAME, NAMES
 def test_scores_equal_the_slow_scorer(variant, seed):
     prompts, detections = random_world(seed, 60)
     records = visor.verdicts(prompts, detections, threshold=0.3, **visor.VARIANTS[variant])
-    table = visor.scores(records, resamples=0)
+    table = visor.scores(records)
     for relation in ["all", *NAMES]:
         of = prompts if relation == "all" else prompts[prompts.relation == relation]
         expected = score_slowly(of, detections, 0.3, variant == "best-pair")
@@ -108,7 +108,7 @@ def test_properties(seed, pairs):
         assert (visor.verdicts(turned, detections).correct == records.correct).all()
         # a lower threshold can only find more
         assert (visor.verdicts(prompts, detections, threshold=0.05).correct >= records.correct).all()
-    table = visor.scores(records, resamples=50, seed=seed).set_index(["relation", "metric"])["value"]
+    table = visor.scores(records).set_index(["relation", "metric"])["value"]
     assert table["all", "VISOR"] <= table["all", "OA"]
     if table["all", "OA"] > 0:
         assert table["all", "VISOR"] == pytest.approx(table["all", "VISOR_Cond"] * table["all", "OA"] / 100)
@@ -127,7 +127,7 @@ def _converse(relation: str) -> str:
 def test_bootstrap_equals_drawing_prompts_one_by_one():
     prompts, detections = random_world(3, 80)
     records = visor.verdicts(prompts, detections, threshold=0.3)
-    table = visor.scores(records, resamples=20_000, seed=1).set_index(["relation", "metric"])
+    table = visor.scores(records).set_index(["relation", "metric"])
     rng = np.random.default_rng(7)
     by_prompt = records.groupby("prompt_id")[["both_found", "correct"]].sum().to_numpy()
     drawn = by_prompt[rng.integers(0, 80, (4000, 80))].sum(axis=1)
@@ -138,7 +138,7 @@ def test_bootstrap_equals_drawing_prompts_one_by_one():
     }.items():
         expected = np.quantile(values, [0.025, 0.975])
         assert table.loc[("all", metric), ["low", "high"]].tolist() == pytest.approx(expected, abs=0.8)
-    again = visor.scores(records, resamples=20_000, seed=1).set_index(["relation", "metric"])
+    again = visor.scores(records).set_index(["relation", "metric"])
     pd.testing.assert_frame_equal(table, again)
 
 
@@ -149,7 +149,7 @@ def test_the_interval_covers_the_truth():
         n = rng.binomial(4, rng.beta(2, 2, 100))  # prompts differ in difficulty; the truth is one half
         correct = (np.arange(4) < n[:, None]).ravel()
         records = pd.DataFrame({"prompt_id": np.repeat(np.arange(100), 4), "relation": "above", "correct": correct})
-        table = visor.scores(records.assign(both_found=True), resamples=1000)
+        table = visor.scores(records.assign(both_found=True))
         row = table[(table.relation == "all") & (table.metric == "VISOR_Cond")].iloc[0]
         covered += row.low <= 50 <= row.high
     assert 0.88 <= covered / 150 <= 1
@@ -211,7 +211,7 @@ def test_chance_is_the_mean_over_permuted_prompts():
     mean = dict(zip(("VISOR", *visor.METRICS[3:]), np.mean(runs, axis=0), strict=True))
     for metric, value in mean.items():
         assert value == pytest.approx(expected["all", metric], abs=0.4), metric
-    table = visor.scores(visor.verdicts(prompts.assign(relation=relations[order[0]]), detections), resamples=0)
+    table = visor.scores(visor.verdicts(prompts.assign(relation=relations[order[0]]), detections))
     table = table.set_index(["relation", "metric"])["value"]
     assert table["all", "VISOR"] == pytest.approx(runs[0][0]), "a permutation is a scoring against permuted prompts"
     assert table["all", "OA"] == expected["all", "OA"]

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
@@ -124,3 +125,26 @@ def read_log(folder: str | Path) -> pd.DataFrame:
     """A run's log: rows with loss, lr, grad_norm, images_per_s, eta_s and mfu, and rows with validation scores."""
     log = pd.read_json(Path(folder) / "log.jsonl", lines=True)
     return log.reindex(columns=dict.fromkeys(["step", *LOGGED, *log.columns]))
+
+
+def gains(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The validation scores before fine-tuning and at the best checkpoint, of the results of some splits' stages.
+
+    Columns: split, best step, metric, before, after, images, gain. No rows where nothing was validated.
+    """
+    rows = [
+        {
+            "split": split,
+            "best step": about["best"]["step"],
+            "metric": metric,
+            "before": about["start"][metric],
+            "after": about["best"][metric],
+            "images": about["best"]["images"],
+        }
+        for split, about in results.items()
+        if about["start"]
+        for metric in SCORES
+    ]
+    table = pd.DataFrame(rows, columns=["split", "best step", "metric", "before", "after", "images"])
+    table = table.astype({"before": float, "after": float})
+    return table.assign(gain=table.after - table.before)

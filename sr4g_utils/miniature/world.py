@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy import ndimage
 from tqdm import tqdm
 
 from .. import boxes
-from ..boxes import COCO_CATEGORIES, Category
+from ..boxes import COCO_CATEGORIES, BoxTable, Category
 from ..running.files import atomic, write_text
 
 SIZE = 64  # pixels, width and height of a picture
@@ -309,3 +310,27 @@ def write_photos(folder: str | Path, annotations: str | Path, *, split: str) -> 
         with atomic(path, durable=False) as partial:
             Image.fromarray(render(xywh[rows], names[rows].tolist(), size, int(table.image_id[i]))).save(partial, "PNG")
     return len(table.image_id)
+
+
+# ------------------------------------------------------------------------------------------------------- a landscape
+
+WIDE = {  # a scene twice as wide as high, in shares of its height: name -> x, y, width, height
+    "bird": (0.08, 0.12, 0.36, 0.34),
+    "cat": (0.52, 0.46, 0.52, 0.46),
+    "elephant": (1.04, 0.20, 0.62, 0.60),
+}
+
+
+def landscape(height: int = SIZE) -> tuple[BoxTable, UInt8[np.ndarray, "h w 3"]]:
+    """One picture twice as wide as ``height`` pixels, as a table and as pixels. Its middle square shows no bird, and of
+    the elephant less than of the cat: so the crop makes captions untrue and others true."""
+    xywh = np.rint(np.array(list(WIDE.values())) * height)
+    order = np.argsort([NAMES.index(name) for name in WIDE])
+    columns = dict(zip("xywh", xywh[order].T, strict=True))
+    category = np.array([NAMES.index(name) for name in WIDE])[order]
+    table = BoxTable(
+        image_id=np.array([1]), file_name=pa.array(["landscape.png"]), width=np.array([2.0 * height]),
+        height=np.array([1.0 * height]), categories=CATEGORIES, image=np.zeros(len(WIDE), np.int64), category=category,
+        crowd=np.zeros(len(WIDE), bool), **columns,
+    )  # fmt: skip
+    return table, render(xywh, list(WIDE), (2 * height, height))

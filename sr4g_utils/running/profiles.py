@@ -42,7 +42,12 @@ def cells(notebook: str) -> list[dict[str, Any]]:
 @cache
 def declared(notebook: str) -> dict[str, tuple[str, Any]]:
     """The parameters of a notebook: name -> (annotation, default), read from its cell tagged ``parameters``."""
-    source = next("".join(c["source"]) for c in cells(notebook) if "parameters" in c["metadata"].get("tags", []))
+    return declared_in(cells(notebook))
+
+
+def declared_in(cells: list[dict[str, Any]]) -> dict[str, tuple[str, Any]]:
+    """The same of a notebook's cells."""
+    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
     return {
         node.target.id: (ast.unparse(node.annotation), ast.literal_eval(node.value))
         for node in ast.parse(source).body

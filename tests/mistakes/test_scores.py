@@ -119,6 +119,9 @@ def test_an_interval_is_null_below_what_it_needs_and_never_without_width():
     change = visor.compare(perfect, few, resamples=50).set_index(["relation", "metric"]).loc["all"]
     assert change.difference["VISOR_Cond"] == -100 and np.isnan(change.low["VISOR_Cond"])
     assert change.low["OA"] < change.difference["OA"] < 0
+    half = study(0, 10).assign(both_found=True, correct=lambda t: t.prompt_id < 5)
+    same = visor.compare(half, half, resamples=50).set_index(["relation", "metric"]).loc["all"]
+    assert (same.difference == 0).all() and (same.low < -1).all() and (same.high > 1).all() and (same.p == 1).all()
 
 
 def test_intervals_lie_around_their_value():

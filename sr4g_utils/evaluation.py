@@ -1,0 +1,185 @@
+"""Notebook 04's steps, from files to files: images, boxes, verdicts, the ceiling, a second judge, quality."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import analysis, detect, generate, inputs, prompts, quality, sampling, visor
+from .detections import read_detections
+from .images import list_images
+from .miniature import templates
+from .photos import Photos
+from .running.run import Run
+
+TEMPLATES = "templates"  # the second judge that matches the miniature's own cards
+MAIN = ("OA", "VISOR", "VISOR_Cond")
+
+Files = dict[str, Path]  # by the model's name
+Records = Mapping[str, pd.DataFrame]  # verdicts (visor.verdicts) by the model's name
+
+
+def write_prompts(run: Run, source: Any, per_relation: int | None, seed: int) -> tuple[Path, dict[str, Any]]:
+    """The prompts to test, and their numbers: of a prompt set or file (:func:`prompts.read_prompts`), or for None the
+    study's own, as notebook 02 leaves them."""
+    if source is None:
+        given = run.read("prompts.parquet")
+    else:
+        given, _ = run.stage("prompts_given.parquet", prompts.write_given_prompts, source=source)
+    asked = {"prompts": given}
+    return run.stage("prompts_test.parquet", prompts.write_test_prompts, asked, per_relation=per_relation, seed=seed)
+
+
+def draw(
+    run: Run, models: Mapping[str, Mapping[str, Any]], asked: Path, options: Mapping[str, Any], dtype: str
+) -> tuple[Files, dict[str, Any]]:
+    """The folder of each model's images and the record of how they came about: drawn here, or given as ``images``."""
+    folders, about = {}, {}
+    for name, spec in models.items():
+        if "images" in spec:
+            folders[name], about[name] = run.read(spec["images"]), {"images": Path(spec["images"]).name}
+            continue
+        unet = {"unet": run.read(spec["unet"])} if "unet" in spec else {}
+        folders[name], about[name] = run.stage(
+            f"images/{name}",
+            generate.write_images,
+            {"prompts": asked, **unet},
+            heavy=True,
+            model=spec["model"],
+            sampling=sampling.of_model(name, spec, options),
+            dtype=dtype,
+        )
+    return folders, about
+
+
+def find(run: Run, images: Files, asked: Path, detector: Any) -> tuple[Files, Any]:
+    """The detector's boxes in each model's images, and the record of the detector."""
+    boxes, about = {}, None
+    for name, folder in images.items():
+        boxes[name], about = run.stage(
+            f"detections/{name}.parquet",
+            detect.write_detections,
+            {"images": folder, "prompts": asked},
+            heavy=True,
+            detector=detector,
+        )
+    return boxes, about and about["detector"]
+
+
+def judge(run: Run, images: Files, asked: Path, boxes: Files, **judged: Any) -> dict[str, pd.DataFrame]:
+    """The verdict on every image; options of :func:`visor.verdicts`."""
+    records = {}
+    for name, folder in images.items():
+        given = {"prompts": asked, "detections": boxes[name], "images": folder}
+        path, _ = run.stage(f"verdicts_{name}.parquet", analysis.write_verdicts, given, **judged)
+        records[name] = pd.read_parquet(path)
+    return records
+
+
+def sheet(images: Files, drawn: Records, records: Records, chosen: pd.Series) -> pd.DataFrame:
+    """A row for the first image of each chosen prompt and model, side by side: its verdict, heading and picture."""
+    rows = []
+    for name, listed in drawn.items():
+        first = listed[listed.prompt_id.isin(chosen) & (listed.image_index == 0)]
+        pictures = [Photos(images[name]).read(file) for file in first.file_name]
+        shown = pd.DataFrame({"heading": name + ": " + first.caption, "picture": pictures})
+        rows.append(first[["prompt_id", "image_index"]].join(shown).merge(records[name]))
+    return pd.concat(rows).sort_values("prompt_id", kind="stable", ignore_index=True)
+
+
+def _true_pictures(run: Run, annotations: Any, photos: Any) -> Files:
+    """Photos of the validation split, which true captions are known of, and their annotations."""
+    source = inputs.annotations(run, annotations, "val")
+    return {"annotations": source, "photos": inputs.photos(run, photos, "val", source)}
+
+
+def ceiling(
+    run: Run, annotations: Any, photos: Any, detector: Any, n_per_relation: int, seed: int, judged: Any, about: Any
+) -> pd.DataFrame:
+    """What the detector scores on pictures whose captions are true: table and result ``ceiling``, of which the rows of
+    all relations are returned. Empty for 0 captions per relation, and nothing is kept."""
+    if not n_per_relation:
+        return pd.DataFrame()
+    given = _true_pictures(run, annotations, photos)
+    options = {"detector": detector, "n_per_relation": n_per_relation, "seed": seed}
+    folder, _ = run.stage("ceiling", detect.ceiling, given, heavy=True, **options)
+    true, found = pd.read_parquet(folder / "prompts.parquet"), read_detections(folder / "detections.parquet")
+    verdicts = visor.verdicts(true, found, 1, **(judged | {"nothing": "raise"}))
+    scores = run.result(visor.scores(verdicts), "ceiling", **about)
+    scores = scores[scores.metric.isin(MAIN)]
+    run.table(scores, "ceiling", "The detector's ceiling: scores of true pictures, with 95 % intervals")
+    return scores[scores.relation == "all"].drop(columns="relation")
+
+
+def second_judge(
+    run: Run, judge: Any, images: Files, asked: Path, records: Records, tests: pd.DataFrame, judged: Any
+) -> dict[str, pd.DataFrame]:
+    """Another judge's verdicts on the first image of each prompt: a detector's, or ``TEMPLATES``; none for None.
+
+    Raises:
+        NothingFound: it found nothing in any image.
+    """
+    second = {}
+    for name, folder in images.items() if judge else ():
+        given, path = {"images": folder, "prompts": asked}, f"second/{name}.parquet"
+        if judge == TEMPLATES:
+            found, _ = run.stage(path, templates.write_matches, given)
+        else:
+            found, _ = run.stage(path, detect.write_detections, given, heavy=True, detector=judge)
+        least = {"threshold": 0.0} if judge == TEMPLATES else {}  # what the templates match, they have judged
+        told, first = (table[table.image_index == 0] for table in (read_detections(found), records[name]))
+        second[name] = visor.verdicts(tests, told, first, **(judged | least))
+    if second:
+        visor.unfound(second)
+    return second
+
+
+def second_opinion(
+    run: Run, records: Records, second: Records, tests: pd.DataFrame, resamples: int, seed: int, about: Any
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How far the second judge agrees with the first, and the change that it sees: tables and results
+    ``second_opinion`` and ``changes_second``. Empty without a second judge, and nothing is kept."""
+    if not second:
+        return pd.DataFrame(), pd.DataFrame()
+    opinions = pd.concat(
+        analysis.second_opinion(records[name][records[name].image_index == 0], table).assign(model=name)
+        for name, table in second.items()
+    )
+    told = analysis.change_table(second, tests, resamples, seed)
+    told = told[(told.relation == "all") & told.metric.isin(["OA", "VISOR_Cond"])].drop(columns="relation")
+    for table, name, caption in (
+        (opinions, "second_opinion", "Two judges on the same images, by model"),
+        (told, "changes_second", "The change as the second judge sees it, 95 % intervals"),
+    ):
+        run.result(table, name, **about)
+        run.table(table, name, caption)
+    return opinions, told
+
+
+def distances(
+    run: Run, images: Files, asked: Path, spaces: Mapping[str, Any], annotations: Any, photos: Any, count: int,
+    seed: int, about: Any,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """:func:`quality.distances` in each feature space (name: network) that is given one, by the space's name, as
+    results ``quality_NAME``. None for 0 photos."""
+    made = {}
+    for name, network in spaces.items() if count else ():
+        if None in network.values():
+            continue
+        given = _true_pictures(run, annotations, photos)
+        drawn = list_images(images[next(iter(images))], asked)
+        pixels = len(Photos(images[next(iter(images))]).read(drawn.file_name[0]))
+        options = {"space": network, "count": count, "resolution": pixels, "seed": seed}
+        real, _ = run.stage(f"features/{name}_photos", quality.write_photo_features, given, **options)
+        each = {
+            model: run.stage(
+                f"features/{name}_{model}",
+                quality.write_image_features,
+                {"images": folder, "prompts": asked},
+                space=network,
+            )[0]
+            for model, folder in images.items()
+        }
+        made[name] = run.result(quality.distances(real, each), f"quality_{name}", **about, space=name)
+    return made
