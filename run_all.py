@@ -12,17 +12,19 @@ Results are in RUNS/PROFILE: open index.html there. What has not changed since i
 """
 
 import argparse
-import html
+import contextlib
+import json
 import logging
 import os
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils.running import files, plan, profiles, verify
+from sr4g_utils.running import files, index, pages, plan, profiles, report, site, sweep, verify
 from sr4g_utils.running import run as folders
 
 DEFAULT = "miniature"
@@ -52,6 +54,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add("--force", action="store_true", help="run even what has not changed (the stages' files are still reused)")
     add("--list", action="store_true", help="list profiles, notebooks and parameters, and stop")
+    add("--quiet", action="store_true", help="say nothing but errors")
+    add("--json", action="store_true", help="at the end one JSON object on the standard output; all else on the other")
     add("--dry-run", action="store_true", help="say what would run and with which parameters, and stop")
     add(
         "--record", action="store_true",
@@ -65,11 +69,35 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--verify", action="store_true",
         help="run nothing; compare the finished run with the recorded results of its profile, and fail if they differ",
     )  # fmt: skip
+    several(parser)
     add(
         "--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
         help="where run folders are (default: runs/ in the checkout)",
     )  # fmt: skip
     return parser.parse_args(argv)
+
+
+def several(parser: argparse.ArgumentParser) -> None:
+    """The arguments that are about more than one run."""
+    add = parser.add_argument_group("several runs").add_argument
+    add(
+        "--site", type=Path, metavar="DIR",
+        help="run nothing; make a site of the finished run, its tables and the docs, without network (extra: site)",
+    )  # fmt: skip
+    add(
+        "--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
+        help="a run for each combination of values, in RUNS/PROFILE_sweep; may be repeated",
+    )  # fmt: skip
+    add("-j", dest="jobs", type=int, metavar="N", help="how many runs of a sweep are at work at a time (default: 1)")
+    add("--on", choices=["slurm", "local"], help="submit a sweep's runs as an array of jobs, through submitit")
+    add(
+        "--job", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of those jobs in submitit's words, such as timeout_min=600 or slurm_partition=gpu",
+    )  # fmt: skip
+    add(
+        "--summary", nargs="+", type=Path, default=[], metavar="DIR",
+        help="run nothing; put runs (their folders, or folders of them) beside each other in one page and one CSV",
+    )  # fmt: skip
 
 
 def chosen(profile: dict[str, dict[str, Any]], args: argparse.Namespace) -> list[str]:
@@ -91,6 +119,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.list:
             return list_all()
+        if args.summary:
+            return beside(args.summary, args.summary[0] if len(args.summary) == 1 else args.runs)
+        if args.sweep:
+            return swept(args)
         if args.refresh and (args.profile != DEFAULT or args.settings):
             raise ValueError(f"--refresh is for the profile {DEFAULT} as it is, without --set")
         folder = profiles.run_folder(args.runs, args.profile)
@@ -98,25 +130,31 @@ def main(argv: list[str] | None = None) -> int:
         names = chosen(profile, args)
         if args.dry_run:
             status = tell(names, profile, folder, args.force)
-            _, sections = profiles.read_profile(args.profile)
-            print("\n".join(plan.plan({name: profile[name] for name in names}, sections.get("plan") or {})))
+            notes = profiles.read_profile(args.profile)[1].get("plan") or {}
+            print("\n".join(plan.plan({name: profile[name] for name in names}, notes)))
             return status
         if args.verify:
             return verify.verify(folder)
+        if args.site:
+            return site.main(args.site, folder, list(profile))
         held = [folders.lock(folder / ".lock"), folders.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)
     except (ValueError, OSError) as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job starts with it ignored
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    return work(names, profile, folder, args)
+
+
+def work(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, args: argparse.Namespace) -> int:
+    """Run the notebooks, keep what is to be kept, and say what was made."""
+    stop_on_signals()
     try:
-        run(names, profile, folder, args.force)
-        if args.record:
-            verify.record(folder)
-        if args.refresh:
-            for name in names:
+        with hushed(args.quiet, args.json):
+            took = run(names, profile, folder, args.force)
+            if args.record:
+                verify.record(folder)
+            for name in names if args.refresh else ():
                 profiles.refresh(name, folder)
     except KeyboardInterrupt as error:
         print(f"\nrun_all.py: interrupted{error and f' in {error}'}; run again to go on", file=sys.stderr)
@@ -125,8 +163,51 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger("papermill").debug(traceback.format_exc())
         print(f"run_all.py: {error}", file=sys.stderr)
         return 1
-    print(f"Done. Open {folder / 'index.html'}")
+    record = report.report(folder, took)
+    if args.json or not args.quiet:
+        print(json.dumps(record) if args.json else report.in_words(record))
     return 0
+
+
+@contextlib.contextmanager
+def hushed(quiet: bool, record: bool) -> Iterator[None]:
+    """Nothing on the screen, or, where only the record is to be on stdout, everything else on stderr."""
+    with contextlib.ExitStack() as stack:
+        if quiet or record:
+            out = stack.enter_context(Path(os.devnull).open("w")) if quiet else sys.stderr
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(out))
+        yield
+
+
+def swept(args: argparse.Namespace) -> int:
+    """A run for each combination of values, and the page that puts them beside each other."""
+    if args.verify or args.record or args.refresh:
+        raise ValueError("--verify, --record and --refresh are for one run; leave --sweep out")
+    stop_on_signals()
+    given = {"--only": args.only, "--from": [args.first], "--until": [args.last]}
+    options = [part for name, values in given.items() if any(values) for part in (name, *values)]
+    options += ["--force"] if args.force else []
+    try:
+        status, done = sweep.main(args, options)
+    except KeyboardInterrupt:
+        print("\nrun_all.py: interrupted; run again to go on", file=sys.stderr)
+        return INTERRUPTED
+    if done := [folder for folder in done if (folder / "artifacts" / "results" / "scores.json").is_file()]:
+        beside(done, done[0].parent)
+    return status
+
+
+def beside(runs: list[Path], into: Path) -> int:
+    from sr4g_utils import across  # imports scipy: not for --help
+
+    across.main(runs, into)
+    return 0
+
+
+def stop_on_signals() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job starts with it ignored
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def list_all() -> int:
@@ -150,20 +231,30 @@ def tell(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, for
     return 0
 
 
-def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> None:
+def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> dict[str, float | None]:
+    """Run notebooks; the seconds that each took, None for those of which nothing has changed."""
     log(folder / "run.log")
-    for number, name in enumerate(names, 1):
-        head = f"[{number}/{len(names)}] {name}"
-        if not force and folders.is_done(name, profile[name], folder):
-            print(f"{head}: nothing changed, skipped")
-            continue
-        began = time.monotonic()
-        folders.start(name, folder)
-        notebook = execute(name, profile[name], folder, head)
-        folders.finish(name, profile[name], folder, also=[notebook, to_html(notebook)])
-        write_index(folder, profile)
-        print(f"{head}: done in {time.monotonic() - began:.0f} s", flush=True)
-    write_index(folder, profile)
+    took: dict[str, float | None] = {}
+    try:
+        for number, name in enumerate(names, 1):
+            head = f"[{number}/{len(names)}] {name}"
+            if not force and folders.is_done(name, profile[name], folder):
+                print(f"{head}: nothing changed, skipped")
+                took[name] = None
+                continue
+            began = time.monotonic()
+            folders.start(name, folder)
+            index.write_index(folder, profile)  # a run that is killed has said that it is unfinished
+            notebook = execute(name, profile[name], folder, head)
+            folders.finish(name, profile[name], folder, also=[notebook, pages.to_html(notebook)])
+            took[name] = time.monotonic() - began
+            print(f"{head}: done in {took[name]:.0f} s", flush=True)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk is said once
+            index.write_index(folder, profile)
+        raise
+    index.write_index(folder, profile)
+    return took
 
 
 def log(path: Path) -> None:
@@ -231,62 +322,6 @@ def own_kernel() -> type:
             return KernelSpecManager(kernel_dirs=[], parent=self)  # what is left is this Python's
 
     return OwnKernel
-
-
-def to_html(path: Path) -> Path:
-    from nbconvert import HTMLExporter
-
-    page, _ = HTMLExporter(template_name="lab", embed_images=True).from_filename(str(path))
-    files.write_text(path.with_suffix(".html"), page)
-    return path.with_suffix(".html")
-
-
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-img{max-width:100%}figure{margin:1.5rem 0}figcaption{color:#555}ul{padding-left:1.2rem}"""
-
-
-def write_index(folder: Path, profile: dict[str, dict[str, Any]]) -> None:
-    """One page that links notebooks, figures and tables with their captions."""
-    parts = []
-    for name in profile:
-        if (folder / "notebooks" / f"{name}.html").is_file():
-            parts += section(name, folder)
-    title = html.escape(f"SR4G, profile {folder.name}")
-    files.write_text(
-        folder / "index.html",
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n'
-        f"<h1>{title}</h1>\n" + "\n".join(parts) + '\n<p><a href="run.log">Log</a></p></html>\n',
-    )
-
-
-def section(name: str, folder: Path) -> list[str]:
-    """What a notebook has made: its page, tables, figures and files."""
-    from PIL import Image
-
-    def links(path: Path, *suffixes: str) -> str:
-        made = [path.with_suffix(f".{suffix}") for suffix in suffixes]
-        return " · ".join(f'<a href="{file}">{file.suffix[1:].upper()}</a>' for file in made)
-
-    outputs = [path for path in map(Path, folders.outputs(name, folder)) if (folder / path).exists()]
-    tables, figures = [], []
-    for path in outputs:
-        if path.suffix == ".png" and path.parts[0] == "figures":
-            with Image.open(folder / path) as image:
-                caption = html.escape(image.info["Description"])
-            figures.append(
-                f'<figure><img src="{path}" alt="{caption}" loading="lazy">'
-                f"<figcaption>{caption} ({links(path, 'png', 'pdf')})</figcaption></figure>"
-            )
-        elif path.suffix == ".md" and path.parts[0] == "tables":
-            caption = html.escape((folder / path).read_text(encoding="utf-8").splitlines()[0].strip("*"))
-            tables.append(f"<li>{caption} ({links(path, 'csv', 'md', 'tex')})</li>")
-    files = [f'<a href="{path}">{path.name}</a>' for path in outputs if path.parts[0] == "artifacts"]
-    return [
-        f'<h2><a href="notebooks/{name}.html">{html.escape(profiles.title(name))}</a></h2>',
-        *(["<p>Tables</p><ul>", *tables, "</ul>"] if tables else []),
-        *([f"<p>Files: {' · '.join(files)}</p>"] if files else []),
-        *figures,
-    ]
 
 
 if __name__ == "__main__":

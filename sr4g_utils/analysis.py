@@ -11,10 +11,10 @@ import pandas as pd
 from jaxtyping import Float64
 
 from . import boxes, dataset, intervals, visor
+from .agreement import agreement
 from .boxes import BoxTable
 from .detections import read_detections
 from .images import list_images
-from .people import agreement
 from .prompts import OBJECT_SETS
 from .relations import NAMES, OPPOSITES, RELATIONS, RULES, complete_rules
 from .running.files import atomic, reported

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import boxes, dataset, inputs
 from .finetuning.choices import FREE, Choices
-from .running import profiles
+from .running import profiles, shared
 from .running.files import ROOT, share_cores
 from .running.run import Run
 
@@ -58,6 +58,8 @@ def stage(run: Run, split: str, parameters: Mapping[str, Any]) -> tuple[Path, di
     def lead(path: Path, **arguments: Any) -> dict[str, Any]:
         nonlocal begun
         begun = True
+        if folder := shared.store():
+            arguments["latents"] = folder / "latents"
         broadcast_object_list([{"folder": path, **arguments, **free}])
         return finetune(path, **arguments, **free)
 

@@ -5,7 +5,9 @@ independent ones. They hold for few prompts as for thousands, and next to 0 and 
   their number, and Student's t in place of the normal (Korn and Graubard 1998, Survey Methodology 24:193; recommended
   in the comparison by Franco et al. 2019, doi 10.1093/jssam/smy019; R's ``survey::svyciprop(method="wilson")``);
 * the difference of two models on the same prompts: Newcombe's, from the two models' own intervals and the correlation
-  between them (Newcombe 1998, Statistics in Medicine 17:2635, method 10; Zou and Donner 2008, doi 10.1002/sim.3095).
+  between them, a positive one with his correction for continuity, so that models that agree in every one of ten prompts
+  are not taken for equal (Newcombe 1998, Statistics in Medicine 17:2635, method 10; for ratios, Zou and Donner 2008,
+  doi 10.1002/sim.3095).
 
 The bootstrap's percentiles, their rivals, are as good for many prompts; for few they are too narrow, and where all of
 a model's images are right, or all wrong, they have no width at all.
@@ -13,7 +15,7 @@ a model's images are right, or all wrong, they have no width at all.
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 FEWEST = 8  # clusters with a denominator, below which there is no interval: from here on they cover (tests/mistakes)
 
@@ -38,7 +40,7 @@ def ratio(above: Counts, below: Counts, level: float = 0.95) -> tuple[Ratios, Ra
         # all clusters alike tell nothing of how alike the images of one are: each counts once (Kish)
         clusters = total**2 / (below**2).sum(axis=0)
         effective = np.where((p == 0) | (p == 1), clusters, np.minimum(p * (1 - p) / variance, total))
-        c = stats.t.ppf((1 + level) / 2, n - 1) ** 2 / effective
+        c = special.stdtrit(n - 1, (1 + level) / 2) ** 2 / effective
         middle, half = (p + c / 2) / (1 + c), np.sqrt(c * p * (1 - p) + c**2 / 4) / (1 + c)
         low, high = np.clip(middle - half, 0, p), np.clip(middle + half, p, 1)
     return np.where(enough(below), low, np.nan), np.where(enough(below), high, np.nan)
@@ -57,6 +59,8 @@ def difference(
         a, b = (above.sum(axis=0) / below.sum(axis=0) for above, below in (before, after))
         one, two = _influence(*before), _influence(*after)
         r = np.nan_to_num((one * two).sum(axis=0) / np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0)))
+        n = ((before[1] > 0) & (after[1] > 0)).sum(axis=0)
+        r = np.where(r > 0, np.maximum(r - 1 / (2 * n * np.sqrt(a * (1 - a) * b * (1 - b))), 0), r)
 
     def reach(up: Ratios, down: Ratios) -> Ratios:
         return np.sqrt(np.maximum(up**2 + down**2 - 2 * r * up * down, 0))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import visor
-from .people.measures import Clusters, interval
+from .agreement import Clusters, interval
 from .relations import BY_NAME
 
 SYMMETRIC = ("overlapping", "separated")

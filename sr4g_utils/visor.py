@@ -22,7 +22,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from . import intervals
-from .detections import check_detections, positions, readings, say, scored_images
+from .detections import check_detections, positions, readings, say, scored_images, source_of
 from .prompts import NEEDED, check_prompts
 from .relations import BY_NAME, NAMES, judge, rules_named
 
@@ -98,8 +98,8 @@ def verdicts(
     defined = rules_named(rules)
     if len(other := prompts[~prompts.relation.isin(defined.defines)]):
         defined.check(other.relation[:1], f"prompts: prompt {other.prompt_id.iloc[0]}")
-    table = check_detections(detections)
-    at = positions(table.prompt_id, prompts.prompt_id)
+    table = check_detections(detections, source_of(detections))
+    at = positions(table.prompt_id, prompts.prompt_id, source_of(table))
     is_subject, is_object, about = _roles(prompts, table, at)
     keep = (is_subject | is_object) & (table.score.to_numpy() > threshold)
     about["nothing_found"] = not keep.any()
@@ -182,15 +182,15 @@ def _few(names: list[str]) -> str:
 
 def _nothing_found(table: pd.DataFrame, threshold: float, nothing: str) -> None:
     found = (
-        f"the detector found nothing: of {len(table):,} boxes of these prompts, {(table.score > threshold).sum():,} "
-        f"score above {threshold} and none bears its prompt's object names"
+        f"{source_of(table)}: the detector found nothing: of {len(table):,} boxes of these prompts, "
+        f"{(table.score > threshold).sum():,} score above {threshold} and none bears its prompt's object names"
     )
     if nothing == "raise":
         raise NothingFound(
             f"{found}. Check the detector, the images and the label names; a score of such a run would say nothing "
             "about the model"
         )
-    say(f"verdicts: {found}. It is scored as what it seems, a model that draws none of them")
+    say(f"{found}. It is scored as what it seems, a model that draws none of them")
 
 
 def unfound(models: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -319,13 +319,19 @@ def common(models: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def compare(
-    before: pd.DataFrame, after: pd.DataFrame, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+    *,
+    per_relation: bool = True,
 ) -> pd.DataFrame:
     """The change from one model to another on the images that both have (:func:`common`), paired by prompt.
 
     The interval is :func:`intervals.difference`, the cluster being the prompt. The test exchanges the two models'
     images of a prompt at random, ``resamples`` times, as if the models did not differ; p is two-sided and never below
-    1 / (resamples + 1).
+    1 / (resamples + 1). Without ``per_relation``, over all prompts only.
 
     Returns:
         Columns relation, metric, before, after, difference, low, high (percentage points), p and images (those that
@@ -337,7 +343,7 @@ def compare(
     parts = common([before, after])
     (a, relation, _), (b, _, _) = (_per_prompt(part) for part in parts)
     rows = []
-    for name, of in _groups(relation):
+    for name, of in _groups(relation)[: None if per_relation else 1]:
         measurable = _measurable(a[of]) & _measurable(b[of])
         values = [_metrics(statistics[of].sum(axis=0), measurable) for statistics in (a, b)]
         difference = values[1] - values[0]

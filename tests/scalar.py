@@ -3,6 +3,7 @@
 Sectors are decided with exact fractions: where floats are exact, too, a diagonal belongs to whom the rule says.
 """
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -28,7 +29,9 @@ def relations(s: Box, o: Box, rules: str = "visor", size=(1.0, 1.0)) -> set[str]
         dx, dy = offset(s, o)
         found |= {"left of"} if dx < 0 else {"right of"} if dx > 0 else set()
         found |= {"above"} if dy < 0 else {"below"} if dy > 0 else set()
-        return found | ({"inside"} if contained(s, o) else {"surrounding"} if contained(o, s) else set())
+        return found | nested(s, o)
+    if rules == "people":
+        return found | around_axes(s, o) | nested(s, o)
     exact, slack = exact_offset(s, o), 0.0
     rounded = exact != offset(s, o)
     if rules == "sstd":
@@ -64,6 +67,26 @@ def sector(dx: Fraction, dy: Fraction) -> str:
     if abs(dx) > abs(dy):
         return "left of" if dx < 0 else "right of"
     return "above" if dy < 0 else "below"
+
+
+def around_axes(s: Box, o: Box) -> set[str]:
+    """People's: the angle of the offset is less than 55 degrees off the axis."""
+    dx, dy = offset(s, o)
+    if dx == dy == 0:
+        return set()
+    angle = math.degrees(math.atan2(dy, dx))
+    found = set()
+    for name, axis in {"right of": 0, "below": 90, "left of": 180, "above": -90}.items():
+        off = abs((angle - axis + 180) % 360 - 180)
+        if abs(off - 55) < 1e-7 or max(abs(dx), abs(dy)) < 1e-6:
+            raise OnBorder
+        if off < 55:
+            found.add(name)
+    return found
+
+
+def nested(s: Box, o: Box) -> set[str]:
+    return {"inside"} if contained(s, o) else {"surrounding"} if contained(o, s) else set()
 
 
 def directions(s: Box, o: Box) -> set[str]:

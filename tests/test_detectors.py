@@ -12,7 +12,7 @@ from pretend import picture
 
 from sr4g_utils import detectors
 from sr4g_utils.detectors import Detector
-from sr4g_utils.models import ModelError
+from sr4g_utils.models.source import ModelError
 
 KINDS = ("owlvit", "owlv2", "rt_detr")
 SIZES = [(64, 64), (50, 70), (96, 96), (300, 200), (33, 97), (64, 64)]

@@ -10,7 +10,8 @@ import tiny
 import torch
 from pretend import five_prompts
 
-from sr4g_utils import diffusion, models
+from sr4g_utils import diffusion
+from sr4g_utils.models import load
 from sr4g_utils.sampling import Sampling
 
 FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
@@ -26,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> diffusers.StableDiffusionPipeline:
-    return models.load_pipeline(folder / "v1.4", device="cpu")[0]
+    return load.load_pipeline(folder / "v1.4", device="cpu")[0]
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_images_equal_the_stock_pipeline(
     folder: Path, prompts: pd.DataFrame, version: str, scheduler: str | None
 ) -> None:
     """One prompt and one image at a time, prompts as text, through diffusers alone."""
-    ours = drawn(models.load_pipeline(folder / version, device="cpu")[0], prompts, scheduler=scheduler, steps=3)
+    ours = drawn(load.load_pipeline(folder / version, device="cpu")[0], prompts, scheduler=scheduler, steps=3)
     stock = diffusers.StableDiffusionPipeline.from_pretrained(folder / version, safety_checker=None)
     stock.set_progress_bar_config(disable=True)
     if scheduler:

@@ -14,7 +14,8 @@ import pytest
 import tiny
 from pretend import five_prompts
 
-from sr4g_utils import diffusion, generate, images, models
+from sr4g_utils import diffusion, generate, images
+from sr4g_utils.models import load
 from sr4g_utils.sampling import BEHAVIOUR, Sampling
 
 FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
@@ -49,7 +50,7 @@ def test_write_images(folder: Path, file: Path, prompts: pd.DataFrame, tmp_path:
     assert record["model"]["prediction_type"] == "epsilon" and record["sampling"]["steps"] == 2
     assert record["prompts"]["number"] == 5 and record["behaviour"] == BEHAVIOUR
     assert str(tmp_path) not in json.dumps(record)
-    pipeline, _ = models.load_pipeline(folder / "v1.4", device="cpu")
+    pipeline, _ = load.load_pipeline(folder / "v1.4", device="cpu")
     drawn = diffusion.sample(pipeline, prompts, Sampling(**FAST))
     expected = {(id, index): image for id, index, image in drawn}
     read = list(images.read_images(tmp_path / "images"))
@@ -89,10 +90,10 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(
     monkeypatch.setattr(generate, "_write", own)
     # another configuration starts afresh, but not under the feet of other shards
     other = {**options, "sampling": {**FAST, "seed": 1}}
-    with pytest.raises(ValueError, match=r"another configuration \(sampling\); delete it first"):
+    with pytest.raises(ValueError, match=r"another configuration \(sampling\); move it away first"):
         generate.write_images(tmp_path / "shared", file, **other, shard=0, shards=3)
     generate.write_images(tmp_path / "shared", file, **other)
-    assert "another configuration (sampling); starting afresh" in capsys.readouterr().err
+    assert "another configuration (sampling): starting afresh" in capsys.readouterr().err
     new, old = contents(tmp_path / "shared"), contents(tmp_path / "whole")
     assert new.keys() == old.keys() and all(new[k] != old[k] for k in new if k.endswith("webp"))
     with pytest.raises(ValueError, match="shards are numbered from 0 to 1"):
@@ -104,7 +105,7 @@ def test_other_behaviour_makes_other_images(folder: Path, file: Path, tmp_path: 
     generate.write_images(tmp_path / "images", file, **options)
     monkeypatch.setattr(generate, "BEHAVIOUR", BEHAVIOUR + 1)
     generate.write_images(tmp_path / "images", file, **options)
-    assert "another configuration (behaviour); starting afresh" in capsys.readouterr().err
+    assert "another configuration (behaviour): starting afresh" in capsys.readouterr().err
 
 
 def test_killed_at_any_moment(folder: Path, file: Path, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from sr4g_utils.people import annotators, kit
 from sr4g_utils.people.__main__ import main
+from sr4g_utils.running.files import ROOT
 
 CHROME = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

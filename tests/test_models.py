@@ -15,11 +15,14 @@ import tiny
 import torch
 import transformers
 import yaml
-from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
-from sr4g_utils import models
-from sr4g_utils.models import ModelError, Source, parts
+from sr4g_utils.models import parts
+from sr4g_utils.models.load import load_detector, load_pipeline
+from sr4g_utils.models.source import ModelError, Source
+from sr4g_utils.models.words import check_words
+from sr4g_utils.running.files import ROOT
+from sr4g_utils.sampling import recommended_sampling
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -47,7 +50,7 @@ def detector(made: Path, tmp_path: Path) -> Path:
     return Path(copytree(made / "owlvit", tmp_path / "owlvit"))
 
 
-def refused(source: object, load: Callable = models.load_pipeline, **options: object) -> str:
+def refused(source: object, load: Callable = load_pipeline, **options: object) -> str:
     """The one line that says why a model does not load."""
     with pytest.raises(ModelError) as caught:
         load(source, device="cpu", **options)
@@ -75,7 +78,7 @@ LAYOUTS = [("v1.4", "epsilon", 64), ("v2.1-base", "epsilon", 64), ("v2.1", "v_pr
 
 @pytest.mark.parametrize(("version", "prediction", "pixels"), LAYOUTS)
 def test_the_three_layouts(made: Path, version: str, prediction: str, pixels: int) -> None:
-    loaded, record = models.load_pipeline(made / version, device="cpu")
+    loaded, record = load_pipeline(made / version, device="cpu")
     assert record["prediction_type"] == prediction and record["resolution"] == [pixels, pixels]
     assert record["class"] == "StableDiffusionPipeline" and record["id"] == version and record["commit"] is None
     assert loaded.safety_checker is None and not record["safety_checker"]
@@ -85,22 +88,22 @@ def test_the_three_layouts(made: Path, version: str, prediction: str, pixels: in
 
 
 def test_precision_and_safety_checker(made: Path) -> None:
-    loaded, record = models.load_pipeline(made / "v1.4", "bfloat16", "cpu", safety_checker=True)
+    loaded, record = load_pipeline(made / "v1.4", "bfloat16", "cpu", safety_checker=True)
     assert {p.dtype for part in (loaded.unet, loaded.vae, loaded.text_encoder) for p in part.parameters()} == {
         torch.bfloat16
     }
     assert record["safety_checker"] and record["dtype"] == "bfloat16"
     assert any(name.startswith("safety_checker/") for name in record["files"])
     assert "unknown precision 'half'; choose one of float32, bfloat16, float16" in refused(made / "v1.4", dtype="half")
-    detector, _, record = models.load_detector(made / "owlvit", "bfloat16", "cpu")
+    detector, _, record = load_detector(made / "owlvit", "bfloat16", "cpu")
     assert detector.dtype == torch.bfloat16 and record["resolution"] == [64, 64] and record["model_type"] == "owlvit"
 
 
 def test_a_fine_tuned_unet_takes_the_place_of_the_pipelines_own(made: Path, tmp_path: Path) -> None:
-    first, _ = models.load_pipeline(made / "v1.4", device="cpu")
+    first, _ = load_pipeline(made / "v1.4", device="cpu")
     first.unet.conv_out.bias.data.fill_(3)
     first.unet.save_pretrained(tmp_path / "best")
-    loaded, record = models.load_pipeline(made / "v1.4", device="cpu", unet=tmp_path / "best")
+    loaded, record = load_pipeline(made / "v1.4", device="cpu", unet=tmp_path / "best")
     assert (loaded.unet.conv_out.bias == 3).all() and record["unet"] == "best"
     assert "fine-tuned/diffusion_pytorch_model.safetensors" in record["files"]
     assert "no such folder of a fine-tuned UNet" in refused(made / "v1.4", unet=tmp_path / "worst")
@@ -201,10 +204,10 @@ def test_weights_that_are_missing_are_never_random_numbers(pipeline: Path, file:
 
 def test_detectors_whose_weights_are_missing_are_never_random_numbers(detector: Path, tmp_path: Path) -> None:
     edit(detector / "model.safetensors", drop("class_head.dense0.bias"))
-    assert refused(detector, models.load_detector).startswith("owlvit lacks the weights class_head.dense0.bias; fetch")
+    assert refused(detector, load_detector).startswith("owlvit lacks the weights class_head.dense0.bias; fetch")
     config = transformers.OwlViTConfig.from_pretrained(detector)
     transformers.OwlViTModel(config).save_pretrained(detector)  # what has no heads is no detector
-    line = refused(detector, models.load_detector)
+    line = refused(detector, load_detector)
     assert "lacks the weights box_head.dense0.bias, box_head.dense0.weight, box_head.dense1.bias and" in line
 
 
@@ -214,9 +217,9 @@ def test_fine_tuned_unets_whose_weights_are_missing_are_never_random_numbers(mad
     assert f"{tmp_path}/best lacks the weights conv_out.bias;" in refused(made / "v1.4", unet=tmp_path / "best")
 
 
-@pytest.mark.parametrize("load", [models.load_pipeline, models.load_detector])
+@pytest.mark.parametrize("load", [load_pipeline, load_detector])
 def test_a_vocabulary_that_is_missing_is_never_an_empty_one(pipeline: Path, detector: Path, load) -> None:
-    folder, files = (pipeline, pipeline / "tokenizer") if load is models.load_pipeline else (detector, detector)
+    folder, files = (pipeline, pipeline / "tokenizer") if load is load_pipeline else (detector, detector)
     for name in ("vocab.json", "merges.txt"):
         (files / name).unlink()
     assert "has no vocabulary (such as vocab.json and merges.txt); fetch it again" in refused(folder, load)
@@ -224,7 +227,7 @@ def test_a_vocabulary_that_is_missing_is_never_an_empty_one(pipeline: Path, dete
 
 def test_weights_of_no_use_are_said_in_one_line(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(pipeline / TEXT, lambda weights: weights | {"logit_scale": torch.ones(1)})
-    models.load_pipeline(pipeline, device="cpu")
+    load_pipeline(pipeline, device="cpu")
     assert capsys.readouterr().err == (
         "v1.4: text_encoder: not used: its weights logit_scale, which a CLIPTextModel does not have\n"
     )
@@ -259,10 +262,10 @@ def check_equal(loaded: torch.nn.Module, file: Path, part: str) -> None:
 def check_published(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     if (folder / "model_index.json").is_file():
-        loaded = models.load_pipeline(folder, device="cpu", safety_checker=True)[0]
+        loaded = load_pipeline(folder, device="cpu", safety_checker=True)[0]
         networks = {name: part for name, part in loaded.components.items() if isinstance(part, torch.nn.Module)}
     else:
-        networks = {"": models.load_detector(folder, device="cpu")[0]}
+        networks = {"": load_detector(folder, device="cpu")[0]}
     for name, network in networks.items():
         (file,) = (folder / name).glob("*.safetensors")
         check_equal(network, file, "" if "xl" in folder.name and name == "text_encoder_2" else name)
@@ -276,14 +279,14 @@ def test_weights_in_published_names_load_whole_and_without_a_word(made: Path, na
 
 def test_rt_detrs_published_names_load_whole(made: Path, tmp_path: Path) -> None:
     """Saving gives them back: today's library has its own names only in between."""
-    models.load_detector(made / "rt_detr", device="cpu")[0].save_pretrained(tmp_path)
+    load_detector(made / "rt_detr", device="cpu")[0].save_pretrained(tmp_path)
     first, again = (load_file(folder / "model.safetensors") for folder in (made / "rt_detr", tmp_path))
     assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_a_class_under_its_old_name(pipeline: Path) -> None:
     index(feature_extractor=["transformers", "CLIPFeatureExtractor"])(pipeline)  # as in most pipelines of 2022
-    loaded, _ = models.load_pipeline(pipeline, device="cpu")
+    loaded, _ = load_pipeline(pipeline, device="cpu")
     assert "CLIPImageProcessor" in type(loaded.feature_extractor).__name__
 
 
@@ -302,7 +305,7 @@ def test_published_files_load_whole_and_without_a_word(shared: Path, tmp_path: P
 @pytest.mark.parametrize("id", tiny.PUBLISHED)
 def test_published_files_pickled(shared: Path, tmp_path: Path, id: str) -> None:
     folder = tiny.published(tmp_path / "model", shared, id)
-    load = models.load_detector if "owl" in id else models.load_pipeline
+    load = load_detector if "owl" in id else load_pipeline
     first = load(folder, device="cpu")
     tiny.pickle(folder)
     assert "only pickled weights, which are not read unasked; convert them" in refused(folder, load)
@@ -331,7 +334,7 @@ def test_pickles_are_read_where_asked_only_and_never_run(pipeline: Path, tmp_pat
     tiny.pickle(pipeline, keep=True)
     (file,) = (pipeline / part).glob("*.bin")
     torch.save({"conv_in.weight": Evil(tmp_path / "ran")}, file)
-    models.load_pipeline({"folder": str(pipeline), "pickled": True}, device="cpu")  # safetensors come first
+    load_pipeline({"folder": str(pipeline), "pickled": True}, device="cpu")  # safetensors come first
     next((pipeline / part).glob("*.safetensors")).unlink()
     assert f"v1.4: {part} has only pickled weights" in refused(pipeline)
     line = refused({"folder": str(pipeline), "pickled": True})
@@ -345,13 +348,13 @@ def test_variants(pipeline: Path) -> None:
     for file in list(pipeline.glob("*/*.safetensors")):
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     assert "weights of the variant fp16 only; add `variant: fp16` to the model" in refused(pipeline)
-    _, record = models.load_pipeline({"folder": str(pipeline), "variant": "fp16"}, device="cpu")
+    _, record = load_pipeline({"folder": str(pipeline), "variant": "fp16"}, device="cpu")
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in record["files"]
     wanted = {"folder": str(pipeline), "variant": "bf16"}
     assert "weights of the variant fp16 only; add `variant: fp16`" in refused(wanted)
     tiny.pickle(pipeline)
     assert "add `pickled: true` and `variant: fp16` to the model" in refused(pipeline)
-    models.load_pipeline({"folder": str(pipeline), "pickled": True, "variant": "fp16"}, device="cpu")
+    load_pipeline({"folder": str(pipeline), "pickled": True, "variant": "fp16"}, device="cpu")
 
 
 def test_a_variant_that_no_part_has(made: Path) -> None:
@@ -399,15 +402,16 @@ def test_pipelines_that_draw_from_a_prompt_alone(name: str) -> None:
 def test_packages_that_are_missing_are_named(tmp_path: Path) -> None:
     """sentencepiece: with it, a T5's tokenizer is read; without it, neither that nor Kolors is "code of its own"."""
     pixart, kolors = tiny.pixart(tmp_path / "pixart"), tmp_path / "kolors"
-    loaded, record = models.load_pipeline(pixart, device="cpu")
+    loaded, record = load_pipeline(pixart, device="cpu")
     assert loaded.tokenizer.decode(loaded.tokenizer("a dog").input_ids, skip_special_tokens=True) == "a dog"
     assert "tokenizer/spiece.model" in record["files"]
     kolors.mkdir()
     named = {"text_encoder": ["kolors", "ChatGLMModel"], "tokenizer": ["kolors", "ChatGLMTokenizer"]}
     (kolors / "model_index.json").write_text(json.dumps({"_class_name": "KolorsPipeline", **named}))
     code = (
-        "import sys; sys.modules['sentencepiece'] = None\nfrom sr4g_utils import models\nfor folder in sys.argv[1:]:\n"
-        "    try: models.load_pipeline(folder, device='cpu')\n    except models.ModelError as error: print(error)"
+        "import sys; sys.modules['sentencepiece'] = None\nfrom sr4g_utils.models.load import load_pipeline\n"
+        "from sr4g_utils.models.source import ModelError\nfor folder in sys.argv[1:]:\n"
+        "    try: load_pipeline(folder, device='cpu')\n    except ModelError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, pixart, kolors], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
@@ -447,10 +451,10 @@ def test_a_unet_where_there_is_none(tmp_path: Path, made: Path) -> None:
 
 def test_checksums(made: Path, pipeline: Path, tmp_path: Path) -> None:
     sums = tmp_path / "SHA256SUMS"
-    _, record = models.load_pipeline(pipeline, device="cpu")
+    _, record = load_pipeline(pipeline, device="cpu")
     sums.write_text("".join(f"{value}  {name}\n" for name, value in record["files"].items()))
     source = Source(folder=str(pipeline), checksums=str(sums))
-    models.load_pipeline(source, device="cpu")
+    load_pipeline(source, device="cpu")
     (pipeline / "vae" / "extra.json").write_text("{}")
     assert "vae/extra.json is not listed in SHA256SUMS" in refused(source)
     (pipeline / "vae" / "extra.json").unlink()
@@ -463,7 +467,7 @@ def test_checksums(made: Path, pipeline: Path, tmp_path: Path) -> None:
 def test_checksums_in_the_folder_itself(pipeline: Path) -> None:
     """As the miniature's models have them; other files may lie beside."""
     (pipeline / "SHA256SUMS").write_text(f"{sha256((pipeline / UNET).read_bytes()).hexdigest()} *./{UNET}\n")
-    models.load_pipeline(pipeline, device="cpu")
+    load_pipeline(pipeline, device="cpu")
     (pipeline / "SHA256SUMS").write_text(f"{'0' * 64}  {UNET}\n")
     assert "not 000000000000… as in SHA256SUMS; fetch it again" in refused(pipeline)
 
@@ -471,7 +475,7 @@ def test_checksums_in_the_folder_itself(pipeline: Path) -> None:
 def test_checksums_of_weights_that_the_profile_lists(pipeline: Path) -> None:
     """Those listed are checked, others are not; what is listed but not read would go unchecked, and is refused."""
     digest = sha256((pipeline / UNET).read_bytes()).hexdigest()
-    models.load_pipeline({"folder": str(pipeline), "weights": {UNET: digest.upper()}}, device="cpu")
+    load_pipeline({"folder": str(pipeline), "weights": {UNET: digest.upper()}}, device="cpu")
     line = refused({"folder": str(pipeline), "weights": {UNET: "0" * 64}})
     assert (
         line == f"v1.4: {UNET} has sha256 {digest[:12]}…, not 000000000000… as in the model's 'weights'; fetch it again"
@@ -509,9 +513,9 @@ def test_profiles_carry_the_checksums_of_their_models(shared: Path) -> None:
 
 
 def test_distilled_models_say_how_they_are_sampled() -> None:
-    assert models.recommended_sampling("stabilityai/sdxl-turbo") == {"steps": 1, "guidance": 0.0}
-    assert models.recommended_sampling("SimianLuo/LCM_Dreamshaper_v7") == {"steps": 4, "guidance": 8.0}
-    assert models.recommended_sampling("CompVis/stable-diffusion-v1-4") is None
+    assert recommended_sampling("stabilityai/sdxl-turbo") == {"steps": 1, "guidance": 0.0}
+    assert recommended_sampling("SimianLuo/LCM_Dreamshaper_v7") == {"steps": 4, "guidance": 8.0}
+    assert recommended_sampling("CompVis/stable-diffusion-v1-4") is None
 
 
 @pytest.mark.parametrize("module", ["source", "checks", "words", "hub"])
@@ -527,10 +531,10 @@ def test_modules_without_torch(module: str) -> None:
 
 def test_words() -> None:
     tokenizer = tiny.tokenizer()
-    models.check_words(tokenizer, ["a dog", "a cat"])
-    models.check_words(tokenizer, [])
+    check_words(tokenizer, ["a dog", "a cat"])
+    check_words(tokenizer, [])
     with pytest.raises(ValueError, match=r"prompt 'a a a a a .* has 80 tokens, but the model reads 75; shorten it"):
-        models.check_words(tokenizer, ["a " * 80])
+        check_words(tokenizer, ["a " * 80])
 
 
 def test_words_outside_a_whole_word_vocabulary() -> None:
@@ -538,6 +542,6 @@ def test_words_outside_a_whole_word_vocabulary() -> None:
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1, "dog": 2}, unk_token="?"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?", model_max_length=8)
-    models.check_words(tokenizer, ["a dog"])
+    check_words(tokenizer, ["a dog"])
     with pytest.raises(ValueError, match="prompt 'a unicorn': the model's vocabulary lacks 'unicorn'"):
-        models.check_words(tokenizer, ["a dog", "a unicorn"])
+        check_words(tokenizer, ["a dog", "a unicorn"])

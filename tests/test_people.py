@@ -8,13 +8,14 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from sr4g_utils import agreement as measures
 from sr4g_utils import analysis, boxes, signatures
-from sr4g_utils.people import abstain, generated, measures, sectors, sources, systems, vsr
+from sr4g_utils.people import abstain, generated, sectors, sources, systems, vsr
 from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, judge
+from sr4g_utils.running.files import ROOT
 
 RESULTS = ROOT / "data" / "results" / "people"
 box = st.tuples(*[st.integers(-40, 400)] * 2, *[st.integers(1, 300)] * 2)

@@ -13,6 +13,7 @@ from sr4g_utils import dataset, prompts
 from sr4g_utils.boxes import COCO_CATEGORIES
 from sr4g_utils.captions import caption
 from sr4g_utils.relations import NAMES
+from sr4g_utils.running.files import ROOT
 
 TRIPLET = ["subject", "relation", "object"]
 
@@ -86,7 +87,7 @@ def test_a_users_prompts(tmp_path: Path, form: str) -> None:
         ("subject,relation\ndog,above\n", "a.csv", "the column 'object' is missing"),
         ("subject,relation,object\n", "a.csv", "holds no prompts"),
         ("prompt_id,subject,relation,object\n1,dog,above,cat\n1,dog,above,cup\n", "a.csv", "prompt_id '1' occurs"),
-        ("prompt_id,subject,relation,object\na/b,dog,above,cat\n", "a.csv", "prompt_id 'a/b' is not made of letters"),
+        ("prompt_id,subject,relation,object\na/b,dog,above,cat\n", "a.csv", "prompt_id 'a/b', which is not made of"),
         ('[{"subject": "dog"}]', "a.json", "row 1: not a prompt"),
         ('{"a": 1}', "a.json", "expected a list of prompts, found dict"),
         ("{", "a.jsonl", "not valid JSON"),
@@ -102,11 +103,11 @@ def test_wrong_prompts(tmp_path: Path, text: str, name: str, message: str) -> No
 
 def test_only_ids_that_name_files_are_restricted():
     table = pd.DataFrame([("a b/c", "dog", "above", "cat")], columns=["prompt_id", *TRIPLET])
-    assert prompts.check_prompts(table, "mine", prompts.NEEDED) is table
-    with pytest.raises(ValueError, match="mine: prompt_id 'a b/c' is not made of letters, digits"):
+    assert prompts.check_prompts(table, "mine", prompts.NEEDED, name_files=False) is table
+    with pytest.raises(ValueError, match=r"mine: row 0: .* prompt_id 'a b/c', which is not made of letters"):
         prompts.check_prompts(table.assign(caption="x"), "mine")
-    with pytest.raises(ValueError, match="mine: prompt_id 'a b/c' occurs more than once"):
-        prompts.check_prompts(pd.concat([table, table]), "mine", prompts.NEEDED)
+    with pytest.raises(ValueError, match=r"mine: row 0: .* prompt_id 'a b/c' occurs twice"):
+        prompts.check_prompts(pd.concat([table, table]), "mine", prompts.NEEDED, name_files=False)
 
 
 # ---------------------------------------------------------------------------------------------------------- the study's
@@ -200,3 +201,22 @@ def test_validation_prompts_are_balanced_seen_and_never_tested_on(tmp_path):
     assert set(prompts.validation_prompts(tmp_path / "p.parquet", ["cup"], 4 * 14, 1).prompt_id) != set(drawn.prompt_id)
     with pytest.raises(ValueError, match="no validation prompt whose objects are both seen"):
         prompts.validation_prompts(tmp_path / "p.parquet", ["cat"], 14, 0)
+
+
+def test_the_prompts_in_the_box_need_no_download(monkeypatch):
+    monkeypatch.setenv("SR4G_MIRROR", "http://nowhere.invalid")
+    table = prompts.read_prompts("sr4g")
+    assert len(table) == prompts.SETS["sr4g"].number == 62_460
+    assert (ROOT / "data" / "prompts" / "sr4g.parquet").stat().st_size < 1_000_000
+    captions = list(map(caption, table.subject, table.relation, table.object))
+    assert table.caption.tolist() == captions
+    assert not (table.balanced & (table.split == "validation")).any()
+    assert set(table[table.balanced].relation) == set(NAMES)
+
+
+def test_the_prompts_in_the_box_are_what_notebook_02_makes_of_coco(shared, tmp_path):
+    boxes = shared / "coco2017" / "train2017_boxes.parquet"
+    held_out = dataset.held_out_categories(COCO_CATEGORIES, 16)
+    dataset.build(tmp_path / "triplets.parquet", boxes, split="train", held_out=held_out)
+    prompts.write_study_prompts(tmp_path / "prompts.parquet", tmp_path / "triplets.parquet", held_out=held_out, seed=0)
+    pd.testing.assert_frame_equal(prompts.read_prompts("sr4g"), pd.read_parquet(tmp_path / "prompts.parquet"))

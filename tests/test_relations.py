@@ -134,7 +134,7 @@ def test_scale_and_overlap_are_the_same_under_all_rules(boxes):
 def test_a_box_and_itself(rules, one):
     expected = {
         "visor": {"overlapping"}, "sg2im": {"overlapping", "right of"}, "sstd": {"overlapping", "surrounding"},
-        "geneval": set(),
+        "geneval": set(), "people": {"overlapping"},
     }  # fmt: skip
     assert held(one, one, rules) == expected[rules]
 
@@ -222,7 +222,8 @@ def test_the_fourteen():
 
 
 def test_which_rules_define_what():
-    assert list(RULES) == ["visor", "sg2im", "sstd", "geneval"] and complete_rules() == ["visor", "sg2im", "sstd"]
+    assert list(RULES) == ["visor", "sg2im", "sstd", "geneval", "people"]
+    assert complete_rules() == ["visor", "sg2im", "sstd", "people"]
     assert RULES["geneval"].defines == relations.family("projective") == NAMES[:4]
     assert relations.rules_named("geneval", ["above"]) is RULES["geneval"]
     with pytest.raises(ValueError, match=r"rules='geneval' define left of, .*below only, not 'wider'; leave such"):

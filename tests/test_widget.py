@@ -14,11 +14,11 @@ import urllib.request
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from sr4g_utils import captions, relations, widget
 from sr4g_utils.boxes import COCO_CATEGORIES
 from sr4g_utils.relations import NAMES, RELATIONS, RULES, judge
+from sr4g_utils.running.files import ROOT
 
 OURS = {name: rules for name, rules in RULES.items() if rules.rule.__module__ == "sr4g_utils.relations"}
 SIZE = (640, 480)
@@ -86,6 +86,7 @@ def test_the_browser_judges_as_the_package(name, tmp_path):
 
 
 def test_the_browser_offers_every_rule_set_of_the_package():
+    assert {"visor", "sg2im", "sstd", "geneval"} <= set(OURS)
     assert set(OURS) <= set(json.loads(node("console.log(JSON.stringify(Object.keys(boxes.RULES)))")))
 
 

@@ -35,8 +35,8 @@ def study() -> dict[str, Verdicts]:
 
 def _records(verdicts: Verdicts) -> pd.DataFrame:
     n, images = verdicts.shape
-    columns = {"prompt_id": np.repeat(np.arange(n), images), "relation": "left of", "both_found": True}
-    return pd.DataFrame({**columns, "correct": verdicts.ravel()})
+    columns = {"prompt_id": np.repeat(np.arange(n), images), "image_index": np.tile(np.arange(images), n)}
+    return pd.DataFrame({**columns, "relation": "left of", "both_found": True, "correct": verdicts.ravel()})
 
 
 @cache
@@ -119,9 +119,9 @@ def check_claims(stands: Mapping[str, bool | None]) -> None:
         if not isinstance(said := stands.get(letter), bool):
             refuse(f"Claim {letter} is not judged yet: True or False?", words(f"{letter}: ?"))
         if said != claim.stands:
-            row = table().set_index("what").to_dict("index")[claim.row]
-            title = f"{letter}: {claim.text}"
-            refuse(f"Claim {letter}: {claim.hint}", _region(**row, region=claim.region, title=title))
+            row = next(row for row in table().to_dict("records") if row["what"] == claim.row)
+            figure = _region(row["value"], row["low"], row["high"], claim.region, f"{letter}: {claim.text}")
+            refuse(f"Claim {letter}: {claim.hint}", figure)
     accept("All claims are judged as the intervals do.")
 
 

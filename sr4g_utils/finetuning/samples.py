@@ -5,6 +5,7 @@ happens to one of them (posterior sample, noise, timestep, caption dropout) from
 batch). So neither the number of processes nor accumulation nor an interruption changes what a step sees.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ from ..models.words import check_words
 from ..photos import CROP, PhotoError, Photos, crop_photo
 from ..relations import NAMES
 from ..running import files
+from ..running.shared import alone
 
 SHARD = 256  # photos in a file of latents
 ENCODED = 8  # photos that pass through the VAE together
@@ -157,18 +159,27 @@ def encode_photos(
     folder = store / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     shards = [folder / f"{i:05}.npy" for i in range(-(-len(images) // SHARD))]
-    todo = [i for i, file in enumerate(shards) if not file.is_file()]
-    accelerator.wait_for_everyone()  # all have looked before anyone writes
-    mine = todo[accelerator.process_index :: accelerator.num_processes]
-    quiet = not accelerator.is_main_process or not mine
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
-        for i in tqdm(mine, "encoding photos", unit_scale=SHARD, unit=" photos", disable=quiet):
-            part = slice(i * SHARD, (i + 1) * SHARD)
-            latents, notes = _encode(vae, photos, names[part], sizes[part], resolution, readers)
-            files.write_json(shards[i].with_suffix(".json"), notes)  # before the file that says it is done
-            with files.atomic(shards[i]) as partial, partial.open("wb") as file:
-                np.save(file, latents)
-    accelerator.wait_for_everyone()
+    with contextlib.ExitStack() as held:
+        if accelerator.is_main_process:  # a sweep's runs share their photos
+            held.enter_context(alone(folder / ".lock"))
+        accelerator.wait_for_everyone()
+        todo = [i for i, file in enumerate(shards) if not file.is_file()]
+        accelerator.wait_for_everyone()  # all have looked before anyone writes
+        mine = todo[accelerator.process_index :: accelerator.num_processes]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
+            quiet = not (accelerator.is_main_process and mine)
+            for i in tqdm(mine, "encoding photos", unit_scale=SHARD, unit=" photos", disable=quiet):
+                part = slice(i * SHARD, (i + 1) * SHARD)
+                latents, notes = _encode(vae, photos, names[part], sizes[part], resolution, readers)
+                files.write_json(shards[i].with_suffix(".json"), notes)  # before the file that says it is done
+                with files.atomic(shards[i]) as partial, partial.open("wb") as file:
+                    np.save(file, latents)
+        accelerator.wait_for_everyone()
+    return _read_shards(shards, table, images)
+
+
+def _read_shards(shards: list[Path], table: BoxTable, images: Int[np.ndarray, "photo"]) -> Encoded:
+    """Finished files of encoded photos, and what was met on the way."""
     every = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in shards]
     broken = [i * SHARD + int(place) for i, note in enumerate(every) for place in note["problems"]]
     usable, row = np.zeros(len(table.image_id), bool), np.full(len(table.image_id), -1)

@@ -5,7 +5,7 @@
 ``kit`` and ``annotators``: a blind questionnaire, and its answers.
 """
 
-from .measures import AGREEMENT, agreement
+from ..agreement import AGREEMENT, agreement
 from .vsr import VSR_PHRASES, human_agreement, judge_like_people, read_vsr
 
 __all__ = ["AGREEMENT", "VSR_PHRASES", "agreement", "human_agreement", "judge_like_people", "read_vsr"]

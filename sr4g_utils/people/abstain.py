@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from ..agreement import cohen
 from ..relations import NAMES, RULES, judge
 from .generated import judged
-from .measures import cohen
 from .sources import SIDE
 
 STEPS = np.arange(1, 65) / 128  # how far boxes are moved or resized, in units of the picture's longer side

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..agreement import AGREEMENT, Clusters, agreement, cohen, fleiss, interval, outcomes
 from ..boxes import BoxTable
 from ..relations import RULES
 from .kit import read_key
-from .measures import AGREEMENT, Clusters, agreement, cohen, fleiss, interval, outcomes
 from .vsr import judge_like_people
 
 VERDICTS = {"yes": "true", "no": "false", "unclear": "undecidable", "missing": "false"}

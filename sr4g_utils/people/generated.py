@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from .. import visor
+from ..agreement import AGREEMENT, Clusters, agreement, fleiss, interval, mcnemar, outcomes
 from ..relations import RULES
-from .measures import AGREEMENT, Clusters, agreement, fleiss, interval, mcnemar, outcomes
 from .sectors import off_axis
 from .sources import DETECTORS, FLOORS, SIDE
 

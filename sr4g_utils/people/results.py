@@ -10,7 +10,7 @@ from ..running import files
 from ..running.run import Run
 from . import abstain, generated, sectors, sources, systems, vsr
 
-NAMES = (
+RESULTS = (
     "people_curve", "people_held_out", "people_agreement", "people_tests", "people_offsets", "people_ceiling",
     "people_checker", "people_margins", "people_scores", "people_differences", "people_order", "people_swapped",
     "people_several",
@@ -28,7 +28,7 @@ def results(
     resamples: int,
     seed: int,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """The tables of :data:`NAMES`, and where they come from. All sources are given (or None: downloaded), or all are
+    """The tables of :data:`RESULTS`, and where they come from. All sources are given (or None: downloaded), or all are
     ``"recorded"``: the results of the profile ``people``, shipped with the project.
 
     Raises:
@@ -36,10 +36,10 @@ def results(
     """
     asked = (spatialbench, geneval_people, vsr_judgements, train_annotations, val_annotations)
     if all(source == RECORDED for source in asked):
-        found = {name: run.recorded(name, "people") for name in NAMES}
+        found = {name: run.recorded(name, "people") for name in RESULTS}
         tables = {name: table for name, (table, _) in found.items()}
         tables["people_scores"] = tables["people_scores"].astype({"count": "Int64", "of": "Int64"})
-        return tables, found[NAMES[0]][1]
+        return tables, found[RESULTS[0]][1]
     if RECORDED in asked:
         raise ValueError(
             "spatialbench, geneval_people, vsr, train_annotations, val_annotations: give all of them (a path, or null "
@@ -59,7 +59,7 @@ def results(
     }
     named = {kind: [path.name for path in paths] for kind, paths in read.items()}
     about = {"sources": {**named, "vsr": "VSR, validated"}, "resamples": resamples, "seed": seed}
-    return {name: run.result(made[name], name, **about) for name in NAMES}, about
+    return {name: run.result(made[name], name, **about) for name in RESULTS}, about
 
 
 def _of_photos(run: Run, judgements: Any, train: Any, val: Any, resamples: int, seed: int) -> dict[str, pd.DataFrame]:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from ..agreement import AGREEMENT, agreement, interval, outcomes
 from ..boxes import BoxTable
 from ..relations import RULES, family
-from .measures import AGREEMENT, agreement, interval, outcomes
 from .vsr import box_pairs, judge_like_people
 
 HALF_WIDTHS = np.arange(30.0, 91.0)  # degrees that were tried

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from .. import visor
+from ..agreement import interval
 from ..relations import RULES
 from .generated import PAIRS, judged
-from .measures import interval
 from .sources import DETECTORS
 
 _KEYS = ["model", "detector", "rules", "pairs"]

@@ -9,9 +9,9 @@ import pandas as pd
 from jaxtyping import Int
 
 from .. import dataset
+from ..agreement import AGREEMENT, agreement, interval, outcomes
 from ..boxes import BoxTable
 from ..relations import NAMES, RULES
-from .measures import AGREEMENT, agreement, interval, outcomes
 
 # The phrases of Visual Spatial Reasoning (Liu, Emerson and Collier 2023, arXiv 2205.00363) that name one of ours.
 VSR_PHRASES: dict[str, str] = {

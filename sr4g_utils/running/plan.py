@@ -44,9 +44,7 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
         about = msgspec.convert(notes, Notes)
     except msgspec.ValidationError as error:
         raise ValueError(f"plan: {error}; its keys are {', '.join(Notes.__struct_fields__)}") from None
-    values = {
-        name: {k: d for k, (_, d) in profiles.declared(name).items()} | dict(own) for name, own in profile.items()
-    }
+    values = _with_defaults(profile)
     work = _images(values)
     sections = {
         "Warnings": _warnings(values),
@@ -57,6 +55,21 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
         "Work": _work(values, work, about),
     }
     return [line for title, lines in sections.items() if lines for line in (title, *lines)]
+
+
+def _with_defaults(profile: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {k: d for k, (_, d) in profiles.declared(name).items()} | dict(own) for name, own in profile.items()}
+
+
+def hours(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> dict[str, float]:
+    """A profile's hours on each GPU for which the rates of all its work are noted; arguments as in :func:`plan`."""
+    work = {kind: images for kind, images in _images(_with_defaults(profile)).items() if images != 0}
+    found = {}
+    for gpu, rates in (notes.get("rates") or {}).items():
+        rate = rates | {"validate": rates.get("generate")}
+        if work and all(images and rate.get(kind) for kind, images in work.items()):
+            found[gpu] = sum(images / rate[kind] / 3600 for kind, images in work.items() if images)
+    return found
 
 
 def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:

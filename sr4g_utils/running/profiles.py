@@ -16,6 +16,7 @@ import yaml
 
 from .. import sampling
 from ..captions import TEMPLATES
+from ..prompts import SETS
 from ..relations import RULES
 from . import files
 from .files import ROOT, hash_of, write_json
@@ -41,7 +42,12 @@ def cells(notebook: str) -> list[dict[str, Any]]:
 @cache
 def declared(notebook: str) -> dict[str, tuple[str, Any]]:
     """The parameters of a notebook: name -> (annotation, default), read from its cell tagged ``parameters``."""
-    source = next("".join(c["source"]) for c in cells(notebook) if "parameters" in c["metadata"].get("tags", []))
+    return declared_in(cells(notebook))
+
+
+def declared_in(cells: list[dict[str, Any]]) -> dict[str, tuple[str, Any]]:
+    """The same of a notebook's cells."""
+    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
     return {
         node.target.id: (ast.unparse(node.annotation), ast.literal_eval(node.value))
         for node in ast.parse(source).body
@@ -50,7 +56,7 @@ def declared(notebook: str) -> dict[str, tuple[str, Any]]:
 
 
 CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str
-NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say in place of a path, and see `_absolute`
+NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say in place of a path
 
 # -------------------------------------------------------------------------------------------------------- profiles
 
@@ -87,22 +93,21 @@ def absolute(notebook: str, name: str, value: Any, seen_from: Path) -> Any:
 
 
 def _absolute(value: Any, seen_from: Path, hub: bool) -> Any:
-    """A word without a suffix that is no existing path stays as it is: a prompt set's name, say. So does any other
-    string where a model of the Hub may be named as well (``hub``), but for one that begins like a path. A mapping's own
-    paths are made absolute."""
+    """Where a model of the Hub may be named as well (``hub``), a string that is no existing path stays as it is, but
+    for one that begins like a path; a mapping's own paths are made absolute. The name of a prompt set is no path."""
     if isinstance(value, dict):
         ids = {"model": True, "unet": True, "folder": False, "checksums": False, "images": False}
         return {
             key: _absolute(each, seen_from, ids.get(key, True)) if key in ids or isinstance(each, dict) else each
             for key, each in value.items()
         }
-    if value is None or isinstance(value, bool | list) or str(value).partition(":")[0] in NAMED_SOURCES:
-        return value  # "miniature:500" as well
+    named = str(value).partition(":")[0] in NAMED_SOURCES or str(value) in SETS  # "miniature:500" as well
+    if value is None or named or isinstance(value, bool | list):
+        return value
     value = str(value)
     path = seen_from / Path(value).expanduser()
     plainly = Path(value).is_absolute() or value.startswith(("./", "../", "~"))
-    word = not path.suffix and path.name == value
-    return value if (hub or word) and not plainly and not path.exists() else str(path.resolve())
+    return value if hub and not plainly and not path.exists() else str(path.resolve())
 
 
 def read_profile(profile: str, children: tuple[Path, ...] = ()) -> tuple[Path, dict[Any, dict[str, Any] | None]]:
@@ -231,9 +236,12 @@ def resolve(name: str, where: str) -> str:
 
 
 def tidy(path: Path) -> None:
-    """Make an executed notebook the same after every run but for timings: papermill's cell of parameters gets a name in
-    place of a random one, and progress bars go."""
-    notebook = json.loads(path.read_text(encoding="utf-8"))
+    """Make an executed notebook the same after every run but for timings: papermill's cell of parameters and
+    styled tables get names in place of random ones, addresses of objects and progress bars go."""
+    text = re.sub(r" at 0x[0-9a-f]{6,}>", ">", path.read_text(encoding="utf-8"))
+    table = r"\bT_[0-9a-f]{5}(?=[_\\ ])"  # pandas draws the id of a styled table at random
+    names = {name: f"T_{i:05x}" for i, name in enumerate(dict.fromkeys(re.findall(table, text)))}
+    notebook = json.loads(re.sub(table, lambda found: names[found[0]], text))
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["id"] = "injected-parameters"

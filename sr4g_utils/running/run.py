@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from . import files
+from . import files, shared
 from .files import PACKAGE, atomic, digest, hash_of, provenance, read_json, write_json, write_text
 from .profiles import source_digest
 
@@ -113,7 +113,8 @@ class Run:
                     _clear(name, path, heavy)
                 files.sweep(path.parent)
                 write_json(record, keys)
-                result = function(path, **inputs, **(prolongs or {}), **config)
+                options = {**inputs, **(prolongs or {}), **config}
+                result = shared.made(path, hash_of([keys["key"], code]), lambda: function(path, **options))
                 found = {**keys, "code": code, "output": digest(path), "result": result}
                 write_json(record, found)
         self._made(path)
@@ -126,7 +127,10 @@ class Run:
         return path
 
     def figure(self, figure: Any, name: str, caption: str) -> None:
-        """Save a matplotlib figure as PNG and PDF. The caption travels in the PNG; there are no dates in either."""
+        """Save a matplotlib figure as PNG and PDF. The caption travels in the PNG; there are no dates in either.
+
+        In a notebook the figure is shown here, with the caption as its alternative text.
+        """
         for suffix, metadata in {
             "png": {"Description": caption, "Software": None},
             "pdf": {"Title": caption, "CreationDate": None, "Creator": None, "Producer": None},
@@ -134,6 +138,12 @@ class Run:
             with atomic(self.folder / "figures" / f"{name}.{suffix}") as partial:
                 figure.savefig(partial, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
             self._made(self.folder / "figures" / f"{name}.{suffix}")
+        from IPython import display, get_ipython  # not for --help
+        from matplotlib import pyplot as plt
+
+        if get_ipython() is not None:
+            display.display(figure, metadata={"image/png": {"alt": caption}})
+            plt.close(figure)  # else it is shown once more at the cell's end
 
     def table(self, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
         """Save a table as CSV (full precision), Markdown and LaTeX (four digits, caption first), and return it."""

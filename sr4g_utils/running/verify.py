@@ -44,22 +44,28 @@ def record(folder: Path) -> None:
         print(f"recorded data/results/{folder.name}/{path.name}")
 
 
+def compared(folder: Path) -> dict[str, list[str]]:
+    """Each result that is recorded for a run's profile, and how the run's own differs, a line each."""
+    found = {}
+    for path in sorted((files.DATA / "results" / folder.name).glob("*.json")):
+        ours, theirs = (read_json(file) for file in (folder / "artifacts" / "results" / path.name, path))
+        found[path.stem] = differences(ours["rows"], theirs["rows"]) if ours else ["missing: run the profile first"]
+    return found
+
+
 def verify(folder: Path) -> int:
     """Compare a finished run's results with those recorded for its profile, and say what differs; 1 if anything does.
 
     Raises:
         ValueError: nothing is recorded for the profile.
     """
-    recorded = sorted((files.DATA / "results" / folder.name).glob("*.json"))
-    if not recorded:
+    found = compared(folder)
+    if not found:
         raise ValueError(f"--verify: data/results holds nothing of the profile {folder.name}; --record puts it there")
-    differing = 0
-    for path in recorded:
-        ours, theirs = (read_json(file) for file in (folder / "artifacts" / "results" / path.name, path))
-        lines = differences(ours["rows"], theirs["rows"]) if ours else ["missing: run the profile first"]
-        print(f"{path.stem}: {'differs' if lines else 'agrees'} ({len(theirs['rows'])} rows)")
+    for name, lines in found.items():
+        print(f"{name}: {'differs' if lines else 'agrees'}")
         for line in lines:
             print(f"    {line}")
-        differing += bool(lines)
-    print(f"{len(recorded) - differing} of {len(recorded)} results agree. {TOLERANCE}")
-    return int(differing > 0)
+    agreeing = sum(not lines for lines in found.values())
+    print(f"{agreeing} of {len(found)} results agree. {TOLERANCE}")
+    return int(agreeing < len(found))

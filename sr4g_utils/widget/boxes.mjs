@@ -107,6 +107,7 @@ export const RULES = {
 
 /** Whether each relation of `constants.relations` holds; false where the rules do not define it. */
 export function judge(subject, object, rules, size, constants) {
+  if (!(rules in RULES)) throw new Error(`boxes.mjs has no rule set ${rules}; it has ${Object.keys(RULES).join(", ")}`);
   const holds = RULES[rules](geometry(subject), geometry(object), size, constants);
   return constants.relations.map(({ name }) => holds[name] === true);
 }
@@ -253,58 +254,74 @@ function draggable(svg, role, state, change) {
   };
 }
 
+/** The border of a family's verdicts for the subject's centre, as a path; its size and the object stay. */
+function outline({ subject_box, object_box, rules, size, constants }, family) {
+  const [, , w, h] = subject_box;
+  const wanted = constants.relations.map((relation) => relation.family === family);
+  const label = (cx, cy) =>
+    judge([cx - w / 2, cy - h / 2, w, h], object_box, rules, size, constants)
+      .reduce((bits, holds, i) => (wanted[i] && holds ? bits | (1 << i) : bits), 0);
+  return border(label, size).map((s) => `M${s.slice(0, 2)}L${s.slice(2)}`).join("");
+}
+
+/** The picture with its border lines, on which the boxes are put. */
+function canvas(root, { size, picture }) {
+  const svg = made(root, "svg", { viewBox: `0 0 ${size.join(" ")}`, role: "group" });
+  svg.setAttribute("aria-label", `A picture of ${size.join(" by ")} pixels with two boxes to move`);
+  const whole = { width: size[0], height: size[1] };
+  made(svg, "rect", { class: "ground", ...whole });
+  if (picture) made(svg, "image", { class: "picture", href: picture, ...whole });
+  const lines = ["projective", "topological"].map((family) => [family, made(svg, "path", { class: `border ${family}` })]);
+  return { svg, lines };
+}
+
+/** The 14 relations and the captions; returns how to write them anew. */
+function verdicts(root, state) {
+  const { constants, size } = state;
+  const list = made(root, "ul", { "aria-label": "The 14 relations" });
+  const chips = constants.relations.map(({ name }) => made(list, "li", { "data-relation": name }));
+  const output = made(root, "output", { "aria-live": "polite" });
+  return () => {
+    const holds = judge(state.subject_box, state.object_box, state.rules, size, constants);
+    constants.relations.forEach(({ name }, i) => {
+      const unknown = !constants.rules[state.rules].includes(name);
+      chips[i].className = holds[i] ? "holds" : unknown ? "undefined" : "";
+      chips[i].textContent = `${holds[i] ? "✓ " : ""}${name}${unknown ? " –" : ""}`;
+      chips[i].title = unknown ? `${state.rules} does not define it` : holds[i] ? "holds" : "does not hold";
+    });
+    const found = constants.relations.filter((_, i) => holds[i]);
+    const written = found.map(({ phrase }) => caption(state.subject, phrase, state.object, constants.template));
+    output.textContent = written.join("\n") || "no caption: no relation holds";
+  };
+}
+
 /**
  * The two boxes in `element`. `options`: subject and object (names), subject_box and object_box (xywh), size (width and
  * height of the picture), rules, picture (an address, or "") and constants. `told` hears of every change, by the
  * option's name. Returns a function that takes changes from outside.
  */
 export function mount(element, options, told = () => {}) {
-  const state = { ...options }, { constants, size } = options;
+  const state = { ...options };
   const root = made(element, "div", { class: "sr4g-boxes" });
   made(root, "style", {}, STYLE);
   const select = made(made(root, "label", {}, "Rules: "), "select");
-  for (const name of Object.keys(constants.rules).filter((each) => each in RULES)) made(select, "option", {}, name);
-  const svg = made(root, "svg", { viewBox: `0 0 ${size.join(" ")}`, role: "group" });
-  svg.setAttribute("aria-label", `A picture of ${size.join(" by ")} pixels with two boxes to move`);
-  made(svg, "rect", { class: "ground", width: size[0], height: size[1] });
-  if (state.picture) made(svg, "image", { class: "picture", href: state.picture, width: size[0], height: size[1] });
-  const lines = ["projective", "topological"].map((family) => [family, made(svg, "path", { class: `border ${family}` })]);
+  for (const name of Object.keys(state.constants.rules).filter((each) => each in RULES)) made(select, "option", {}, name);
+  const { svg, lines } = canvas(root, state);
   const redraw = ["object", "subject"].map((role) => draggable(svg, role, state, change));
   const hint = "Drag a box, or its corner to resize it. Where the subject's centre crosses a line, a verdict changes: ";
   made(root, "small", {}, `${hint}solid for left, right, above and below, dashed for containment and overlap.`);
-  const list = made(root, "ul", { "aria-label": "The 14 relations" });
-  const chips = constants.relations.map(({ name }) => made(list, "li", { "data-relation": name }));
-  const output = made(root, "output", { "aria-live": "polite" });
+  redraw.push(verdicts(root, state));
 
-  function borders() {
-    const [, , w, h] = state.subject_box;
-    for (const [family, path] of lines) {
-      const wanted = constants.relations.map((relation) => relation.family === family);
-      const label = (cx, cy) =>
-        judge([cx - w / 2, cy - h / 2, w, h], state.object_box, state.rules, size, constants).reduce(
-          (bits, holds, i) => (wanted[i] && holds ? bits | (1 << i) : bits), 0);
-      path.setAttribute("d", border(label, size).map((s) => `M${s.slice(0, 2)}L${s.slice(2)}`).join(""));
-    }
-  }
+  let drawn = ""; // for what the border was last drawn: it does not depend on where the subject is
   function draw() {
     select.value = state.rules;
-    const holds = judge(state.subject_box, state.object_box, state.rules, size, constants);
-    const defined = constants.rules[state.rules];
-    constants.relations.forEach(({ name }, i) => {
-      const unknown = !defined.includes(name);
-      chips[i].className = holds[i] ? "holds" : unknown ? "undefined" : "";
-      chips[i].textContent = `${holds[i] ? "✓ " : ""}${name}${unknown ? " –" : ""}`;
-      chips[i].title = unknown ? `${state.rules} does not define it` : holds[i] ? "holds" : "does not hold";
-    });
-    const true_ = constants.relations.filter((_, i) => holds[i]);
-    const written = true_.map(({ phrase }) => caption(state.subject, phrase, state.object, constants.template));
-    output.textContent = written.join("\n") || "no caption: no relation holds";
-    redraw.forEach((box) => box());
+    const wanted = JSON.stringify([state.rules, state.object_box, state.subject_box.slice(2)]);
+    if (wanted !== drawn) for (const [family, path] of lines) path.setAttribute("d", outline(state, family));
+    drawn = wanted;
+    redraw.forEach((each) => each());
   }
   function take(changes) {
-    const before = JSON.stringify([state.rules, state.object_box, state.subject_box.slice(2)]);
     Object.assign(state, changes);
-    if (JSON.stringify([state.rules, state.object_box, state.subject_box.slice(2)]) !== before) borders();
     draw();
   }
   function change(changes) {
@@ -312,7 +329,6 @@ export function mount(element, options, told = () => {}) {
     told(changes);
   }
   select.addEventListener("change", () => change({ rules: select.value }));
-  borders();
   draw();
   return take;
 }

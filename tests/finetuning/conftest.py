@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import tuning
 
-from sr4g_utils import models
 from sr4g_utils.finetuning.samples import Captions, Encoded, true_captions
+from sr4g_utils.models.load import load_pipeline
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def pipeline(world: SimpleNamespace) -> Any:
-    return models.load_pipeline(world.folder / "v1.4", device="cpu")[0]
+    return load_pipeline(world.folder / "v1.4", device="cpu")[0]
 
 
 @pytest.fixture(scope="session")

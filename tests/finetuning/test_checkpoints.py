@@ -74,7 +74,8 @@ def test_killed_runs_end_like_one_that_was_not(world: SimpleNamespace, tmp_path:
         died = subprocess.run(command, capture_output=True, text=True)
         assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
         if where == "_sync":
-            assert [path.name for path in sorted(checkpoints.iterdir())] == [".step-00000006.partial", "step-00000003"]
+            begun, whole = sorted(path.name for path in checkpoints.iterdir())
+            assert begun.startswith(".step-00000006.") and begun.endswith(".partial") and whole == "step-00000003"
     with log.open("a") as file:
         file.write('{"step": 9, "lo')  # as a kill may leave a line
     finetune(**arguments)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tuning import tune
 
-from sr4g_utils import models
 from sr4g_utils.finetuning import engine
+from sr4g_utils.models.load import load_pipeline
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_what_an_option_needs_is_said(
 
 def test_lora_is_saved_as_a_plain_unet(world: SimpleNamespace, tmp_path: Path) -> None:
     tune(world, tmp_path / "run", lora_rank=2)
-    base = models.load_pipeline(world.folder / "v1.4", device="cpu")[0]
-    tuned = models.load_pipeline(world.folder / "v1.4", device="cpu", unet=tmp_path / "run" / "last")[0]
+    base = load_pipeline(world.folder / "v1.4", device="cpu")[0]
+    tuned = load_pipeline(world.folder / "v1.4", device="cpu", unet=tmp_path / "run" / "last")[0]
     a, b = dict(base.unet.state_dict()), dict(tuned.unet.state_dict())
     changed = {name for name in a if not torch.equal(a[name], b[name])}
     assert changed and all(".to_" in name for name in changed)

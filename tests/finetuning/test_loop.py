@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tuning import distance, drift, tune, weights
 
-from sr4g_utils import models
 from sr4g_utils.finetuning import loop, stage
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.samples import Captions, Encoded, Sampler
+from sr4g_utils.models.load import load_pipeline
 
 # ------------------------------------------------------------------------------------------------------------ the loss
 
@@ -74,7 +74,7 @@ def test_the_average_is_kept_when_there_is_one(world: SimpleNamespace, tmp_path:
     mean = None
     for step in range(3):
         now = load_file(tmp_path / "run" / "checkpoints" / f"step-{step + 1:08}" / "weights.safetensors")
-        start = models.load_pipeline(world.folder / "v1.4", device="cpu")[0].unet.state_dict()
+        start = load_pipeline(world.folder / "v1.4", device="cpu")[0].unet.state_dict()
         decay = (1 + step) / (10 + step)
         mean = {name: (start if mean is None else mean)[name] * decay + now[name] * (1 - decay) for name in now}
     assert distance(mean, weights(tmp_path / "run" / "last")) < 1e-6

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from tuning import encode
 
-from sr4g_utils import boxes, models, photos
+from sr4g_utils import boxes, photos
 from sr4g_utils.finetuning import samples
 from sr4g_utils.finetuning.samples import Captions, Encoded, Sampler, Text
+from sr4g_utils.models.load import load_pipeline
 
 # ------------------------------------------------------------------------------------------------------------ captions
 
@@ -81,7 +82,7 @@ def test_latents_are_made_once_and_go_on_where_they_were_interrupted(
     stamp = first.stat().st_mtime_ns
     encode(world, captions, pipeline, tmp_path)
     assert first.stat().st_mtime_ns == stamp and second.read_bytes() == files[second]
-    other = models.load_pipeline(tiny.stable_diffusion(tmp_path / "sd", seed=1), device="cpu")[0]
+    other = load_pipeline(tiny.stable_diffusion(tmp_path / "sd", seed=1), device="cpu")[0]
     encode(world, captions, other, tmp_path)
     assert len(list(tmp_path.rglob("*.npy"))) == 2 * len(files)  # another VAE, another folder
 

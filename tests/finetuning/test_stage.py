@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from tuning import HELD_OUT, distance, tune
 
-from sr4g_utils import models
 from sr4g_utils.finetuning import stage
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.log import read_log
+from sr4g_utils.models.load import load_pipeline
 
 
 def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world: SimpleNamespace, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     result = tune(world, folder)
-    base = models.load_pipeline(world.folder / "v1.4", device="cpu")[0]
+    base = load_pipeline(world.folder / "v1.4", device="cpu")[0]
     for name in ("best", "last"):
-        tuned = models.load_pipeline(world.folder / "v1.4", device="cpu", unet=folder / name)[0]
+        tuned = load_pipeline(world.folder / "v1.4", device="cpu", unet=folder / name)[0]
         assert distance(dict(base.unet.state_dict()), dict(tuned.unet.state_dict())) > 1e-4
         assert "_name_or_path" not in json.loads((folder / name / "config.json").read_text())
     log = read_log(folder)

@@ -8,9 +8,10 @@ import pytest
 from accelerate import Accelerator
 from tuning import HELD_OUT
 
-from sr4g_utils import detectors, diffusion, models, prompts, visor
+from sr4g_utils import detectors, diffusion, prompts, visor
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.validation import judge_of, rank
+from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.sampling import Sampling
 
 
@@ -26,7 +27,7 @@ def test_finding_both_objects_comes_first_and_then_visor_cond() -> None:
 def test_it_is_the_evaluation_itself(world: SimpleNamespace) -> None:
     """The same pictures, boxes, verdicts and scores as by the rooms of notebook 04."""
     asked = prompts.validation_prompts(world.prompts, HELD_OUT, 14, 0)
-    pipeline, _ = models.load_pipeline(world.folder / "v1.4", device="cpu")
+    pipeline, _ = load_pipeline(world.folder / "v1.4", device="cpu")
     detector = detectors.load(world.folder / "owlvit", device="cpu")
     sampling: dict[str, Any] = {"images": 2, "steps": 2}
     c = Choices(precision="float32", sampling=sampling, threshold=0.3, pairs="best")
@@ -39,7 +40,7 @@ def test_it_is_the_evaluation_itself(world: SimpleNamespace) -> None:
     places = pd.DataFrame([place for *place, _ in made], columns=["prompt_id", "image_index"]).iloc[boxes.image]
     boxes = boxes.assign(**places.reset_index(drop=True))
     records = visor.verdicts(asked, boxes, images=2, threshold=0.3, pairs="best")
-    scores = visor.scores(records, resamples=0).query("relation == 'all'").set_index("metric").value
+    scores = visor.scores(records).query("relation == 'all'").set_index("metric").value
     assert found["images"] == 28 and found["both_found"] == records.both_found.sum() > 0
     assert [found[name] for name in ("OA", "VISOR", "VISOR_Cond")] == pytest.approx(
         [scores[name] for name in ("OA", "VISOR", "VISOR_Cond")]

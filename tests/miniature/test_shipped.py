@@ -6,10 +6,11 @@ import json
 import numpy as np
 import torch
 
-from sr4g_utils import detectors, models
+from sr4g_utils import detectors
 from sr4g_utils.captions import caption
 from sr4g_utils.miniature import export, world
 from sr4g_utils.miniature.pool import encode_texts
+from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.running.files import DATA
 
 SHIPPED = DATA / "models"
@@ -45,7 +46,7 @@ def test_the_shipped_detector_finds_what_is_drawn():
 
 def test_the_shipped_text_tower_says_of_a_thing_how_it_stands():
     """The subject of "left of" is told like the object of "right of", and unlike that of "left of"."""
-    pipeline, _ = models.load_pipeline(SHIPPED / "tiny-sd")
+    pipeline, _ = load_pipeline(SHIPPED / "tiny-sd")
     texts = [caption("dog", "left of", "cat"), caption("cat", "right of", "dog"), caption("dog", "right of", "cat")]
     with torch.inference_mode():
         states = pipeline.text_encoder(encode_texts(pipeline.tokenizer, texts)).last_hidden_state[:, -4:-2]

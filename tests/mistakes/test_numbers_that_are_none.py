@@ -15,10 +15,12 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from sr4g_utils import detections, detectors, diffusion, generate, models, sampling
+from sr4g_utils import detections, detectors, diffusion, generate, sampling
 from sr4g_utils.captions import caption
 from sr4g_utils.finetuning import validation
 from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.models import load
+from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.running import run as running
 from sr4g_utils.sampling import Sampling
 
@@ -57,21 +59,21 @@ def break_unet(pipeline: Any, after: int) -> None:
 
 
 def test_nan_from_the_unet_ends_the_stage_and_what_was_good_stays(world, tmp_path, monkeypatch, capsys) -> None:
-    own = models.load_pipeline
+    own = load.load_pipeline
 
     def broken(*args: Any, **more: Any) -> Any:
         pipeline, about = own(*args, **more)
         break_unet(pipeline, after=1)
         return pipeline, about
 
-    monkeypatch.setattr(models, "load_pipeline", broken)
+    monkeypatch.setattr(load, "load_pipeline", broken)
     arguments = [str(tmp_path / "images"), "--prompts", str(world.prompts), "--model", str(world.sd)]
     settings = [part for name, value in FAST.items() for part in ("--set", f"{name}={value}")]
     assert generate.main([*arguments, *settings]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert "'a bus below a kite' gives pixels that are not numbers in float32; use dtype" in told
     assert sorted(path.name for path in (tmp_path / "images").rglob("*.webp")) == ["0_0.webp", "1_0.webp"]
-    monkeypatch.setattr(models, "load_pipeline", own)
+    monkeypatch.setattr(load, "load_pipeline", own)
     assert generate.main([*arguments, *settings]) == 0
     assert len(list((tmp_path / "images").rglob("*.webp"))) == 4
 
@@ -82,7 +84,7 @@ def test_half_precision_is_told_what_to_use() -> None:
 
 
 def test_nan_in_a_validation_ends_it(world, monkeypatch) -> None:
-    pipeline, _ = models.load_pipeline(world.sd, device="cpu")
+    pipeline, _ = load_pipeline(world.sd, device="cpu")
     choices, alone = Choices(sampling=FAST, precision="float32"), Accelerator(cpu=True)
     judge = validation.judge_of(
         pipeline, world.table, detectors.load(world.at / "owlvit", device="cpu"), choices, alone
@@ -207,13 +209,13 @@ def test_distilled_models_are_known(id, steps, guidance, warned) -> None:
 
 
 def test_the_record_of_images_says_how_each_model_was_sampled(world, tmp_path, monkeypatch, capsys) -> None:
-    own = models.load_pipeline
+    own = load.load_pipeline
 
     def named(*args: Any, **more: Any) -> Any:
         pipeline, about = own(*args, **more)
         return pipeline, {**about, "id": "stabilityai/sd-turbo"}
 
-    monkeypatch.setattr(models, "load_pipeline", named)
+    monkeypatch.setattr(load, "load_pipeline", named)
     for name, entry in {
         "base": {"model": "x"},
         "turbo": {"model": "x", "sampling": {"steps": 1, "guidance": 0}},
@@ -244,7 +246,7 @@ def here() -> dict[str, str]:
 def fixed() -> dict[str, Any]:
     """Images of a fixed prompt by the shipped model, and its detector's boxes on the first."""
     torch.set_num_threads(1)
-    pipeline, _ = models.load_pipeline(ROOT / "data" / "models" / "tiny-sd", device="cpu")
+    pipeline, _ = load_pipeline(ROOT / "data" / "models" / "tiny-sd", device="cpu")
     table = pd.DataFrame({"prompt_id": [0], "caption": ["a dog to the left of a cat"]})
     way = Sampling(images=2, steps=6, guidance=5.0, scheduler="DPMSolverMultistepScheduler")
     images = np.stack([image for _, _, image in diffusion.sample(pipeline, table, way)])

@@ -67,7 +67,7 @@ def test_a_command_takes_settings_as_the_profiles_do(tmp_path, monkeypatch, caps
     monkeypatch.setattr(generate, "write_images", lambda folder, prompts, **more: given.update(more))
     model = tmp_path / "my #1"
     settings = ["--set", "guidance=1e0", "--set", "negative_prompt=ugly #1"]
-    (tmp_path / "p.parquet").write_text("")
+    monkeypatch.setattr(generate, "write_given_prompts", lambda path, source: {"left_out": 0})
     assert (
         generate.main([str(tmp_path), "--prompts", str(tmp_path / "p.parquet"), "--model", str(model), *settings]) == 0
     )
