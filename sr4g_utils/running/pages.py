@@ -148,4 +148,4 @@ def equation(tex: str, display: str = "inline") -> str:
         made = convert(known, display=display)
     except Exception:  # it has a dozen kinds without a common parent
         made = ""
-    return made if made and "<mi>\\" not in made else f"<code>{html.escape(tex)}</code>"
+    return made if made and ">\\" not in made else f"<code>{html.escape(tex)}</code>"

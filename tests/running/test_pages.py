@@ -74,6 +74,7 @@ def test_equations_are_drawn_without_a_script(notebook):
         (r"\frac{1}{N}\sum_{i=1}^{N} x_i", "<mfrac>"),
         (r"\frac{", "<code>"),
         (r"a_", "<code>"),
+        (r"\big\lVert x \big\rVert", "<code>"),
         (r"\nosuchthing{x}", "<code>"),
         (r"<b>\nosuchthing", "<code>&lt;b&gt;"),
     ],
