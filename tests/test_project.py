@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import statistics
+import subprocess
 import sys
 import tomllib
 
