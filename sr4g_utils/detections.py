@@ -74,6 +74,7 @@ def read_detections(path: Path | str) -> pd.DataFrame:
     except (ValueError, OSError, TypeError, AttributeError) as error:  # Arrow's errors are of the first two kinds
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not readable as detections ({why})") from error
+    table.attrs["source"] = str(path)  # for later messages
     return check_detections(table, str(path))
 
 
@@ -103,6 +104,11 @@ def check_detections(table: pd.DataFrame, source: str = "detections") -> pd.Data
             values = table.iloc[row][list(DETECTION_COLUMNS)].to_dict()
             raise ValueError(f"{source}: row {row}: {problem} ({values})")
     return table
+
+
+def source_of(table: pd.DataFrame) -> str:
+    """What to call a table in a message: the file that it was read from."""
+    return table.attrs.get("source", "detections")
 
 
 def _others(column: pd.Series, kinds: type | tuple[type, ...]) -> np.ndarray:
@@ -201,7 +207,7 @@ def scored_images(
     if isinstance(images, pd.DataFrame):
         (prompt, number), told = _listed(prompts, images), "the listed images"
     else:
-        each = _each(len(prompts), at, index) if images is None else images
+        each = _each(len(prompts), at, index, source_of(table)) if images is None else images
         if each < 1:
             raise ValueError(f"images={each}: a prompt has at least one image")
         prompt, number = np.repeat(np.arange(len(prompts)), each), np.tile(np.arange(each), len(prompts))
@@ -210,13 +216,13 @@ def scored_images(
     image = pd.Index(prompt * stride + number).get_indexer(pd.Index(np.where(index < stride, at * stride + index, -1)))
     if (beyond := table[(at >= 0) & ((image < 0) | (index >= stride))]).size:
         raise ValueError(
-            f"detections: prompt {beyond.prompt_id.iloc[0]} has image_index {beyond.image_index.iloc[0]}, but "
+            f"{source_of(table)}: prompt {beyond.prompt_id.iloc[0]} has image_index {beyond.image_index.iloc[0]}, but "
             f"{told.partition(',')[0]} are scored; pass the images that were generated"
         )
     return prompt, number, image, told
 
 
-def _each(prompts: int, at: Number, index: Number) -> int:
+def _each(prompts: int, at: Number, index: Number, source: str) -> int:
     """How many images a prompt has, as far as a table of boxes can tell.
 
     Raises:
@@ -228,7 +234,7 @@ def _each(prompts: int, at: Number, index: Number) -> int:
     fewest = 0 if len(seen) < each else seen.min()
     if not len(seen) or fewest < LEAST * seen.max() or boxes["at"].nunique() < LEAST * prompts:
         raise ValueError(
-            f"images: the table does not tell how many images a prompt has: {boxes['at'].nunique():,} of {prompts:,} "
+            f"{source}: the table does not tell how many images a prompt has: {boxes['at'].nunique():,} of {prompts:,} "
             f"prompts have a box, and one image_index below {each} has boxes of {fewest:,}, another of "
             f"{seen.max() if len(seen) else 0:,}; pass images=, their number or a table of them"
         )

@@ -15,7 +15,7 @@ a model's images are right, or all wrong, they have no width at all.
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 FEWEST = 8  # clusters with a denominator, below which there is no interval: from here on they cover (tests/mistakes)
 
@@ -40,7 +40,7 @@ def ratio(above: Counts, below: Counts, level: float = 0.95) -> tuple[Ratios, Ra
         # all clusters alike tell nothing of how alike the images of one are: each counts once (Kish)
         clusters = total**2 / (below**2).sum(axis=0)
         effective = np.where((p == 0) | (p == 1), clusters, np.minimum(p * (1 - p) / variance, total))
-        c = stats.t.ppf((1 + level) / 2, n - 1) ** 2 / effective
+        c = special.stdtrit(n - 1, (1 + level) / 2) ** 2 / effective
         middle, half = (p + c / 2) / (1 + c), np.sqrt(c * p * (1 - p) + c**2 / 4) / (1 + c)
         low, high = np.clip(middle - half, 0, p), np.clip(middle + half, p, 1)
     return np.where(enough(below), low, np.nan), np.where(enough(below), high, np.nan)

@@ -22,7 +22,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from . import intervals
-from .detections import check_detections, positions, readings, say, scored_images
+from .detections import check_detections, positions, readings, say, scored_images, source_of
 from .prompts import NEEDED, check_prompts
 from .relations import BY_NAME, NAMES, judge, rules_named
 
@@ -98,8 +98,8 @@ def verdicts(
     defined = rules_named(rules)
     if len(other := prompts[~prompts.relation.isin(defined.defines)]):
         defined.check(other.relation[:1], f"prompts: prompt {other.prompt_id.iloc[0]}")
-    table = check_detections(detections)
-    at = positions(table.prompt_id, prompts.prompt_id)
+    table = check_detections(detections, source_of(detections))
+    at = positions(table.prompt_id, prompts.prompt_id, source_of(table))
     is_subject, is_object, about = _roles(prompts, table, at)
     keep = (is_subject | is_object) & (table.score.to_numpy() > threshold)
     about["nothing_found"] = not keep.any()
@@ -181,16 +181,17 @@ def _few(names: list[str]) -> str:
 
 
 def _nothing_found(table: pd.DataFrame, threshold: float, nothing: str) -> None:
+    above = int((table.score > threshold).sum())
     found = (
-        f"the detector found nothing: of {len(table):,} boxes of these prompts, {(table.score > threshold).sum():,} "
-        f"score above {threshold} and none bears its prompt's object names"
+        f"{source_of(table)}: the detector found nothing: of {len(table):,} boxes of these prompts, {above:,} score "
+        f"above {threshold} and none bears its prompt's object names"
     )
     if nothing == "raise":
         raise NothingFound(
             f"{found}. Check the detector, the images and the label names; a score of such a run would say nothing "
             "about the model"
         )
-    say(f"verdicts: {found}. It is scored as what it seems, a model that draws none of them")
+    say(f"{found}. It is scored as what it seems, a model that draws none of them")
 
 
 def unfound(models: Mapping[str, pd.DataFrame]) -> list[str]:

@@ -76,9 +76,9 @@ def study(at: Path, folder: Path, small: bool, note: Path | None = None, deadly:
         "ceiling", detect.ceiling, {"annotations": table, "photos": photos}, split="train", n_per_relation=1, **detector
     )
     run.stage("features", quality.write_image_features, given, space=detector)
-    told = run.stage("verdicts.parquet", analysis.write_verdicts, {"prompts": asked, "detections": boxes}, images=1)[0]
+    told = run.stage("verdicts.parquet", analysis.write_verdicts, {**given, "detections": boxes})[0]
     assert told.is_file()
-    scores = visor.scores(visor.verdicts(prompts.read_prompts(asked), read_detections(boxes), 1), 0)
+    scores = visor.scores(visor.verdicts(prompts.read_prompts(asked), read_detections(boxes), 1))
     run.table(run.result(scores, "scores", seed=0), "scores", "Scores")
     if note:
         note.write_text(str(done[0]))

@@ -22,7 +22,9 @@ from typing import Any
 
 import pandas as pd
 
+from sr4g_utils import visor
 from sr4g_utils.captions import caption
+from sr4g_utils.detections import DETECTION_COLUMNS, read_detections
 from sr4g_utils.images import list_images
 from sr4g_utils.prompts import check_prompts, read_prompts, write_given_prompts
 from sr4g_utils.relations import NAMES
@@ -287,6 +289,118 @@ def _mistake(random: random.Random, files: list[str], ids: list[str], first: int
     if len(ids) > 1:
         wrong.append(str(Path(files[0]).with_name(f"{ids[0]}_{first + number}.png")))  # one prompt has one more
     return random.choice(wrong)
+
+
+# --------------------------------------------------------------------------------------------------------- detections
+
+ASKED = pd.DataFrame(
+    {
+        "prompt_id": range(7, 19),
+        "subject": ["wine glass", "dog", "hot dog", "couch"] * 3,
+        "relation": ["left of", "above", "separated"] * 4,
+        "object": ["dog", "tv", "couch", "wine glass"] * 3,
+    }
+)
+Change = Callable[[random.Random, pd.DataFrame], pd.DataFrame]
+
+
+def _put(columns: str, *values: Any) -> Change:
+    """One value of one of the columns becomes another."""
+
+    def change(random: random.Random, boxes: pd.DataFrame) -> pd.DataFrame:
+        column = random.choice(columns.split())
+        cells = boxes[column].astype(object).tolist()
+        cells[random.randrange(len(cells))] = random.choice(values)
+        return boxes.assign(**{column: pd.Series(cells, dtype=object if column == "label" else None).to_numpy()})
+
+    return change
+
+
+def _spelt(random: random.Random, boxes: pd.DataFrame) -> pd.DataFrame:
+    others = {"tv": "television", "couch": "sofa"}
+    ways = [str.upper, str.title, lambda s: s.replace(" ", "_"), lambda s: s.replace(" ", "-"), lambda s: f" {s} "]
+    return boxes.assign(label=[random.choice([*ways, lambda s: others.get(s, s)])(name) for name in boxes.label])
+
+
+def _of_others(random: random.Random, boxes: pd.DataFrame) -> pd.DataFrame:
+    ids = boxes.prompt_id[:3].map(lambda id: type(id)(77_777))
+    return pd.concat([boxes, boxes[:3].assign(prompt_id=ids)], ignore_index=True)
+
+
+HARMLESS: dict[str, Change] = {
+    "spelt otherwise": _spelt,
+    "shuffled": lambda random, boxes: boxes.sample(frac=1, random_state=random.randrange(99), ignore_index=True),
+    "ids as text": lambda random, boxes: boxes.assign(prompt_id=boxes.prompt_id.astype(str)),
+    "ids as floats": lambda random, boxes: boxes.assign(prompt_id=boxes.prompt_id.astype(float)),
+    "ids with zeros": lambda random, boxes: boxes.assign(prompt_id=boxes.prompt_id.astype(str).str.zfill(6)),
+    "numbers of images as floats": lambda random, boxes: boxes.assign(image_index=boxes.image_index.astype(float)),
+    "columns in another order": lambda random, boxes: boxes[random.sample(list(boxes), len(boxes.columns))],
+    "more columns": lambda random, boxes: boxes.assign(image=3, at="x", is_subject=False, area=1.5),
+    "boxes of others": _of_others,
+    "weak boxes": lambda random, boxes: pd.concat([boxes, boxes.assign(score=0.02)], ignore_index=True),
+}
+HARMFUL: dict[str, Change] = {
+    "no such column": lambda random, boxes: boxes.drop(columns=random.choice(list(boxes))),
+    "a missing value": _put("score x w label prompt_id", None),
+    "infinite": _put("x y w h", float("inf"), float("-inf")),
+    "negative size": _put("w h", -1.0),
+    "a score beyond 1": _put("score", 1.5, -0.1, 90.0),
+    "half an image": _put("image_index", 0.5, -1),
+    "an image too many": _put("image_index", 2, 10**9, 10**15),
+    "no names": _put("label", 17, 3.5, ["dog"], {"name": "dog"}),
+    "numbers as text": lambda random, boxes: boxes.assign(score=boxes.score.astype(str)),
+    "foreign ids": lambda random, boxes: boxes.assign(prompt_id=boxes.prompt_id + 10_000),
+    "foreign labels": lambda random, boxes: boxes.assign(label="Hund"),
+    "nothing": lambda random, boxes: boxes[:0],
+    "all weak": lambda random, boxes: boxes.assign(score=0.05),
+}
+
+
+def _boxes() -> pd.DataFrame:
+    """Boxes of two images of every prompt; half of the images obey."""
+    rows = [
+        (p.prompt_id, i, name, score, x, 3.0, 8.0, 8.0)
+        for p in ASKED.itertuples()
+        for i in range(2)
+        for name, score, x in ((p.subject, 0.9, 0.0), (p.object, 0.8, 20.0 - 40 * i))
+    ]
+    return pd.DataFrame(rows, columns=list(DETECTION_COLUMNS))
+
+
+def _scored(boxes: pd.DataFrame) -> dict[str, float]:
+    """Counts, not percentages: they must be equal."""
+    return visor.scores(visor.verdicts(ASKED, boxes, 2)).groupby("metric", sort=False)["count"].sum().to_dict()
+
+
+@part("detections")
+def detections(random: random.Random, folder: Path) -> None:
+    """A table of boxes, written in one of many honest ways, or with one mistake, or damaged."""
+    boxes, harm = _boxes(), random.choice([None, None, "bytes", *HARMFUL])
+    if harm in HARMFUL:
+        boxes = HARMFUL[harm](random, boxes)
+    else:
+        ids = [name for name in HARMLESS if name.startswith("ids")]
+        for name in random.sample([random.choice(ids), *(name for name in HARMLESS if name not in ids)], 2):
+            boxes = HARMLESS[name](random, boxes)
+    rows = boxes.to_dict("records")
+    form = random.choice([".json", "columns", ".jsonl"] + [".parquet"] * (harm != "no names"))
+    path = folder / f"boxes{'.json' if form == 'columns' else form}"
+    if form == ".parquet":
+        boxes.to_parquet(path)
+    elif form == ".jsonl":
+        path.write_bytes(_marked(random, "\n".join(map(json.dumps, rows))))
+    else:
+        columns = {name: [row[name] for row in rows] for name in boxes}
+        path.write_bytes(_marked(random, json.dumps(columns if form == "columns" else rows)))
+    if harm == "bytes":
+        path.write_bytes(_damaged(random, random.choice(["bytes", "cut", "encoding"]), path.read_bytes()))
+    try:
+        found = _scored(read_detections(path))
+    except ValueError as error:
+        assert harm, f"a right table was refused: {error}"
+        raise ValueError(str(error)) from error  # NothingFound is one
+    assert harm in (None, "bytes"), f"{harm} was not seen"
+    assert harm or found == _scored(_boxes())
 
 
 def main() -> int:

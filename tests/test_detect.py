@@ -65,7 +65,7 @@ def test_write_detections(images: Path, folder: Path, small_groups: None) -> Non
     np.testing.assert_allclose(table[["score", *"xywh"]], direct[["score", *"xywh"]], atol=1e-3)
     assert list(table.prompt_id) == list(listed.prompt_id.iloc[direct.image])
     # scored in one call, and nothing is done again
-    assert visor.scores(visor.verdicts(read_prompts(prompts), table, images=3), resamples=10).value.notna().any()
+    assert visor.scores(visor.verdicts(read_prompts(prompts), table, images=3)).value.notna().any()
     before = path.stat().st_mtime_ns
     assert detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2) == record
     assert path.stat().st_mtime_ns == before
@@ -135,13 +135,18 @@ def test_killed_at_any_moment(images: Path, folder: Path, monkeypatch: pytest.Mo
     assert pq.read_table(killed).equals(pq.read_table(whole))
 
 
-def test_a_detector_that_finds_nothing_is_an_error(images: Path, folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"owlvit found nothing above 0.9999999 in 12 images"):
-        detect.write_detections(
-            images.parent / "none.parquet", images, detector=str(folder / "owlvit"),
-            prompts=images.parent / "prompts.csv", floor=0.9999999,
-        )  # fmt: skip
-    assert not (images.parent / "none.parquet").exists()
+def test_a_detector_that_finds_nothing_says_so(images: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """A result, if another model's images hold something; by itself it is never scored."""
+    path, prompts = images.parent / "none.parquet", images.parent / "prompts.csv"
+    detector = ["--detector", str(folder / "owlvit"), "--prompts", str(prompts), "--floor", "0.9999999"]
+    assert detect.main([str(path), str(images), *detector]) == 1
+    told = capsys.readouterr().err
+    assert "owlvit found nothing above 0.9999999 in 12 images" in told and "is it the right detector" in told
+    table = read_detections(path)
+    assert not len(table) and table.label.dtype != float
+    with pytest.raises(visor.NothingFound, match=r"none\.parquet: the detector found nothing"):
+        visor.verdicts(read_prompts(prompts), table, 3)
+    assert not visor.verdicts(read_prompts(prompts), table, 3, nothing="record").both_found.any()
 
 
 def test_the_command_says_what_is_wrong(images: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -173,4 +178,4 @@ def test_ceiling_on_real_photos(shared: Path, folder: Path, tmp_path: Path) -> N
         truth = pd.DataFrame(rows, columns=list(DETECTION_COLUMNS)).assign(prompt_id=row.prompt_id)
         assert visor.verdicts(prompts[prompts.prompt_id == row.prompt_id], truth, images=1).correct.all(), row
     table = read_detections(tmp_path / "ceiling" / "detections.parquet")
-    visor.scores(visor.verdicts(prompts, table, images=1), resamples=10)
+    visor.scores(visor.verdicts(prompts, table, images=1))

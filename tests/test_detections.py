@@ -94,7 +94,7 @@ def test_published_results_score_as_the_boxes_do(tmp_path):
     results["9999_0"] = {"classes": [], "centroid": [], "recall": 0, "sra": 0, "text": "a dog and a cat"}
     (tmp_path / "results.json").write_text(json.dumps(results))
     records = detections.read_visor_results(tmp_path / "results.json", prompts)
-    ours = visor.verdicts(prompts, boxes)
+    ours = visor.verdicts(prompts, boxes, 4)
     columns = ["prompt_id", "image_index", "n_subject", "n_object", "both_found", "correct", *PROJECTIVE]
     pd.testing.assert_frame_equal(records[columns], ours[columns], check_dtype=False)
     pd.testing.assert_frame_equal(visor.scores(records), visor.scores(ours))

@@ -98,7 +98,7 @@ def test_what_is_no_answer_is_told():
 @pytest.mark.parametrize("generator", dice.GENERATORS)
 def test_the_expectation_is_what_many_throws_score(generator):
     table, detections = dice.throw(6_000, generator, seed=3)
-    scores = visor.scores(visor.verdicts(table, detections), resamples=500, level=0.9999)
+    scores = visor.scores(visor.verdicts(table, detections, dice.IMAGES), level=0.9999)
     rows = scores[scores.relation == "all"].set_index("metric")
     for metric, expected in dice._expected(generator).items():
         assert rows.low[metric] <= expected <= rows.high[metric], metric
@@ -156,7 +156,7 @@ def test_each_suspect_breaks_one_law_and_the_right_one_none():
     (right,) = set(laws.METRICS) - set(laws.LAWS.values())
     for records in laws.tables():
         row = records.assign(relation="left of", subject="dog", object="cat", **dict.fromkeys(visor.NAMES, False))
-        scores = visor.scores(row, resamples=0)
+        scores = visor.scores(row)
         value = scores[(scores.relation == "all") & (scores.metric == "VISOR_Cond")].value.iloc[0]
         assert laws.same(laws.METRICS[right](records), value), "the right one is the package's"
 

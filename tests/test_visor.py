@@ -175,7 +175,7 @@ def test_compare_is_paired():
     assert change.high - change.low < (unpaired.high - unpaired.low) / 2, "pairing is what makes it sharp"
     fewer = visor.compare(before, after[after.prompt_id != 299])
     assert fewer.attrs["left_aside"] == 4 and fewer.images.iloc[0] == len(before) - 4, "on the images that both have"
-    with pytest.raises(ValueError, match="no image .* is in all models"):
+    with pytest.raises(ValueError, match=r"no image .* is in all models"):
         visor.compare(before[before.prompt_id == 299], after[after.prompt_id != 299])
 
 

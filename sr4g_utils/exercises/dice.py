@@ -70,7 +70,7 @@ def check_prediction(prediction: Mapping[str, float | int | None], generator: st
         if abs(said - expected[metric]) > TOLERANCE:
             prompts, detections = throw(6, generator, seed=1)
             title = f"six prompts, four images each ({generator})\nyou predict {metric} = {said:g} %"
-            refuse(_hint(metric, float(said), expected), grid(verdicts(prompts, detections), title))
+            refuse(_hint(metric, float(said), expected), grid(verdicts(prompts, detections, IMAGES), title))
     accept(f"That is what {generator} would score. Now throw them and see.")
 
 

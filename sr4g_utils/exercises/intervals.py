@@ -35,8 +35,8 @@ def study() -> dict[str, Verdicts]:
 
 def _records(verdicts: Verdicts) -> pd.DataFrame:
     n, images = verdicts.shape
-    columns = {"prompt_id": np.repeat(np.arange(n), images), "relation": "left of", "both_found": True}
-    return pd.DataFrame({**columns, "correct": verdicts.ravel()})
+    columns = {"prompt_id": np.repeat(np.arange(n), images), "image_index": np.tile(np.arange(images), n)}
+    return pd.DataFrame({**columns, "relation": "left of", "both_found": True, "correct": verdicts.ravel()})
 
 
 @cache

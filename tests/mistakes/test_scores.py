@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from sr4g_utils import analysis, intervals, plots, visor
-from sr4g_utils.prompts import SETS
+from sr4g_utils.prompts import OBJECT_SETS
 from sr4g_utils.relations import NAMES
 from sr4g_utils.running import profiles
 
@@ -188,7 +188,7 @@ def test_a_table_with_one_image_per_prompt_is_not_scored_as_four(capsys):
     ids=["from one", "unequal", "a part"],
 )
 def test_a_table_that_does_not_tell_how_many_images_there_are_is_refused(boxes):
-    with pytest.raises(ValueError, match=r"images: the table does not tell how many images.*pass images="):
+    with pytest.raises(ValueError, match=r"detections: the table does not tell how many images.*pass images="):
         visor.verdicts(PROMPTS, boxes)
 
 
@@ -260,7 +260,7 @@ def test_images_listed_and_images_counted_are_the_same():
 
 def test_one_hopeless_model_does_not_stop_the_others(capsys):
     prompts = asked(*[("dog", name, "cat") for name in NAMES for _ in range(8)])
-    prompts = prompts.assign(objects=[SETS[i % 2] for i in range(len(prompts))], n_images=1)
+    prompts = prompts.assign(objects=[OBJECT_SETS[i % 2] for i in range(len(prompts))], n_images=1)
     good = visor.verdicts(prompts, boxes_of(prompts, 2, lambda prompt, index: index == 0), 2)
     nothing = boxes_of(prompts, 2).iloc[:0]
     with pytest.raises(visor.NothingFound, match="the detector found nothing: of 0 boxes"):
