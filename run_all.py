@@ -13,16 +13,18 @@ Results are in RUNS/PROFILE: open index.html there. What has not changed since i
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils.running import files, index, pages, plan, profiles, site, sweep, verify
+from sr4g_utils.running import files, index, pages, plan, profiles, report, site, sweep, verify
 from sr4g_utils.running import run as folders
 
 DEFAULT = "miniature"
@@ -52,6 +54,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add("--force", action="store_true", help="run even what has not changed (the stages' files are still reused)")
     add("--list", action="store_true", help="list profiles, notebooks and parameters, and stop")
+    add("--quiet", action="store_true", help="say nothing but errors")
+    add("--json", action="store_true", help="at the end one JSON object on the standard output; all else on the other")
     add("--dry-run", action="store_true", help="say what would run and with which parameters, and stop")
     add(
         "--record", action="store_true",
@@ -132,21 +136,26 @@ def main(argv: list[str] | None = None) -> int:
         if args.verify:
             return verify.verify(folder)
         if args.site:
-            print(f"Done. Open {site.build(args.site.expanduser().resolve(), folder, list(profile))}")
-            return 0
+            return site.main(args.site, folder, list(profile))
         held = [folders.lock(folder / ".lock"), folders.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)
     except (ValueError, OSError) as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
+    return work(names, profile, folder, args)
+
+
+def work(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, args: argparse.Namespace) -> int:
+    """Run the notebooks, keep what is to be kept, and say what was made."""
     stop_on_signals()
     try:
-        run(names, profile, folder, args.force)
-        if args.record:
-            verify.record(folder)
-        for name in names if args.refresh else ():
-            profiles.refresh(name, folder)
+        with hushed(args.quiet, args.json):
+            took = run(names, profile, folder, args.force)
+            if args.record:
+                verify.record(folder)
+            for name in names if args.refresh else ():
+                profiles.refresh(name, folder)
     except KeyboardInterrupt as error:
         print(f"\nrun_all.py: interrupted{error and f' in {error}'}; run again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -154,8 +163,21 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger("papermill").debug(traceback.format_exc())
         print(f"run_all.py: {error}", file=sys.stderr)
         return 1
-    print(f"Done. Open {folder / 'index.html'}")
+    record = report.report(folder, took)
+    if args.json or not args.quiet:
+        print(json.dumps(record) if args.json else report.in_words(record))
     return 0
+
+
+@contextlib.contextmanager
+def hushed(quiet: bool, record: bool) -> Iterator[None]:
+    """Nothing on the screen, or, where only the record is to be on stdout, everything else on stderr."""
+    with contextlib.ExitStack() as stack:
+        if quiet or record:
+            out = stack.enter_context(Path(os.devnull).open("w")) if quiet else sys.stderr
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(out))
+        yield
 
 
 def swept(args: argparse.Namespace) -> int:
@@ -209,25 +231,30 @@ def tell(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, for
     return 0
 
 
-def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> None:
+def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> dict[str, float | None]:
+    """Run notebooks; the seconds that each took, None for those of which nothing has changed."""
     log(folder / "run.log")
+    took: dict[str, float | None] = {}
     try:
         for number, name in enumerate(names, 1):
             head = f"[{number}/{len(names)}] {name}"
             if not force and folders.is_done(name, profile[name], folder):
                 print(f"{head}: nothing changed, skipped")
+                took[name] = None
                 continue
             began = time.monotonic()
             folders.start(name, folder)
             index.write_index(folder, profile)  # a run that is killed has said that it is unfinished
             notebook = execute(name, profile[name], folder, head)
             folders.finish(name, profile[name], folder, also=[notebook, pages.to_html(notebook)])
-            print(f"{head}: done in {time.monotonic() - began:.0f} s", flush=True)
+            took[name] = time.monotonic() - began
+            print(f"{head}: done in {took[name]:.0f} s", flush=True)
     except BaseException:
         with contextlib.suppress(OSError):  # a full disk is said once
             index.write_index(folder, profile)
         raise
     index.write_index(folder, profile)
+    return took
 
 
 def log(path: Path) -> None:

@@ -328,6 +328,12 @@ def _asked_for_opposite(records: pd.DataFrame) -> pd.DataFrame:
 THIRDS = ("rarest third", "middle third", "most frequent third")
 
 
+def known(prompts: pd.DataFrame) -> pd.DataFrame:
+    """The prompts whose objects fine-tuning saw; all of them where none is said to be seen."""
+    seen = prompts[prompts.objects == "seen"]
+    return seen if len(seen) else prompts
+
+
 def gain_by_frequency(
     before: pd.DataFrame, after: pd.DataFrame, prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:

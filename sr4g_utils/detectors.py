@@ -198,16 +198,6 @@ class OwlVit(Detector):
 class Owlv2(OwlVit):
     """OWLv2: OWL-ViT that sees the image padded to a square."""
 
-    def _numbers(self, *made: torch.Tensor) -> None:
-        """Raises FloatingPointError where the model made NaN or infinity, which would read as "not found"."""
-        if not all(bool(each.isfinite().all()) for each in made):
-            dtype = str(self.model.dtype).removeprefix("torch.")
-            raise FloatingPointError(
-                f"detector: {self.record['id']} gives scores or boxes that are not numbers in {dtype}; use dtype "
-                f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does "
-                "not help"
-            )
-
     def resize(self, images: Float[torch.Tensor, "image 3 h w"], size: tuple[int, int]) -> Pixels:
         return _resize_square(images, size)
 

@@ -38,7 +38,7 @@ def rules_colour(rules: str) -> Any:
 
 def _offsets(n: int, width: float = 0.4) -> list[float]:
     """Where n estimates of one row stand around its middle."""
-    return np.linspace(-width / 2, width / 2, n).tolist() if n > 1 else [0.0]
+    return np.linspace(-width / 2, width / 2, n).tolist() if n != 1 else [0.0]
 
 
 def use_style() -> None:
@@ -63,7 +63,7 @@ def regions(family: str, step: int = 2) -> Figure:
             if name not in RULES[rules].defines:
                 axis.set_axis_off()
                 continue
-            verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE]))
+            verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE], float))
             cmap = ListedColormap(["white", FAMILY_COLOUR[family]])
             axis.imshow(
                 verdict[:, NAMES.index(name)].reshape(cx.shape), extent=(0, IMAGE[0], IMAGE[1], 0), cmap=cmap, vmin=0,
@@ -94,7 +94,7 @@ def scale_regions(step: float = 0.01) -> Figure:
     w, h = np.meshgrid(np.arange(step / 2, 2, step), np.arange(step / 2, 2, step))
     subject = np.stack([np.zeros_like(w), np.zeros_like(w), w * LANDMARK[2], h * LANDMARK[3]], axis=-1).reshape(-1, 4)
     for column, rules in enumerate(columns):
-        verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE]))
+        verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE], float))
         for axis, (name, opposite) in zip(axes[:, column], opposites, strict=True):
             code = verdict[:, NAMES.index(name)] + 2 * verdict[:, NAMES.index(opposite)]
             axis.imshow(
@@ -151,11 +151,11 @@ def human_agreement(
 
 def frames(table: pd.DataFrame) -> Figure:
     """Recall per reference frame: of the captions that people call true, the share that the rules call true as well."""
+    shown = list(dict.fromkeys(table.rules))
     table = table[table.relation.isin(["left of", "right of"]) & table.frame.isin(["0", "1", "2"])]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharex=True)
     for axis, relation in zip(axes, ("left of", "right of"), strict=True):
         rows = table[table.relation == relation]  # few photos may leave none
-        shown = list(dict.fromkeys(rows.rules))
         for offset, rules in zip(_offsets(len(shown)), shown, strict=True):
             _points(axis, rows[rows.rules == rules], "recall", offset, rules_colour(rules), rules)
         n = rows.groupby("frame").n.first()
@@ -290,16 +290,17 @@ def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, fr
         photo, cropped: uint8 (h, w, 3).
         before, after: names and xywh boxes in the photo's and in the crop's pixels.
     """
+    names = list(dict.fromkeys(name for name, _ in before))
     figure, axes = plt.subplots(1, 2, figsize=(9, 4))
     for axis, picture, boxes in zip(axes, (photo, cropped), (before, after), strict=True):
-        axis.imshow(picture)
-        for number, (name, xywh) in enumerate(boxes):
-            draw_box(axis, xywh, COLOURS[number % len(COLOURS)], name)
-        axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {picture.shape[1]} × {picture.shape[0]} pixels")
+        h, w = picture.shape[:2]
+        axis.imshow(picture, extent=(0, w, h, 0))
+        for name, xywh in boxes:
+            draw_box(axis, xywh, COLOURS[names.index(name) % len(COLOURS)], name)
+        axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {w} × {h} pixels")
         axis.grid(False)
-    axes[0].add_patch(
-        Rectangle((frame[0], frame[1]), frame[2], frame[3], fill=False, edgecolor="white", linewidth=2, linestyle="--")
-    )
+    for colour, style in (("white", "-"), ("black", "--")):  # to be seen on any ground
+        axes[0].add_patch(Rectangle((frame[0], frame[1]), *frame[2:], fill=False, ec=colour, lw=2, linestyle=style))
     figure.tight_layout()
     return figure
 

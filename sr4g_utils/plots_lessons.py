@@ -1,12 +1,14 @@
 """Figures of the cells that work a step out by hand (notebooks 03 and 04)."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from .plots import COLOURS, OBJECT, SUBJECT, draw_box
 
@@ -22,28 +24,33 @@ def pictures(rows: Sequence[UInt8[np.ndarray, "n h w 3"]], names: Sequence[str],
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize="small")
     for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(title, fontsize="x-small")
+        axis.set_title("\n".join(wrap(title, 22)), fontsize="x-small")
     figure.tight_layout()
     return figure
 
 
 def found(
-    pictures: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Sequence[pd.DataFrame], titles: Sequence[str], subject: str
+    records: pd.DataFrame, pictures: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Sequence[pd.DataFrame]
 ) -> Figure:
-    """Pictures of one prompt with every box that was found in them and its score; the subject's are blue.
+    """Pictures of one prompt with all boxes found in them, thin, the pair that decided, and the verdict.
 
     Args:
-        boxes: of each picture, rows of label, score, x, y, w and h (pixels).
+        records: the pictures' verdicts (:func:`visor.verdicts`).
+        boxes: of each picture, rows of label, x, y, w and h (pixels).
     """
-    figure, axes = plt.subplots(1, len(pictures), figsize=(2.8 * len(pictures), 3.2), squeeze=False)
-    for axis, picture, rows, title in zip(axes[0], pictures, boxes, titles, strict=True):
+    figure, axes = plt.subplots(1, len(pictures), figsize=(2.8 * len(pictures), 3.4), squeeze=False)
+    for axis, picture, rows, record in zip(axes[0], pictures, boxes, records.to_dict("records"), strict=True):
         axis.imshow(picture, extent=(0, picture.shape[1], picture.shape[0], 0))
-        for row in rows.itertuples():
-            colour = SUBJECT if row.label == subject else OBJECT
-            draw_box(axis, np.array([row.x, row.y, row.w, row.h]), colour, f"{row.label} {row.score:.2f}")
-        correct = title.startswith("✓")
-        axis.set_title(title, fontsize="small", color=COLOURS[2] if correct else COLOURS[3])
         axis.set(xticks=[], yticks=[], xlim=(0, picture.shape[1]), ylim=(picture.shape[0], 0))
+        for row in rows.itertuples():
+            colour = SUBJECT if row.label == record["subject"] else OBJECT
+            axis.add_patch(Rectangle((row.x, row.y), row.w, row.h, fill=False, edgecolor=colour, linewidth=0.7))
+        for role, colour in (("object", OBJECT), ("subject", SUBJECT)):
+            if record[f"n_{role}"]:
+                xywh = np.array([record[f"{role}_{side}"] for side in "xywh"])
+                draw_box(axis, xywh, colour, f"{record[role]} {record[f'{role}_score']:.2f}")
+        mark, colour = ("✓", COLOURS[2]) if record["correct"] else ("✗", COLOURS[3])
+        axis.set_title("\n".join(wrap(f"{mark} {record['reason']}", 28)), fontsize="small", color=colour)
         axis.grid(False)
     figure.tight_layout()
     return figure

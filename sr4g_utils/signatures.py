@@ -81,13 +81,17 @@ def _both_ways(each: np.ndarray, resamples: int, seed: int) -> dict[str, float |
 
 
 def several_boxes(
-    prompts: pd.DataFrame, detections: Mapping[str, pd.DataFrame], images: int, threshold: float, rules: str
+    prompts: pd.DataFrame,
+    detections: Mapping[str, pd.DataFrame],
+    images: int | Mapping[str, pd.DataFrame],
+    threshold: float,
+    rules: str,
 ) -> pd.DataFrame:
     """How much "any pair" gives to images in which a name has several boxes.
 
     Args:
-        prompts, images, threshold, rules: as for :func:`visor.verdicts`.
-        detections: by the model's name.
+        prompts, threshold, rules: as for :func:`visor.verdicts`.
+        detections, images: by the model's name; images as there, or their number per prompt for all models.
 
     Returns:
         A row per model and kind of image (of those with both objects): boxes ("one of each" or "several"), found
@@ -96,7 +100,11 @@ def several_boxes(
     """
     rows = []
     for model, table in detections.items():
-        told = {pairs: visor.verdicts(prompts, table, images, threshold, pairs, rules) for pairs in ("any", "best")}
+        given = images if isinstance(images, int) else images[model]
+        told = {
+            pairs: visor.verdicts(prompts, table, given, threshold, pairs, rules, nothing="record")
+            for pairs in ("any", "best")
+        }
         found = told["any"].both_found
         many = found & ((told["any"].n_subject > 1) | (told["any"].n_object > 1))
         for boxes, of in {"one of each": found & ~many, "several": many}.items():

@@ -181,10 +181,9 @@ def _few(names: list[str]) -> str:
 
 
 def _nothing_found(table: pd.DataFrame, threshold: float, nothing: str) -> None:
-    above = int((table.score > threshold).sum())
     found = (
-        f"{source_of(table)}: the detector found nothing: of {len(table):,} boxes of these prompts, {above:,} score "
-        f"above {threshold} and none bears its prompt's object names"
+        f"{source_of(table)}: the detector found nothing: of {len(table):,} boxes of these prompts, "
+        f"{(table.score > threshold).sum():,} score above {threshold} and none bears its prompt's object names"
     )
     if nothing == "raise":
         raise NothingFound(

@@ -6,6 +6,9 @@
                at every step
     score      images/s of verdicts and scores of SR2D's 101,120 images with intervals, against a bootstrap of 10,000
                that draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
+    neighbour  images/s of training the miniature's UNet beside a process that keeps two threads busy, with threads that
+               sleep while they wait (as the kernels and commands have it), against threads that spin (torch's default);
+               both alone, too. For a machine where nothing else is at work
 
 Models have random weights. On a GPU they have the published sizes (Stable Diffusion v1.4 at 512 × 512, OWL-ViT base at
 768 × 768, ``--small`` for tiny ones); on a CPU they are tiny, so the ratios there speak of overheads and not of
@@ -13,6 +16,9 @@ arithmetic. Rates go into the section ``plan`` of a profile, which `run_all.py -
 """
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,12 +40,13 @@ from sr4g_utils.miniature import world
 from sr4g_utils.models.load import default_device, load_pipeline
 from sr4g_utils.photos import Photos, crop_photo, crop_table
 from sr4g_utils.prompts import read_prompts
+from sr4g_utils.running import files
 from sr4g_utils.sampling import Sampling
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["generate", "detect", "finetune", "score"])
+    parser.add_argument("--only", nargs="+", choices=["generate", "detect", "finetune", "score", "neighbour"])
     parser.add_argument("--small", action="store_true", help="tiny models on a GPU too")
     args = parser.parse_args()
     device = default_device()
@@ -52,7 +59,7 @@ def main() -> None:
         folder = Path(scratch)
         tiny.stable_diffusion(folder / "sd", full=full)
         tiny.owlvit(folder / "owlvit", full=full)
-        for bench in (bench_generate, bench_detect, bench_finetune, bench_score):
+        for bench in (bench_generate, bench_detect, bench_finetune, bench_score, bench_neighbour):
             if not args.only or bench.__name__.removeprefix("bench_") in args.only:
                 ours, baseline = bench(folder, dtype, full)
                 title = f"{bench.__name__.removeprefix('bench_'):9}"
@@ -180,6 +187,48 @@ def bench_score(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
     drawing = images / rate(images, plain) - judging
     ours = rate(images, lambda: visor.scores(visor.verdicts(prompts, found, 4)))
     return ours, images / (judging + drawing * resamples / part)
+
+
+TRAIN = """
+import sys, time, torch
+from sr4g_utils.models.load import load_pipeline
+
+unet = load_pipeline(sys.argv[1], device="cpu")[0].unet.train()
+optimiser = torch.optim.AdamW(unet.parameters(), lr=1e-4, fused=True)
+size, n, steps = unet.config.sample_size, 16, int(sys.argv[2])
+latents = torch.randn(n, unet.config.in_channels, size, size)
+states = torch.randn(n, 16, unet.config.cross_attention_dim)
+for step in range(steps + 2):
+    if step == 2:
+        began = time.perf_counter()
+    unet(latents, torch.randint(1000, (n,)), encoder_hidden_states=states).sample.square().mean().backward()
+    optimiser.step()
+    optimiser.zero_grad()
+print(steps * n / (time.perf_counter() - began))
+"""
+BUSY = "import torch; torch.set_num_threads(2); x = torch.randn(600, 600)\nwhile True: x @ x"
+
+
+def bench_neighbour(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+    spinning = {name: value for name, value in os.environ.items() if name not in names}
+    spinning["PYTHONPATH"] = os.pathsep.join([str(files.ROOT), spinning.get("PYTHONPATH", "")])
+    sleeping = {**spinning, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+
+    def train(where: dict[str, str], steps: int) -> float:
+        command = [sys.executable, "-c", TRAIN, str(files.DATA / "models" / "tiny-sd"), str(steps)]
+        return float(subprocess.run(command, env=where, capture_output=True, text=True, check=True).stdout)
+
+    alone = [train(where, 40) for where in (sleeping, spinning)]
+    neighbour = subprocess.Popen([sys.executable, "-c", BUSY], env=spinning)
+    try:
+        beside = [train(sleeping, 40), train(spinning, 10)]
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    for name, a, b in zip(("sleep", "spin"), alone, beside, strict=True):
+        print(f"    threads that {name}: {a:.1f} images/s alone, {b:.1f} beside a neighbour, {a / b:.1f} times as long")
+    return beside[0], beside[1]
 
 
 if __name__ == "__main__":

@@ -78,6 +78,16 @@ def test_a_small_file(tmp_path):
     assert len(crowdless) == 2 and crowdless.excluded == {"crowd": 1}
 
 
+def test_a_table_of_one_image(shared):
+    table = boxes.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json", "val")
+    for image in (0, 7, len(table.image_id) - 1):
+        one = table.of_image(image)
+        assert one.image_id.tolist() == [table.image_id[image]] and one.file_name[0] == table.file_name[image]
+        assert (one.width[0], one.height[0]) == (table.width[image], table.height[image]) and (one.image == 0).all()
+        np.testing.assert_array_equal(one.xywh(), table.xywh(table.image == image))
+        assert [one.names[i] for i in one.category] == [table.names[i] for i in table.category[table.image == image]]
+
+
 @pytest.mark.parametrize("split", ["val", "train"])
 def test_agrees_with_pycocotools(shared, split):
     from pycocotools.coco import COCO

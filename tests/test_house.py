@@ -23,23 +23,24 @@ FLOORS = [
     ("prompts",),
     ("detections", "images", "running.profiles"),
     ("visor", "detectors", "diffusion", "running.run", "running.plan", "running.pages"),
-    ("signatures", "generate", "detect", "quality", "running.sweep", "running.index"),
-    ("analysis", "across", "finetuning", "miniature", "running.site"),
-    ("inputs",),
-    ("people", "finetune"),
+    ("signatures", "generate", "detect", "quality", "running.sweep", "running.report"),
+    ("analysis", "across", "finetuning", "miniature"),
+    ("inputs", "running.index"),
+    ("people", "finetune", "running.site"),
     ("evaluation", "study", "exercises"),
 ]
 HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
     "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
     "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
-    "running.sweep", "across",
+    "running.sweep", "across", "plots_lessons", "study",
 )  # fmt: skip
 
 # What is longer than a screen, and why.
 LINES_OF_FUNCTION, LINES_OF_MODULE = 45, 500
 LONG_FUNCTIONS = {
     "sr4g_utils/finetuning/loop.py train": "the loop itself, read from top to bottom",
+    "sr4g_utils/finetuning/card.py card": "the text of a card, line by line",
     "tests/kill.py study": "one study from its first stage to its last",
     "tests/tiny.py stable_diffusion": "the configuration of a published model, key by key",
 }

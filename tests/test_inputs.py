@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
-from sr4g_utils import boxes, inputs
+from sr4g_utils import boxes, dataset, inputs
+from sr4g_utils.photos import boxes_of, crop_table
 from sr4g_utils.running.run import Run
 
 
@@ -31,3 +35,35 @@ def test_the_miniature_is_drawn_once(run):
     assert inputs.annotations(run, "miniature:7", "val") == path
     assert inputs.photos(run, "miniature", "val", path) == folder
     assert [file.stat().st_mtime_ns for file in (path, *sorted(folder.iterdir()))] == stamps
+
+
+def test_what_a_word_means():
+    assert [inputs.is_miniature(word) for word in ("miniature", "miniature:7", "miniatures.json", None)] == [1, 1, 0, 0]
+    assert inputs.made_from("miniature:7") == "the miniature world" and inputs.made_from(None) == "COCO annotations"
+
+
+def test_examples_get_their_pictures_where_there_are_some(run):
+    table = boxes.read(inputs.annotations(run, "miniature:7", "train"))
+    path, _ = run.stage("t.parquet", dataset.build, {"annotations": inputs.annotations(run, "miniature:7", "train")},
+                        split="train", held_out=[], rules="visor", template="plain", crowds=False)  # fmt: skip
+    rows = dataset.examples(table, path, 3, 0)
+    shown = inputs.pictures(run, "miniature", "miniature:7", "train", rows)
+    assert [picture.shape for picture in shown] == [(64, 64, 3)] * 3
+    for photos, annotations in ((None, "miniature:7"), ("miniature", "instances_train2017.json")):
+        assert inputs.pictures(run, photos, annotations, "train", rows) == [None] * 3
+
+
+def test_the_example_of_the_crop_is_a_photo_that_loses_boxes_or_else_a_landscape(run, tmp_path):
+    table, photo = inputs.crop_example(run, "miniature:7", "miniature", 64, 0.5)
+    assert photo.shape == (64, 128, 3) and len(crop_table(table, 64)) < len(table)
+
+    columns = {"image_id": [1, 1, 2, 2, 2], "width": [200] * 5, "height": [100] * 5, "ann_id": range(5),
+               "category_id": [17, 18] * 2 + [17], "x": [60, 100, 70, 90, 0], "y": [10] * 5, "w": [30] * 5,
+               "h": [40] * 5, "iscrowd": [0] * 5}  # fmt: skip
+    pd.DataFrame(columns).astype(dict.fromkeys("xywh", float)).to_parquet(tmp_path / "boxes.parquet")
+    for id in (1, 2):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(np.full((100, 200, 3), id, np.uint8)).save(tmp_path / "photos" / f"{id:012d}.jpg")
+    table, photo = inputs.crop_example(run, tmp_path / "boxes.parquet", tmp_path / "photos", 100, 0.5)
+    assert table.image_id.tolist() == [2] and photo.shape == (100, 200, 3) and abs(int(photo[0, 0, 0]) - 2) <= 1
+    assert [name for name, _ in boxes_of(table, 0)] == ["cat", "cat", "dog"]

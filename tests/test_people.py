@@ -273,6 +273,10 @@ def test_several_boxes_are_what_any_pair_rewards():
     columns = ["prompt_id", "image_index", "label", "score", "x", "y", "w", "h"]
     found = pd.DataFrame([cat, right, left], columns=columns)
     table = signatures.several_boxes(prompts, {"m": found}, 1, 0.1, "visor").set_index("boxes")
+    listed = {"m": prompts[["prompt_id"]].assign(image_index=0)}
+    pd.testing.assert_frame_equal(
+        signatures.several_boxes(prompts, {"m": found}, listed, 0.1, "visor").set_index("boxes"), table
+    )
     assert table.loc["several", ["found", "any", "best", "gift"]].tolist() == [1, 100, 0, 100]
     assert table.loc["one of each", "found"] == 0 and np.isnan(table.loc["one of each", "any"])
 

@@ -3,13 +3,18 @@
 import ast
 import json
 import re
+import shutil
+import statistics
 import sys
 import tomllib
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from sr4g_utils import boxes
+from sr4g_utils.relations import RULES
 from sr4g_utils.running import profiles
 from sr4g_utils.running.files import DATA, ROOT
 
@@ -19,10 +24,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def test_conda_builds_the_same_environment():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = [part for part in environment["dependencies"] if isinstance(part, dict)]
-    assert pip == [{"pip": ["-e .[test]"]}], "pip reads pyproject.toml: no second list of packages"
-    assert [part for part in environment["dependencies"] if str(part).startswith("python")] == [
-        f"python{PROJECT['requires-python']}"
-    ]
+    assert pip == [{"pip": ["--constraint constraints.txt", "-e .[test]"]}], "no second list of packages"
+    python = next(part for part in environment["dependencies"] if str(part).startswith("python"))
+    assert python.startswith(f"python{PROJECT['requires-python']},"), "none newer than the pinned versions are for"
+
+
+def test_every_dependency_is_pinned_to_a_version_that_it_allows():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    named = (line.partition("==") for line in lines if not line.startswith("#"))
+    pinned = {canonicalize_name(name): version for name, _, version in named}
+    extras = PROJECT["optional-dependencies"]
+    for text in [*PROJECT["dependencies"], *(each for extra in extras if extra != "fid" for each in extras[extra])]:
+        asked = Requirement(text)
+        if asked.name != PROJECT["name"]:
+            assert pinned[canonicalize_name(asked.name)] in asked.specifier, text
 
 
 def test_every_import_is_a_declared_dependency():
@@ -30,8 +45,10 @@ def test_every_import_is_a_declared_dependency():
     names = {
         "yaml": "pyyaml", "PIL": "pillow", "IPython": "ipykernel", "jupyter_client": "jupyterlab",
         "nbformat": "nbconvert", "nbclient": "nbconvert", "huggingface_hub": "transformers",
-        "tokenizers": "transformers",
-        **dict.fromkeys(("peft", "bitsandbytes", "torch_fidelity"), ""),  # where a choice asks for them
+        "tokenizers": "transformers", "bs4": "nbconvert", "packaging": "pytest",
+        # where a choice asks for them
+        **dict.fromkeys(("peft", "bitsandbytes", "submitit", "torch_fidelity", "sphinx", "docutils"), ""),
+        **dict.fromkeys(("anywidget", "traitlets"), ""),
         **dict.fromkeys(("run_all", "sr4g_utils", *(path.stem for path in (ROOT / "tests").rglob("*.py"))), ""),
     }  # fmt: skip
 
@@ -57,7 +74,9 @@ def test_every_import_is_a_declared_dependency():
     needed = declared(PROJECT["dependencies"])
     assert set().union(*map(imported, code)) <= needed
     tests = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
-    assert set().union(*map(imported, tests)) <= needed | declared(PROJECT["optional-dependencies"]["test"])
+    assert set().union(*map(imported, tests)) <= needed | set().union(
+        *map(declared, PROJECT["optional-dependencies"].values())
+    )
 
 
 @pytest.mark.parametrize("name", list(profiles.load_profile("miniature", [], ROOT)))
@@ -82,9 +101,47 @@ def test_a_notebook_carries_the_outputs_of_its_source(name):
 def test_a_notebook_opens_with_what_it_is(name):
     cells = profiles.cells(name)
     assert re.match(rf"# {name[:2]} · ", "".join(cells[0]["source"]))
-    for word in ("Reproduces", "Needs", "Reads", "Writes"):
-        assert f"**{word}**" in "".join(cells[0]["source"]), word
+    for word in ("you can", "Reproduces", "Needs", "Reads", "Writes"):
+        assert re.search(rf"\*\*[^*]*{word}\*\*", "".join(cells[0]["source"])), word
     assert profiles.declared(name)["run_folder"] == ("str | PathLike", "../runs/miniature")
+
+
+@pytest.mark.parametrize("name", list(profiles.notebooks()))
+def test_the_cells_are_short_and_the_branches_are_elsewhere(name):
+    code = [cell for cell in profiles.cells(name) if cell["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in code if "parameters" not in cell["metadata"].get("tags", [])]
+    lines = [len([line for line in source.splitlines() if line.strip()]) for source in sources]
+    assert statistics.median(lines) <= 6 and max(lines) <= 17, name
+    functions = [
+        node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
+    ]
+    assert all((node.end_lineno or 0) - node.lineno < 15 for node in functions), "a twin has 15 lines at most"
+    inside = {id(child) for node in functions for child in ast.walk(node)}
+    for source in sources:
+        assert not [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.If) and id(n) not in inside], source
+
+
+def test_what_is_said_of_the_loops_cost_is_measured():
+    cells = ["".join(cell["source"]) for cell in profiles.cells("02_dataset")]
+    (said,) = [source for source in cells if "formats.md#how-fast" in source]
+    measured = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8").partition("## How fast")[2]
+    numbers = re.findall(r"\d[\d.,]* (?:s|GB|captions)\b", said)
+    assert len(numbers) >= 5 and [number for number in numbers if number not in measured] == []
+
+
+def test_the_recorded_tables_of_coco_are_those_of_the_paper():
+    def rows(name):
+        return json.loads((DATA / "results" / "coco" / f"{name}.json").read_text())["rows"]
+
+    funnel = {row["step"]: row["train"] for row in rows("funnel")}
+    assert funnel["captions (distinct triplets per image)"] == sum(
+        row["captions"] for row in rows("captions_per_relation")
+    )
+    assert funnel["distinct triplets of different categories"] == 62_460
+    for name, n in (("objects", 80), ("pairs", 5_338)):
+        table = rows(name)
+        assert [row["rank"] for row in table] == [*range(1, 11), *range(n - 9, n + 1)]
+        assert [row["captions"] for row in table] == sorted((row["captions"] for row in table), reverse=True)
 
 
 def test_the_recorded_numbers_are_the_ones_to_meet():
@@ -97,7 +154,8 @@ def test_the_recorded_numbers_are_the_ones_to_meet():
     assert found["visor", "all boxes", "distinct triplets", "different"] == 62_460
     agreement = json.loads((folder / "human_agreement.json").read_text())
     left = [r for r in agreement["rows"] if r["relation"] == "left of" and r["frame"] == "all"]
-    assert {r["rules"]: round(r["precision"], 3) for r in left} == {"visor": 0.715, "sg2im": 0.875, "sstd": 0.911}
+    precision = {r["rules"]: round(r["precision"], 3) for r in left}
+    assert precision.items() >= {"visor": 0.715, "sg2im": 0.875, "sstd": 0.911}.items() and set(precision) == set(RULES)
     measures = [f"{m}{end}" for m in ("accuracy", "precision", "recall", "kappa") for end in ("", "_low", "_high")]
     assert list(left[0]) == ["relation", "rules", "frame", "n", *measures]
     assert all(r["low"] <= r["high"] for r in ({"low": r["kappa_low"], "high": r["kappa_high"]} for r in left))
@@ -110,28 +168,11 @@ def test_eighty_categories(shared):
     assert ours == {line.split(",")[0]: line.split(",")[2] for line in lines}
 
 
-def test_the_readme_names_real_commands():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:`|^)make (\w+)", readme, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
-        assert (ROOT / link).exists(), link
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
-
-
-def test_the_readme_tells_the_recorded_gains():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
-    flat = " ".join(readme.split())
-    rows = json.loads((DATA / "results" / "miniature" / "changes.json").read_text())["rows"]
-    told = {(r["objects"], r["metric"]): r for r in rows if r["relation"] == "all"}
-    for objects, metric in (("seen", "VISOR_Cond"), ("unseen", "VISOR_Cond"), ("all", "OA"), ("all", "VISOR")):
-        r = told[objects, metric]
-        where = "both" if objects == "all" else f"{objects} objects"
-        change = f"{r['difference']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}]"
-        assert f"| {metric}, {where} | {r['before']:.1f} | {r['after']:.1f} | {change}" in readme
-    for run in ("miniature_long", "miniature_long_1", "miniature_long_2"):
-        rows = json.loads((DATA / "results" / run / "changes.json").read_text())["rows"]
-        for r in rows:
-            if (r["relation"], r["metric"]) == ("all", "VISOR_Cond") and r["objects"] != "all":
-                assert f"{r['difference']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}] on {r['objects']}" in flat
+def test_the_citation_is_valid():
+    cffconvert = shutil.which("cffconvert")
+    if not cffconvert:
+        pytest.skip(
+            "cffconvert is not installed; it wants an old jsonschema: pip install it into an environment of its own"
+        )
+    done = subprocess.run([cffconvert, "--validate"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from sr4g_utils.relations import NAMES
 from sr4g_utils.running.files import DATA, ROOT
-from sr4g_utils.running.profiles import notebooks
+from sr4g_utils.running.profiles import cells, notebooks
 from sr4g_utils.running.run import outputs
 
 MODELS = DATA / "models"
@@ -46,6 +47,19 @@ def test_every_notebook_leaves_its_results(study):
     claims = rows(study, "claims")
     assert len(claims) == 6 and set(claims.verdict) <= {"holds", "fails", "not testable here"}
     assert claims.verdict[5] == "not testable here"  # no pipeline to compare with
+
+
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+@pytest.mark.parametrize("name", list(notebooks()))
+def test_an_opening_counts_what_is_written(study, name):
+    opening = "".join(cells(name)[0]["source"])
+    made = [Path(path) for path in dict.fromkeys(outputs(name, study))]
+    for kind, suffix in (("table", ".md"), ("figure", ".png")):
+        (said,) = re.findall(rf"(\w+) {kind}s?\b(?! more)", opening.partition("**Writes**")[2])
+        found = [path.stem for path in made if path.parts[0] == f"{kind}s" and path.suffix == suffix]
+        assert said == COUNTS[len(found)], found
 
 
 def test_scores_are_of_both_models_and_both_sets_with_their_provenance(study):

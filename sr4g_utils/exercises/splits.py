@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from .. import plots
 from ..captions import caption
 from ..miniature import world
-from ..relations import NAMES, judge
+from ..relations import BY_NAME, NAMES, judge
 from .answer import accept, call, refuse
 
 PICTURES, SEED = 300, 4
@@ -29,8 +29,8 @@ def captions() -> pd.DataFrame:
     rows = []
     for picture, (names, boxes) in enumerate(_scenes()):
         for s, o in permutations(range(len(names)), 2):
-            for name, holds in zip(NAMES[:4], judge(boxes[[s]], boxes[[o]])[0, :4], strict=True):
-                if holds and names[s] != names[o]:
+            for name, holds in zip(NAMES, judge(boxes[[s]], boxes[[o]])[0], strict=True):
+                if holds and BY_NAME[name].family == "projective" and names[s] != names[o]:
                     triplet = (names[s], name, names[o])
                     rows.append((picture, *triplet, caption(*triplet)))
     return pd.DataFrame(rows, columns=["picture", "subject", "relation", "object", "caption"])

@@ -24,7 +24,8 @@ dialog.picture button { position: sticky; top: .5rem; left: .5rem; font: inherit
 # A picture opens in a dialog as large as it is and at least as wide as the window; without scripts it stays as it is
 ENLARGE = """
 for (const picture of document.querySelectorAll(".jp-RenderedImage img, .cell_output img")) {
-  const enlarge = () => {
+  const enlarge = (event) => {
+    event.preventDefault();  // else Enter presses the new button, too
     const dialog = document.createElement("dialog"), button = document.createElement("button");
     dialog.className = "picture";
     button.textContent = "Close";
@@ -42,7 +43,7 @@ for (const picture of document.querySelectorAll(".jp-RenderedImage img, .cell_ou
   picture.dataset.large = "";
   picture.title = "Enlarge";
   picture.onclick = enlarge;
-  picture.onkeydown = (event) => event.key === "Enter" && enlarge();
+  picture.onkeydown = (event) => event.key === "Enter" && enlarge(event);
 }
 """
 

@@ -36,6 +36,12 @@ article [id^=sr4g-boxes] ul { padding: 0 }
 """
 
 
+def main(target: Path, folder: Path, names: Sequence[str]) -> int:
+    """``run_all.py --site``; arguments and errors as in :func:`build`."""
+    print(f"Done. Open {build(target.expanduser().resolve(), folder, names)}")
+    return 0
+
+
 def build(target: Path, folder: Path, names: Sequence[str]) -> Path:
     """Make the site of a run.
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sr4g_utils import boxes
+from sr4g_utils.finetuning.samples import true_captions
 from sr4g_utils.miniature import world
 from sr4g_utils.miniature.world import NAMES, SIZE
+from sr4g_utils.photos import boxes_of, crop_table
 from sr4g_utils.relations import NAMES as RELATIONS
 from sr4g_utils.relations import judge
 
@@ -129,3 +131,17 @@ def test_priors_are_natural():
     assert down["kite"] < down["skateboard"] - 10
     assert across["dog"] < across["car"] - 5
     assert area["elephant"] > 1.5 * area["cup"]
+
+
+@pytest.mark.parametrize("height", [SIZE, 512])
+def test_the_landscape_loses_a_caption_to_the_crop_and_makes_another_true(height):
+    table, picture = world.landscape(height)
+    ground = world.render(np.zeros((0, 4)), [], (2 * height, height))
+    assert picture.shape == (height, 2 * height, 3) and (table.image == 0).all()
+    for _, xywh in boxes_of(table, 0):
+        x, y, w, h = xywh.astype(int)
+        assert (picture[y : y + h, x : x + w] != ground[y : y + h, x : x + w]).any(axis=-1).all(), "a box is full"
+    before, after = (true_captions(each) for each in (table, crop_table(table, height)))
+    told, left = ({each.text(triplet) for triplet in each.triplet} for each in (before, after))
+    assert "an elephant wider than a cat" in told - left and "an elephant narrower than a cat" in left - told
+    assert any("bird" in text for text in told) and not any("bird" in text for text in left)

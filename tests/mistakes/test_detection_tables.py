@@ -163,4 +163,4 @@ def test_a_byte_order_mark_and_a_capital_suffix_are_read(tmp_path, suffix):
 
 def test_mutated_tables_end_in_the_right_score_or_in_one_line():
     ends = mutate.run("detections", 300)
-    assert ends["right"] > 60 and ends["refused"] > 60
+    assert ends["right"] > 50 and ends["refused"] > 60

@@ -12,7 +12,7 @@ import pytest
 
 from sr4g_utils import prompts
 from sr4g_utils.prompts import SETS, draw_prompts, others, prompt_set, read_prompts, write_given_prompts
-from sr4g_utils.running.profiles import checked
+from sr4g_utils.running.profiles import absolute
 
 HEADER = "prompt_id,subject,relation,object\n"
 ROW = HEADER + "7,dog,above,cat\n"
@@ -183,12 +183,11 @@ def test_a_name_that_is_no_set_and_a_folder_called_like_one(tmp_path: Path, monk
     assert len(read_prompts("sr2d")) == len(read_prompts(tmp_path / "sr2d")) == SETS["sr2d"].number
 
 
-def test_a_profile_leaves_names_and_finds_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_profile_leaves_names_and_finds_files(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     values = {"geneval": "geneval", "sr2d": "sr2d", "mine": str(tmp_path / "mine"), "a.csv": str(tmp_path / "a.csv")}
     for value, becomes in {**values, "b/c": str(tmp_path / "b" / "c")}.items():
-        assert checked("04_evaluation", "prompts", value, "--set") == becomes
+        assert absolute("04_evaluation", "prompts", value, tmp_path) == becomes
 
 
 def test_a_set_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,161 @@
+"""A fine-tuned UNet as one passes it on: its weights with a model card in the Hub's form, made from a run's records."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from .. import __version__
+from ..running.files import digest, write_text
+from ..running.shared import copy
+
+RAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
+LICENCES = {  # of base models, by their id's owner or their name
+    "CompVis": ("creativeml-openrail-m", RAIL),
+    "stable-diffusion-v1-5": ("creativeml-openrail-m", RAIL),
+    "sd2-community": ("openrail++", "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL"),
+    "tiny-sd": ("apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
+}
+WORLDS = {"miniature": "the miniature world's pictures", "photos": "COCO 2017's photos"}
+
+
+def release(path: str | Path, unet: str | Path, result: str | Path, scores: str | Path, *, model: str) -> list[str]:
+    """A stage: a folder that diffusers loads as a UNet, with its card. It is what one uploads.
+
+    Args:
+        unet: ``best`` or ``last`` of a fine-tuning; its files are linked, not copied, where the disk can.
+        result: ``result.json`` of the same fine-tuning.
+        scores: ``results/scores.json`` of notebook 04.
+        model: what notebook 04 calls the UNet.
+
+    Returns:
+        The names of the folder's files.
+    """
+    copy(Path(unet), Path(path))
+    record = json.loads(Path(result).read_text(encoding="utf-8"))["result"]
+    tested = json.loads(Path(scores).read_text(encoding="utf-8"))
+    write_text(Path(path) / "README.md", card(Path(unet).name, record, tested, model))
+    return sorted(file.name for file in Path(path).iterdir())
+
+
+def card(which: str, record: Mapping[str, Any], tested: Mapping[str, Any], model: str) -> str:
+    """The card's text: header, how to load it, data, recipe, hours, validation and test scores, licence."""
+    base, c, captions, about = record["model"]["id"], record["choices"], record["captions"], tested["about"]
+    licence, link = licence_of(base)
+    header = {
+        "base_model": base,
+        "library_name": "diffusers",
+        "license": licence,
+        "license_link": link,
+        "tags": ["text-to-image", "stable-diffusion", "spatial-relations", "sr4g"],
+        "datasets": ["SR4G-captions"],
+    }
+    held_out = (
+        f"without captions that name {', '.join(record['held_out'])}" if record["held_out"] else "on all captions"
+    )
+    step = record["best"]["step"] if which == "best" else c["steps"]
+    machine = f"{tested['provenance']['machine']}; {record['processes']} process{'es' * (record['processes'] > 1)}"
+    hours = (
+        f"{record['seconds'] / 3600:.2f} h of steps and {record['other_seconds'] / 3600:.2f} h of validation and saving"
+    )
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}
+---
+
+# A UNet of {base}, fine-tuned on captions with explicit spatial relations
+
+```python
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+unet = UNet2DConditionModel.from_pretrained("this folder")
+pipeline = StableDiffusionPipeline.from_pretrained("{base}", unet=unet)
+```
+
+Made with sr4g_utils {__version__}, an open implementation of SR4G (arXiv 2403.00587).
+
+* **Data**: {WORLDS[about["world"]]} with {captions["distinct"]:,} distinct captions ({captions["after"]:,} in all),
+  judged by the {c["rules"]} rules; {held_out}.
+* **Recipe**: {step:,} steps of {c["batch"]} ({which}), learning rate {c["lr"]:g} ({c["schedule"]}, {c["warmup"]} steps
+  of warm-up), average of weights {c["ema"]:g}, {c["precision"]}, {record["resolution"]} pixels, seed {c["seed"]}.
+* **Time**: {hours}; {record["images_per_s"]:,.0f} images/s. Scored on {machine}.
+
+## Scores
+
+Validation, which chose the step: {_validated(record)}
+
+Test, rules {about["rules"]}, {about["pairs"]} pair of boxes, with 95 % intervals over prompts:
+
+{_scores(tested["rows"], model)}
+
+## Licence and limits
+
+{licence}: {link}. {_restrictions(licence)}COCO's annotations are CC BY 4.0.
+Scores are a detector's verdicts; in the miniature world the size of a gain says nothing of photographs. Intended for
+research on spatial relations.
+"""
+
+
+def licence_of(base: str) -> tuple[str, str]:
+    """A base model's licence and its address, which bind what is made of it; "unknown" where we do not know."""
+    for part in (base.partition("/")[0], Path(base).name):
+        if part in LICENCES:
+            return LICENCES[part]
+    return "unknown", f"https://huggingface.co/{base}"
+
+
+def _restrictions(licence: str) -> str:
+    if "rail" in licence:
+        return (
+            "Its use-based restrictions (attachment A) bind whoever uses this model or passes it on, and must be "
+            "passed on with it. "
+        )
+    return "Look up what the base model's licence asks before you pass this on. " if licence == "unknown" else ""
+
+
+def _validated(record: Mapping[str, Any]) -> str:
+    if not record["start"]:
+        return "none was made."
+    told = [
+        f"{name} {record['start'][name]:.1f} → {record['best'][name]:.1f}" for name in ("OA", "VISOR", "VISOR_Cond")
+    ]
+    return f"{', '.join(told)} ({record['best']['images']} images, at the best step, {record['best']['step']:,})."
+
+
+def _scores(rows: list[dict[str, Any]], model: str) -> str:
+    """A table of the model's scores on all relations.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    table = pd.DataFrame(rows).query(
+        "model == @model and relation == 'all' and metric in ('OA', 'VISOR', 'VISOR_Cond')"
+    )
+    if not len(table):
+        raise ValueError(f"model card: notebook 04 has no scores of {model!r}")
+    lines = [
+        f"| {row.objects} | {row.metric} | {row.value:.1f} | [{row.low:.1f}, {row.high:.1f}] |"
+        for row in table.itertuples()
+    ]
+    return "\n".join(["| objects | metric | value | interval |", "|---|---|---|---|", *lines])
+
+
+def releases(artifacts: Path, models: Mapping[str, Any]) -> dict[str, tuple[Path, Path]]:
+    """Which of notebook 04's models were fine-tuned in this run: their UNet's folder and result, by the model's name.
+
+    Args:
+        artifacts: the run's.
+        models: notebook 04's records, by name. A model is told by the sha256 of its UNet's weights.
+    """
+    weights = "diffusion_pytorch_model.safetensors"
+    made = {
+        digest(folder / weights): folder
+        for which in ("last", "best")  # where both are the same weights, they are the best
+        for folder in sorted(artifacts.glob(f"finetune_*/{which}"))
+    }
+    found = {
+        name: made.get((r.get("model") or {}).get("files", {}).get(f"fine-tuned/{weights}"))
+        for name, r in models.items()
+    }
+    return {name: (folder, folder.parent / "result.json") for name, folder in found.items() if folder}

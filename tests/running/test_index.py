@@ -1,0 +1,219 @@
+"""The first page of a run: whether the run is good, what it answers, and what it has made."""
+
+import html
+import json
+import re
+import shutil
+
+import bs4
+import pytest
+from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
+from conftest import ROOT
+from matplotlib import pyplot as plt
+
+from sr4g_utils.running import files, index, profiles
+from sr4g_utils.running.run import Run
+
+NAMES = list(profiles.load_profile("miniature", [], ROOT))
+RECORDED = ROOT / "data" / "results"
+
+
+def finished(folder, names=NAMES, seconds: float = 30.0):
+    """A run folder as a run leaves it, with a figure, a table and a result by each notebook."""
+    for name in names:
+        run = Run(folder, name)
+        figure, _ = plt.subplots()
+        run.figure(figure, f"figure_{name}", f"A <figure> of {name}")
+        plt.close(figure)
+        run.table(files.ledger().head(2), f"table_{name}", f"A & table of {name}")
+        notebook = json.loads(profiles.notebooks()[name].read_text(encoding="utf-8"))
+        notebook["metadata"]["papermill"] = {"duration": seconds}
+        for part in ("ipynb", "html"):
+            files.write_text(folder / "notebooks" / f"{name}.{part}", json.dumps(notebook))
+        files.write_json(folder / ".state" / f"{name}.done.json", {"key": "", "inputs": {}, "outputs": {}})
+    (folder / "run.log").touch()
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path):
+    """The default profile's run with its recorded results."""
+    folder = finished(tmp_path / "miniature")
+    shutil.copytree(RECORDED / "miniature", folder / "artifacts" / "results", dirs_exist_ok=True)
+    return folder
+
+
+def read(folder, names=NAMES) -> bs4.BeautifulSoup:
+    index.write_index(folder, names)
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    check_loads_nothing(text)
+    soup = bs4.BeautifulSoup(text, "html.parser")
+    for tag in soup.select("[href], [src]"):
+        assert (folder / (tag.get("href") or tag["src"])).exists(), tag
+    assert all(picture["alt"] for picture in soup.select("img"))
+    return soup
+
+
+def standing(soup: bs4.BeautifulSoup) -> tuple[str, str]:
+    box = soup.select_one(".standing")
+    return " ".join(box["class"][1:]), box.get_text(" ")
+
+
+# ------------------------------------------------------------------------------------------------- is the run good?
+
+
+def test_a_good_run_says_so(study):
+    css, text = standing(read(study))
+    count = len(list((RECORDED / "miniature").glob("*.json")))
+    assert css == "good" and text.startswith(f"✓ Finished: {len(NAMES)} of {len(NAMES)} notebooks are done, in")
+    assert f"in {0.5 * len(NAMES):.1f} minutes" in text and f"All {count} results agree" in text
+
+
+def test_a_run_that_differs_from_the_recorded_one_names_the_results(study):
+    path = study / "artifacts" / "results" / "scores.json"
+    found = json.loads(path.read_text())
+    found["rows"][0]["value"] += 50
+    path.write_text(json.dumps(found))
+    (study / "artifacts" / "results" / "bias.json").unlink()
+    css, text = standing(read(study))
+    assert css == "good" and "2 of " in text and "(bias, scores)" in text
+
+
+def test_a_failed_cell_is_named(study):
+    name = NAMES[3]
+    (study / ".state" / f"{name}.done.json").unlink()
+    path = study / "notebooks" / f"{name}.ipynb"
+    notebook = json.loads(path.read_text())
+    failure = {"output_type": "error", "ename": "ValueError", "evalue": "no <cat>", "traceback": []}
+    code = next(i for i, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code")
+    notebook["cells"][code]["outputs"] = [failure]
+    warning = {"cell_type": "markdown", "metadata": {"tags": ["papermill-error-cell-tag"]}, "source": ""}
+    notebook["cells"].insert(0, warning)  # papermill's own
+    path.write_text(json.dumps(notebook))
+    soup = read(study)
+    css, text = standing(soup)
+    assert css == "bad" and f"✗ Failed: {len(NAMES) - 1} of {len(NAMES)}" in text
+    assert f"{name}: failed (cell {code + 1}: ValueError: no <cat>)" in text and "agree" not in text
+    assert f"notebooks/{name}.ipynb" in [link["href"] for link in soup.select("a")]
+    assert f"notebooks/{name}.html" not in [link["href"] for link in soup.select("a")], "it is of an earlier run"
+
+
+def test_a_run_that_was_stopped_says_where(study):
+    for name in NAMES[3:]:
+        (study / ".state" / f"{name}.done.json").unlink()
+    (study / "notebooks" / f"{NAMES[4]}.ipynb").unlink()
+    css, text = standing(read(study))
+    assert css == "" and f"Unfinished: 3 of {len(NAMES)} notebooks are done" in text
+    assert f"{NAMES[3]}: unfinished (stopped before its end; run again to go on)" in text
+    assert f"{NAMES[4]}: not run" in text
+
+
+def test_a_notebook_that_read_what_has_since_changed_is_out_of_date(study):
+    prompts = str(study / "artifacts" / "prompts.parquet")
+    for name, record in ((NAMES[1], {"inputs": {}, "outputs": {"artifacts/prompts.parquet": "new"}}),
+                         (NAMES[2], {"inputs": {prompts: "old", "/elsewhere": "x"}, "outputs": {}})):  # fmt: skip
+        files.write_json(study / ".state" / f"{name}.done.json", record | {"key": ""})
+    css, text = standing(read(study))
+    assert css == "" and f"{NAMES[2]}: out of date (made from an earlier prompts.parquet; run again)" in text
+
+
+def test_a_run_that_has_not_begun(tmp_path):
+    (tmp_path / "run.log").touch()
+    css, text = standing(read(tmp_path))
+    assert css == "" and f"Unfinished: 0 of {len(NAMES)}" in text and text.count("not run") == len(NAMES)
+
+
+# ---------------------------------------------------------------------------------------------- what does it answer?
+
+
+def test_every_claim_stands_with_its_verdict_and_number(study):
+    soup = read(study)
+    rows = json.loads((RECORDED / "miniature" / "claims.json").read_text())["rows"]
+    shown = [row.get_text(" ") for row in soup.select(".claims tbody tr")]
+    assert len(shown) == len(rows) == 6
+    for row, text in zip(rows, shown, strict=True):
+        assert text.startswith(row["verdict"]) and row["claim"] in text and row["holds if"] in text
+        if row["number"] is not None:
+            whole = row["number"] == int(row["number"])
+            assert f"{row['number']:.{0 if whole else 1}f} [".replace("-", "−") in text
+    assert "The miniature world" in soup.text and "largely of our making" in soup.text
+
+
+def test_the_scores_are_the_recorded_ones(study):
+    soup = read(study)
+    rows = json.loads((RECORDED / "miniature" / "scores.json").read_text())["rows"]
+    for row in rows:
+        if row["relation"] == "all" and row["metric"] in index.METRICS:
+            shown = f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+            assert any(
+                line.get_text(" ").startswith(f"{row['objects']} {row['model']} ") and shown in line.text
+                for line in soup.select("tbody tr")
+            ), row
+    provenance = json.loads((RECORDED / "miniature" / "scores.json").read_text())["provenance"]
+    assert f"python {provenance['python']}" in soup.text and provenance["machine"] in soup.text
+
+
+@pytest.mark.parametrize(
+    ("profile", "names", "titles"),
+    [
+        ("coco", ["01_heuristics", "02_dataset"], {"The paper's counts, on COCO"}),
+        ("people", ["06_people"], {"Agreement with people"}),
+        ("evaluate", ["04_evaluation"], {"Scores"}),
+    ],
+)
+def test_a_profile_of_some_notebooks_answers_what_it_can(profile, names, titles, tmp_path):
+    folder = finished(tmp_path / profile, names)
+    if profile == "evaluate":
+        made = folder / "artifacts" / "results" / "scores.json"
+        made.parent.mkdir(parents=True)
+        shutil.copy(RECORDED / "miniature" / "scores.json", made)
+    files.write_text(
+        folder / "tables" / ("claims_dataset.csv" if profile == "coco" else "people_generated.csv"),
+        "claim,reported,ours,ours / reported,source\ncaptions,9900000,9815810,0.99,arXiv\n"
+        if profile == "coco"
+        else "detector,rules,pairs,images,n,agreement,agreement_low,agreement_high,kappa,kappa_low,kappa_high\n"
+        "DINO,visor,any,all,200,74.5,68.5,80.4,0.49,,\nDINO,visor,any,decided,100,80,,,0.5,,\n",
+    )
+    if profile == "evaluate":
+        (folder / "tables" / "people_generated.csv").unlink()
+    soup = read(folder, names)
+    shown = {heading.text for heading in soup.select(".answer h2")} - {"Notebooks and minutes", "Made with"}
+    assert shown == titles
+    if profile == "coco":
+        assert "9,815,810" in soup.text
+    if profile == "people":
+        (row,) = [row.get_text(" ") for row in soup.select("tbody tr") if "DINO" in row.text]
+        assert row == "DINO visor any 200 74.5 [68.5, 80.4] 0.49"
+    assert "not run" not in soup.text
+
+
+# ------------------------------------------------------------------------------------------------ what has it made?
+
+
+def test_everything_made_is_linked_and_escaped(study):
+    made = study / "artifacts" / "a model #1.txt"
+    made.touch()
+    state = study / ".state" / f"{NAMES[0]}.files.json"
+    record = json.loads(state.read_text())
+    files.write_json(state, record | {"outputs": [*record["outputs"], "artifacts/a model #1.txt"]})
+    index.write_index(study, NAMES)
+    text = (study / "index.html").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert html.escape(f"A <figure> of {name}") in text and html.escape(f"A & table of {name}") in text
+        for suffix in ("csv", "md", "tex"):
+            assert f'href="tables/table_{name}.{suffix}"' in text
+        for suffix in ("png", "pdf"):
+            assert f'href="figures/figure_{name}.{suffix}"' in text
+    assert 'href="artifacts/a%20model%20%231.txt"' in text and '<a href="run.log">' in text
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, False), (1280, True)])
+def test_a_browser_shows_it_by_day_and_by_night(study, width, dark, tmp_path):
+    index.write_index(study, NAMES)
+    with browser(tmp_path, width, dark) as driver:
+        check_fits(driver, study / "index.html")
+        ink = driver.execute_script("return getComputedStyle(document.querySelector('.answer')).color")
+        assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 380) == dark
+        box = driver.find_element("css selector", ".standing")
+        assert box.is_displayed() and box.location["y"] + box.size["height"] < 844, "seen without scrolling"
+        check_nothing_asked(driver)
