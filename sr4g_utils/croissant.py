@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import __version__
+from .dataset import COCO, licence_of
 from .running import files
 
 COLUMNS = {  # what a column of a triplet file means
@@ -41,6 +42,7 @@ def write_croissant(path: str | Path, train: str | Path, val: str | Path, *, sou
     about = json.loads((files.DATA / "croissant.json").read_text(encoding="utf-8"))
     about |= {
         "version": __version__,
+        "license": about["license"] if source == COCO else licence_of(source)[1],
         "description": f"{sum(rows.values()):,} captions with explicit spatial relations, made from {source} with the "
         f"{rules} rules: one row per distinct (image, subject, relation, object).",
         "distribution": [_file(split, file) for split, file in parts.items()],

@@ -395,13 +395,29 @@ def write_card(
     for split, file in (("train", train), ("validation", val)):
         images = pq.read_table(file, columns=["image_id"])["image_id"]
         counts.append(f"| {split} | {len(images):,} | {len(images.unique()):,} |")
-    write_text(
-        path, CARD.substitute(source=source, rules=rules, held_out=", ".join(held_out), counts="\n".join(counts))
-    )
+    licence, terms = licence_of(source)
+    fields = {"source": source, "rules": rules, "held_out": ", ".join(held_out), "counts": "\n".join(counts)}
+    write_text(path, CARD.substitute(**fields, licence=licence, terms=terms))
+
+
+COCO, MINIATURE = "COCO annotations", "the miniature world"  # what captions are made from
+LICENCES = {  # as the Hub writes them, and their terms
+    COCO: (
+        "cc-by-4.0",
+        "COCO's annotations are under CC BY 4.0; its photos keep their own terms and are not part of this data set.",
+    ),
+    MINIATURE: ("apache-2.0", "The layouts are drawn by this project, under Apache-2.0."),
+}
+
+
+def licence_of(source: str) -> tuple[str, str]:
+    """The licence of captions by what they are made from, and its terms in a sentence."""
+    own = "The annotations are not the project's: whoever passes this on names their licence."
+    return LICENCES.get(source, ("other", own))
 
 
 CARD = Template("""---
-license: cc-by-4.0
+license: $licence
 pretty_name: SR4G captions
 configs:
 - config_name: default
@@ -438,5 +454,5 @@ $counts
 Held out (unseen): $held_out.
 
 Rows of one category ("a dog to the left of another dog") are included; prompts and fine-tuning leave them out.
-COCO's annotations are under CC BY 4.0; its photos keep their own terms and are not part of this data set.
+$terms
 """)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import boxes
+from . import boxes, dataset
 from .boxes import BoxTable
 from .miniature import world
 from .photos import Photos, crop_table, most_cropped
@@ -22,8 +22,11 @@ def is_miniature(source: Any) -> bool:
 
 
 def made_from(source: Any) -> str:
-    """What annotations are of, in words for the dataset card."""
-    return "the miniature world" if is_miniature(source) else "COCO annotations"
+    """What annotations are of, for the dataset card: COCO's where they are downloaded or have its categories."""
+    if is_miniature(source):
+        return dataset.MINIATURE
+    coco = source is None or boxes.read(source).categories == boxes.COCO_CATEGORIES
+    return dataset.COCO if coco else f"annotations of one's own ({Path(source).name})"
 
 
 def annotations(run: Run, source: str | Path | None, split: str) -> Path:

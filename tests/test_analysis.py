@@ -143,7 +143,9 @@ def test_draws_agree_with_scores_and_compare(world):
         for name, values in drawn.items():
             assert values[i, 0] == pytest.approx(scores.loc[name].value.to_numpy(), nan_ok=True)
             low, high = np.nanquantile(values[i, 1:, analysis.COND], [0.025, 0.975])
-            assert (low, high) == pytest.approx(tuple(scores.loc[(name, "VISOR_Cond"), ["low", "high"]]), abs=6)
+            # a relation's few prompts: Wilson's interval reaches further towards 50 % than the bootstrap's
+            near = 1.5 if name == "all" else 8
+            assert (low, high) == pytest.approx(tuple(scores.loc[(name, "VISOR_Cond"), ["low", "high"]]), abs=near)
     left, right = (drawn[name][0, 1:, analysis.COND] for name in ("left of", "right of"))
     assert abs(np.corrcoef(left, right)[0, 1]) < 0.06  # relations are drawn independently
     fewer = visor.draws([records["base"], records["base"].iloc[4:]], 10)["all"]

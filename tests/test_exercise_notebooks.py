@@ -12,10 +12,10 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
-from conftest import ROOT
 from nbclient import NotebookClient
 
 from sr4g_utils.exercises import CounterExample
+from sr4g_utils.running.files import ROOT
 
 plt.switch_backend("Agg")
 FOLDER = ROOT / "notebooks" / "exercises"

@@ -18,9 +18,9 @@ from sr4g_utils.running.files import PACKAGE, ROOT
 # floor and may import each other, but not in a circle. A new module needs a place here.
 FLOORS = [
     ("relations", "annotations", "jsonstream", "intervals", "agreement", "prompt_files", "sampling", "running.files"),
-    ("boxes", "captions", "plots", "models", "croissant", "running.verify", "running.cluster", "running.shared"),
+    ("boxes", "captions", "plots", "models", "running.verify", "running.cluster", "running.shared"),
     ("dataset", "photos", "plots_people", "plots_lessons", "widget"),
-    ("prompts",),
+    ("prompts", "croissant"),
     ("detections", "images", "running.profiles"),
     ("visor", "detectors", "diffusion", "running.run", "running.plan", "running.pages"),
     ("signatures", "generate", "detect", "quality", "running.sweep", "running.report"),

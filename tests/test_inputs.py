@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sr4g_utils import boxes, dataset, inputs
+from sr4g_utils.miniature import world
 from sr4g_utils.photos import boxes_of, crop_table
 from sr4g_utils.running.run import Run
 
@@ -67,3 +68,15 @@ def test_the_example_of_the_crop_is_a_photo_that_loses_boxes_or_else_a_landscape
     table, photo = inputs.crop_example(run, tmp_path / "boxes.parquet", tmp_path / "photos", 100, 0.5)
     assert table.image_id.tolist() == [2] and photo.shape == (100, 200, 3) and abs(int(photo[0, 0, 0]) - 2) <= 1
     assert [name for name, _ in boxes_of(table, 0)] == ["cat", "cat", "dog"]
+
+
+def test_the_card_claims_cocos_licence_for_coco_only(tmp_path):
+    world.write_annotations(tmp_path / "own.json", split="train", images=5)
+    made_from = {"miniature:5": "apache-2.0", None: "cc-by-4.0", str(tmp_path / "own.json"): "other"}
+    for source, licence in made_from.items():
+        assert dataset.licence_of(inputs.made_from(source))[0] == licence
+    dataset.build(tmp_path / "t.parquet", tmp_path / "own.json", split="train")
+    files = [tmp_path / "t.parquet"] * 2
+    dataset.write_card(tmp_path / "card.md", *files, source=inputs.made_from(source), rules="visor", held_out=["cat"])
+    card = (tmp_path / "card.md").read_text()
+    assert "license: other\n" in card and "CC BY" not in card and "own.json" in card

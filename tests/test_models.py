@@ -17,12 +17,12 @@ import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 
-from sr4g_utils import models
 from sr4g_utils.models import parts
 from sr4g_utils.models.load import load_detector, load_pipeline
 from sr4g_utils.models.source import ModelError, Source
 from sr4g_utils.models.words import check_words
 from sr4g_utils.running.files import ROOT
+from sr4g_utils.sampling import recommended_sampling
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -409,7 +409,8 @@ def test_packages_that_are_missing_are_named(tmp_path: Path) -> None:
     named = {"text_encoder": ["kolors", "ChatGLMModel"], "tokenizer": ["kolors", "ChatGLMTokenizer"]}
     (kolors / "model_index.json").write_text(json.dumps({"_class_name": "KolorsPipeline", **named}))
     code = (
-        "import sys; sys.modules['sentencepiece'] = None\nfrom sr4g_utils import models\nfor folder in sys.argv[1:]:\n"
+        "import sys; sys.modules['sentencepiece'] = None\nfrom sr4g_utils.models.load import load_pipeline\n"
+        "from sr4g_utils.models.source import ModelError\nfor folder in sys.argv[1:]:\n"
         "    try: load_pipeline(folder, device='cpu')\n    except ModelError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, pixart, kolors], cwd=ROOT, capture_output=True, text=True)
@@ -512,9 +513,9 @@ def test_profiles_carry_the_checksums_of_their_models(shared: Path) -> None:
 
 
 def test_distilled_models_say_how_they_are_sampled() -> None:
-    assert models.recommended_sampling("stabilityai/sdxl-turbo") == {"steps": 1, "guidance": 0.0}
-    assert models.recommended_sampling("SimianLuo/LCM_Dreamshaper_v7") == {"steps": 4, "guidance": 8.0}
-    assert models.recommended_sampling("CompVis/stable-diffusion-v1-4") is None
+    assert recommended_sampling("stabilityai/sdxl-turbo") == {"steps": 1, "guidance": 0.0}
+    assert recommended_sampling("SimianLuo/LCM_Dreamshaper_v7") == {"steps": 4, "guidance": 8.0}
+    assert recommended_sampling("CompVis/stable-diffusion-v1-4") is None
 
 
 @pytest.mark.parametrize("module", ["source", "checks", "words", "hub"])

@@ -10,9 +10,9 @@ import tiny
 from hub import Hub, use
 from huggingface_hub import constants
 
-from sr4g_utils import models, runs
 from sr4g_utils.models.source import ModelError
 from sr4g_utils.running.files import ROOT
+from sr4g_utils.running.profiles import load_profile
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -185,7 +185,7 @@ def test_checksums_of_the_profile_hold_for_mirrors(hub: Hub, made: Path) -> None
 
 @pytest.mark.parametrize(("profile", "name"), [("paper", "v1.4"), ("paper_v21", "v2.1")])
 def test_other_weights_under_a_profiles_own_id_are_refused(made, tmp_path, monkeypatch, profile, name) -> None:
-    source = runs.load_profile(profile, [], ROOT)["03_finetuning"]["model"]
+    source = load_profile(profile, [], ROOT)["03_finetuning"]["model"]
     with Hub({f"{source['id']}@{source['revision']}": made / name}) as hub:
         use(monkeypatch, hub.url, tmp_path)
         answer = load("pipeline", **source)

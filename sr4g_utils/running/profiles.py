@@ -236,9 +236,12 @@ def resolve(name: str, where: str) -> str:
 
 
 def tidy(path: Path) -> None:
-    """Make an executed notebook the same after every run but for timings: papermill's cell of parameters gets a name in
-    place of a random one, and progress bars go."""
-    notebook = json.loads(path.read_text(encoding="utf-8"))
+    """Make an executed notebook the same after every run but for timings: papermill's cell of parameters and
+    styled tables get names in place of random ones, addresses of objects and progress bars go."""
+    text = re.sub(r" at 0x[0-9a-f]{6,}>", ">", path.read_text(encoding="utf-8"))
+    table = r"\bT_[0-9a-f]{5}(?=[_\\ ])"  # pandas draws the id of a styled table at random
+    names = {name: f"T_{i:05x}" for i, name in enumerate(dict.fromkeys(re.findall(table, text)))}
+    notebook = json.loads(re.sub(table, lambda found: names[found[0]], text))
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["id"] = "injected-parameters"

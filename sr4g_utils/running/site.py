@@ -22,9 +22,9 @@ from .files import ROOT, read_json, remove, temporary, write_text
 MARK = ".sr4g-site"  # a folder with this file was made here and may be replaced
 ROWS = 200  # of a table on a page; the rest is in its CSV
 NEEDS = ("sphinx", "myst_nb", "furo")
+PICTURES = ("image/svg+xml", "image/png", "image/jpeg")  # what MyST-NB draws
 
 STYLE = """
-.answer { line-height: 1.5 }
 article { overflow-wrap: break-word }
 .cell_output, .cell_input, .math { overflow-x: auto }
 .cell_output img { background: #fff }
@@ -97,7 +97,8 @@ def write_sources(source: Path, folder: Path, names: Sequence[str], executed: Se
     shutil.copytree(folder / "figures", source / "extra" / "figures", dirs_exist_ok=True)
     write_text(source / "static" / "sr4g.css", index.STYLE + pages.ENLARGE_STYLE + STYLE)
     write_text(source / "static" / "sr4g.js", pages.ENLARGE)
-    answer = f"``````{{raw}} html\n{index.answer(folder, names)}\n``````\n"
+    linked = {name: f"notebooks/{name}.html" for name in executed}
+    answer = f"``````{{raw}} html\n{index.answer(folder, names, linked)}\n``````\n"
     contents = {
         "Notebooks": [f"notebooks/{name}" for name in executed],
         "Tables": [f"tables/{name}" for name in tables],
@@ -123,7 +124,8 @@ def write_tables(source: Path, folder: Path, name: str) -> bool:
         if len(lines) > ROWS + 2:
             parts.append(f"The first {ROWS} of {len(lines) - 2:,} rows; the CSV has all.")
         parts.append("\n".join(lines[: ROWS + 2]))
-    write_text(source / "tables" / f"{name}.md", "\n\n".join(parts) + "\n")
+    if len(parts) > 1:
+        write_text(source / "tables" / f"{name}.md", "\n\n".join(parts) + "\n")
     return len(parts) > 1
 
 
@@ -164,6 +166,7 @@ def _copy(file: Path, to: Path) -> None:
 def sphinx(source: Path, target: Path) -> str:
     """Build the pages; folders beside ``target`` are written, too. Returns Sphinx's complaints, a line each."""
     from sphinx.application import Sphinx
+    from sphinx.util.console import strip_escape_sequences
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
     settings = {
@@ -187,7 +190,7 @@ def sphinx(source: Path, target: Path) -> str:
     said = io.StringIO()
     with patch_docutils(), docutils_namespace():
         Sphinx(source, None, target, target.with_name("doctrees"), "html", settings, status=None, warning=said).build()
-    return said.getvalue()
+    return strip_escape_sequences(said.getvalue())
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -221,7 +224,7 @@ def _describe(app: Any, doctree: Any) -> None:
         return
     outputs = [output for cell in read_json(path)["cells"] for output in cell.get("outputs", [])]
     texts = [
-        output["metadata"][kind]["alt"] for output in outputs for kind in output.get("data", {}) if "image/" in kind
+        output["metadata"][kind]["alt"] for output in outputs for kind in output.get("data", {}) if kind in PICTURES
     ]
     shown = [box for box in doctree.findall(nodes.container) if box.get("nb_element") == "cell_code_output"]
     pictures = [picture for box in shown for picture in box.findall(nodes.image)]

@@ -8,10 +8,10 @@ import shutil
 import bs4
 import pytest
 from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
-from conftest import ROOT
 from matplotlib import pyplot as plt
 
 from sr4g_utils.running import files, index, profiles
+from sr4g_utils.running.files import ROOT
 from sr4g_utils.running.run import Run
 
 NAMES = list(profiles.load_profile("miniature", [], ROOT))

@@ -10,10 +10,10 @@ import nbformat
 import numpy as np
 import pytest
 from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
-from conftest import ROOT
 from PIL import Image
 
 from sr4g_utils.running import pages, profiles
+from sr4g_utils.running.files import ROOT
 
 
 def picture(size: tuple[int, int] = (1500, 900)) -> str:

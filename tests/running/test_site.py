@@ -1,0 +1,216 @@
+"""The site of a run: built without a complaint, searchable from a file, at home on a phone, and asking nobody."""
+
+import base64
+import shutil
+import time
+from pathlib import Path
+
+import bs4
+import nbformat
+import pandas as pd
+import pytest
+from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
+from conftest import ROOT
+
+import run_all
+from sr4g_utils.running import files, pages, profiles, site
+from sr4g_utils.running.run import Run
+
+for name in site.NEEDS:
+    pytest.importorskip(name, reason=f"{name} is not installed (the extra `site`)")
+
+NAMES = ["01_heuristics", "03_finetuning", "04_evaluation"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run with the checkout's own notebooks and a picture in each, the recorded results, and a long table."""
+    picture = base64.b64encode((ROOT / "data" / "results" / "examples.png").read_bytes()).decode()
+    folder = tmp_path_factory.mktemp("runs") / "miniature"
+    for name in NAMES:
+        run = Run(folder, name)
+        notebook = nbformat.read(profiles.notebooks()[name], 4)
+        output = nbformat.v4.new_output("display_data", {"image/png": picture, "text/plain": "<Figure>"})
+        notebook.cells.append(nbformat.v4.new_code_cell("draw()", outputs=[output]))
+        files.write_text(folder / "notebooks" / f"{name}.ipynb", nbformat.writes(notebook))
+    ledger = files.ledger()
+    run.table(ledger, "ledger", "Decisions & more")
+    rows = pd.DataFrame({"number": range(site.ROWS + 34), "a_wide_column " * 30: "text"})
+    run.table(rows, "long", "A long and wide table")
+    shutil.copytree(ROOT / "data" / "results" / "miniature", folder / "artifacts" / "results", dirs_exist_ok=True)
+    (folder / "figures" / "scores.png").write_bytes((ROOT / "data" / "results" / "examples.png").read_bytes())
+    files.write_json(
+        folder / ".state" / "04_evaluation.files.json",
+        {"inputs": {}, "outputs": ["figures/scores.png", "tables/ledger.md", "tables/long.md"]},
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(run_folder, tmp_path_factory):
+    """The site, what building it said, and the seconds that it took."""
+    target = tmp_path_factory.mktemp("sites") / "a site"
+    began = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        said = []
+        patch.setattr(site, "sphinx", lambda *a, build=site.sphinx: said.append(build(*a)) or "")
+        first = site.build(target, run_folder, [*NAMES, "05_analysis"])
+    return first.parent, said, time.monotonic() - began
+
+
+def pages_of(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.html"))
+
+
+def soup_of(path: Path) -> bs4.BeautifulSoup:
+    return bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def test_it_is_built_without_a_complaint_and_leaves_nothing_beside_it(built):
+    folder, said, _ = built
+    assert said == [""]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    names = {str(path.relative_to(folder)) for path in pages_of(folder)}
+    docs = {f"docs/{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
+    notebooks = {f"notebooks/{name}.html" for name in NAMES}
+    assert names == docs | notebooks | {"index.html", "search.html", "README.html", "tables/04_evaluation.html"}
+
+
+def test_no_page_loads_anything_and_every_link_leads_somewhere(built):
+    folder, _, _ = built
+    for path in pages_of(folder):
+        check_loads_nothing(path.read_text(encoding="utf-8"))
+        for tag in soup_of(path).select("[href], [src]"):
+            address = (tag.get("href") or tag["src"]).partition("#")[0].partition("?")[0]
+            if address and not address.startswith(("http", "data:", "mailto:")):
+                assert (path.parent / address.replace("%20", " ")).exists(), (path, address)
+
+
+def test_the_first_page_answers_first(built):
+    soup = soup_of(built[0] / "index.html")
+    standing = soup.select_one(".standing").text
+    assert "Unfinished: 0 of 4" in standing and "05_analysis: not run" in standing
+    assert [heading.text.rstrip("¶#") for heading in soup.select(".answer h2")][:2] == ["The paper's claims", "Scores"]
+    assert soup.select_one(".answer figure img")["alt"]
+
+
+def test_tables_and_files_can_be_downloaded(built):
+    soup = soup_of(built[0] / "tables" / "04_evaluation.html")
+    assert f"The first {site.ROWS} of {site.ROWS + 34} rows" in soup.text and "Decisions & more" in soup.text
+    long = soup.select("table")[1]
+    assert len(long.select("tbody tr")) == site.ROWS
+    downloads = [link["href"] for link in soup.select("a.download")]
+    assert [Path(link).name for link in downloads] == ["ledger.csv", "ledger.tex", "long.csv", "long.tex"]
+    csv = (built[0] / "tables" / downloads[2]).read_text(encoding="utf-8")
+    assert len(csv.splitlines()) == site.ROWS + 35
+
+
+def test_the_notebooks_show_equations_pictures_and_boxes(built):
+    folder, _, _ = built
+    page = soup_of(folder / "notebooks" / "03_finetuning.html")
+    assert page.select_one("math[display=block]") and page.select_one("math[display=inline]")
+    assert not [script for script in page.select("script") if "mathjax" in str(script).lower()]
+    for name in NAMES:
+        soup = soup_of(folder / "notebooks" / f"{name}.html")
+        pictures = soup.select(".cell_output img")
+        assert pictures and all(picture["alt"] and "_images" not in picture["alt"] for picture in pictures)
+        assert ("mount(document.getElementById" in str(soup)) == (name == pages.WITH_BOXES)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_reads_every_page_and_finds_visor_cond(built, width, tmp_path):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    folder, _, _ = built
+    with browser(tmp_path, width) as driver:
+        for path in pages_of(folder):
+            check_fits(driver, path)
+        driver.get((folder / "notebooks" / "01_heuristics.html").as_uri())
+        before = driver.find_element("css selector", ".sr4g-boxes output").text
+        box = driver.find_element("css selector", ".sr4g-boxes g.subject")
+        driver.execute_script("arguments[0].focus()", box)
+        for _ in range(60):
+            box.send_keys("\ue014")  # to the right
+        assert driver.find_element("css selector", ".sr4g-boxes output").text != before
+        picture = driver.find_element("css selector", ".cell_output img")
+        driver.execute_script("arguments[0].click()", picture)
+        assert driver.find_element("css selector", "dialog[open] img").size["width"] >= width - 40
+        driver.get(f"{(folder / 'search.html').as_uri()}?q=VISOR_Cond")
+        results = WebDriverWait(driver, 30).until(lambda d: d.find_elements("css selector", "#search-results li a"))
+        found = {link.get_attribute("href").partition("?")[0].partition("#")[0] for link in results}
+        assert (folder / "notebooks" / "04_evaluation.html").as_uri() in found
+        check_nothing_asked(driver)
+
+
+def test_it_is_quick(built):
+    assert built[2] < 120, "30 s on a machine of its own; this one may be shared"
+
+
+# ---------------------------------------------------------------------------------------------- the folder it goes to
+
+
+def test_a_site_is_replaced_and_what_is_not_one_is_kept(run_folder, tmp_path, monkeypatch):
+    def sphinx(source, target):
+        files.write_text(target / "index.html", "new")
+        return "a warning\n"
+
+    monkeypatch.setattr(site, "sphinx", sphinx)
+    target = tmp_path / "site"
+    target.mkdir()
+    assert site.build(target, run_folder, NAMES).read_text() == "new", "an empty folder is taken"
+    (target / "old.html").touch()
+    site.build(target, run_folder, NAMES)
+    assert not (target / "old.html").exists() and [path.name for path in tmp_path.iterdir()] == ["site"]
+    mine = tmp_path / "mine"
+    files.write_text(mine / "thesis.tex", "years of work")
+    for kept in (mine, mine / "thesis.tex"):
+        with pytest.raises(ValueError, match=f"--site: {kept} holds something else; name a new or an empty folder"):
+            site.build(kept, run_folder, NAMES)
+    assert (mine / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_build_that_fails_leaves_the_old_site(run_folder, tmp_path, monkeypatch):
+    target = tmp_path / "site"
+    files.write_text(target / site.MARK, "")
+
+    def fails(source, target):
+        raise RuntimeError("no disk")
+
+    monkeypatch.setattr(site, "sphinx", fails)
+    with pytest.raises(RuntimeError):
+        site.build(target, run_folder, NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["site"] and (target / site.MARK).exists()
+
+
+def test_what_is_missing_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+    arguments = ["--site", str(tmp_path / "site"), "--runs", str(tmp_path / "runs")]
+    assert run_all.main(arguments) == 2
+    told = capsys.readouterr().err
+    folder = tmp_path / "runs" / "miniature"
+    assert told == f"run_all.py: --site: {folder} has no executed notebook; run the profile first\n"
+    monkeypatch.setattr(site, "find_spec", lambda name: None if name == "furo" else name)
+    assert run_all.main(arguments) == 2
+    assert capsys.readouterr().err == "run_all.py: --site needs furo: pip install -e '.[site]'\n"
+
+
+# -------------------------------------------------------------------------------------------------------------- links
+
+
+def test_links_of_the_docs_lead_to_pages_downloads_or_nowhere(tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    for name in ("docs/a.md", "docs/b.md", "data/c.yaml", "notebooks/01_one.ipynb", "notebooks/02_two.ipynb", "d.png"):
+        files.write_text(checkout / name, name)
+    monkeypatch.setattr(site, "ROOT", checkout)
+    text = (
+        "[b](b.md#there) [c `x`](../data/c.yaml) [data](../data) [one](../notebooks/01_one.ipynb) "
+        "[two](../notebooks/02_two.ipynb) ![picture](../d.png) [out](https://example.org/) [none](../none.md)"
+    )
+    files.write_text(checkout / "docs" / "a.md", text)
+    documents = {Path("docs/a.md"), Path("docs/b.md"), Path("notebooks/01_one.ipynb")}
+    source = tmp_path / "source"
+    assert site.with_links(Path("docs/a.md"), documents, source) == (
+        "[b](b.md#there) {download}`c x </files/data/c.yaml>` data [one](../notebooks/01_one.ipynb) "
+        "{download}`two </files/notebooks/02_two.ipynb>` ![picture](../d.png) [out](https://example.org/) "
+        "[none](../none.md)"
+    )
+    assert (source / "files" / "data" / "c.yaml").read_text() == "data/c.yaml" and (source / "d.png").exists()
