@@ -375,7 +375,7 @@ def _scored(boxes: pd.DataFrame) -> dict[str, float]:
 @part("detections")
 def detections(random: random.Random, folder: Path) -> None:
     """A table of boxes, written in one of many honest ways, or with one mistake, or damaged."""
-    boxes, harm = _boxes(), random.choice([None, None, "bytes", *HARMFUL])
+    boxes, harm = _boxes(), random.choice([*[None] * len(HARMFUL), "bytes", *HARMFUL])
     if harm in HARMFUL:
         boxes = HARMFUL[harm](random, boxes)
     else:
