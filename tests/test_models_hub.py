@@ -10,6 +10,7 @@ import tiny
 from hub import Hub, use
 from huggingface_hub import constants
 
+from sr4g_utils.models.load import load_detector, load_pipeline
 from sr4g_utils.models.source import ModelError
 from sr4g_utils.running.files import ROOT
 from sr4g_utils.running.profiles import load_profile
@@ -45,7 +46,7 @@ def hub(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def load(kind: str, **source: object) -> str:
     """The commit that was loaded, or the error."""
     try:
-        return getattr(models, f"load_{kind}")(source, device="cpu")[-1]["commit"]
+        return {"pipeline": load_pipeline, "detector": load_detector}[kind](source, device="cpu")[-1]["commit"]
     except ModelError as error:
         assert "\n" not in str(error)
         return str(error)

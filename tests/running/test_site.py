@@ -10,10 +10,10 @@ import nbformat
 import pandas as pd
 import pytest
 from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
-from conftest import ROOT
 
 import run_all
 from sr4g_utils.running import files, pages, profiles, site
+from sr4g_utils.running.files import ROOT
 from sr4g_utils.running.run import Run
 
 for name in site.NEEDS:
