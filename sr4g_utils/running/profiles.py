@@ -250,8 +250,20 @@ def tidy(path: Path) -> None:
                 lines = re.split("(?<=\n)", "".join(output["text"]))
                 output["text"] = "".join(line for line in lines if "\r" not in line)
         if "outputs" in cell:
-            cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr" or o["text"].strip()]
+            kept = [o for o in cell["outputs"] if o.get("name") != "stderr" or "".join(o["text"]).strip()]
+            cell["outputs"] = _joined(kept)
     write_json(path, notebook)
+
+
+def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Consecutive outputs of one stream as one: how a kernel parts what it prints is chance."""
+    joined: list[dict[str, Any]] = []
+    for output in outputs:
+        if joined and output["output_type"] == "stream" and joined[-1].get("name") == output["name"]:
+            joined[-1]["text"] = "".join(joined[-1]["text"]) + "".join(output["text"])
+        else:
+            joined.append(output)
+    return joined
 
 
 def source_digest(notebook: str) -> str:

@@ -76,6 +76,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("SR4G_MIRROR", server.url)
     yield server
     server.http.shutdown()
+    server.http.server_close()
 
 
 def test_download_once(server, tmp_path):

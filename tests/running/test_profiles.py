@@ -1,5 +1,6 @@
 """Parameters of notebooks and the profiles that set them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,28 @@ def test_every_profile_of_the_project_is_valid(tmp_path):
         assert profiles.load_profile(path.stem, [], tmp_path), path
         assert path.read_text().startswith("# "), "the first line says what a profile is for"
         assert yaml.safe_load(path.read_text())
+
+
+def test_tidy_makes_of_two_executions_the_same_notebook(tmp_path):
+    """A kernel parts what is printed by chance; bars, addresses and ids of tables differ each time."""
+
+    def stream(name, text):
+        return {"output_type": "stream", "name": name, "text": text}
+
+    def tidied(*outputs):
+        path = tmp_path / "notebook.ipynb"
+        files.write_json(path, {"cells": [{"cell_type": "code", "metadata": {}, "outputs": list(outputs)}]})
+        profiles.tidy(path)
+        return json.loads(path.read_text())["cells"][0]["outputs"]
+
+    shown = {"output_type": "display_data", "data": {"text/plain": "<Figure at 0x7f12ab34cd>"}}
+    bar = stream("stderr", "\rdrawing: 50%\rdrawing: 100%")
+    one = tidied(stream("stdout", ["a\n", "b\n"]), bar, stream("stdout", "c\n"), shown, stream("stdout", "d\n"))
+    two = tidied(stream("stdout", "a\n"), stream("stdout", "b\nc\n"), shown, bar, stream("stdout", "d\n"))
+    assert ["".join(o["text"]) for o in one if "text" in o] == ["a\nb\nc\n", "d\n"]
+    assert json.dumps(one) == json.dumps(two) and "0x" not in json.dumps(one)
+    assert [o["name"] for o in tidied(stream("stdout", "a"), stream("stderr", "b"), stream("stdout", "c"))] == [
+        "stdout",
+        "stderr",
+        "stdout",
+    ]
