@@ -7,7 +7,7 @@
     score      images/s of verdicts and scores of SR2D's 101,120 images with intervals, against a bootstrap of 10,000
                that draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
     neighbour  images/s of training the miniature's UNet beside a process that keeps two threads busy, with threads that
-               sleep while they wait (as the kernels and commands have it), against threads that spin (torch's default);
+               sleep while they wait (as kernels and commands have it where others work), against threads that spin;
                both alone, too. For a machine where nothing else is at work
 
 Models have random weights. On a GPU they have the published sizes (Stable Diffusion v1.4 at 512 × 512, OWL-ViT base at

@@ -78,7 +78,7 @@ def train(
         if save or done % c.log_every == 0:
             log.line(done, learning_rate(step, c), good)  # raises if the loss is not finite: before anything is saved
         if judge and validate:
-            scores = log.validation(done, judge(learner.kept()))
+            scores = log.validation(done, judge(learner.kept(), nothing="record"))  # to draw nothing is a result
             if best is None or rank(scores, start, c.oa_floor) > rank(best, start, c.oa_floor):
                 best = scores
                 save_unet(folder / "best", learner, accelerator)

@@ -17,7 +17,8 @@ from .choices import Choices
 from .learner import cast
 from .log import SCORES
 
-Judge = Callable[[Mapping[str, Tensor]], dict[str, Any]]  # a UNet's weights -> OA, VISOR, VISOR_Cond and their counts
+# a UNet's weights (and ``nothing``, see visor.verdicts) -> OA, VISOR, VISOR_Cond and their counts
+Judge = Callable[..., dict[str, Any]]
 
 
 def judge_of(pipeline: Any, asked: pd.DataFrame, detector: Detector, c: Choices, accelerator: Accelerator) -> Judge:
@@ -27,7 +28,7 @@ def judge_of(pipeline: Any, asked: pd.DataFrame, detector: Detector, c: Choices,
     mine = asked.iloc[accelerator.process_index :: accelerator.num_processes]
     names = dict(zip(asked.prompt_id, zip(asked.subject, asked.object, strict=True), strict=True))
 
-    def judge(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    def judge(weights: Mapping[str, Tensor], nothing: str = "raise") -> dict[str, Any]:
         pipeline.unet.load_state_dict(weights)
         pipeline.unet.eval()
         total, quiet = len(mine) * sampling.images, not accelerator.is_main_process
@@ -39,7 +40,7 @@ def judge_of(pipeline: Any, asked: pd.DataFrame, detector: Detector, c: Choices,
         found = found.assign(prompt_id=np.array(ids, int)[at], image_index=np.array(numbers, int)[at])
         found = pd.concat(gather_object([found]), ignore_index=True)
         records = visor.verdicts(
-            asked, found, images=sampling.images, threshold=c.threshold, pairs=c.pairs, rules=c.rules
+            asked, found, images=sampling.images, threshold=c.threshold, pairs=c.pairs, rules=c.rules, nothing=nothing
         )
         scores = visor.scores(records).query("relation == 'all'").set_index("metric").value
         values = {name: None if np.isnan(scores[name]) else float(scores[name]) for name in SCORES}

@@ -171,6 +171,7 @@ def read_setting(text: str) -> Any:
 # ------------------------------------------------------------------------------------------------------------ hashes
 
 WHOLE, BLOCK = 4 << 20, 1 << 16  # bytes up to which a file in a folder is read whole, else in blocks
+OTHERS_AT_WORK = 25  # percent of the cores
 CLOCK = 2  # seconds; a file that is younger may be written again without a new time
 MANY = 1000  # files of a folder from which on their hashes are kept between processes
 _seen: dict[str, Any] = {}  # a file's size and times when it was read, and the hash of its content
@@ -276,11 +277,16 @@ def _version(library: str) -> str | None:
 
 
 def share_cores() -> None:
-    """Have threads that wait for work sleep, not spin, in this process and its children; before torch is imported.
+    """Where others work on this machine, have threads that wait for work sleep, not spin, in this process and its
+    children; before torch is imported. What the user has set stays.
 
-    Spinning threads take the cores from those that work, wherever others work, too. What the user has set stays.
+    Spinning threads take the cores from those that work. Where nobody else works, spinning is the faster way to wait.
     """
-    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+    import psutil
+
+    if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        return
+    if psutil.cpu_percent(0.2) > OTHERS_AT_WORK:
         os.environ.update(OMP_WAIT_POLICY="passive", KMP_BLOCKTIME="0")  # GNU's OpenMP; Intel's and LLVM's
 
 

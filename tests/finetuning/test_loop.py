@@ -86,7 +86,7 @@ def test_the_best_is_by_visor_cond_among_those_that_still_draw(
     scripted = iter([(80, 50), (79, 55), (40, 90), (75, 60), (78, 58)])  # OA and VISOR_Cond at steps 0, 1, 2, 3, 4
 
     def judge(*_: Any) -> Any:
-        def scores(_: Any) -> dict[str, Any]:
+        def scores(*_: Any, **__: Any) -> dict[str, Any]:
             oa, cond = next(scripted)
             return {"OA": float(oa), "VISOR": oa * cond / 100, "VISOR_Cond": float(cond), "images": 9, "both_found": 7}
 

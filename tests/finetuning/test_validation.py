@@ -45,3 +45,17 @@ def test_it_is_the_evaluation_itself(world: SimpleNamespace) -> None:
     assert [found[name] for name in ("OA", "VISOR", "VISOR_Cond")] == pytest.approx(
         [scores[name] for name in ("OA", "VISOR", "VISOR_Cond")]
     )
+
+
+def test_to_have_learnt_to_draw_nothing_is_a_result_but_no_start(world: SimpleNamespace) -> None:
+    asked = prompts.validation_prompts(world.prompts, HELD_OUT, 14, 0)
+    pipeline, _ = load_pipeline(world.folder / "v1.4", device="cpu")
+    detector = detectors.load(world.folder / "owlvit", device="cpu")
+    c = Choices(precision="float32", sampling={"images": 1, "steps": 2}, threshold=0.9999)
+    judge = judge_of(pipeline, asked, detector, c, Accelerator(cpu=True))
+    weights = dict(pipeline.unet.state_dict())
+    with pytest.raises(visor.NothingFound, match="the detector found nothing"):
+        judge(weights)
+    assert judge(weights, nothing="record") == {
+        "OA": 0.0, "VISOR": 0.0, "VISOR_Cond": None, "images": 14, "both_found": 0,
+    }  # fmt: skip

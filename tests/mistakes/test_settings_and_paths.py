@@ -144,7 +144,7 @@ def test_two_profiles_of_one_name_do_not_share_a_run_folder(tmp_path, capsys) ->
 CELLS = [
     'from os import PathLike\n\nrun_folder: str | PathLike = "x"',
     'import os\nimport sys\nfrom sr4g_utils.running.run import Run\nrun = Run(run_folder, "01_one")',
-    "print('python', sys.executable)\nprint('wait', os.environ['OMP_WAIT_POLICY'])",
+    "print('python', sys.executable)\nprint('wait', os.environ.get('OMP_WAIT_POLICY'))",
 ]
 
 
@@ -178,7 +178,7 @@ def test_braces_in_paths_and_another_python3_on_the_jupyter_path(study, tmp_path
     runs = tmp_path / "runs {a} {} {0}"
     done = subprocess.run(
         [sys.executable, str(study / "run_all.py"), "--runs", str(runs)], capture_output=True, text=True,
-        env={**os.environ, "JUPYTER_PATH": str(spec.parents[1])}, timeout=120,
+        env={**os.environ, "JUPYTER_PATH": str(spec.parents[1]), "OMP_WAIT_POLICY": "passive"}, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     log = (runs / "miniature" / "run.log").read_text()
@@ -186,20 +186,20 @@ def test_braces_in_paths_and_another_python3_on_the_jupyter_path(study, tmp_path
     assert (runs / "miniature" / "notebooks" / "01_one.html").is_file()
 
 
-@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, name) -> None:
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-    for each in names:
-        monkeypatch.delenv(each, raising=False)
-    monkeypatch.setenv(name, "7")
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+@pytest.mark.parametrize("name", [None, *WAITING])
+@pytest.mark.parametrize("busy", [3.0, 60.0])
+def test_waiting_threads_sleep_where_others_work_unless_the_user_says_otherwise(monkeypatch, name, busy) -> None:
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: busy)
+    for each in WAITING:
+        monkeypatch.setenv(each, "7")  # so that it is put back
+        if each != name:
+            monkeypatch.delenv(each)
     files.share_cores()
-    assert {each: os.environ.get(each) for each in names} == {each: "7" if each == name else None for each in names}
-    monkeypatch.delenv(name)
-    for each in names:
-        monkeypatch.setenv(each, "x")  # so that they are put back
-        monkeypatch.delenv(each)
-    files.share_cores()
-    assert os.environ.pop("OMP_WAIT_POLICY") == "passive" and os.environ.pop("KMP_BLOCKTIME") == "0"
+    sleep = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"} if busy == 60.0 and name is None else {}
+    assert {each: os.environ[each] for each in WAITING if each in os.environ} == sleep | ({name: "7"} if name else {})
 
 
 def test_the_commands_set_it_before_torch() -> None:
