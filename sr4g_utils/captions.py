@@ -1,6 +1,7 @@
 """Triplet to sentence and back: ("dog", "left of", "cat") <-> "a dog to the left of a cat"."""
 
 import re
+from collections.abc import Sequence
 
 from .relations import BY_NAME, RELATIONS
 
@@ -17,6 +18,12 @@ def with_article(name: str) -> str:
     """ "an apple", "a dog". By the first letter, which is right for every COCO name; the plurals "a skis" and
     "a scissors" are VISOR's wording, kept so that our captions and the published prompts are the same sentences."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """A caption that names things and says nothing of where they are: "a dog , a cat and an apple"."""
+    things = [with_article(name) for name in names]
+    return " , ".join(things[:-1]) + " and " * (len(things) > 1) + things[-1]
 
 
 def caption(subject: str, relation: str, object: str, template: str = "plain") -> str:

@@ -222,15 +222,19 @@ def frequencies(path: str | Path) -> pd.DataFrame:
 OBJECTS = ("seen", "mixed", "unseen")  # by how many of a triplet's two categories are unseen: none, one, both
 
 
-def held_out_categories(categories: Sequence[Category], n: int) -> list[str]:
-    """``n`` category names held out of fine-tuning for the unseen split, spread over the supercategories.
+def held_out_categories(categories: Sequence[Category], n: int | Sequence[str]) -> list[str]:
+    """The categories held out of the unseen split's fine-tuning: those named, or ``n`` spread over the supercategories.
 
     Each supercategory gives its share of ``n`` (largest remainders first, ties in file order), taken at even steps from
     its categories in the order of their ids. No chance and no frequency enters. The paper does not list its own.
 
     Raises:
-        ValueError: ``n`` is negative or not below the number of categories.
+        ValueError: ``n`` is negative or not below the number of categories, or names a category that is none.
     """
+    if not isinstance(n, int):
+        if unknown := sorted(set(n) - {category.name for category in categories}):
+            raise ValueError(f"unseen: the annotations have no category {unknown[0]!r}")
+        return list(n)
     if not 0 <= n < len(categories):
         raise ValueError(f"unseen: {n} categories cannot be held out of {len(categories)}")
     families: dict[str, list[str]] = {}

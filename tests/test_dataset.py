@@ -186,6 +186,9 @@ def test_held_out_categories_are_spread_and_fixed():
     held = Counter(c.supercategory for c in COCO_CATEGORIES if c.name in held_out)
     assert all(abs(held[family] - n / 5) < 1 for family, n in families.items())
     assert dataset.held_out_categories(COCO_CATEGORIES, 0) == []
+    assert dataset.held_out_categories(COCO_CATEGORIES, ["cat", "dog"]) == ["cat", "dog"]
+    with pytest.raises(ValueError, match="unseen: the annotations have no category 'unicorn'"):
+        dataset.held_out_categories(COCO_CATEGORIES, ["cat", "unicorn"])
     for n in (-1, 80):
         with pytest.raises(ValueError, match=f"{n} categories cannot be held out of 80"):
             dataset.held_out_categories(COCO_CATEGORIES, n)

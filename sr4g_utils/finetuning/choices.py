@@ -16,6 +16,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     # what is learnt from
     rules: str = "visor"  # a rule set of relations.RULES that defines all relations
     template: str = "plain"  # of captions.TEMPLATES
+    control: Literal["none", "list", "shuffled"] = "none"  # what captions say in a control; see samples.Captions
     crowds: bool = False
     same_category: bool = False  # captions such as "a dog to the left of another dog"
     balanced: bool = True  # draw a relation first, then one of its captions

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .. import dataset
 from ..boxes import BoxTable
-from ..captions import caption
+from ..captions import caption, listing
 from ..models.words import check_words
 from ..photos import CROP, PhotoError, Photos, crop_photo
 from ..relations import NAMES
@@ -43,12 +43,16 @@ class Captions:
     """Distinct triplets per image as numbers, 8 bytes each: image (its place in the box table) and triplet, ascending.
 
     A triplet's number is (subject · categories + object) · relations + relation: places in their lists.
+
+    In a control the captions say less than what is true, of the same images drawn in the same order: "list" names the
+    two things, "shuffled" names a relation that is drawn at random for each caption.
     """
 
     image: Int32[np.ndarray, "caption"]
     triplet: Int32[np.ndarray, "caption"]
     names: list[str]
     template: str
+    control: str = "none"
 
     def __len__(self) -> int:
         return len(self.image)
@@ -58,7 +62,7 @@ class Captions:
         return self.triplet % len(NAMES)
 
     def rows(self, keep: Bool[np.ndarray, "caption"]) -> "Captions":
-        return Captions(self.image[keep], self.triplet[keep], self.names, self.template)
+        return Captions(self.image[keep], self.triplet[keep], self.names, self.template, self.control)
 
     def without(self, held_out: Sequence[str]) -> "Captions":
         """Those that name none of the categories.
@@ -76,14 +80,24 @@ class Captions:
         """Those of usable photos."""
         return self.rows(usable[self.image])
 
+    @property
+    def said(self) -> Int32[np.ndarray, "caption"]:
+        """The triplets that the captions name: the true ones, but for a control's relations."""
+        if self.control != "shuffled":
+            return self.triplet
+        drawn = np.random.default_rng(len(self)).integers(len(NAMES), size=len(self), dtype=np.int32)
+        return self.triplet - self.relation + drawn
+
     def text(self, triplet: int | np.integer) -> str:
         pair, relation = divmod(int(triplet), len(NAMES))
         subject, object = divmod(pair, len(self.names))
+        if self.control == "list":
+            return listing([self.names[subject], self.names[object]])
         return caption(self.names[subject], NAMES[relation], self.names[object], self.template)
 
 
 def true_captions(
-    table: BoxTable, rules: str = "visor", template: str = "plain", same_category: bool = False
+    table: BoxTable, rules: str = "visor", template: str = "plain", same_category: bool = False, control: str = "none"
 ) -> Captions:
     """Every caption that is true of a table's images, be they cropped or not; nothing is written or sampled yet."""
     images, triplets = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
@@ -93,7 +107,7 @@ def true_captions(
         group, relation = (index.astype(np.int32) for index in np.nonzero(counts))
         images.append(image[group])
         triplets.append(((subject * len(table.names) + object) * len(NAMES))[group] + relation)
-    return Captions(np.concatenate(images), np.concatenate(triplets), table.names, template)
+    return Captions(np.concatenate(images), np.concatenate(triplets), table.names, template, control)
 
 
 def crop_changes(before: Captions, after: Captions) -> dict[str, int]:
@@ -269,7 +283,7 @@ class Sampler:
         self.captions, self.encoded = captions, encoded
         self.size, self.dropout, self.seed = size, dropout, seed
         self.draw = dataset.sampler(captions.relation, balanced)
-        triplets, number = np.unique(captions.triplet, return_inverse=True)
+        triplets, number = np.unique(captions.said, return_inverse=True)
         self.number = number.astype(np.int32) + 1
         self.texts = ["", *map(captions.text, triplets)]
         check_words(pipeline.tokenizer, self.texts[1:])

@@ -77,7 +77,7 @@ def finetune(
         return state["result"]
 
     cropped = crop_table(table, resolution, c.min_kept)
-    every, uncropped = (true_captions(one, c.rules, c.template, c.same_category) for one in (cropped, table))
+    every, uncropped = (true_captions(one, c.rules, c.template, c.same_category, c.control) for one in (cropped, table))
     store, images = Path(latents or folder.parent / "latents"), np.unique(every.image)
     encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)

@@ -14,6 +14,7 @@ from PIL import Image
 from tuning import encode
 
 from sr4g_utils import boxes, photos
+from sr4g_utils.captions import parse, with_article
 from sr4g_utils.finetuning import samples
 from sr4g_utils.finetuning.samples import Captions, Encoded, Sampler, Text
 from sr4g_utils.models.load import load_pipeline
@@ -41,6 +42,28 @@ def test_held_out_categories_are_in_no_caption(captions: Captions) -> None:
     assert {left.text(t) for t in np.unique(left.triplet)} == {t for t in texts if not {"cat", "dog"} & set(t.split())}
     with pytest.raises(ValueError, match="held_out: the annotations have no category 'unicorn'"):
         captions.without(["unicorn"])
+
+
+@pytest.mark.parametrize("control", ["list", "shuffled"])
+def test_a_control_shows_the_same_photos_and_says_less(
+    world: SimpleNamespace, captions: Captions, encoded: Encoded, pipeline: Any, control: str
+) -> None:
+    told = samples.true_captions(world.table, control=control).without(["cat"])
+    true = captions.without(["cat"])
+    ours, plain = (Sampler(each, encoded, pipeline, 64, dropout=0.0, seed=3) for each in (told, true))
+    same = 0
+    for step in range(3):
+        one, two = ours(step, range(64)), plain(step, range(64))
+        assert torch.equal(one.latents, two.latents) and torch.equal(one.noise, two.noise)
+        for a, b in zip(one.caption, two.caption, strict=True):
+            s, relation, o = parse(plain.texts[b])
+            if control == "list":
+                assert ours.texts[a] == f"{with_article(s)} and {with_article(o)}"
+            else:
+                assert parse(ours.texts[a])[::2] == (s, o)
+                same += parse(ours.texts[a])[1] == relation
+    if control == "shuffled":
+        assert len({parse(text)[1] for text in ours.texts[1:]}) == 14 and 2 < same < 35  # 192 / 14 = 13.7 by chance
 
 
 def test_crop_changes_are_counted(shared: Path) -> None:
