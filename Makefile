@@ -16,7 +16,7 @@ run: $(VENV)/installed  ## the default profile; more with ARGS="--profile coco"
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/installed
+bench: $(VENV)/installed  ## the dataset, then every stage; on a GPU it leaves data/results/bench/<device>.json
 	$(BIN)/python tests/bench_dataset.py $(ARGS)
 	$(BIN)/python tests/bench_stages.py
 

@@ -13,16 +13,31 @@
 Models have random weights. On a GPU they have the published sizes (Stable Diffusion v1.4 at 512 × 512, OWL-ViT base at
 768 × 768, ``--small`` for tiny ones); on a CPU they are tiny, so the ratios there speak of overheads and not of
 arithmetic. Rates go into the section ``plan`` of a profile, which `run_all.py --profile paper --dry-run` reads.
+
+The first three are the part for a GPU: ``--only generate detect finetune``. Of published sizes it leaves a record in
+``data/results/bench/<device>.json``, of tiny ones only where ``--out`` says; ``--table`` makes the table in
+docs/cluster.md of the records. Operations are those of matrix products, convolutions and attention that one image
+needs, counted by torch on the very model:
+
+    generate   text encoder, UNet at each of the scheduler's calls (twice, for guidance) and the VAE's decoder
+    detect     image tower and heads, once; what a name's text takes is shared by all images
+    finetune   the UNet's forward and backward pass
+
+MFU is what they come to per second, as a share of the device's peak by its data sheet.
 """
 
 import argparse
+import datetime
+import gc
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,9 +45,12 @@ import tiny
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from sr4g_utils import boxes, detectors, diffusion, visor
 from sr4g_utils.captions import caption
+from sr4g_utils.finetuning.engine import PEAKS
 from sr4g_utils.finetuning.log import read_log
 from sr4g_utils.finetuning.samples import true_captions
 from sr4g_utils.finetuning.stage import finetune
@@ -43,37 +61,174 @@ from sr4g_utils.prompts import read_prompts
 from sr4g_utils.running import files
 from sr4g_utils.sampling import Sampling
 
+RECORDS = files.DATA / "results" / "bench"
+PAGE = files.ROOT / "docs" / "cluster.md"
+MARKS = "<!-- made by `python tests/bench_stages.py --table` -->", "<!-- end of what it made -->"
+FLOAT16_PEAKS = {"V100": 125e12, "T4": 65e12}  # by data sheet, of cards whose tensor cores know no bfloat16
 
-def main() -> None:
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=["generate", "detect", "finetune", "score", "neighbour"])
     parser.add_argument("--small", action="store_true", help="tiny models on a GPU too")
-    args = parser.parse_args()
-    device = default_device()
-    full = device != "cpu" and not args.small
-    dtype = "float16" if full else "float32"
-    name = torch.cuda.get_device_name() if device == "cuda" else device
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}; random weights,",
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder of the record")
+    parser.add_argument("--table", action="store_true", help="measure nothing; put the records into docs/cluster.md")
+    args = parser.parse_args(argv)
+    if args.table:
+        return files.write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), RECORDS))
+    full = default_device() != "cpu" and not args.small
+    chosen = [bench for bench in (*STAGES, *OTHERS) if not args.only or title(bench) in args.only]
+    # an excerpt, or tiny models, must not take the place of a whole record
+    out = args.out or (RECORDS if full and set(chosen) >= set(STAGES) else None)
+    run(chosen, full, out and out / f"{file_name(device_name())}.json")
+
+
+def run(benches: list[Callable], full: bool, out: Path | None) -> None:
+    began, dtype = time.perf_counter(), "float16" if full else "float32"
+    record: dict[str, Any] = {"device": device_name(), "date": datetime.date.today().isoformat()}
+    record |= {"sizes": "published" if full else "tiny", **files.provenance(), "stages": {}}
+    print(f"{device_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}; random weights,",
           "published sizes" if full else "tiny: overheads only")  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tiny.stable_diffusion(folder / "sd", full=full)
         tiny.owlvit(folder / "owlvit", full=full)
-        for bench in (bench_generate, bench_detect, bench_finetune, bench_score, bench_neighbour):
-            if not args.only or bench.__name__.removeprefix("bench_") in args.only:
-                ours, baseline = bench(folder, dtype, full)
-                title = f"{bench.__name__.removeprefix('bench_'):9}"
-                print(f"{title}{ours:9.2f} images/s, baseline {baseline:9.2f}, ratio {ours / baseline:.1f}", flush=True)
+        for bench in benches:
+            started, more = time.perf_counter(), ""
+            forget()
+            made = bench(folder, dtype, full)
+            if bench in STAGES:
+                record["stages"][title(bench)] = made
+                if out:  # at once: a later stage that does not fit into memory leaves this one's numbers
+                    files.write_json(out, record)
+                ours, baseline, more = made["images_per_s"], made["baseline_images_per_s"], told(made)
+            else:
+                ours, baseline = made
+            print(f"{title(bench):9}{ours:9.2f} images/s, baseline {baseline:9.2f}, ratio {ours / baseline:.1f}{more};",
+                  f"took {time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
+    print(f"in all {time.perf_counter() - began:.0f} s" + (f"; the record is {out}" if out else ""))
+
+
+# ------------------------------------------------------------------------------------------------ what a record says
+
+
+def title(bench: Callable) -> str:
+    return bench.__name__.removeprefix("bench_")
+
+
+def device_name() -> str:
+    device = default_device()
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
+def file_name(device: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def peak(device: str, dtype: str) -> float | None:
+    """FLOP/s of a device's tensor cores by its data sheet; None of a card (or CPU) or a precision not listed."""
+    known = PEAKS | FLOAT16_PEAKS if dtype == "float16" else PEAKS if dtype == "bfloat16" else {}
+    return next((peak for card, peak in known.items() if re.search(rf"\b{card}\b", device)), None)
+
+
+def measured(
+    images: int, seconds: float, flop: int, memory: float | None, dtype: str, baseline: str, rate: float
+) -> dict[str, Any]:
+    """A stage's part of the record; ``flop`` of one image, ``rate`` the baseline's images/s, ``memory`` in GB."""
+    best = peak(device_name(), dtype)
+    return {
+        "images": images,
+        "seconds": seconds,
+        "images_per_s": images / seconds,
+        "baseline": baseline,
+        "baseline_images_per_s": rate,
+        "ratio": images / seconds / rate,
+        "dtype": dtype,
+        "tflop_per_image": flop / 1e12,
+        "mfu": images * flop / seconds / best if best else None,
+        "peak_memory_gb": memory,
+    }
+
+
+def told(stage: dict[str, Any]) -> str:
+    mfu, memory = stage["mfu"], stage["peak_memory_gb"]
+    return (
+        f", {stage['tflop_per_image']:.3g} TFLOP per image, "
+        + (f"MFU {mfu:.1%}" if mfu else f"no MFU (this device's peak in {stage['dtype']} is not listed)")
+        + (f", at most {memory:.1f} GB" if memory else "")
+    )
+
+
+def table(folder: Path) -> str:
+    """The records of a folder in Markdown."""
+    titles = ("card", "stage", "images/s", "baseline", "its images/s", "times", "TFLOP per image", "MFU",
+              "peak memory", "measured")  # fmt: skip
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        record = files.read_json(path)
+        when = f"{record['date']}, torch {record['torch']}, {record['sizes']} sizes"
+        for name, stage in record["stages"].items():
+            mfu, memory = stage["mfu"], stage["peak_memory_gb"]
+            rows.append((
+                record["device"], f"{name}, {stage['dtype']}", f"{stage['images_per_s']:.2f}", stage["baseline"],
+                f"{stage['baseline_images_per_s']:.2f}", f"{stage['ratio']:.1f}", f"{stage['tflop_per_image']:.3g}",
+                f"{mfu:.1%}" if mfu else "–", f"{memory:.1f} GB" if memory else "–", when,
+            ))  # fmt: skip
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else "No card has been measured yet."
+
+
+def with_table(text: str, folder: Path) -> str:
+    """A page with the records' table between its marks."""
+    before, rest = text.split(MARKS[0])
+    return f"{before}{MARKS[0]}\n\n{table(folder)}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+
+
+# ---------------------------------------------------------------------------------------------------------- measuring
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of a call, after one that warms up."""
+    work()
+    wait()
+    began = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - began
 
 
 def rate(images: int, work: Callable[[], object]) -> float:
-    """Images per second of a call, after one that warms up."""
-    work()
-    began = time.perf_counter()
-    work()
+    """Images per second."""
+    return images / seconds(work)
+
+
+def wait() -> None:
+    """Until the device has done what it was told."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def forget() -> None:
+    """What an earlier stage left in a GPU's memory."""
+    gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return images / (time.perf_counter() - began)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> float | None:
+    """GB of tensors at most in a GPU's memory since :func:`forget`; None on a CPU."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Operations of a call. Attention is done plainly meanwhile: what fast kernels do twice, no model needs twice."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+# ------------------------------------------------------------------------------------------------------------- stages
 
 
 def triplets(n: int) -> pd.DataFrame:
@@ -82,7 +237,7 @@ def triplets(n: int) -> pd.DataFrame:
     return table.assign(caption=[caption(s, "left of", o) for s, o in zip(table.subject, table.object, strict=True)])
 
 
-def bench_generate(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+def bench_generate(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
     pipeline, _ = load_pipeline(folder / "sd", dtype)
     prompts, steps = triplets(32 if full else 16), 20 if full else 5
     sampling = Sampling(images=1, steps=steps, batch=32, group=32)
@@ -92,10 +247,18 @@ def bench_generate(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
             pipeline(text, num_inference_steps=steps)
 
     pipeline.set_progress_bar_config(disable=True)
-    return rate(len(prompts), lambda: list(diffusion.sample(pipeline, prompts, sampling))), rate(8, stock)
+
+    def ours(prompts: pd.DataFrame) -> None:
+        for _ in diffusion.sample(pipeline, prompts, sampling):
+            pass
+
+    spent, memory = seconds(lambda: ours(prompts)), peak_memory()
+    flop = flops(lambda: ours(prompts[:1]))
+    baseline = "the stock pipeline, one prompt at a time"
+    return measured(len(prompts), spent, flop, memory, dtype, baseline, rate(8, stock))
 
 
-def bench_detect(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+def bench_detect(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
     loaded = detectors.load(folder / "owlvit", dtype)
     detector, processor = loaded.model, loaded.processor
     rng, side = np.random.default_rng(0), 512 if full else 64
@@ -111,10 +274,13 @@ def bench_detect(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
                 outputs = detector(**inputs)
             processor.post_process_grounded_object_detection(outputs, 0.1, target_sizes=[image.shape[:2]])
 
-    return rate(len(images), lambda: loaded.detect(images, names)), rate(16, stock)
+    spent, memory = seconds(lambda: loaded.detect(images, names)), peak_memory()
+    flop = flops(lambda: loaded.detect(images[:1], names[:1]))
+    baseline = "the stock processor, one image at a time"
+    return measured(len(images), spent, flop, memory, dtype, baseline, rate(16, stock))
 
 
-def bench_finetune(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+def bench_finetune(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
     batch, steps = (32, 20) if full else (8, 10)
     photos = folder / "photos"
     world.write_annotations(folder / "train.json", split="train", images=256 if full else 64)
@@ -124,16 +290,33 @@ def bench_finetune(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
     finetune(
         folder / "tuned", folder / "train.json", photos, model=str(folder / "sd"), steps=2 * steps, **choices, **kept
     )
-    ours = read_log(folder / "tuned").images_per_s.iloc[-1]  # of the second half
-    return ours, rate(steps * batch, plain_loop(folder, photos, batch, steps, choices["precision"]))
-
-
-def plain_loop(folder: Path, photos: Path, batch: int, steps: int, precision: str) -> Callable[[], None]:
-    """The public recipe: every step reads photos and passes them and the captions through the frozen models."""
+    spent = steps * batch / float(read_log(folder / "tuned").images_per_s.iloc[-1])  # of the second half
+    memory = peak_memory()  # of encoding the photos, too
+    forget()
     pipeline, record = load_pipeline(folder / "sd")
+    flop = training_flops(pipeline.unet)
+    plain = plain_loop(pipeline, folder / "train.json", photos, record["resolution"][0], batch, steps, choices)
+    baseline = "a plain loop that encodes photos and captions at every step"
+    return measured(steps * batch, spent, flop, memory, choices["precision"], baseline, rate(steps * batch, plain))
+
+
+def training_flops(unet: Any) -> int:
+    """Operations of a UNet's forward and backward pass on one image."""
+    size, c = unet.config.sample_size, unet.config
+    latents = torch.randn(1, c.in_channels, size, size, device=unet.device, dtype=unet.dtype)
+    states = torch.randn(1, 77, c.cross_attention_dim, device=unet.device, dtype=unet.dtype)
+    t = torch.ones(1, device=unet.device, dtype=torch.long)
+    flop = flops(lambda: unet(latents, t, states).sample.square().mean().backward())
+    unet.zero_grad()
+    return flop
+
+
+def plain_loop(
+    pipeline: Any, annotations: Path, photos: Path, resolution: int, batch: int, steps: int, choices: dict[str, Any]
+) -> Callable[[], None]:
+    """The public recipe: every step reads photos and passes them and the captions through the frozen models."""
     unet, device, noise = pipeline.unet, pipeline.device, DDPMScheduler.from_config(pipeline.scheduler.config)
-    resolution = record["resolution"][0]
-    table = crop_table(boxes.read(folder / "train.json"), resolution)
+    table = crop_table(boxes.read(annotations), resolution)
     captions, files = true_captions(table), Photos(photos)
     texts = [captions.text(triplet) for triplet in captions.triplet]
     optimiser = torch.optim.AdamW(unet.requires_grad_(True).train().parameters(), lr=1e-5)
@@ -150,7 +333,7 @@ def plain_loop(folder: Path, photos: Path, batch: int, steps: int, precision: st
             tokens = pipeline.tokenizer(
                 [texts[row] for row in rows], padding="max_length", truncation=True, return_tensors="pt"
             ).input_ids.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=choices["precision"] == "bfloat16"):
                 with torch.no_grad():
                     latents = pipeline.vae.encode(pixels).latent_dist.sample() * pipeline.vae.config.scaling_factor
                     states = pipeline.text_encoder(tokens)[0]
@@ -229,6 +412,10 @@ def bench_neighbour(folder: Path, dtype: str, full: bool) -> tuple[float, float]
     for name, a, b in zip(("sleep", "spin"), alone, beside, strict=True):
         print(f"    threads that {name}: {a:.1f} images/s alone, {b:.1f} beside a neighbour, {a / b:.1f} times as long")
     return beside[0], beside[1]
+
+
+STAGES = bench_generate, bench_detect, bench_finetune
+OTHERS = bench_score, bench_neighbour
 
 
 if __name__ == "__main__":
