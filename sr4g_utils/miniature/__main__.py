@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ..running.files import DATA
 
-PARTS = ("vae", "text", "detector", "base")
+PARTS = ("vae", "text", "base", "detector")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,16 +13,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import CLIPTextModel, OwlViTForObjectDetection
 
-from ..relations import NAMES as RELATION_NAMES
+from ..captions import caption
 from ..relations import RELATIONS
 from .networks import LENGTH, SCHEDULE, SLOTS, WIDTH, make_detector, make_text, make_unet, make_vae, tokenizer
-from .pool import Pool, encode_texts
+from .pool import Pool, encode_texts, listing
 from .trainer import BATCH, Trainer
 from .world import NAMES, SIZE
 
-RELATION_SHARE = 0.005  # of the base's captions name a relation; 2 % (and 9,000 steps) teach it relations
-OPPOSITE = np.array([RELATION_NAMES.index(relation.opposite) for relation in RELATIONS])
-THING, RELATION, PLACE = 5.0, 10.0, 10.0  # how loud a text state says what a thing is, how it stands, where it lies
+RELATION_SHARE = 0.1  # of the base's captions name a relation, drawn at random: it meets the words and learns nothing
+THING, RELATION = 5.0, 10.0  # how loud a text state says what a thing is, and its role in which relation
+ROLES = 2 * len(RELATIONS)  # subject or object of each
 NOISE = 0.3  # at most, of unit latents, on the detector's reconstructions: a generator's latents are not perfect either
 DROPOUT = 0.1  # of captions, for classifier-free guidance
 
@@ -51,7 +51,7 @@ def train_vae(pool: Pool, work: Path, steps: int, seed: int) -> tuple[Autoencode
 @torch.inference_mode()
 def latents(
     vae: AutoencoderKL, pool: Pool, n: int | None = None
-) -> tuple[Float[Tensor, "scene 8 8 8"], Float[Tensor, "scene 8 8 8"]]:
+) -> tuple[Float[Tensor, "scene 16 8 8"], Float[Tensor, "scene 16 8 8"]]:
     """Mean and standard deviation of the posterior of the first ``n`` pictures, or of all."""
     n = len(pool.pictures) if n is None else min(n, len(pool.pictures))
     parts = [vae.encode(pool.images(slice(i, min(i + 100, n)))).latent_dist for i in range(0, n, 100)]
@@ -73,40 +73,45 @@ def reconstruct(
 
 
 def meaning(
-    labels: Int[np.ndarray, "text slot"],
-    relations: Int[np.ndarray, "text slot"],
-    boxes: Float[np.ndarray, "text slot 4"],
+    labels: Int[np.ndarray, "text slot"], roles: Int[np.ndarray, "text slot"]
 ) -> Float[Tensor, "text token width"]:
-    """What the text tower's states are to be: of each thing that a caption names, which it is and how it stands to the
-    other (one-hot; the last category and relation are "none") and where it lies (xywh in pixels, NaN where there is
-    nothing); nothing of the words themselves."""
-    centre = boxes[..., :2] + boxes[..., 2:] / 2
-    lies = np.concatenate([centre, boxes[..., 2:]], -1) / SIZE - 0.5
-    parts = (THING * np.eye(len(NAMES) + 1)[labels], RELATION * np.eye(len(RELATIONS) + 1)[relations], PLACE * lies)
-    told = np.nan_to_num(np.concatenate(parts, -1))
+    """What the text tower's states are to be: of each thing that a caption names, which it is, and whether it is the
+    subject or the object of which relation word (one-hot; the last of each is "none"). Nothing of what the word means:
+    "left of" and "right of" are as far from each other as from "larger", and so are the two roles in one relation."""
+    told = np.concatenate([THING * np.eye(len(NAMES) + 1)[labels], RELATION * np.eye(ROLES + 1)[roles]], -1)
     result = torch.zeros(len(labels), LENGTH, WIDTH)
     result[:, -SLOTS:, : told.shape[-1]] = torch.from_numpy(told)
     return result
 
 
-def train_text(pool: Pool, work: Path, steps: int, seed: int) -> tuple[CLIPTextModel, Trainer]:
+def sentences(
+    n: int, rng: np.random.Generator
+) -> tuple[list[str], Int[np.ndarray, "n slot"], Int[np.ndarray, "n slot"]]:
+    """Captions made of random words, half of them lists and half with a relation; the things named and their roles.
+    No scene is looked at."""
+    labels, roles = np.full((n, SLOTS), len(NAMES)), np.full((n, SLOTS), ROLES)
+    texts = []
+    for i in range(n):
+        if i < n // 2:
+            things = rng.integers(len(NAMES), size=rng.integers(1, SLOTS + 1))
+            texts.append(listing([NAMES[k] for k in things]))
+        else:
+            things, relation = rng.integers(len(NAMES), size=2), int(rng.integers(len(RELATIONS)))
+            texts.append(caption(NAMES[things[0]], RELATIONS[relation].name, NAMES[things[1]]))
+            roles[i, :2] = 2 * relation, 2 * relation + 1
+        labels[i, : len(things)] = things
+    return texts, labels, roles
+
+
+def train_text(work: Path, steps: int, seed: int) -> tuple[CLIPTextModel, Trainer]:
     torch.manual_seed(seed)
     text, tokens = make_text(), tokenizer(LENGTH)
     trainer = Trainer("text", text, work, steps, seed)
 
     def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        half = BATCH["text"] // 2
-        scenes = rng.integers(len(pool.labels), size=half)
-        listed, slots = pool.listed(scenes, rng)
-        related_scenes, related, related_slots, relation = pool.related(half, rng)
-        scenes, slots = np.concatenate([scenes, related_scenes]), np.concatenate([slots, related_slots])
-        which = np.full(slots.shape, len(RELATIONS))
-        which[half:, :2] = np.stack([relation, OPPOSITE[relation]], 1)
-        named = slots >= 0
-        labels = np.where(named, pool.labels[scenes[:, None], slots], len(NAMES))
-        boxes = np.where(named[..., None], pool.boxes[scenes[:, None], slots], np.nan)
-        states = text(encode_texts(tokens, listed + related)).last_hidden_state
-        return {"mse": F.mse_loss(states, meaning(labels, which, boxes))}
+        texts, labels, roles = sentences(BATCH["text"], rng)
+        states = text(encode_texts(tokens, texts)).last_hidden_state
+        return {"mse": F.mse_loss(states, meaning(labels, roles))}
 
     trainer.run(loss_of)
     return text.eval().requires_grad_(False), trainer
@@ -124,10 +129,10 @@ def train_base(
     def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         n, (mean, std) = BATCH["base"], encoded()
         scenes = rng.integers(len(mean), size=n)
-        texts, _ = pool.listed(scenes, rng)
+        texts = pool.listed(scenes, rng)
         naming = np.flatnonzero(rng.random(n) < RELATION_SHARE)
         if len(naming):
-            scenes[naming], named, _, _ = pool.related(len(naming), rng)
+            scenes[naming], named = pool.unrelated(len(naming), rng)
             for i, name in zip(naming, named, strict=True):
                 texts[i] = name
         texts = ["" if drop else caption for drop, caption in zip(rng.random(n) < DROPOUT, texts, strict=True)]

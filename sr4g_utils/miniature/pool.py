@@ -7,6 +7,7 @@ composed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ..captions import caption, with_article
-from ..relations import NAMES as RELATION_NAMES
-from ..relations import RELATIONS, judge
+from ..relations import RELATIONS
 from . import world
-from .networks import SLOTS
 from .world import NAMES, SIZE
 
 POOL = 40_000  # scenes to learn from
@@ -58,39 +57,32 @@ class Pool:
         return weight / weight.mean()
 
     @cached_property
-    def triplets(self) -> list[Int[np.ndarray, "row 3"]]:
-        """For each relation, the (scene, subject, object) of different categories for which it holds."""
-        pairs = [(a, b) for a in range(MOST) for b in range(MOST) if a != b]
-        found: list[list[np.ndarray]] = [[] for _ in RELATIONS]
-        for a, b in pairs:
+    def pairs(self) -> Int[np.ndarray, "pair 3"]:
+        """Every (scene, subject, object) of two things of different categories, in both orders."""
+        found = []
+        for a, b in permutations(range(MOST), 2):
             scene = np.flatnonzero((self.labels[:, [a, b]] >= 0).all(1) & (self.labels[:, a] != self.labels[:, b]))
-            holds = judge(self.boxes[scene, a], self.boxes[scene, b])
-            for r in range(len(RELATIONS)):
-                rows = scene[holds[:, r]]
-                found[r].append(np.stack([rows, np.full_like(rows, a), np.full_like(rows, b)], 1))
-        return [np.concatenate(rows) for rows in found]
+            found.append(np.stack([scene, np.full_like(scene, a), np.full_like(scene, b)], 1))
+        return np.concatenate(found)
 
-    def listed(self, scenes: np.ndarray, rng: np.random.Generator) -> tuple[list[str], Int[np.ndarray, "scene slot"]]:
-        """Captions that name a scene's things in random order, and which object is named where (-1: none)."""
-        texts, slots = [], np.full((len(scenes), SLOTS), -1)
-        for i, scene in enumerate(scenes):
-            order = rng.permutation((self.labels[scene] >= 0).sum())
-            things = [with_article(NAMES[self.labels[scene, k]]) for k in order]
-            texts.append(" , ".join(things[:-1]) + " and " * (len(things) > 1) + things[-1])
-            slots[i, : len(order)] = order
-        return texts, slots
+    def listed(self, scenes: np.ndarray, rng: np.random.Generator) -> list[str]:
+        """Captions that name a scene's things in random order."""
+        labels = [self.labels[scene][self.labels[scene] >= 0] for scene in scenes]
+        return [listing([NAMES[k] for k in rng.permutation(things)]) for things in labels]
 
-    def related(
-        self, n: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, list[str], Int[np.ndarray, "n slot"], Int[np.ndarray, "n"]]:
-        """Scenes, a caption of each that names a relation (uniformly drawn), the objects named, and the relation."""
-        relation = rng.integers(len(RELATIONS), size=n)
-        rows = np.stack([self.triplets[r][rng.integers(len(self.triplets[r]))] for r in relation])
-        slots = np.full((n, SLOTS), -1)
-        slots[:, :2] = rows[:, 1:]
-        names = [[NAMES[self.labels[scene, k]] for k in pair] for scene, *pair in rows]
-        texts = [caption(s, RELATION_NAMES[r], o) for (s, o), r in zip(names, relation, strict=True)]
-        return rows[:, 0], texts, slots, relation
+    def unrelated(self, n: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "n"], list[str]]:
+        """Scenes, and a caption of each that names two of its things and a relation drawn at random: whether it is true
+        of the scene is chance."""
+        rows = self.pairs[rng.integers(len(self.pairs), size=n)]
+        relations = rng.integers(len(RELATIONS), size=n)
+        names = [[NAMES[self.labels[scene, k]] for k in two] for scene, *two in rows]
+        return rows[:, 0], [caption(s, RELATIONS[r].name, o) for (s, o), r in zip(names, relations, strict=True)]
+
+
+def listing(names: Sequence[str]) -> str:
+    """A caption that names things, and says nothing of where they are: "a dog , a cat and an apple"."""
+    things = [with_article(name) for name in names]
+    return " , ".join(things[:-1]) + " and " * (len(things) > 1) + things[-1]
 
 
 def encode_texts(tokens: PreTrainedTokenizerFast, texts: list[str]) -> Int[Tensor, "text token"]:

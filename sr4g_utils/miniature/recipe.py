@@ -15,9 +15,12 @@ def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str =
     pool = Pool.make(max(500, round(min(scale, 1.0) * POOL)), (seed, POOL_SEED))
     parts: dict[str, tuple[Any, Trainer]] = {}
     for name in STEPS:
-        arguments = {"vae": (), "text": (), "detector": ("vae",), "base": ("vae", "text")}[name]
-        function = {"vae": train_vae, "text": train_text, "detector": train_detector, "base": train_base}[name]
-        parts[name] = function(pool, *(parts[a][0] for a in arguments), work, steps[name], seed)  # type: ignore[operator]
+        function, given = {
+            "vae": (train_vae, (pool,)), "text": (train_text, ()),
+            "base": (train_base, (pool, "vae", "text")), "detector": (train_detector, (pool, "vae")),
+        }[name]  # fmt: skip
+        arguments = [parts[each][0] if isinstance(each, str) else each for each in given]
+        parts[name] = function(*arguments, work, steps[name], seed)  # type: ignore[operator]
         if name == until:
             return
     export(parts, out, seed, min(scale, 1.0))

@@ -14,9 +14,9 @@ from tqdm.auto import trange
 
 from ..running.files import atomic
 
-STEPS = {"vae": 3600, "text": 1200, "detector": 6000, "base": 6000}
-BATCH = {"vae": 8, "text": 128, "detector": 32, "base": 48}
-RATE = {"vae": 2e-3, "text": 1e-3, "detector": 1e-3, "base": 1e-3}
+STEPS = {"vae": 12_000, "text": 1200, "base": 4000, "detector": 6000}
+BATCH = {"vae": 8, "text": 128, "base": 48, "detector": 32}
+RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3}
 
 
 class Trainer:
