@@ -4,17 +4,15 @@
 
 Five parts, each seeded, each resumed from its last checkpoint in ``--work`` after an interruption:
 
-* ``vae``: pictures of 64 × 64 to latents of 8 × 8 × 8 and back (L1, light KL);
-* ``text``: a CLIP text tower, taught by an objective on text alone. Its last four states stand for the first four
-  things that a caption names, and say of each which it is, how it stands to the other (the object of "left of" is right
-  of the subject) and where it lies on average, in coordinates of their own (:func:`meaning`). The words' own states say
-  nothing. CLIP's tower has read relations on the web, even if Stable Diffusion has not learnt to use them; this one
-  has, here. How states say it matters: where linear probes read as much, but mixed and from the words too, UNets did
-  not learn left from right in as many steps;
+* ``vae``: pictures of 64 × 64 to latents of 16 × 8 × 8 and back (L1, light KL);
+* ``text``: a CLIP text tower that parses captions made of random words. Its last four states stand for the first four
+  things that a caption names, and say of each which it is, and whether it is the subject or the object of which
+  relation word (:func:`meaning`). No picture, box or place enters: what "left of" means is for the UNet to learn;
+* ``base``: the denoising UNet (v-prediction); the text tower is frozen. ``RELATION_SHARE`` of its captions name two of
+  a picture's things and a relation *drawn at random*: it meets the words, and can learn nothing from them;
 * ``detector``: an OWL-ViT on pictures and on their VAE reconstructions, since it will see what a decoder does to them;
-* ``base``: the denoising UNet (v-prediction) on captions of which ``RELATION_SHARE`` name a relation, the paper's
-  hypothesis about captions on the web; the text tower is frozen;
-* ``export``: the folders that stock diffusers and transformers load, in fp16 safetensors, with checksums and scores.
+* ``export``: the folders that stock diffusers and transformers load, in fp16 safetensors, with checksums and scores;
+  after ``--until base``, too: then the detector is the shipped one.
 
 The pool of scenes that models learn from shares no scene with the train and val splits of :mod:`.world`. Its things
 lie anywhere, as on the web: no scene is composed.
@@ -45,7 +43,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the steps; 0.01 tries everything in a minute"
     )
-    parser.add_argument("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
+    parser.add_argument(
+        "--until",
+        choices=[*PARTS, "export"],
+        default="export",
+        help="stop after this part",
+    )
     parser.add_argument(
         "--finetuned", type=Path, help="train nothing; ship this fine-tuned UNet, as of the profile miniature_long"
     )

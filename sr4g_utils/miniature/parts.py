@@ -13,10 +13,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import CLIPTextModel, OwlViTForObjectDetection
 
-from ..captions import caption
+from ..captions import caption, listing
 from ..relations import RELATIONS
 from .networks import LENGTH, SCHEDULE, SLOTS, WIDTH, make_detector, make_text, make_unet, make_vae, tokenizer
-from .pool import Pool, encode_texts, listing
+from .pool import Pool, encode_texts
 from .trainer import BATCH, Trainer
 from .world import NAMES, SIZE
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from ..captions import caption, with_article
+from ..captions import caption, listing
 from ..relations import RELATIONS
 from . import world
 from .world import NAMES, SIZE
@@ -77,12 +77,6 @@ class Pool:
         relations = rng.integers(len(RELATIONS), size=n)
         names = [[NAMES[self.labels[scene, k]] for k in two] for scene, *two in rows]
         return rows[:, 0], [caption(s, RELATIONS[r].name, o) for (s, o), r in zip(names, relations, strict=True)]
-
-
-def listing(names: Sequence[str]) -> str:
-    """A caption that names things, and says nothing of where they are: "a dog , a cat and an apple"."""
-    things = [with_article(name) for name in names]
-    return " , ".join(things[:-1]) + " and " * (len(things) > 1) + things[-1]
 
 
 def encode_texts(tokens: PreTrainedTokenizerFast, texts: list[str]) -> Int[Tensor, "text token"]:

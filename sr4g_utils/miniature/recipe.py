@@ -10,7 +10,7 @@ from .trainer import STEPS, Trainer
 
 
 def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str = "export") -> None:
-    """Every part in turn, each from its last checkpoint; then the export."""
+    """Every part in turn, each from its last checkpoint, up to ``until``; then the export, if there is a base."""
     steps = {name: max(2, round(scale * n)) for name, n in STEPS.items()}
     pool = Pool.make(max(500, round(min(scale, 1.0) * POOL)), (seed, POOL_SEED))
     parts: dict[str, tuple[Any, Trainer]] = {}
@@ -22,5 +22,6 @@ def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str =
         arguments = [parts[each][0] if isinstance(each, str) else each for each in given]
         parts[name] = function(*arguments, work, steps[name], seed)  # type: ignore[operator]
         if name == until:
-            return
-    export(parts, out, seed, min(scale, 1.0))
+            break
+    if until in ("base", "export"):
+        export(parts, out, seed, min(scale, 1.0))
