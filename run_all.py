@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils.running import files, index, pages, plan, profiles, report, site, sweep, verify
+from sr4g_utils.running import crate, files, index, pages, plan, profiles, report, site, sweep, verify
 from sr4g_utils.running import run as folders
 
 DEFAULT = "miniature"
@@ -244,6 +244,7 @@ def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, forc
                 continue
             began = time.monotonic()
             folders.start(name, folder)
+            (folder / crate.NAME).unlink(missing_ok=True)  # it tells of a run that ended
             index.write_index(folder, profile)  # a run that is killed has said that it is unfinished
             notebook = execute(name, profile[name], folder, head)
             folders.finish(name, profile[name], folder, also=[notebook, pages.to_html(notebook)])
@@ -252,8 +253,10 @@ def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, forc
     except BaseException:
         with contextlib.suppress(OSError):  # a full disk is said once
             index.write_index(folder, profile)
+            crate.write_crate(folder, profile)
         raise
     index.write_index(folder, profile)
+    crate.write_crate(folder, profile)
     return took
 
 

@@ -26,7 +26,7 @@ FLOORS = [
     ("signatures", "generate", "detect", "quality", "running.sweep", "running.report"),
     ("analysis", "across", "finetuning", "miniature"),
     ("inputs", "running.index"),
-    ("people", "finetune", "running.site"),
+    ("people", "finetune", "running.site", "running.crate"),
     ("evaluation", "study", "exercises"),
 ]
 HEAVY = ("torch", "diffusers", "transformers")

@@ -48,7 +48,7 @@ def test_every_import_is_a_declared_dependency():
         "nbformat": "nbconvert", "nbclient": "nbconvert", "huggingface_hub": "transformers",
         "tokenizers": "transformers", "bs4": "nbconvert", "packaging": "pytest",
         # where a choice asks for them
-        **dict.fromkeys(("peft", "bitsandbytes", "submitit", "torch_fidelity", "sphinx", "docutils"), ""),
+        **dict.fromkeys(("peft", "bitsandbytes", "submitit", "torch_fidelity", "sphinx", "docutils", "rocrate"), ""),
         **dict.fromkeys(("anywidget", "traitlets"), ""),
         **dict.fromkeys(("run_all", "sr4g_utils", *(path.stem for path in (ROOT / "tests").rglob("*.py"))), ""),
     }  # fmt: skip

@@ -260,6 +260,12 @@ def notebooks(folder: Path, names: Sequence[str], linked: Mapping[str, str] | No
 
 
 def made_with(folder: Path) -> str:
+    """Versions and machine."""
+    said = [_text(f"{key} {', '.join(each)}") for key, each in versions(folder).items()]
+    return f"<p>{' · '.join(said)}</p>" if said else ""
+
+
+def versions(folder: Path) -> dict[str, list[str]]:
     """Versions and machine, from the results' provenance; where results differ in one, all are named."""
     values: dict[str, list[str]] = {}
     for path in sorted((folder / "artifacts" / "results").glob("*.json")):
@@ -267,8 +273,7 @@ def made_with(folder: Path) -> str:
             shown = str(value)[:12] if key == "commit" else {True: "yes", False: "no"}.get(value, str(value))
             if value is not None and shown not in values.setdefault(key, []):
                 values[key].append(shown)
-    said = [_text(f"{key} {', '.join(each)}") for key, each in values.items()]
-    return f"<p>{' · '.join(said)}</p>" if said else ""
+    return values
 
 
 # ------------------------------------------------------------------------------------------------ what has it made?
