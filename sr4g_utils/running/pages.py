@@ -5,12 +5,13 @@ Equations become MathML, which browsers draw themselves. What is done to a noteb
 """
 
 import html
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from .. import widget
-from .files import write_text
+from .files import ROOT, write_text
 
 WITH_BOXES = "01_heuristics"  # the notebook whose page has two boxes to drag
 
@@ -20,6 +21,10 @@ dialog.picture { width: 100vw; max-width: 100vw; height: 100vh; max-height: 100v
 dialog.picture img { display: block; min-width: 100%; max-width: none; height: auto }
 dialog.picture button { position: sticky; top: .5rem; left: .5rem; font: inherit; padding: .3rem .8rem }
 [role=button][data-large] { cursor: zoom-in }
+@media (max-width: 45rem) {
+  :has(> img[data-large])::after { content: "Tap the picture to enlarge it"; display: block; font-size: .8rem;
+    opacity: .7 }
+}
 """
 # A picture opens in a dialog as large as it is and at least as wide as the window; without scripts it stays as it is
 ENLARGE = """
@@ -47,16 +52,39 @@ for (const picture of document.querySelectorAll(".jp-RenderedImage img, .cell_ou
 }
 """
 
+# Chromium alone looks for the first of these fonts only
+EQUATION_STYLE = """
+math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "Noto Sans Math", "DejaVu Math TeX Gyre",
+  math }
+.no-math-font math { padding-bottom: .2em }
+.no-math-font msub > :last-child { position: relative; top: .2em }
+"""
+# Without a font for equations it sets an index on the line of its letter, and x_t reads as a product
+EQUATION = """
+const probe = document.createElement("p");
+probe.style.fontSize = "100px";
+probe.innerHTML = "<math><msub><mi>x</mi><mi>x</mi></msub></math>";
+document.body.append(probe);
+const [letter, index] = [...probe.querySelectorAll("mi")].map((each) => each.getBoundingClientRect().bottom);
+probe.remove();
+document.body.classList.toggle("no-math-font", index - letter < 15);
+"""
+
 STYLE = """
 body.jp-Notebook { padding: 1rem }
 main { max-width: 66rem; margin: auto }
 .jp-RenderedHTML, .jp-RenderedMarkdown, .jp-OutputArea-output, .jp-InputArea .jp-InputArea-editor { overflow-x: auto }
 .jp-RenderedMarkdown [id^=sr4g-boxes] ul { padding: 0; margin: .5rem 0 }
 .jp-RenderedImage img { background: #fff }
+.jp-RenderedHTMLCommon :is(h1, h2) { line-height: 1.25 }
+.jp-RenderedMarkdown pre { font-family: var(--jp-code-font-family) }
+.jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere }
 math[display=block] { margin: 1rem 0; overflow-x: auto }
 @media (max-width: 45rem) {
   body.jp-Notebook { padding: .5rem }
   .jp-InputPrompt, .jp-OutputPrompt { display: none }
+  .jp-OutputArea-output table { width: max-content }
+  main .jp-OutputArea-output.jp-RenderedHTMLCommon :is(td, th) { max-width: 10rem }
 }
 """
 # nbconvert's own page, less what it loads (require.js, MathJax, Mermaid, widgets), plus alt texts and the night
@@ -80,7 +108,7 @@ TEMPLATE = """
 {%- block data_latex %}<div class="jp-OutputArea-output">{{ output.data['text/latex'] | markdown2html }}</div>
 {% endblock -%}
 {%- block footer_js %}<script>ENLARGE</script>{% endblock -%}
-""".replace("STYLE", ENLARGE_STYLE + STYLE).replace("ENLARGE", ENLARGE)
+""".replace("STYLE", ENLARGE_STYLE + EQUATION_STYLE + STYLE).replace("ENLARGE", ENLARGE + EQUATION)
 
 
 def to_html(path: Path) -> Path:
@@ -89,9 +117,11 @@ def to_html(path: Path) -> Path:
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="lab", raw_template=TEMPLATE, filters={"markdown2html": markdown_to_html})
-    page, _ = exporter.from_notebook_node(
-        prepared(nbformat.read(path, 4), path.stem), {"metadata": {"name": path.stem, "path": str(path.parent)}}
-    )
+    notebook = prepared(nbformat.read(path, 4), path.stem)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _with_links(cell.source, path.resolve().parent)
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem, "path": str(path.parent)}})
     write_text(path.with_suffix(".html"), page)
     return path.with_suffix(".html")
 
@@ -109,6 +139,21 @@ def prepared(notebook: Any, name: str) -> Any:
     if name == WITH_BOXES:
         notebook.cells.insert(1, _boxes())
     return notebook
+
+
+def _with_links(source: str, folder: Path) -> str:
+    """A text of ``notebooks/`` whose links to the checkout's files lead there from a page in ``folder``.
+
+    Of a page outside the checkout only the links' texts remain.
+    """
+
+    def lead(match: re.Match[str]) -> str:
+        text, link = match.groups()
+        if not folder.is_relative_to(ROOT):
+            return text
+        return f"[{text}]({Path(os.path.relpath(ROOT / 'notebooks' / link, folder)).as_posix()})"
+
+    return re.sub(r"\[([^]]+)\]\((\.\./[^)\s]+)\)", lead, source)
 
 
 def _boxes() -> Any:

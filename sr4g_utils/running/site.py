@@ -95,8 +95,8 @@ def write_sources(source: Path, folder: Path, names: Sequence[str], executed: Se
     for path in texts:
         write_text(source / path, with_links(path, documents, source))
     shutil.copytree(folder / "figures", source / "extra" / "figures", dirs_exist_ok=True)
-    write_text(source / "static" / "sr4g.css", index.STYLE + pages.ENLARGE_STYLE + STYLE)
-    write_text(source / "static" / "sr4g.js", pages.ENLARGE)
+    write_text(source / "static" / "sr4g.css", index.STYLE + pages.ENLARGE_STYLE + pages.EQUATION_STYLE + STYLE)
+    write_text(source / "static" / "sr4g.js", pages.ENLARGE + pages.EQUATION)
     linked = {name: f"notebooks/{name}.html" for name in executed}
     answer = f"``````{{raw}} html\n{index.answer(folder, names, linked)}\n``````\n"
     contents = {

@@ -60,6 +60,18 @@ def test_the_pages_of_the_study_load_nothing(name, tmp_path):
     assert ("mount(document.getElementById" in text) == (name == pages.WITH_BOXES)
 
 
+def test_links_to_the_checkout_lead_there_from_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "ROOT", tmp_path / "checkout")
+    text = "[a](../docs/a.md#b), [b](https://example.org/../b) and [c](#c)"
+    for folder, lead in (("checkout/runs/x/notebooks", "../../../docs/a.md#b"), ("elsewhere", None)):
+        path = tmp_path / folder / "09_nine.ipynb"
+        path.parent.mkdir(parents=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), path)
+        page = bs4.BeautifulSoup(pages.to_html(path).read_text(encoding="utf-8"), "html.parser").select_one("main p")
+        links = [link["href"] for link in page.select("a")]
+        assert page.text == "a, b and c" and links == [lead, "https://example.org/../b", "#c"][lead is None :]
+
+
 def test_equations_are_drawn_without_a_script(notebook):
     text = pages.to_html(notebook).read_text(encoding="utf-8")
     assert text.count('<math display="inline"') == 2 and text.count('<math display="block"') == 1
@@ -104,6 +116,8 @@ def test_a_browser_shows_the_page_and_enlarges_a_picture(notebook, width, tmp_pa
     with browser(tmp_path, width) as driver:
         check_fits(driver, page)
         assert driver.execute_script("return document.querySelector('math').getBoundingClientRect().width") > 10
+        letter, index = driver.find_elements("css selector", "msub > *")[:2]
+        assert index.rect["y"] + index.rect["height"] > letter.rect["y"] + letter.rect["height"] + 2, "it is lowered"
         small = driver.find_element("css selector", ".jp-RenderedImage img")
         assert small.size["width"] <= width and small.get_attribute("role") == "button"
         driver.execute_script("arguments[0].focus()", small)
