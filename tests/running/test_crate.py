@@ -143,10 +143,12 @@ def test_the_public_validator_agrees(graph: Graph) -> None:
     if not validator:
         pytest.skip(
             "rocrate-validator is not installed; it wants an old rich: pip install roc-validator into an environment "
-            "of its own. It reads RO-Crate's JSON-LD context from the network"
+            "of its own"
         )
     command = [validator, "-y", "validate", "--no-paging", "-p", "workflow-run-crate", str(graph.folder)]
     done = subprocess.run(command, capture_output=True, text=True)
+    if "URLError" in done.stdout + done.stderr:
+        pytest.skip("rocrate-validator reads RO-Crate's JSON-LD context from the network, and there is none")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
