@@ -19,7 +19,7 @@ from .running.sweep import measured_minutes
 OF = ["kind", "objects", "model", "relation", "metric"]  # what a number is of; kind: "score" or "change"
 PROMPT = ["subject", "relation", "object", "caption", "objects"]  # two runs' prompts are the same where these are
 HEADLINES = ("OA", "VISOR", "VISOR_Cond")
-RESAMPLES = 2_000
+RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
