@@ -4,12 +4,10 @@ import torch
 from safetensors.torch import load_file
 
 from sr4g_utils.miniature import parts
-from sr4g_utils.miniature.pool import Pool
 from sr4g_utils.miniature.trainer import BATCH, Trainer
 
 
 def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
-    pool = Pool.make(300, (0, 77))
     monkeypatch.setitem(BATCH, "text", 8)
     weights = []
     for name, stops in (("straight", [6]), ("interrupted", [3, 6])):
@@ -26,7 +24,7 @@ def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
 
             monkeypatch.setattr(Trainer, "run", run)
             try:
-                text, _ = parts.train_text(pool, tmp_path / name, 6, 0)
+                text, _ = parts.train_text(tmp_path / name, 6, 0)
                 weights.append(text.state_dict())
             except KeyboardInterrupt:
                 pass

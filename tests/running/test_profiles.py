@@ -104,7 +104,7 @@ def test_settings(tmp_path, setting, key, value):
         ("03_lunch:\n", [], "unknown notebook '03_lunch'; there are 01_heuristics"),
         ("1: {}\n02_dataset:\n", [], "unknown notebook 1"),
         ("02_dataset:\n  colour: red\n", [], "02_dataset has no parameter 'colour'; it has run_folder"),
-        ("02_dataset:\n  unseen: many\n", [], "02_dataset.unseen must be int, got 'many'"),
+        ("02_dataset:\n  unseen: many\n", [], r"02_dataset.unseen must be int \| list\[str\], got 'many'"),
         ("all:\n  colour: red\n02_dataset:\n", [], "no notebook of this profile has the parameter 'colour'"),
         ("- 02_dataset\n", [], "a profile maps notebooks to their parameters"),
         ("02_dataset: [1]\n", [], "a profile maps notebooks to their parameters"),
