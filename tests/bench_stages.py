@@ -6,9 +6,10 @@
                at every step
     score      images/s of verdicts and scores of SR2D's 101,120 images with intervals, against a bootstrap of 10,000
                that draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
-    neighbour  images/s of training the miniature's UNet beside a process that keeps two threads busy, with threads that
-               sleep while they wait (as kernels and commands have it where others work), against threads that spin;
-               both alone, too. For a machine where nothing else is at work
+    neighbour  images/s of training the miniature's UNet beside a process that keeps two threads busy, with the threads
+               that kernels and commands take there (files.share_cores), against as many as there are cores, which spin
+               while they wait (torch's default). Both are compared with the latter alone. For a machine of two cores
+               where nothing else is at work
 
 Models have random weights. On a GPU they have the published sizes (Stable Diffusion v1.4 at 512 × 512, OWL-ViT base at
 768 × 768, ``--small`` for tiny ones); on a CPU they are tiny, so the ratios there speak of overheads and not of
@@ -389,29 +390,32 @@ for step in range(steps + 2):
     optimiser.zero_grad()
 print(steps * n / (time.perf_counter() - began))
 """
+SHARE = "from sr4g_utils.running.files import share_cores\nshare_cores()\n"
 BUSY = "import torch; torch.set_num_threads(2); x = torch.randn(600, 600)\nwhile True: x @ x"
 
 
 def bench_neighbour(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
-    spinning = {name: value for name, value in os.environ.items() if name not in names}
-    spinning["PYTHONPATH"] = os.pathsep.join([str(files.ROOT), spinning.get("PYTHONPATH", "")])
-    sleeping = {**spinning, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+    where = {name: value for name, value in os.environ.items() if name not in names}
+    where["PYTHONPATH"] = os.pathsep.join([str(files.ROOT), where.get("PYTHONPATH", "")])
 
-    def train(where: dict[str, str], steps: int) -> float:
-        command = [sys.executable, "-c", TRAIN, str(files.DATA / "models" / "tiny-sd"), str(steps)]
+    def train(code: str, steps: int) -> float:
+        command = [sys.executable, "-c", code, str(files.DATA / "models" / "tiny-sd"), str(steps)]
         return float(subprocess.run(command, env=where, capture_output=True, text=True, check=True).stdout)
 
-    alone = [train(where, 40) for where in (sleeping, spinning)]
-    neighbour = subprocess.Popen([sys.executable, "-c", BUSY], env=spinning)
+    ours = {"threads as share_cores takes them": SHARE + TRAIN, "threads that spin": TRAIN}
+    alone = {name: train(code, 40) for name, code in ours.items()}
+    neighbour = subprocess.Popen([sys.executable, "-c", BUSY], env=where)
     try:
-        beside = [train(sleeping, 40), train(spinning, 10)]
+        time.sleep(5)  # until it is busy
+        beside = {name: train(code, 20) for name, code in ours.items()}
     finally:
         neighbour.kill()
         neighbour.wait()
-    for name, a, b in zip(("sleep", "spin"), alone, beside, strict=True):
-        print(f"    threads that {name}: {a:.1f} images/s alone, {b:.1f} beside a neighbour, {a / b:.1f} times as long")
-    return beside[0], beside[1]
+    for name, a, b in zip(ours, alone.values(), beside.values(), strict=True):
+        print(f"    {name}: {a:.1f} images/s alone, {b:.1f} beside a neighbour, {a / b:.1f} times as long")
+    shared, spinning = beside.values()
+    return shared, spinning
 
 
 STAGES = bench_generate, bench_detect, bench_finetune

@@ -186,20 +186,22 @@ def test_braces_in_paths_and_another_python3_on_the_jupyter_path(study, tmp_path
     assert (runs / "miniature" / "notebooks" / "01_one.html").is_file()
 
 
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 
 
 @pytest.mark.parametrize("name", [None, *WAITING])
 @pytest.mark.parametrize("busy", [3.0, 60.0])
-def test_waiting_threads_sleep_where_others_work_unless_the_user_says_otherwise(monkeypatch, name, busy) -> None:
+def test_cores_are_shared_where_others_work_unless_the_user_says_otherwise(monkeypatch, name, busy) -> None:
     monkeypatch.setattr("psutil.cpu_percent", lambda interval: busy)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     for each in WAITING:
         monkeypatch.setenv(each, "7")  # so that it is put back
         if each != name:
             monkeypatch.delenv(each)
     files.share_cores()
-    sleep = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"} if busy == 60.0 and name is None else {}
-    assert {each: os.environ[each] for each in WAITING if each in os.environ} == sleep | ({name: "7"} if name else {})
+    share = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0", "OMP_NUM_THREADS": "3"}
+    expected = {name: "7"} if name else share if busy == 60.0 else {}
+    assert {each: os.environ[each] for each in WAITING if each in os.environ} == expected
 
 
 def test_the_commands_set_it_before_torch() -> None:
