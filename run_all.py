@@ -253,6 +253,7 @@ def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, forc
     except BaseException:
         with contextlib.suppress(OSError):  # a full disk is said once
             index.write_index(folder, profile)
+        with contextlib.suppress(Exception):  # what ended the run is what its user has to read
             crate.write_crate(folder, profile)
         raise
     index.write_index(folder, profile)

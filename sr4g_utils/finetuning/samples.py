@@ -82,10 +82,10 @@ class Captions:
 
     @property
     def said(self) -> Int32[np.ndarray, "caption"]:
-        """The triplets that the captions name: the true ones, but for a control's relations."""
+        """The triplets that the captions name: the true ones, but for a control's relations, alike for every seed."""
         if self.control != "shuffled":
             return self.triplet
-        drawn = np.random.default_rng(len(self)).integers(len(NAMES), size=len(self), dtype=np.int32)
+        drawn = np.random.default_rng(0).integers(len(NAMES), size=len(self), dtype=np.int32)
         return self.triplet - self.relation + drawn
 
     def text(self, triplet: int | np.integer) -> str:

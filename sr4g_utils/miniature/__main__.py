@@ -1,6 +1,6 @@
 """Trains the miniature's models from nothing: ``python -m sr4g_utils.miniature``, on two cores, offline.
 
-    python -m sr4g_utils.miniature --work runs/miniature_models --out data/models
+    python -m sr4g_utils.miniature --work runs/miniature_models --out data/models/parsing
 
 Five parts, each seeded, each resumed from its last checkpoint in ``--work`` after an interruption:
 
@@ -37,18 +37,16 @@ def main(argv: list[str] | None = None) -> None:
         "--work", type=Path, default=Path("runs/miniature_models"), help="folder of checkpoints (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=Path, default=DATA / "models", help="folder of the exported models (default: data/models)"
+        "--out",
+        type=Path,
+        default=DATA / "models" / "parsing",
+        help="folder of the exported models (default: data/models/parsing)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the steps; 0.01 tries everything in a minute"
     )
-    parser.add_argument(
-        "--until",
-        choices=[*PARTS, "export"],
-        default="export",
-        help="stop after this part",
-    )
+    parser.add_argument("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
     parser.add_argument(
         "--finetuned", type=Path, help="train nothing; ship this fine-tuned UNet, as of the profile miniature_long"
     )

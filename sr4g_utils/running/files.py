@@ -291,6 +291,7 @@ def share_cores() -> None:
         idle = round((os.cpu_count() or 1) * (1 - busy / 100))
         os.environ.update(OMP_WAIT_POLICY="passive", KMP_BLOCKTIME="0")  # GNU's OpenMP; Intel's and LLVM's
         os.environ["OMP_NUM_THREADS"] = str(max(1, idle))
+        print(f"others keep the cores {busy:.0f} % busy: OMP_NUM_THREADS={max(1, idle)}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------------- published files
