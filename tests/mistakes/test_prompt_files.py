@@ -119,7 +119,7 @@ LINE = '{"subject": "dog", "relation": "above", "object": "cat"}'
         ("a.csv", XLSX, "is a spreadsheet or another zip file; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"),
         ("a.xlsx", XLSX, "prompts are read from .parquet, .csv, .tsv"),
         ("a", ROW, "prompts are read from .parquet, .csv, .tsv"),
-        ("a.json", gzip.compress(b"[]"), "is compressed; unpack it with gunzip"),
+        ("a.json", gzip.compress(b"[]", mtime=0), "is compressed; unpack it with gunzip"),
         ("a.csv", b"PAR1", "is Parquet; let its name end in .parquet"),
         ("a.parquet", ROW, "not readable as Parquet"),
         ("a.csv", "", "is empty"),
