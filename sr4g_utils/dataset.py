@@ -5,8 +5,9 @@ the left of a cat" and "a dog to the left of another dog" are both written; the 
 fine-tuning (paper section 3; the choices are listed in ``data/decisions.yaml``).
 """
 
+import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from jaxtyping import Bool, Int, Int64
 from . import boxes
 from .boxes import BoxTable, Category
 from .captions import caption
-from .relations import NAMES, judge, rules_named
+from .relations import BY_NAME, NAMES, judge, rules_named
 from .running.files import atomic, write_text
 
 PAIRS_AT_ONCE = 1 << 15  # ordered pairs judged together: large enough for numpy, small enough for the cache
@@ -249,6 +250,18 @@ def held_out_categories(categories: Sequence[Category], n: int | Sequence[str]) 
         for family, names in families.items()
         for i in range(share[family])
     ]
+
+
+def withheld(triplets: Iterable[tuple[str, str, str]], share: float) -> Bool[np.ndarray, "triplet"]:
+    """Which (subject, relation, object) are held back from fine-tuning though their categories are seen: about a
+    ``share`` of all, told by the words alone. A triplet goes with its converse ("a cat right of a dog" with "a dog left
+    of a cat"), which would show the same."""
+
+    def place(s: str, r: str, o: str) -> float:
+        same = min((s, r, o), (o, BY_NAME[r].converse, s))
+        return zlib.crc32("|".join(same).encode()) / 2**32
+
+    return np.array([place(*triplet) < share for triplet in triplets], bool)
 
 
 Draw = Callable[[int, np.random.Generator], Int64[np.ndarray, "n"]]

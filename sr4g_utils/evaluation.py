@@ -1,6 +1,6 @@
 """Notebook 04's steps, from files to files: images, boxes, verdicts, the ceiling, a second judge, quality."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ Files = dict[str, Path]  # by the model's name
 Records = Mapping[str, pd.DataFrame]  # verdicts (visor.verdicts) by the model's name
 
 
-def write_prompts(run: Run, source: Any, per_relation: int | None, seed: int) -> tuple[Path, dict[str, Any]]:
+def write_prompts(
+    run: Run, source: Any, objects: Sequence[str], per_relation: int | None, seed: int
+) -> tuple[Path, dict[str, Any]]:
     """The prompts to test, and their numbers: of a prompt set or file (:func:`prompts.read_prompts`), or for None the
     study's own, as notebook 02 leaves them."""
     if source is None:
@@ -28,7 +30,8 @@ def write_prompts(run: Run, source: Any, per_relation: int | None, seed: int) ->
     else:
         given, _ = run.stage("prompts_given.parquet", prompts.write_given_prompts, source=source)
     asked = {"prompts": given}
-    return run.stage("prompts_test.parquet", prompts.write_test_prompts, asked, per_relation=per_relation, seed=seed)
+    drawn: dict[str, Any] = {"objects": objects, "per_relation": per_relation, "seed": seed}
+    return run.stage("prompts_test.parquet", prompts.write_test_prompts, asked, **drawn)
 
 
 def draw(

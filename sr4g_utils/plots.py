@@ -356,7 +356,7 @@ def scores_per_relation(table: pd.DataFrame, metric: str = "VISOR_Cond") -> Figu
 
 
 def _panels(table: pd.DataFrame, by: str, rows: list[str], size: tuple[float, float], label: str) -> Figure:
-    panels = [name for name in ("seen", "unseen", "all") if name in set(table.objects)]
+    panels = list(dict.fromkeys(table.objects))
     figure, axes = plt.subplots(
         1, len(panels), figsize=(size[0] * len(panels) + 2, size[1]), sharex=True, sharey=True, squeeze=False
     )

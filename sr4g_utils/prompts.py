@@ -326,11 +326,13 @@ def from_triplets(
     test_per_relation: int = 500,
     validation_per_relation: int = 100,
     same_category: bool = False,
+    withheld: float = 0.0,
 ) -> pd.DataFrame:
     """Evaluation prompts: the training annotations' distinct triplets (:func:`dataset.frequencies`), one row each.
 
-    Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen), in_main and
-    in_unseen (is it among the training captions of that split?), split ("validation" or "test", disjoint) and balanced
+    Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen; and
+    "withheld": seen objects, but see :func:`dataset.withheld`), in_main and in_unseen (is it among the training
+    captions of that split?), split ("validation" or "test", disjoint) and balanced
     (in the default test set of ``test_per_relation`` prompts per relation).
 
     Validation prompts are for choosing checkpoints: per relation at most ``validation_per_relation``, at most a tenth.
@@ -338,6 +340,7 @@ def from_triplets(
     table = train if same_category else train[train.subject != train.object]
     table = table.sort_values(["subject", "object", "relation"], ignore_index=True)
     seen = ~(table.subject.isin(held_out) | table.object.isin(held_out))
+    back = dataset.withheld(zip(table.subject, table.relation, table.object, strict=True), withheld)
     order = np.random.default_rng(seed).permutation(len(table))
     rank = pd.Series(range(len(table)), index=order).groupby(table.relation.to_numpy()[order]).cumcount().sort_index()
     of_relation = table.groupby("relation")["caption"].transform("count")
@@ -345,9 +348,10 @@ def from_triplets(
     return pd.DataFrame(
         {
             "prompt_id": np.arange(len(table)),
-            **{name: table[name] for name in ("subject", "relation", "object", "caption", "n_images", "objects")},
-            "in_main": True,
-            "in_unseen": seen,
+            **{name: table[name] for name in ("subject", "relation", "object", "caption", "n_images")},
+            "objects": table.objects.mask(seen & back, "withheld"),
+            "in_main": ~back,
+            "in_unseen": seen & ~back,
             "split": np.where(rank < n_validation, "validation", "test"),
             "balanced": (rank >= n_validation) & (rank < n_validation + test_per_relation),
         }
@@ -390,29 +394,33 @@ def true_prompts(table: boxes.BoxTable, n_per_relation: int, seed: int, rules: s
 
 # ------------------------------------------------------------------------------------------------------------ drawing
 
-OBJECT_SETS = ("seen", "unseen")  # of a prompt's objects; where one of two is unseen it is in neither
+OBJECT_SETS = ("seen", "withheld", "mixed", "unseen")  # of a prompt's objects, from the nearest to fine-tuning
 
 
-def draw_prompts(table: pd.DataFrame, per_relation: int | None, seed: int) -> pd.DataFrame:
+def draw_prompts(
+    table: pd.DataFrame, per_relation: int | None, seed: int, objects: Sequence[str] = ("seen", "unseen")
+) -> pd.DataFrame:
     """The prompts to score: for each set of objects, ``per_relation`` of every relation (all of them if None).
 
-    Of the study's own prompts (with the columns ``split`` and ``objects``) only test prompts whose objects are both
-    seen or both unseen are taken; of other prompts, any, and their ``objects`` is "all". A set that has fewer gives
-    what it has. What is not drawn are its :func:`others`.
+    Of the study's own prompts (with the columns ``split`` and ``objects``) only test prompts of the sets ``objects``
+    are taken; of other prompts, any, and their ``objects`` is "all". A set that has fewer gives what it has. What is
+    not drawn are its :func:`others`.
 
     Raises:
         ValueError: nothing is left.
     """
     asked = table
+    if unknown := [name for name in objects if name not in OBJECT_SETS]:
+        raise ValueError(f"prompts: {unknown[0]!r} is no set of objects; they are {', '.join(OBJECT_SETS)}")
     if {"split", "objects"} <= set(table):
-        table = table[(table.split == "test") & table.objects.isin(OBJECT_SETS)]
+        table = table[(table.split == "test") & table.objects.isin(objects)]
     else:
         table = table.assign(objects="all")
     drawn = table.sample(frac=1, random_state=np.random.default_rng(seed))
     if per_relation is not None:
         drawn = drawn.groupby(["objects", "relation"], sort=False).head(per_relation)
     if not len(drawn):
-        raise ValueError("prompts: no test prompt with seen or with unseen objects is left to score")
+        raise ValueError(f"prompts: no test prompt with objects that are {' or '.join(objects)} is left to score")
     rest = asked[~asked.prompt_id.isin(drawn.prompt_id)]
     drawn = drawn.sort_values("prompt_id", ignore_index=True)
     return _with_others(drawn, zip(rest.prompt_id, rest.caption, strict=True))
@@ -438,7 +446,8 @@ def validation_prompts(path: str | Path, held_out: Collection[str], number: int,
         ValueError: there are none.
     """
     table = pd.read_parquet(path)
-    table = table[(table.split == "validation") & ~table.subject.isin(held_out) & ~table.object.isin(held_out)]
+    seen = ~(table.subject.isin(held_out) | table.object.isin(held_out) | (table.objects == "withheld"))
+    table = table[(table.split == "validation") & seen]
     if not len(table):
         raise ValueError(f"{path}: no validation prompt whose objects are both seen; write more in notebook 02")
     shuffled = table.sample(frac=1, random_state=seed)

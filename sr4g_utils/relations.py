@@ -33,6 +33,11 @@ class Relation:
     opposite: str
     family: str
 
+    @property
+    def converse(self) -> str:
+        """What the same layout is called from the object's side: "right of" for "left of"; "overlapping" stays."""
+        return self.name if self.name in SYMMETRIC else self.opposite
+
     def predicate(self, subject: Boxes, object: Boxes, rules: str = "visor", size: Size | None = None) -> Column:
         """Whether each subject box stands in this relation to its object box. Arguments as in :func:`judge`."""
         return judge(subject, object, rules, size)[:, NAMES.index(self.name)]
@@ -56,6 +61,7 @@ RELATIONS: tuple[Relation, ...] = (
 )
 NAMES: tuple[str, ...] = tuple(relation.name for relation in RELATIONS)
 BY_NAME: dict[str, Relation] = {relation.name: relation for relation in RELATIONS}
+SYMMETRIC: tuple[str, ...] = ("overlapping", "separated")  # they read the same from both sides
 FAMILIES: tuple[str, ...] = ("projective", "topological", "scale")
 OPPOSITES: tuple[tuple[str, str], ...] = tuple(
     (relation.name, relation.opposite) for i, relation in enumerate(RELATIONS) if relation.opposite not in NAMES[:i]

@@ -12,9 +12,8 @@ import pandas as pd
 
 from . import visor
 from .agreement import Clusters, interval
-from .relations import BY_NAME
+from .relations import BY_NAME, SYMMETRIC
 
-SYMMETRIC = ("overlapping", "separated")
 KINDS = ("roles swapped", "relation turned", "said from the other side")
 
 
@@ -31,7 +30,7 @@ def partner(triplet: tuple[str, str, str], kind: str) -> tuple[str, str, str] | 
         return subject, opposite, object
     if kind == "roles swapped":
         return None if relation in SYMMETRIC else (object, relation, subject)
-    return object, relation if relation in SYMMETRIC else opposite, subject
+    return object, BY_NAME[relation].converse, subject
 
 
 def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:

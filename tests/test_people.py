@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sr4g_utils import agreement as measures
 from sr4g_utils import analysis, boxes, signatures
 from sr4g_utils.people import abstain, generated, sectors, sources, systems, vsr
-from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, judge
+from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, SYMMETRIC, judge
 from sr4g_utils.running.files import ROOT
 
 RESULTS = ROOT / "data" / "results" / "people"
@@ -50,7 +50,7 @@ def test_the_rule_set_is_a_sector_whatever_contains_what(s, o):
 def test_opposites_are_converses_under_the_fitted_rule(s, o):
     there, back = (judge(np.array([a], float), np.array([b], float), "people")[0] for a, b in ((s, o), (o, s)))
     for relation in RELATIONS:
-        other = relation.name if relation.name in signatures.SYMMETRIC else relation.opposite
+        other = relation.name if relation.name in SYMMETRIC else relation.opposite
         assert there[NAMES.index(relation.name)] == back[NAMES.index(other)]
 
 

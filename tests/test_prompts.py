@@ -12,7 +12,7 @@ from pretend import make_prompts
 from sr4g_utils import dataset, prompts
 from sr4g_utils.boxes import COCO_CATEGORIES
 from sr4g_utils.captions import caption
-from sr4g_utils.relations import NAMES
+from sr4g_utils.relations import BY_NAME, NAMES
 from sr4g_utils.running.files import ROOT
 
 TRIPLET = ["subject", "relation", "object"]
@@ -144,6 +144,21 @@ def test_prompts_depend_on_the_seed_alone(frequencies):
 
     pd.testing.assert_frame_equal(balanced(0), balanced(0, frequencies.sample(frac=1, random_state=1)))
     assert (balanced(0).balanced != balanced(1).balanced).any()
+
+
+def test_withheld_triplets_go_with_their_converse_and_are_a_set_of_their_own(frequencies):
+    held_out = dataset.held_out_categories(COCO_CATEGORIES, 16)
+    made, plain = (prompts.from_triplets(frequencies, held_out, 0, withheld=share) for share in (0.1, 0.0))
+    back = dict(zip(made[TRIPLET].itertuples(index=False, name=None), ~made.in_main, strict=True))
+    assert 0.09 < np.mean(list(back.values())) < 0.11 and plain.in_main.all() and "withheld" not in set(plain.objects)
+    for (s, r, o), held in back.items():
+        assert back.get((o, BY_NAME[r].converse, s), held) == held
+    assert (made.objects == plain.objects.mask(~made.in_main & (plain.objects == "seen"), "withheld")).all()
+    assert (made.in_unseen == (made.objects == "seen")).all()
+    drawn = prompts.draw_prompts(made, 4, 0, ["withheld", "mixed"])
+    assert drawn.objects.value_counts().to_dict() == {"withheld": 56, "mixed": 56}
+    with pytest.raises(ValueError, match="'new' is no set of objects; they are seen, withheld, mixed, unseen"):
+        prompts.draw_prompts(made, 4, 0, ["new"])
 
 
 def test_same_category_prompts_are_an_option(frequencies):

@@ -56,6 +56,7 @@ def card(which: str, record: Mapping[str, Any], tested: Mapping[str, Any], model
     held_out = (
         f"without captions that name {', '.join(record['held_out'])}" if record["held_out"] else "on all captions"
     )
+    held_out += f"; {c['withheld']:.0%} of the triplets held back" if c["withheld"] else ""
     step = record["best"]["step"] if which == "best" else c["steps"]
     machine = f"{tested['provenance']['machine']}; {record['processes']} process{'es' * (record['processes'] > 1)}"
     hours = (

@@ -16,7 +16,8 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     # what is learnt from
     rules: str = "visor"  # a rule set of relations.RULES that defines all relations
     template: str = "plain"  # of captions.TEMPLATES
-    control: Literal["none", "list", "shuffled"] = "none"  # what captions say in a control; see samples.Captions
+    control: Literal["none", "list", "half", "shuffled"] = "none"  # a control's captions; see samples.Captions
+    withheld: float = 0.0  # share of the triplets whose captions are held back; see dataset.withheld
     crowds: bool = False
     same_category: bool = False  # captions such as "a dog to the left of another dog"
     balanced: bool = True  # draw a relation first, then one of its captions
@@ -73,7 +74,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         for name in positive:
             if getattr(choices, name) <= 0:
                 raise ValueError(f"fine-tuning: {name} must be above 0, got {getattr(choices, name)!r}")
-        for name in ("caption_dropout", "ema", "max_unusable"):
+        for name in ("withheld", "caption_dropout", "ema", "max_unusable"):
             if not 0 <= getattr(choices, name) <= 1:
                 raise ValueError(f"fine-tuning: {name} must be in [0, 1], got {getattr(choices, name)!r}")
         rules_named(choices.rules, NAMES)

@@ -45,7 +45,8 @@ class Captions:
     A triplet's number is (subject · categories + object) · relations + relation: places in their lists.
 
     In a control the captions say less than what is true, of the same images drawn in the same order: "list" names the
-    two things, "shuffled" names a relation that is drawn at random for each caption.
+    two things, "half" does so in every second caption on average, "shuffled" names a relation that is drawn at random
+    for each caption.
     """
 
     image: Int32[np.ndarray, "caption"]
@@ -76,22 +77,40 @@ class Captions:
         subject, object = np.divmod(self.triplet // len(NAMES), len(self.names))
         return self.rows(~(held[subject] | held[object]))
 
+    def without_triplets(self, share: float) -> "Captions":
+        """Those whose triplet is not held back (:func:`dataset.withheld`)."""
+        if not share:
+            return self
+        every, place = np.unique(self.triplet, return_inverse=True)
+        words = [(self.names[s], NAMES[r], self.names[o]) for s, r, o in map(self._parts, every.tolist())]
+        return self.rows(~dataset.withheld(words, share)[place])
+
+    def _parts(self, triplet: int) -> tuple[int, int, int]:
+        pair, relation = divmod(triplet, len(NAMES))
+        subject, object = divmod(pair, len(self.names))
+        return subject, relation, object
+
     def of_images(self, usable: Bool[np.ndarray, "image"]) -> "Captions":
         """Those of usable photos."""
         return self.rows(usable[self.image])
 
     @property
     def said(self) -> Int32[np.ndarray, "caption"]:
-        """The triplets that the captions name: the true ones, but for a control's relations, alike for every seed."""
-        if self.control != "shuffled":
-            return self.triplet
-        drawn = np.random.default_rng(0).integers(len(NAMES), size=len(self), dtype=np.int32)
-        return self.triplet - self.relation + drawn
+        """What the captions say, as :meth:`text` reads it: the triplets, but for a control, which is alike for every
+        seed. Numbers beyond the triplets' stand for lists of two things."""
+        rng = np.random.default_rng(0)
+        if self.control == "shuffled":
+            return self.triplet - self.relation + rng.integers(len(NAMES), size=len(self), dtype=np.int32)
+        listed = rng.random(len(self)) < {"none": 0.0, "half": 0.5, "list": 1.0}[self.control]
+        return np.where(listed, self._lists + self.triplet - self.relation, self.triplet).astype(np.int32)
 
-    def text(self, triplet: int | np.integer) -> str:
-        pair, relation = divmod(int(triplet), len(NAMES))
-        subject, object = divmod(pair, len(self.names))
-        if self.control == "list":
+    @property
+    def _lists(self) -> int:
+        return len(self.names) ** 2 * len(NAMES)
+
+    def text(self, said: int | np.integer) -> str:
+        subject, relation, object = self._parts(int(said) % self._lists)
+        if said >= self._lists:
             return listing([self.names[subject], self.names[object]])
         return caption(self.names[subject], NAMES[relation], self.names[object], self.template)
 

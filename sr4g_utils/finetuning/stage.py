@@ -81,13 +81,13 @@ def finetune(
     store, images = Path(latents or folder.parent / "latents"), np.unique(every.image)
     encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)
-    captions = every.without(held_out).of_images(encoded.usable)
+    every, uncropped = (one.without(held_out).without_triplets(c.withheld) for one in (every, uncropped))
     judge = judge_of(pipeline, *judging, c, accelerator) if judging else None
     result = {
-        "captions": crop_changes(uncropped.without(held_out), every.without(held_out)),
+        "captions": crop_changes(uncropped, every),
         "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
         "photos": encoded.report,
-        **train(folder, key, state, pipeline, captions, encoded, judge, c, accelerator),
+        **train(folder, key, state, pipeline, every.of_images(encoded.usable), encoded, judge, c, accelerator),
         "processes": accelerator.num_processes,
         "resolution": resolution,
         "held_out": list(held_out),

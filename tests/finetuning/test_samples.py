@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from tuning import encode
 
-from sr4g_utils import boxes, photos
-from sr4g_utils.captions import parse, with_article
+from sr4g_utils import boxes, dataset, photos
+from sr4g_utils.captions import caption, parse, with_article
 from sr4g_utils.finetuning import samples
 from sr4g_utils.finetuning.samples import Captions, Encoded, Sampler, Text
 from sr4g_utils.models.load import load_pipeline
@@ -44,24 +44,37 @@ def test_held_out_categories_are_in_no_caption(captions: Captions) -> None:
         captions.without(["unicorn"])
 
 
-@pytest.mark.parametrize("control", ["list", "shuffled"])
+def test_withheld_triplets_are_in_no_caption(captions: Captions) -> None:
+    left = captions.without_triplets(0.3)
+    gone = {captions.text(t) for t in captions.triplet} - {left.text(t) for t in left.triplet}
+    every = [parse(captions.text(t)) for t in np.unique(captions.triplet)]
+    expected = dataset.withheld(every, 0.3)
+    assert gone == {caption(*triplet) for triplet, held in zip(every, expected, strict=True) if held}
+    assert 0.2 < expected.mean() < 0.4 and captions.without_triplets(0) is captions
+
+
+@pytest.mark.parametrize("control", ["list", "half", "shuffled"])
 def test_a_control_shows_the_same_photos_and_says_less(
     world: SimpleNamespace, captions: Captions, encoded: Encoded, pipeline: Any, control: str
 ) -> None:
     told = samples.true_captions(world.table, control=control).without(["cat"])
     true = captions.without(["cat"])
     ours, plain = (Sampler(each, encoded, pipeline, 64, dropout=0.0, seed=3) for each in (told, true))
-    same = 0
+    same = lists = 0
     for step in range(3):
         one, two = ours(step, range(64)), plain(step, range(64))
         assert torch.equal(one.latents, two.latents) and torch.equal(one.noise, two.noise)
         for a, b in zip(one.caption, two.caption, strict=True):
             s, relation, o = parse(plain.texts[b])
-            if control == "list":
-                assert ours.texts[a] == f"{with_article(s)} and {with_article(o)}"
+            if ours.texts[a] == f"{with_article(s)} and {with_article(o)}":
+                lists += 1
             else:
                 assert parse(ours.texts[a])[::2] == (s, o)
                 same += parse(ours.texts[a])[1] == relation
+    if control == "list":
+        assert lists == 192
+    if control == "half":
+        assert 70 < lists < 122 and same == 192 - lists
     if control == "shuffled":
         assert len({parse(text)[1] for text in ours.texts[1:]}) == 14 and 2 < same < 35  # 192 / 14 = 13.7 by chance
 
@@ -164,8 +177,8 @@ def test_a_sample_s_latents_are_of_its_caption_s_photo(captions: Captions, encod
     sampler = Sampler(captions, encoded, pipeline, size=50, dropout=0.0)
     batch = sampler(0, range(50))
     rows = sampler.draw(50, np.random.default_rng([0, 0]))
-    for row, latents, caption in zip(rows, batch.latents, batch.caption, strict=True):
-        assert sampler.texts[caption] == captions.text(captions.triplet[row])
+    for row, latents, said in zip(rows, batch.latents, batch.caption, strict=True):
+        assert sampler.texts[said] == captions.text(captions.triplet[row])
         mean, deviation = encoded[int(captions.image[row])]
         sigma = (latents.numpy() / pipeline.vae.config.scaling_factor - mean) / np.maximum(deviation, 1e-6)
         assert abs(sigma.mean()) < 0.4 and 0.7 < sigma.std() < 1.3
