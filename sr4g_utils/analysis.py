@@ -1,7 +1,6 @@
-"""What the numbers say: where rule sets disagree, gains, bias, frequency, other rulers, and the paper's claims."""
+"""What the numbers say: where rule sets disagree, gains, bias, frequency, and other rulers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from .boxes import BoxTable
 from .detections import read_detections
 from .images import list_images
 from .prompts import OBJECT_SETS
-from .relations import NAMES, OPPOSITES, RELATIONS, RULES, complete_rules
+from .relations import NAMES, OPPOSITES, RELATIONS, RULES, SYMMETRIC, complete_rules
 from .running.files import atomic, reported
 
 
@@ -193,8 +192,9 @@ def change_table(
 ) -> pd.DataFrame:
     """:func:`visor.compare` of the first model with each of the others, for each set of objects.
 
-    Columns: objects, model (the other one), those of ``visor.compare``, and left_aside: how many images of the set only
-    one of the two has. No rows where the two have no image of a set in common; empty if there is one model only.
+    Columns: objects, model (the other one), those of ``visor.compare``, lift: the difference less what chance gains on
+    the same images (:func:`visor.chance`), and left_aside: how many images of the set only one of the two has. No rows
+    where the two have no image of a set in common; empty if there is one model only.
     """
     (_, first), *others = models.items()
     tables = []
@@ -202,8 +202,22 @@ def change_table(
         before, after = (table[table.prompt_id.isin(ids)] for table in (first, records))
         if set(before.prompt_id) & set(after.prompt_id):
             table = visor.compare(before, after, resamples, seed=seed)
-            tables.append(table.assign(objects=objects, model=model, left_aside=table.attrs["left_aside"]))
-    columns = ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images", "left_aside"]
+            luck = [visor.chance(one).value.to_numpy() for one in visor.common([before, after])]
+            lift = table.difference - (luck[1] - luck[0])  # rows are in the same order
+            tables.append(table.assign(lift=lift, objects=objects, model=model, left_aside=table.attrs["left_aside"]))
+    columns = [
+        "relation",
+        "metric",
+        "before",
+        "after",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "lift",
+        "images",
+        "left_aside",
+    ]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "objects", "model"])
     return table[["objects", "model", *columns]]
 
@@ -291,31 +305,42 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
     Returns:
         Per model and pair (relation, with_opposite): gap, gap_low, gap_high; opposite: of the images with both objects,
         the percentage in which the opposite of what was asked for holds, over both relations of the pair; change: of
-        the gap's size since the first model, with interval. Last, for "all pairs": the mean size of the gap; and noise:
-        the size that gaps of zero would show with so few images. Bootstrap over prompts, paired between models. Null
-        where it cannot be told: all of it where no relation is asked for together with its opposite.
+        the gap's size since the first model, with interval. Last, for "true opposites", all pairs but overlapping and
+        separated, which complement each other: the mean of the squared gaps less their squared standard errors, which
+        is 0 on average where there is no bias. Its gap is the root, with its sign, in points; its change is in points²
+        (:func:`_beyond_noise`). Bootstrap over prompts, paired between models. Null where it cannot be told: all of it
+        where no relation is asked for together with its opposite.
     """
     drawn = visor.draws(list(models.values()), resamples, seed)
     swapped = {name: _asked_for_opposite(records) for name, records in models.items()}
-    gaps, rows = [], []
+    gaps, true, rows = [], [], []
     for one, other in OPPOSITES:
         if one not in drawn or other not in drawn:
             continue
         gaps.append(drawn[one][:, :, COND] - drawn[other][:, :, COND])
+        true.append(one not in SYMMETRIC)
         for i, (model, records) in enumerate(swapped.items()):
             of = records[records.relation.isin([one, other]) & records.both_found]
             change = _estimate(abs(gaps[-1][i]) - abs(gaps[-1][0]), *_CHANGE) if i else {}
             opposite = 100 * of.correct.mean() if len(of) else np.nan
             rows.append({"relation": one, "with_opposite": other, "model": model, **_estimate(gaps[-1][i], *_GAP),
                          "opposite": opposite, **change})  # fmt: skip
-    apart = np.array(gaps) if gaps else np.full((1, len(models), resamples + 1), np.nan)  # (pair, model, resample)
-    size = np.abs(apart).mean(axis=0)
-    noise = pd.DataFrame(np.abs(apart[:, :, 1:] - apart[:, :, :1]).mean(axis=0).T).mean()
+    apart = np.array(gaps)[true] if any(true) else np.full((1, len(models), resamples + 1), np.nan)
+    squared = _beyond_noise(apart)
     for i, model in enumerate(models):
-        change = _estimate(size[i] - size[0], *_CHANGE) if i else {}
-        rows.append({"relation": "all pairs", "with_opposite": np.nan, "model": model, **_estimate(size[i], *_GAP),
-                     "opposite": np.nan, **change, "noise": noise[i]})  # fmt: skip
+        change = _estimate(squared[i] - squared[0], *_CHANGE) if i else {}
+        root = _estimate(np.sign(squared[i]) * np.sqrt(np.abs(squared[i])), *_GAP)
+        rows.append({"relation": "true opposites", "with_opposite": np.nan, "model": model, **root,
+                     "opposite": np.nan, **change})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _beyond_noise(gaps: Float64[np.ndarray, "pair model resample"]) -> Float64[np.ndarray, "model resample"]:
+    """The mean of the squared gaps less what noise adds to them: its variance to what was observed (resample 0), and
+    twice that to the others, which are drawn from an observation that is noisy already."""
+    variance = gaps[:, :, 1:].var(axis=2, ddof=1, keepdims=True)
+    times = np.r_[1.0, np.full(gaps.shape[2] - 1, 2.0)]
+    return (gaps**2 - times * variance).mean(axis=0)
 
 
 def _asked_for_opposite(records: pd.DataFrame) -> pd.DataFrame:
@@ -402,84 +427,3 @@ def ablation(
         row |= table.loc["VISOR_Cond", change].to_dict()
         rows.append(row | {f"OA_{name}": table.loc["OA", name] for name in ("before", "after")})
     return pd.DataFrame(rows, columns=["rules", "pairs", "threshold", *change, "OA_before", "OA_after"])
-
-
-def every_relation(models: Sequence[pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> dict[str, float]:
-    """On how many of the 14 relations the second model's VISOR_Cond is above the first's: value, low, high; and asked,
-    the number of relations that have prompts and, for both models, images with both objects. The interval is null where
-    one of them has too few prompts (:func:`visor.draws`)."""
-    drawn = visor.draws(models, resamples, seed)
-    gains = np.stack([drawn[name][1, :, COND] - drawn[name][0, :, COND] for name in NAMES if name in drawn])
-    gains = gains[~np.isnan(gains[:, 0])]
-    many = np.where(np.isnan(gains), np.nan, gains > 0).sum(axis=0)
-    return {**_estimate(many, "value", "low", "high"), "asked": len(gains)}
-
-
-@dataclass(frozen=True)
-class _Test:
-    """A claim's number with its interval, what it counts, when the claim holds, and whether it does."""
-
-    number: Sequence[float] | None  # value, low, high; None: not measured
-    what: str
-    rule: str
-    holds: Callable[[float, float, float], bool]
-
-    @property
-    def verdict(self) -> str:
-        if self.number is None or np.isnan(np.array(self.number, float)).any():
-            return "not testable here"
-        return "holds" if self.holds(*self.number) else "fails"
-
-
-def claims(
-    changes: pd.DataFrame,
-    relations: Mapping[str, float],
-    bias: pd.DataFrame,
-    quality: pd.DataFrame | None,
-    over_rival: pd.DataFrame | None,
-    model: str,
-    unseen_model: str,
-) -> pd.DataFrame:
-    """The paper's six claims (``claims`` in ``data/reported.yaml``), each with our number, its interval and verdict.
-
-    Args:
-        changes: of :func:`change_table`, from the model before fine-tuning to the two others.
-        relations: of :func:`every_relation`.
-        bias: of :func:`bias`.
-        quality: of :func:`quality.distances`; None if it was not measured.
-        over_rival: of :func:`visor.compare`, from a pipeline of the kind of VPGen to ``model``; None if there is none.
-        model: the fine-tuned model's name.
-        unseen_model: the name of the one that was fine-tuned without the unseen objects; perhaps the same.
-
-    Returns:
-        Columns claim, number, low, high, what, holds if, verdict ("holds", "fails" or "not testable here"), reported
-        and source.
-    """
-    total = changes[(changes.relation == "all") & (changes.metric == "VISOR_Cond")]
-    gains = {(row.model, row.objects): (row.difference, row.low, row.high) for row in total.itertuples()}
-    main = "seen" if (model, "seen") in gains else "all"
-    gap = bias[(bias.relation == "all pairs") & (bias.model == model)].iloc[0]
-    distance = quality[quality.model == model].iloc[0] if quality is not None else None
-    rival = over_rival[over_rival.relation == "all"].set_index("metric") if over_rival is not None else None
-    all_asked = relations["asked"] == len(NAMES)
-    above, points = (lambda v, low, high: low > 0), "points of VISOR_Cond"
-    tests = [
-        _Test(gains.get((model, main)), f"{points}, {main} objects", "interval above 0", above),
-        _Test(gains.get((unseen_model, "unseen")), f"{points}, unseen objects", "interval above 0", above),
-        _Test([relations[k] for k in ("value", "low", "high")] if all_asked else None, "relations of 14 with a gain",
-              "all 14", lambda v, low, high: v == len(NAMES)),
-        _Test(gap[[*_CHANGE]].tolist(), "points of the mean gap between opposites", "interval below 0",
-              lambda v, low, high: high < 0),
-        _Test(distance[[*_CHANGE]].tolist() if distance is not None else None, "Fréchet distance from photos",
-              "interval not above 0", lambda v, low, high: low <= 0),
-        _Test(rival.loc["VISOR_Cond", ["difference", "low", "high"]].tolist() if rival is not None else None,
-              f"{points} over the pipeline", "interval above 0, and not so for OA and VISOR",
-              lambda v, low, high: low > 0 and rival is not None and not (rival.loc[["OA", "VISOR"], "low"] > 0).any()),
-    ]  # fmt: skip
-    rows = []
-    for (number, paper), test in zip(sorted(reported("claims").items()), tests, strict=True):
-        value, low, high = test.number or (np.nan,) * 3
-        ours = {"number": value, "low": low, "high": high, "what": test.what, "holds if": test.rule}
-        theirs = {"reported": paper["reported"], "source": paper["source"]}
-        rows.append({"claim": f"{number}. {paper['claim']}", **ours, "verdict": test.verdict, **theirs})
-    return pd.DataFrame(rows)

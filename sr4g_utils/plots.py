@@ -377,30 +377,34 @@ def _panels(table: pd.DataFrame, by: str, rows: list[str], size: tuple[float, fl
 
 
 def bias(table: pd.DataFrame) -> Figure:
-    """The gap between each relation and its opposite, and the mean size of the gaps beside what noise alone gives.
+    """The gap between each relation and its opposite, and over the true opposites, what exceeds noise.
 
     Args:
         table: of :func:`analysis.bias`.
     """
-    pairs, total = table[table.relation != "all pairs"], table[table.relation == "all pairs"]
+    pairs, total = table[table.with_opposite.notna()], table[table.with_opposite.isna()]
     names = list(dict.fromkeys(zip(pairs.relation, pairs.with_opposite, strict=True)))
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(2.2, 1))
     for model, colour, marker, offset in _models(table):
         part = pairs[pairs.model == model].set_index("relation").reindex([name for name, _ in names])
         _rows(left, part, np.arange(len(names)) + offset, ("gap", "gap_low", "gap_high"), colour, marker, model)
-        mean = total[total.model == model]
-        _rows(right, mean, np.array([offset]), ("gap", "gap_low", "gap_high"), colour, marker, model)
-        right.scatter(mean.noise, [offset], marker="|", s=200, color=colour, linewidth=2, alpha=0.7)
-    left.axvline(0, color="black", linewidth=1)
+        _rows(
+            right,
+            total[total.model == model],
+            np.array([offset]),
+            ("gap", "gap_low", "gap_high"),
+            colour,
+            marker,
+            model,
+        )
+    for axis in (left, right):
+        axis.axvline(0, color="black", linewidth=1)
     left.set(yticks=range(len(names)), yticklabels=[f"{one} − {other}" for one, other in names])
     left.set(xlabel="gap in VISOR_Cond (points)", title="each pair")
     left.grid(False, axis="y")
     left.invert_yaxis()
-    right.set(title="mean size of the gaps", xlabel="points", yticks=[], ylim=(0.6, -0.6))
-    right.set_xlim(left=0)
-    handles, labels = right.get_legend_handles_labels()
-    handles.append(Line2D([], [], marker="|", linestyle="none", color="grey", markersize=12, markeredgewidth=2))
-    right.legend(handles, [*labels, "no gap, so few images"], loc="upper left", bbox_to_anchor=(1.02, 1))
+    right.set(title="true opposites, beyond noise", xlabel="points (root of mean square)", yticks=[], ylim=(0.6, -0.6))
+    right.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.tight_layout()
     return figure
 

@@ -346,3 +346,8 @@ def ledger() -> pd.DataFrame:
 def reported(section: str) -> dict[Any, dict[str, Any]]:
     """A section of the published numbers, ``data/reported.yaml``."""
     return read_yaml((DATA / "reported.yaml").read_text(encoding="utf-8"))[section]
+
+
+def protocol() -> dict[str, Any]:
+    """What was decided before the miniature's relations were scored, ``data/protocol.yaml``."""
+    return read_yaml((DATA / "protocol.yaml").read_text(encoding="utf-8"))

@@ -1,0 +1,175 @@
+"""The paper's six claims: what is tested for each, by the margins of ``data/protocol.yaml``, and the verdicts.
+
+A test compares a 95 % interval with a bound: it *holds* if the interval lies on the right side of the bound, is
+*contradicted* if it lies on the other, and is *undecided* if it contains the bound. A claim holds if all its tests do:
+for that, no correction is needed, since a false claim has at least one test that holds in 2.5 % of runs at most. It is
+contradicted if one of its tests is. Where those are many, one for each relation, they are corrected (Holm 1979).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from .relations import NAMES
+from .running.files import protocol, reported
+
+HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
+NOTHING, NOT_TESTABLE = "nothing to reduce", "not testable here"
+ALPHA = 0.05
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """P-values corrected for their number (Holm 1979): some are below α by chance alone in at most α of all cases.
+    Null where they are."""
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p)
+    n = int(np.isfinite(p).sum())
+    corrected = np.full(len(p), np.nan)
+    corrected[order[:n]] = np.minimum(np.maximum.accumulate(p[order[:n]] * np.arange(n, 0, -1)), 1)
+    return corrected
+
+
+@dataclass(frozen=True)
+class Test:
+    """A number with its 95 % interval (None: not measured), and the bound that it must be above or below."""
+
+    what: str
+    number: Sequence[float] | None
+    side: Literal["above", "below"]
+    bound: float
+
+    @property
+    def rule(self) -> str:
+        return f"interval {self.side} {self.bound:g}"
+
+    @property
+    def verdict(self) -> str:
+        if self.number is None or not np.isfinite(np.array(self.number, float)).all():
+            return NOT_TESTABLE
+        sign = 1 if self.side == "above" else -1
+        low, high = sorted(sign * (end - self.bound) for end in self.number[1:])
+        return HOLDS if low > 0 else CONTRADICTED if high < 0 else UNDECIDED
+
+
+def together(verdicts: Iterable[str]) -> str:
+    """A claim's verdict, from its tests'."""
+    told = list(verdicts)
+    for one in (CONTRADICTED, NOT_TESTABLE, UNDECIDED):
+        if one in told:
+            return one
+    return HOLDS
+
+
+def by_relation(changes: pd.DataFrame) -> pd.DataFrame:
+    """The change of VISOR_Cond of each relation, with p corrected for their number (``p_holm``) and a verdict:
+    "gains", "loses", or "undecided"; from one model's rows of :func:`analysis.change_table`, of one set of objects."""
+    table = changes[(changes.metric == "VISOR_Cond") & (changes.relation != "all")].drop(columns="metric")
+    table = table.assign(p_holm=holm(table.p))
+    shown = table.p_holm < ALPHA
+    told = np.select([shown & (table.difference > 0), shown & (table.difference < 0)], ["gains", "loses"], UNDECIDED)
+    return table.assign(verdict=told).reset_index(drop=True)
+
+
+def every_relation(each: pd.DataFrame) -> tuple[Test, str]:
+    """Claim 3 from :func:`by_relation`: how many of the 14 gain, between the number that is shown to gain and 14 less
+    those that are shown to lose; and its verdict. It holds if all 14 intervals lie above 0."""
+    known = each.difference.notna() & each.low.notna()
+    gains, loses = (each.verdict == "gains").sum(), (each.verdict == "loses").sum()
+    number = [(each.difference > 0).sum(), gains, len(NAMES) - loses]
+    test = Test("relations of 14 with a gain (shown; not shown to lose)", number, "above", len(NAMES) - 1)
+    if known.sum() < len(NAMES):
+        return test, NOT_TESTABLE
+    return test, CONTRADICTED if loses else HOLDS if (each.low > 0).all() else UNDECIDED
+
+
+def table(
+    changes: pd.DataFrame,
+    bias: pd.DataFrame,
+    quality: pd.DataFrame | None,
+    over_rival: pd.DataFrame | None,
+    model: str,
+    unseen_model: str,
+) -> pd.DataFrame:
+    """The paper's six claims (``claims`` in ``data/reported.yaml``), a row for each test.
+
+    Args:
+        changes: of :func:`analysis.change_table`, from the model before fine-tuning to the two others.
+        bias: of :func:`analysis.bias`.
+        quality: of :func:`quality.distances`; None if it was not measured.
+        over_rival: of :func:`visor.compare`, from a pipeline of the kind of VPGen to ``model``; None if there is none.
+        model: the fine-tuned model's name.
+        unseen_model: the name of the one that was fine-tuned without the unseen objects. If it is the same, claim 1 is
+            tested on seen objects only, else on all.
+
+    Returns:
+        Columns claim, what, number, low, high, holds if, test, verdict (of the claim), reported and source.
+    """
+    margins, points = protocol()["margins"], "points of VISOR_Cond"
+    ours = changes[changes.model == model]
+    sets = list(dict.fromkeys(ours.objects))
+    main = "seen" if model == unseen_model and "seen" in sets else sets[-1]
+
+    def change(name: str, objects: str, metric: str = "VISOR_Cond") -> list[float] | None:
+        rows = changes[(changes.model == name) & (changes.objects == objects) & (changes.metric == metric)]
+        rows = rows[rows.relation == "all"]
+        return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
+
+    relations, every = every_relation(by_relation(ours[ours.objects == sets[-1]]))
+    rival = over_rival[over_rival.relation == "all"].set_index("metric") if over_rival is not None else None
+
+    def over(metric: str) -> list[float] | None:
+        return rival.loc[metric, ["difference", "low", "high"]].tolist() if rival is not None else None
+
+    tests = {
+        1: [Test(f"{points}, {main} objects", change(model, main), "above", 0)],
+        2: [Test(f"{points}, unseen objects", change(unseen_model, "unseen"), "above", 0)],
+        3: [relations],
+        4: [Test("squared gaps between opposites, points²", _bias_change(bias, model), "below", 0)],
+        5: [
+            Test("Fréchet distance from photos, change in %", _relative(quality, model), "below", margins["distance"]),
+            Test(f"points of OA, {sets[-1]} objects", change(model, sets[-1], "OA"), "above", -margins["OA"]),
+        ],
+        6: [
+            Test(f"{points} over the pipeline", over("VISOR_Cond"), "above", 0),
+            *(Test(f"points of {name} over it", over(name), "below", margins["OA"]) for name in ("OA", "VISOR")),
+        ],
+    }
+    verdicts = {number: together(test.verdict for test in each) for number, each in tests.items()}
+    verdicts[3] = every
+    if verdicts[4] == UNDECIDED and not _biased(bias):
+        verdicts[4] = NOTHING
+    return _rows(tests, verdicts)
+
+
+def _rows(tests: Mapping[int, Sequence[Test]], verdicts: Mapping[int, str]) -> pd.DataFrame:
+    rows = []
+    for number, paper in sorted(reported("claims").items()):
+        for test in tests[number]:
+            value, low, high = test.number or (np.nan,) * 3
+            ours = {"what": test.what, "number": value, "low": low, "high": high, "holds if": test.rule}
+            told = {"test": verdicts[3] if number == 3 else test.verdict, "verdict": verdicts[number]}
+            theirs = {"reported": paper["reported"], "source": paper["source"]}
+            rows.append({"claim": f"{number}. {paper['claim']}", **ours, **told, **theirs})
+    return pd.DataFrame(rows)
+
+
+def _bias_change(bias: pd.DataFrame, model: str) -> list[float]:
+    total = bias[(bias.relation == "true opposites") & (bias.model == model)].iloc[0]
+    return total[["change", "change_low", "change_high"]].tolist()
+
+
+def _biased(bias: pd.DataFrame) -> bool:
+    """Whether the first model treats opposites unequally, beyond noise."""
+    first = bias[bias.relation == "true opposites"].iloc[0]
+    return not first.gap_low <= 0
+
+
+def _relative(quality: pd.DataFrame | None, model: str) -> list[float] | None:
+    """The change of the distance in percent of the first model's, which is taken as known."""
+    if quality is None:
+        return None
+    change = quality.loc[quality.model == model, ["change", "change_low", "change_high"]].iloc[0]
+    return (100 * change / quality.value.iloc[0]).tolist()
