@@ -33,25 +33,25 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Test:
-    """A number with its 95 % interval (None: not measured), and the bound that it must be above or below."""
+class Tested:
+    """A number with its 95 % interval (None: not measured), the rule by which it is judged, and the verdict."""
 
     what: str
-    number: Sequence[float] | None
-    side: Literal["above", "below"]
-    bound: float
+    number: Sequence[float | int] | None
+    rule: str
+    verdict: str
 
-    @property
-    def rule(self) -> str:
-        return f"interval {self.side} {self.bound:g}"
 
-    @property
-    def verdict(self) -> str:
-        if self.number is None or not np.isfinite(np.array(self.number, float)).all():
-            return NOT_TESTABLE
-        sign = 1 if self.side == "above" else -1
-        low, high = sorted(sign * (end - self.bound) for end in self.number[1:])
-        return HOLDS if low > 0 else CONTRADICTED if high < 0 else UNDECIDED
+def against(
+    what: str, number: Sequence[float | int] | None, side: Literal["above", "below"], bound: float | int
+) -> Tested:
+    """The test whether a number lies above or below a bound, from its interval."""
+    verdict = NOT_TESTABLE
+    if number is not None and np.isfinite(np.array(number, float)).all():
+        sign = 1 if side == "above" else -1
+        low, high = sorted(sign * (end - bound) for end in number[1:])
+        verdict = HOLDS if low > 0 else CONTRADICTED if high < 0 else UNDECIDED
+    return Tested(what, number, f"interval {side} {bound:g}", verdict)
 
 
 def together(verdicts: Iterable[str]) -> str:
@@ -67,22 +67,22 @@ def by_relation(changes: pd.DataFrame) -> pd.DataFrame:
     """The change of VISOR_Cond of each relation, with p corrected for their number (``p_holm``) and a verdict:
     "gains", "loses", or "undecided"; from one model's rows of :func:`analysis.change_table`, of one set of objects."""
     table = changes[(changes.metric == "VISOR_Cond") & (changes.relation != "all")].drop(columns="metric")
-    table = table.assign(p_holm=holm(table.p))
+    table = table.assign(p_holm=holm(table.p.to_numpy(np.float64)))
     shown = table.p_holm < ALPHA
     told = np.select([shown & (table.difference > 0), shown & (table.difference < 0)], ["gains", "loses"], UNDECIDED)
     return table.assign(verdict=told).reset_index(drop=True)
 
 
-def every_relation(each: pd.DataFrame) -> tuple[Test, str]:
-    """Claim 3 from :func:`by_relation`: how many of the 14 gain, between the number that is shown to gain and 14 less
-    those that are shown to lose; and its verdict. It holds if all 14 intervals lie above 0."""
-    known = each.difference.notna() & each.low.notna()
-    gains, loses = (each.verdict == "gains").sum(), (each.verdict == "loses").sum()
-    number = [(each.difference > 0).sum(), gains, len(NAMES) - loses]
-    test = Test("relations of 14 with a gain (shown; not shown to lose)", number, "above", len(NAMES) - 1)
-    if known.sum() < len(NAMES):
-        return test, NOT_TESTABLE
-    return test, CONTRADICTED if loses else HOLDS if (each.low > 0).all() else UNDECIDED
+def every_relation(each: pd.DataFrame) -> Tested:
+    """Claim 3, from :func:`by_relation`: how many of the 14 are higher, between the number that is shown to gain and 14
+    less those that are shown to lose."""
+    higher, gains, loses = (each.difference > 0).sum(), (each.verdict == "gains").sum(), (each.verdict == "loses").sum()
+    all_known = each.low.notna().sum() == len(NAMES)
+    verdict = CONTRADICTED if loses else HOLDS if (each.low > 0).all() else UNDECIDED
+    number = [float(n) for n in (higher, gains, len(NAMES) - loses)] if all_known else None
+    return Tested(
+        "relations of 14 with a gain", number, "all 14 intervals above 0", verdict if number else NOT_TESTABLE
+    )
 
 
 def table(
@@ -117,40 +117,38 @@ def table(
         rows = rows[rows.relation == "all"]
         return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
 
-    relations, every = every_relation(by_relation(ours[ours.objects == sets[-1]]))
     rival = over_rival[over_rival.relation == "all"].set_index("metric") if over_rival is not None else None
 
     def over(metric: str) -> list[float] | None:
         return rival.loc[metric, ["difference", "low", "high"]].tolist() if rival is not None else None
 
     tests = {
-        1: [Test(f"{points}, {main} objects", change(model, main), "above", 0)],
-        2: [Test(f"{points}, unseen objects", change(unseen_model, "unseen"), "above", 0)],
-        3: [relations],
-        4: [Test("squared gaps between opposites, points²", _bias_change(bias, model), "below", 0)],
+        1: [against(f"{points}, {main} objects", change(model, main), "above", 0)],
+        2: [against(f"{points}, unseen objects", change(unseen_model, "unseen"), "above", 0)],
+        3: [every_relation(by_relation(ours[ours.objects == sets[-1]]))],
+        4: [against("squared gaps between opposites, points²", _bias_change(bias, model), "below", 0)],
         5: [
-            Test("Fréchet distance from photos, change in %", _relative(quality, model), "below", margins["distance"]),
-            Test(f"points of OA, {sets[-1]} objects", change(model, sets[-1], "OA"), "above", -margins["OA"]),
+            against("Fréchet distance from photos, %", _relative(quality, model), "below", margins["distance"]),
+            against(f"points of OA, {sets[-1]} objects", change(model, sets[-1], "OA"), "above", -margins["OA"]),
         ],
         6: [
-            Test(f"{points} over the pipeline", over("VISOR_Cond"), "above", 0),
-            *(Test(f"points of {name} over it", over(name), "below", margins["OA"]) for name in ("OA", "VISOR")),
+            against(f"{points} over the pipeline", over("VISOR_Cond"), "above", 0),
+            *(against(f"points of {name} over it", over(name), "below", margins["OA"]) for name in ("OA", "VISOR")),
         ],
     }
     verdicts = {number: together(test.verdict for test in each) for number, each in tests.items()}
-    verdicts[3] = every
     if verdicts[4] == UNDECIDED and not _biased(bias):
         verdicts[4] = NOTHING
     return _rows(tests, verdicts)
 
 
-def _rows(tests: Mapping[int, Sequence[Test]], verdicts: Mapping[int, str]) -> pd.DataFrame:
+def _rows(tests: Mapping[int, Sequence[Tested]], verdicts: Mapping[int, str]) -> pd.DataFrame:
     rows = []
     for number, paper in sorted(reported("claims").items()):
         for test in tests[number]:
             value, low, high = test.number or (np.nan,) * 3
             ours = {"what": test.what, "number": value, "low": low, "high": high, "holds if": test.rule}
-            told = {"test": verdicts[3] if number == 3 else test.verdict, "verdict": verdicts[number]}
+            told = {"test": test.verdict, "verdict": verdicts[number]}
             theirs = {"reported": paper["reported"], "source": paper["source"]}
             rows.append({"claim": f"{number}. {paper['claim']}", **ours, **told, **theirs})
     return pd.DataFrame(rows)

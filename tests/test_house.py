@@ -27,13 +27,13 @@ FLOORS = [
     ("analysis", "across", "finetuning", "miniature"),
     ("inputs", "running.index"),
     ("people", "finetune", "running.site", "running.crate"),
-    ("evaluation", "study", "exercises"),
+    ("evaluation", "study", "exercises", "claims"),
 ]
 HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
     "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
     "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
-    "running.sweep", "across", "plots_lessons", "study",
+    "running.sweep", "across", "plots_lessons", "study", "claims",
 )  # fmt: skip
 
 # What is longer than a screen, and why.

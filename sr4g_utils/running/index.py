@@ -36,7 +36,7 @@ STYLE = """
 .answer .standing p { margin: 0 }
 .answer .verdict { padding: .1rem .6rem; border-radius: 1rem; color: #fff; background: #5c6470; white-space: nowrap }
 .answer .verdict.holds { background: #1a6e30 }
-.answer .verdict.fails { background: #7d5200 }
+.answer .verdict.contradicted { background: #7d5200 }
 .answer .number { white-space: nowrap }
 @media (max-width: 45rem) {
   .answer .claims, .answer .claims tbody, .answer .claims tr, .answer .claims td { display: block; width: auto }
@@ -167,15 +167,15 @@ def world(folder: Path) -> str:
 
 
 def claims(folder: Path) -> str:
-    """Each claim of the paper with its verdict and the number behind it."""
+    """Each claim of the paper, the numbers behind it, and what each of them says."""
     rows = []
     for row in _result(folder, "claims"):
-        css = row["verdict"] if row["verdict"] in ("holds", "fails") else ""
+        css = row["test"] if row["test"] in ("holds", "contradicted") else ""
         values = [row[key] for key in ("number", "low", "high")]
         whole = all(value is not None and value == int(value) for value in values)
         rows.append(
             [
-                f'<span class="verdict {css}">{_text(row["verdict"])}</span>',
+                f'<span class="verdict {css}">{_text(row["test"])}</span>',
                 f"{_text(row['claim'])}<small>The paper: {_text(row['reported'])}</small>",
                 f"{_interval(values, '.0f' if whole else '.1f')} {_text(row['what'])}"
                 f"<small>Holds if: {_text(row['holds if'])}</small>",
