@@ -123,38 +123,41 @@ def table(
         return rival.loc[metric, ["difference", "low", "high"]].tolist() if rival is not None else None
 
     tests = {
-        1: [against(f"{points}, {main} objects", change(model, main), "above", 0)],
-        2: [against(f"{points}, unseen objects", change(unseen_model, "unseen"), "above", 0)],
-        3: [every_relation(by_relation(ours[ours.objects == sets[-1]]))],
-        4: [against("squared gaps between opposites, points²", _bias_change(bias, model), "below", 0)],
-        5: [
+        "1": [against(f"{points}, {main} objects", change(model, main), "above", 0)],
+        "2": [against(f"{points}, unseen objects", change(unseen_model, "unseen"), "above", 0)],
+        "3": [every_relation(by_relation(ours[ours.objects == sets[-1]]))],
+        "4": [against("squared gaps between opposites, points²", bias_change(bias, model), "below", 0)],
+        "5": [
             against("Fréchet distance from photos, %", _relative(quality, model), "below", margins["distance"]),
             against(f"points of OA, {sets[-1]} objects", change(model, sets[-1], "OA"), "above", -margins["OA"]),
         ],
-        6: [
+        "6": [
             against(f"{points} over the pipeline", over("VISOR_Cond"), "above", 0),
             *(against(f"points of {name} over it", over(name), "below", margins["OA"]) for name in ("OA", "VISOR")),
         ],
     }
-    verdicts = {number: together(test.verdict for test in each) for number, each in tests.items()}
-    if verdicts[4] == UNDECIDED and not _biased(bias):
-        verdicts[4] = NOTHING
-    return _rows(tests, verdicts)
+    return rows_of(tests, bias)
 
 
-def _rows(tests: Mapping[int, Sequence[Tested]], verdicts: Mapping[int, str]) -> pd.DataFrame:
-    rows = []
-    for number, paper in sorted(reported("claims").items()):
-        for test in tests[number]:
+def rows_of(tests: Mapping[str, Sequence[Tested]], bias: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`table` from the tests of each claim, by its number ("2", or "2, control")."""
+    published, rows = reported("claims"), []
+    for key, each in tests.items():
+        paper = published[int(key.partition(",")[0])]
+        verdict = together(test.verdict for test in each)
+        if key == "4" and verdict == UNDECIDED and not _biased(bias):
+            verdict = NOTHING
+        for test in each:
             value, low, high = test.number or (np.nan,) * 3
             ours = {"what": test.what, "number": value, "low": low, "high": high, "holds if": test.rule}
-            told = {"test": test.verdict, "verdict": verdicts[number]}
+            told = {"test": test.verdict, "verdict": verdict}
             theirs = {"reported": paper["reported"], "source": paper["source"]}
-            rows.append({"claim": f"{number}. {paper['claim']}", **ours, **told, **theirs})
+            rows.append({"claim": f"{key}. {paper['claim']}", **ours, **told, **theirs})
     return pd.DataFrame(rows)
 
 
-def _bias_change(bias: pd.DataFrame, model: str) -> list[float]:
+def bias_change(bias: pd.DataFrame, model: str) -> list[float]:
+    """The change of the true opposites' squared gaps, with its interval; from :func:`analysis.bias`."""
     total = bias[(bias.relation == "true opposites") & (bias.model == model)].iloc[0]
     return total[["change", "change_low", "change_high"]].tolist()
 

@@ -42,7 +42,8 @@ def _offsets(n: int, width: float = 0.4) -> list[float]:
 
 
 def use_style() -> None:
-    """The look of all figures; notebooks call it once."""
+    """The look of all figures, and tables whose sentences are not cut; notebooks call it once."""
+    pd.set_option("display.max_colwidth", 120)
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc={"figure.dpi": 100})
 
 
@@ -249,15 +250,17 @@ def examples(rows: pd.DataFrame, pictures: Sequence[np.ndarray | None]) -> Figur
     return figure
 
 
-def draw_box(axis: Any, xywh: np.ndarray, colour: Any, label: str) -> None:
-    """A box with its label on top, or within it where the image ends."""
+def draw_box(axis: Any, xywh: np.ndarray, colour: Any, label: str, below: bool = False) -> None:
+    """A box with its label above or ``below`` it, or within it where the image ends."""
     x, y, w, h = xywh
     axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=2))
     if label:
-        outside = y > 0.1 * axis.get_ylim()[0]
+        bottom = axis.get_ylim()[0]
+        edge, outside = (y + h, y + h < 0.9 * bottom) if below else (y, y > 0.1 * bottom)
+        upwards = outside != below
         axis.annotate(
-            label, (x, y), xytext=(3, 5 if outside else -5), textcoords="offset points", color="white",
-            va="bottom" if outside else "top", bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
+            label, (x, edge), xytext=(3, 5 if upwards else -5), textcoords="offset points", color="white",
+            va="bottom" if upwards else "top", bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
             fontsize="x-small",
         )  # fmt: skip
 

@@ -48,9 +48,34 @@ def found(
         for role, colour in (("object", OBJECT), ("subject", SUBJECT)):
             if record[f"n_{role}"]:
                 xywh = np.array([record[f"{role}_{side}"] for side in "xywh"])
-                draw_box(axis, xywh, colour, f"{record[role]} {record[f'{role}_score']:.2f}")
+                label = f"{record[role]} {record[f'{role}_score']:.2f}"
+                draw_box(axis, xywh, colour, label, below=role == "object")  # two boxes, two places for their labels
         mark, colour = ("✓", COLOURS[2]) if record["correct"] else ("✗", COLOURS[3])
         axis.set_title("\n".join(wrap(f"{mark} {record['reason']}", 28)), fontsize="small", color=colour)
         axis.grid(False)
+    figure.tight_layout()
+    return figure
+
+
+def signs(table: pd.DataFrame, what: dict[str, str]) -> Figure:
+    """The failure signatures of every model: its number for each, coloured where it is a bad sign.
+
+    Args:
+        table: of :func:`signatures.look`.
+        what: what the number of each sign is.
+    """
+    models, names = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.sign))
+    figure, axis = plt.subplots(figsize=(4.6 + 1.5 * len(models), 0.42 * len(names) + 0.8))
+    for row in table.itertuples():
+        x, y = models.index(row.model), names.index(row.sign)
+        colour = (*COLOURS[3], 0.35) if row.raised else "white"
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="0.8"))
+        number = "–" if np.isnan(row.number) else f"{row.number:.0f}"
+        axis.text(x, y, f"{number} !" if row.raised else number, ha="center", va="center")
+    axis.set(xlim=(-0.5, len(models) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    axis.set(xticks=range(len(models)), xticklabels=models)
+    axis.set(yticks=range(len(names)), yticklabels=[f"{name} ({what[name]})" for name in names])
+    axis.xaxis.tick_top()
+    axis.grid(False)
     figure.tight_layout()
     return figure

@@ -1,18 +1,22 @@
-"""Failure signatures: scores that look like obedience and are not. From the verdicts of any model.
+"""Failure signatures: what is wrong with a model, or with its judge, told by the verdicts on its pictures.
+
+:func:`look` asks eight questions and answers each with a number, and in words where it is a bad sign. Two more look
+like obedience and are not:
 
 * Two prompts that ask for contrary layouts ("a dog to the left of a cat", "a cat to the left of a dog"): a model that
   never reads the roles obeys one as often as it fails the other, and obeys *both* in a quarter of cases at most.
 * Several boxes of one name, of which "any pair" finds one that obeys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from . import visor
 from .agreement import Clusters, interval
-from .relations import BY_NAME, SYMMETRIC
+from .intervals import FEWEST
+from .relations import BY_NAME, OPPOSITES, SYMMETRIC
 
 KINDS = ("roles swapped", "relation turned", "said from the other side")
 
@@ -112,3 +116,133 @@ def several_boxes(
             gift = cond["any"] - cond["best"]
             rows.append({"model": model, "boxes": boxes, "found": n, "share": share, **cond, "gift": gift})
     return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ warnings
+
+NEAR = 10.0  # points from chance, or between two sets of objects, that are little
+APART = 30.0  # points between the intervals of two opposites that are much
+RARE, OFTEN = 20.0, 50.0  # percent
+SAME_BOX = 0.9  # intersection over union of two boxes that are one
+Sign = tuple[float, str]  # the number, and what is wrong; no words: nothing is
+
+
+def look(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
+    """Signs of failure in every model's verdicts.
+
+    Args:
+        models: verdicts (:func:`visor.verdicts`) by the model's name.
+        prompts: columns prompt_id and objects (the set of objects, as of :func:`prompts.draw_prompts`).
+
+    Returns:
+        A row per model and sign: model, sign, number (see ``SIGNS``), raised, and says: what is wrong, in words.
+    """
+    rows = []
+    for model, records in models.items():
+        told = records.merge(prompts[["prompt_id", "objects"]], on="prompt_id", validate="many_to_one")
+        told = told.assign(**_boxes(told))
+        for sign, (check, _) in SIGNS.items():
+            number, says = check(told)
+            rows.append({"model": model, "sign": sign, "number": number, "raised": bool(says), "says": says})
+    return pd.DataFrame(rows)
+
+
+def _boxes(records: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Of the two boxes that decided: their intersection over union."""
+    s, o = (records[[f"{role}_{side}" for side in "xywh"]].to_numpy(float) for role in ("subject", "object"))
+    corner = np.minimum(s[:, :2] + s[:, 2:], o[:, :2] + o[:, 2:]) - np.maximum(s[:, :2], o[:, :2])
+    common = corner.clip(0).prod(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {"iou": common / (s[:, 2:].prod(axis=1) + o[:, 2:].prod(axis=1) - common)}
+
+
+def _cond(records: pd.DataFrame) -> pd.DataFrame:
+    """VISOR_Cond by relation, with interval and chance; null ends where there are too few prompts."""
+    scores = visor.scores(records).merge(visor.chance(records).rename(columns={"value": "chance"}), how="left")
+    return scores[scores.metric == "VISOR_Cond"].set_index("relation")
+
+
+def _ignored(records: pd.DataFrame) -> Sign:
+    row, found = _cond(records).loc["all"], 100 * records.both_found.mean()
+    told = f"draws both things in {found:.0f} % of its pictures and places them as if it had not read where: "
+    told += f"VISOR_Cond {row.value:.1f}, chance {row.chance:.1f}"
+    return row.value - row.chance, told if found > OFTEN and row.high < row.chance + NEAR else ""
+
+
+def _at_chance(records: pd.DataFrame) -> Sign:
+    each = _cond(records).drop("all")
+    idle = each.index[each.high < each.chance + NEAR].tolist()
+    return float(len(idle)), f"not better than chance, by {NEAR:.0f} points: {', '.join(idle)}" if idle else ""
+
+
+def _unseen(records: pd.DataFrame) -> Sign:
+    if not {"seen", "unseen"} <= set(records.objects):
+        return np.nan, ""
+    seen, unseen = (_cond(records[records.objects == name]).loc["all"] for name in ("seen", "unseen"))
+    gap = seen.value - unseen.value
+    told = f"VISOR_Cond is {seen.value:.1f} on seen and {unseen.value:.1f} on unseen objects"
+    return gap, told if gap > NEAR and seen.low > unseen.high else ""
+
+
+def _missing(records: pd.DataFrame) -> Sign:
+    roles = [
+        pd.DataFrame({"name": records[role], "prompt_id": records.prompt_id, "found": records[f"n_{role}"] > 0})
+        for role in ("subject", "object")
+    ]
+    each = pd.concat(roles).groupby("name").agg(found=("found", "mean"), prompts=("prompt_id", "nunique"))
+    each = 100 * each.found[each.prompts >= FEWEST]
+    if each.empty:
+        return np.nan, ""
+    never = each.index[(each < RARE) & (each.median() > OFTEN)].tolist()
+    return each.min(), f"hardly ever found, while other things are: {', '.join(never)}" if never else ""
+
+
+def _opposite(records: pd.DataFrame) -> Sign:
+    each = _cond(records)
+    pairs = [(a, b) for one, two in OPPOSITES for a, b in ((one, two), (two, one)) if a not in SYMMETRIC]
+    apart = {(a, b): each.low[a] - each.high[b] for a, b in pairs if a in each.index and b in each.index}
+    apart = {pair: value for pair, value in apart.items() if value == value}
+    if not apart:
+        return np.nan, ""
+    told = [
+        f"{a} ({each.value[a]:.0f}) rather than {b} ({each.value[b]:.0f})" for (a, b), v in apart.items() if v > APART
+    ]
+    return max(apart.values()), f"draws one of two opposites, whatever is asked: {', '.join(told)}" if told else ""
+
+
+def _several(records: pd.DataFrame) -> Sign:
+    found = records[records.both_found]
+    share = 100 * ((found.n_subject > 1) | (found.n_object > 1)).mean()
+    return share, f"{share:.0f} % of the pictures have several boxes of a name" if share > OFTEN else ""
+
+
+def _judge(records: pd.DataFrame) -> Sign:
+    found, one = 100 * records.both_found.mean(), 100 * (records.iou[records.both_found] > SAME_BOX).mean()
+    if found < RARE:
+        return found, f"both things are found in {found:.0f} % of the pictures: is the judge blind, or the model?"
+    told = f"in {one:.0f} % of the pictures both names have one and the same box: the judge sees what it is asked for"
+    return found, told if one > RARE else ""
+
+
+def _alike(records: pd.DataFrame) -> Sign:
+    sides = [f"{role}_{side}" for role in ("subject", "object") for side in "xywh"]
+    groups = records[records.both_found].groupby("prompt_id")[sides]
+    several = groups.size() > 1
+    spread, size = (groups.max() - groups.min())[several], groups.max()[several]
+    largest = size[["subject_w", "subject_h", "object_w", "object_h"]].max(axis=1)
+    if spread.empty:
+        return np.nan, ""
+    share = 100 * (spread.max(axis=1) < 0.1 * largest).mean()
+    return share, f"the pictures of a prompt are alike in {share:.0f} % of the prompts" if share > OFTEN else ""
+
+
+SIGNS: dict[str, tuple[Callable[[pd.DataFrame], Sign], str]] = {  # the question, and what its number is
+    "relations ignored": (_ignored, "VISOR_Cond less chance, points"),
+    "relations at chance": (_at_chance, "relations"),
+    "worse on unseen objects": (_unseen, "VISOR_Cond seen less unseen, points"),
+    "a thing never drawn": (_missing, "pictures in which the rarest name is found, percent"),
+    "one opposite drawn": (_opposite, "points between the intervals of two opposites, at most"),
+    "several boxes of a name": (_several, "pictures, percent"),
+    "the judge": (_judge, "pictures in which both names are found, percent"),
+    "pictures alike": (_alike, "prompts, percent"),
+}

@@ -28,12 +28,14 @@ FLOORS = [
     ("inputs", "running.index"),
     ("people", "finetune", "running.site", "running.crate"),
     ("evaluation", "study", "exercises", "claims"),
+    ("experiments",),
 ]
 HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
     "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
     "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
     "running.sweep", "across", "plots_lessons", "study", "claims",
+    "experiments",
 )  # fmt: skip
 
 # What is longer than a screen, and why.
@@ -213,7 +215,7 @@ def test_only_relations_knows_their_number_and_order(module: str) -> None:
 
 def test_the_plan_is_read_from_the_files() -> None:
     """The checks above see what is there: a module in a function, a package, a long function."""
-    assert "diffusion" in imported("generate") and "miniature.export" in imported("miniature.__main__")
+    assert "diffusion" in imported("generate") and "miniature.recipe" in imported("miniature.__main__")
     assert floor("finetuning.loop")[1] == "finetuning" and floor("running.run")[0] < floor("inputs")[0]
     text = 'def f():\n    """Doc."""\n\n    # comment\n    return """a\nb"""\n'
     assert lines_of_code(text, ast.parse(text)) == {1, 5, 6}

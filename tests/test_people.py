@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sr4g_utils import agreement as measures
-from sr4g_utils import analysis, boxes, signatures
+from sr4g_utils import analysis, boxes
 from sr4g_utils.people import abstain, generated, sectors, sources, systems, vsr
 from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, SYMMETRIC, judge
 from sr4g_utils.running.files import ROOT
@@ -236,49 +236,6 @@ def test_a_spoilt_source_is_named(tmp_path, shared, file, old, new, message):
         path.write_text(text.replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
         sources.read_spatialbench(folder)
-
-
-# ------------------------------------------------------------------------------------------------------- signatures
-
-
-def test_partners_ask_for_what_they_say():
-    assert signatures.partner(("dog", "left of", "cat"), "roles swapped") == ("cat", "left of", "dog")
-    assert signatures.partner(("dog", "left of", "cat"), "relation turned") == ("dog", "right of", "cat")
-    assert signatures.partner(("dog", "left of", "cat"), "said from the other side") == ("cat", "right of", "dog")
-    assert signatures.partner(("dog", "overlapping", "cat"), "roles swapped") is None
-    assert signatures.partner(("dog", "overlapping", "cat"), "said from the other side") == (
-        "cat",
-        "overlapping",
-        "dog",
-    )
-
-
-@given(st.integers(1, 4), st.integers(0, 4), st.integers(1, 4), st.integers(0, 4))
-def test_who_ignores_the_roles_obeys_both_in_a_quarter_at_most(n1, k1, n2, k2):
-    k1, k2 = min(k1, n1), min(k2, n2)
-    rows = [("dog", "cat", i < k1) for i in range(n1)] + [("cat", "dog", i < k2) for i in range(n2)]
-    records = pd.DataFrame(rows, columns=["subject", "object", "correct"]).assign(relation="left of", both_found=True)
-    row = signatures.swapped({"m": records}, resamples=50).iloc[0]
-    both = [a[2] and b[2] for a, b in itertools.product(rows[:n1], rows[n1:])]
-    assert row.kind == "roles swapped" and row.pairs == 1 and math.isclose(row.both, 100 * np.mean(both))
-    if k1 / n1 == 1 - k2 / n2:
-        assert row.both <= 25 + 1e-9
-    assert signatures.swapped({"m": records[:n1]}).empty
-
-
-def test_several_boxes_are_what_any_pair_rewards():
-    prompts = pd.DataFrame({"prompt_id": ["1"], "subject": ["dog"], "relation": ["left of"], "object": ["cat"]})
-    cat = ["1", 0, "cat", 0.9, 50.0, 0.0, 10.0, 10.0]
-    right, left = (["1", 0, "dog", score, x, 0.0, 10.0, 10.0] for score, x in ((0.9, 90.0), (0.5, 10.0)))
-    columns = ["prompt_id", "image_index", "label", "score", "x", "y", "w", "h"]
-    found = pd.DataFrame([cat, right, left], columns=columns)
-    table = signatures.several_boxes(prompts, {"m": found}, 1, 0.1, "visor").set_index("boxes")
-    listed = {"m": prompts[["prompt_id"]].assign(image_index=0)}
-    pd.testing.assert_frame_equal(
-        signatures.several_boxes(prompts, {"m": found}, listed, 0.1, "visor").set_index("boxes"), table
-    )
-    assert table.loc["several", ["found", "any", "best", "gift"]].tolist() == [1, 100, 0, 100]
-    assert table.loc["one of each", "found"] == 0 and np.isnan(table.loc["one of each", "any"])
 
 
 def test_the_docs_tell_the_right_widths_and_the_ceiling():

@@ -1,6 +1,6 @@
 """Trains the miniature's models from nothing: ``python -m sr4g_utils.miniature``, on two cores, offline.
 
-    python -m sr4g_utils.miniature --work runs/miniature_models --out data/models/parsing
+    python -m sr4g_utils.miniature --work runs/miniature_models
 
 Five parts, each seeded, each resumed from its last checkpoint in ``--work`` after an interruption:
 
@@ -21,8 +21,6 @@ lie anywhere, as on the web: no scene is composed.
 import argparse
 from pathlib import Path
 
-from ..running.files import DATA
-
 PARTS = ("vae", "text", "base", "detector")
 
 
@@ -39,24 +37,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=DATA / "models" / "parsing",
-        help="folder of the exported models (default: data/models/parsing)",
+        help="folder of the exported models (default: export in --work; data/models has the shipped)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the steps; 0.01 tries everything in a minute"
     )
     parser.add_argument("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
-    parser.add_argument(
-        "--finetuned", type=Path, help="train nothing; ship this fine-tuned UNet, as of the profile miniature_long"
-    )
     args = parser.parse_args(argv)
-    from . import export, recipe  # torch: not for --help
+    from . import recipe  # torch: not for --help
 
-    if args.finetuned:
-        export.ship(args.finetuned, args.out)
-        return
-    recipe.train(args.work, args.out, args.seed, args.scale, args.until)
+    recipe.train(args.work, args.out or args.work / "export", args.seed, args.scale, args.until)
 
 
 if __name__ == "__main__":

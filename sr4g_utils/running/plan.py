@@ -152,7 +152,7 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
         work["validate"] = images
     if evaluation:
         each, source = evaluation["per_relation"], evaluation["prompts"]
-        sets = 2 if source is None else 1  # of seen and of unseen objects
+        sets = len(evaluation["objects"]) if source is None else 1
         named = SETS.get("sr4g" if source is None else source)
         whole = named.number if named else None
         prompts = len(NAMES) * sets * each if each else whole

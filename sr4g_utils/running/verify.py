@@ -38,7 +38,8 @@ def differences(ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[s
 
 def record(folder: Path) -> None:
     """Copy a run's results to ``data/results``."""
-    for path in sorted((folder / "artifacts" / "results").glob("*.json")):
+    results = (folder / "artifacts" / "results").iterdir()
+    for path in sorted(path for path in results if path.suffix in (".json", ".parquet")):
         with atomic(files.DATA / "results" / folder.name / path.name) as partial:
             shutil.copyfile(path, partial)
         print(f"recorded data/results/{folder.name}/{path.name}")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
 
 from sr4g_utils.miniature import __main__ as command
 from sr4g_utils.miniature import recipe
@@ -49,12 +48,3 @@ def test_every_file_has_its_checksum(trained):
 def test_the_command_knows_every_part():
     """It lists them without importing what trains them."""
     assert tuple(STEPS) == command.PARTS
-
-
-def test_a_finetuned_unet_is_shipped(trained, tmp_path):
-    _, out = trained
-    command.main(["--finetuned", str(out / "tiny-sd" / "unet"), "--out", str(tmp_path)])
-    made = tmp_path / "tiny-sd-finetuned"
-    assert diffusers.UNet2DConditionModel.from_pretrained(made) and (made / "SHA256SUMS").is_file()
-    (weights,) = made.glob("*.safetensors")
-    assert {value.dtype for value in load_file(weights).values()} == {torch.float16}

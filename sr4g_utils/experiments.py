@@ -1,0 +1,255 @@
+"""The experiments that ``data/protocol.yaml`` decides: arms of captions, models and sets of prompts, in several seeds.
+
+The verdicts of all their pictures are one table, gathered from a sweep's runs or recorded in ``data/results``; notebook
+07 computes the rest from it.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from . import analysis, claims
+from .prompts import OBJECT_SETS
+from .relations import NAMES
+from .running.files import DATA, atomic, protocol, read_json
+from .running.run import Run
+
+RECORDED = DATA / "results" / "experiments"
+BASE = "base"
+ARMS = {"none": "relations", "list": "list", "half": "half", "shuffled": "shuffled"}  # by the choice ``control``
+PROMPT = ["prompt_id", "subject", "relation", "object", "objects"]
+METRICS = {"OA": ("both_found", "image"), "VISOR": ("correct", "image"), "VISOR_Cond": ("correct", "both_found"),
+           "lift": ("beyond_chance", "both_found")}  # what is above and below the fraction's line  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ gathering
+
+
+def finished(sweep: Path) -> list[tuple[dict[str, Any], Path]]:
+    """The finished runs of a sweep: the arm and seed of each, and its folder of artifacts.
+
+    Raises:
+        ValueError: there is none.
+    """
+    runs = []
+    for folder in sorted(path for path in sweep.iterdir() if path.is_dir()):
+        artifacts = folder / "artifacts"
+        tuned = sorted(artifacts.glob("finetune_*/result.json"))
+        if tuned and (artifacts / "results" / "scores.json").is_file():
+            choices = read_json(tuned[0])["result"]["choices"]
+            runs.append(({"arm": ARMS[choices["control"]], "seed": choices["seed"]}, artifacts))
+    if not runs:
+        raise ValueError(f"{sweep}: no run is finished; run_all.py --profile experiments --sweep … makes them")
+    return runs
+
+
+def gather(sweep: Path) -> pd.DataFrame:
+    """The verdicts of a sweep's finished runs, a row per picture: arm, seed, model, ``PROMPT``, image_index,
+    both_found, correct and the 14 relations. The base, alike in all runs, is there once, with arm "base" and seed -1.
+
+    Raises:
+        ValueError: no run is finished, or two of them asked for other prompts.
+    """
+    tables: list[pd.DataFrame] = []
+    first = None
+    for about, artifacts in finished(sweep):
+        prompts = pd.read_parquet(artifacts / "prompts_test.parquet", columns=PROMPT)
+        first = prompts if first is None else first
+        if not prompts.equals(first):
+            raise ValueError(f"{artifacts}: its test prompts are not those of {finished(sweep)[0][1]}")
+        for path in sorted(artifacts.glob("verdicts_*.parquet")):
+            model = path.stem.removeprefix("verdicts_")
+            if model == BASE and len(tables) and any((table.model == BASE).any() for table in tables):
+                continue
+            kind = {"arm": BASE, "seed": -1} if model == BASE else about
+            told = pd.read_parquet(path, columns=["prompt_id", "image_index", "both_found", "correct", *NAMES])
+            tables.append(prompts.merge(told, on="prompt_id", validate="one_to_many").assign(**kind, model=model))
+    table = pd.concat(tables, ignore_index=True)
+    front = ["arm", "seed", "model"]
+    return table[front + [name for name in table if name not in front]]
+
+
+def gather_quality(sweep: Path) -> pd.DataFrame:
+    """Each run's distances from pictures of the world (:func:`quality.distances`), with arm and seed."""
+    tables = [
+        pd.DataFrame(read_json(artifacts / "results" / "quality_detector.json")["rows"]).assign(**about)
+        for about, artifacts in finished(sweep)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _write_verdicts(path: str | Path, sweep: str, runs: Sequence[str]) -> int:
+    table = gather(Path(sweep))
+    with atomic(path) as partial:
+        table.to_parquet(partial, index=False, compression="zstd")
+    return len(table)
+
+
+def read(run: Run, sweep: str | Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The verdicts and the distances of a sweep's runs (kept as results), or for None the recorded ones."""
+    if sweep is None:
+        return pd.read_parquet(run.read(RECORDED / "verdicts.parquet")), run.recorded("quality", RECORDED.name)[0]
+    folder = Path(sweep).expanduser().resolve()
+    made = [str(path) for _, path in finished(folder)]  # more of them are another result
+    path, _ = run.stage("results/verdicts.parquet", _write_verdicts, sweep=str(folder), runs=made)
+    return pd.read_parquet(path), run.result(gather_quality(folder), "quality", runs=len(made))
+
+
+def verdicts_of(table: pd.DataFrame, model: str, arm: str) -> list[pd.DataFrame]:
+    """The verdicts of a model and arm, a table per seed."""
+    part = table[(table.model == model) & (table.arm == arm)]
+    return [records for _, records in part.groupby("seed")]
+
+
+# -------------------------------------------------------------------------------------------------------------- effects
+
+
+def _per_prompt(records: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """What is above and below the metric's line, prompt by prompt."""
+    share = records.drop_duplicates("prompt_id").relation.value_counts(normalize=True).reindex(NAMES, fill_value=0)
+    luck = records[list(NAMES)].to_numpy(float) @ share.to_numpy()  # the chance of a relation drawn from the prompts
+    columns = records.assign(image=1.0, beyond_chance=records.both_found * (records.correct - luck))
+    sums = columns.groupby("prompt_id")[list(METRICS[metric])].sum().astype(float)
+    return sums.iloc[:, 0].to_numpy(), sums.iloc[:, 1].to_numpy()
+
+
+def effect(
+    treated: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame], metric: str = "VISOR_Cond", level: float = 0.95
+) -> dict[str, float | int]:
+    """The mean over seeds of the difference of a metric between two arms, with its interval.
+
+    Two variances add up: of the prompts (each prompt's pull on the mean over seeds, linearised as in
+    :mod:`.intervals`) and of the seeds. What a prompt does in one seed only is in both, which widens the interval a
+    little. Student's t takes Satterthwaite's degrees of freedom. (A bootstrap over three seeds would be too narrow, by
+    a factor of √(2/3) for the seeds' part.)
+
+    Args:
+        treated, other: verdicts by seed, in the same order and on the same prompts; one table of ``other`` stands for
+            all seeds (the base).
+
+    Returns:
+        before, after (means over seeds), difference, low, high (points), p (two-sided), seeds, prompts. With one seed,
+        the interval is over prompts alone.
+    """
+    others = list(other) * len(treated) if len(other) == 1 else list(other)
+    values, pulls = [], []
+    for pair in zip(others, treated, strict=True):
+        above, below = (np.array(each) for each in zip(*(_per_prompt(table, metric) for table in pair), strict=True))
+        total = below.sum(axis=1, keepdims=True)
+        ratio = above.sum(axis=1, keepdims=True) / total
+        values.append(100 * ratio[:, 0])
+        pulls.append(100 * np.diff((above - ratio * below) / total, axis=0)[0])
+    before, after = np.mean(values, axis=0)
+    prompts, seeds = len(pulls[0]), len(values)
+    parts = [(prompts / (prompts - 1) * (np.mean(pulls, axis=0) ** 2).sum(), prompts - 1)]
+    if seeds > 1:
+        parts.append((np.diff(values, axis=1).var(ddof=1) / seeds, seeds - 1))
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts) if variance else 1.0
+    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    difference = after - before
+    p = 2 * stats.t.sf(abs(difference) / np.sqrt(variance), freedom) if variance else float(difference == 0)
+    return {"before": before, "after": after, "difference": difference, "low": difference - half,
+            "high": difference + half, "p": p, "seeds": seeds, "prompts": prompts}  # fmt: skip
+
+
+def sets_of(table: pd.DataFrame) -> list[str]:
+    """The sets of objects that occur, and "all"."""
+    return [name for name in OBJECT_SETS if (table.objects == name).any()] + ["all"]
+
+
+def _of(tables: Iterable[pd.DataFrame], objects: str) -> list[pd.DataFrame]:
+    return [table[table.objects == objects] if objects != "all" else table for table in tables]
+
+
+def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift", "OA")) -> pd.DataFrame:
+    """Every arm against the base, and the arm with relations against each control: columns model, objects, arm, over
+    (what it is compared with), metric, and those of :func:`effect`."""
+    (base,) = verdicts_of(table, BASE, BASE)
+    rows = []
+    for model in table.model[table.model != BASE].unique():
+        arms = {arm: verdicts_of(table, model, arm) for arm in ARMS.values()}
+        arms = {arm: each for arm, each in arms.items() if each}
+        pairs = [(arm, BASE, each, [base]) for arm, each in arms.items()]
+        for control in [arm for arm in arms if arm != "relations"] if "relations" in arms else []:
+            seeds = {int(one.seed.iloc[0]) for one in arms[control]}
+            same = [one for one in arms["relations"] if int(one.seed.iloc[0]) in seeds]
+            pairs.append(("relations", control, same, arms[control]))
+        for (arm, over, treated, other), objects in ((pair, name) for pair in pairs for name in sets_of(table)):
+            for metric in metrics:
+                found = effect(_of(treated, objects), _of(other, objects), metric)
+                rows.append({"model": model, "objects": objects, "arm": arm, "over": over, "metric": metric, **found})
+    return pd.DataFrame(rows)
+
+
+def by_relation(table: pd.DataFrame, model: str, arm: str = "relations", over: str = BASE) -> pd.DataFrame:
+    """The effect on VISOR_Cond of each relation, over all prompts, with p corrected for their number (Holm) and a
+    verdict, as in :func:`claims.by_relation`; and lift: the difference less what chance gains."""
+    treated = verdicts_of(table, model, arm)
+    other = verdicts_of(table, BASE if over == BASE else model, over)
+    rows = []
+    for name in NAMES:
+        part, control = ([one[one.relation == name] for one in each] for each in (treated, other))
+        luck = [np.mean([100 * one[name][one.both_found].mean() for one in each]) for each in (other, treated)]
+        found = effect(part, control)
+        found |= {"chance_before": luck[0], "chance_after": luck[1]}
+        rows.append({"relation": name, "metric": "VISOR_Cond", **found})
+    each = claims.by_relation(pd.DataFrame(rows))
+    return each.assign(lift=each.difference - (each.chance_after - each.chance_before))
+
+
+# --------------------------------------------------------------------------------------------------------- the verdicts
+
+
+def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Verdicts of several seeds as if they were one model's with as many more pictures of each prompt."""
+    most = max(table.image_index.max() for table in tables) + 1
+    return pd.concat([table.assign(image_index=table.image_index + i * most) for i, table in enumerate(tables)])
+
+
+def confirmed(table: pd.DataFrame, quality: pd.DataFrame, resamples: int = 2_000) -> pd.DataFrame:
+    """The tests that the protocol calls confirmatory, with their verdicts: claim, what, number, low, high, holds if,
+    test and verdict, a row per test."""
+    margins, found = protocol()["margins"], effects(table, ("VISOR_Cond", "OA"))
+
+    def number(model: str, objects: str, over: str = BASE, metric: str = "VISOR_Cond") -> list[float] | None:
+        rows = found[(found.model == model) & (found.objects == objects) & (found.arm == "relations")]
+        rows = rows[(rows.over == over) & (rows.metric == metric)]
+        return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
+
+    treated, base = verdicts_of(table, "main", "relations"), verdicts_of(table, BASE, BASE)
+    both = {BASE: pooled(base * len(treated)), "main": pooled(treated)}
+    bias = analysis.bias(both, resamples)
+    points = "points of VISOR_Cond"
+    tests = {
+        "1": [claims.against(f"{points}, model main, all objects", number("main", "all"), "above", 0)],
+        "1, control": [claims.against(f"{points} over lists", number("main", "all", "list"), "above", 0)],
+        "2": [claims.against(f"{points}, model unseen, unseen objects", number("unseen", "unseen"), "above", 0)],
+        "2, control": [claims.against(f"{points} over lists", number("unseen", "unseen", "list"), "above", 0)],
+        "3": [claims.every_relation(by_relation(table, "main"))],
+        "4": [claims.against("squared gaps, points²", claims.bias_change(bias, "main"), "below", 0)],
+        "5": [
+            claims.against("Fréchet distance, %", distance_change(quality, "main"), "below", margins["distance"]),
+            claims.against("points of OA", number("main", "all", metric="OA"), "above", -margins["OA"]),
+        ],
+    }
+    return claims.rows_of(tests, bias)
+
+
+def distance_change(quality: pd.DataFrame, model: str, arm: str = "relations") -> list[float] | None:
+    """The mean over seeds of the distance's change in percent of the base's, with an interval of both its errors: the
+    jackknife's (all seeds are compared with the same pictures, so it does not shrink with their number), and that of
+    the seeds."""
+    rows = quality[(quality.model == model) & (quality.arm == arm)]
+    if rows.empty:
+        return None
+    base = quality[quality.model == BASE].value.iloc[0]
+    change = 100 * rows.change / base
+    half = 100 * (rows.change_high - rows.change_low).mean() / 2 / base
+    if len(rows) > 1:
+        half = np.hypot(half, stats.t.ppf(0.975, len(rows) - 1) * change.std(ddof=1) / np.sqrt(len(rows)))
+    return [float(v) for v in (change.mean(), change.mean() - half, change.mean() + half)]

@@ -1,0 +1,73 @@
+"""The figures of notebook 07. As in :mod:`plots`, what they show is computed elsewhere."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .plots import COLOURS, MARKERS
+from .relations import NAMES
+
+KINDS = {  # arm and what it is compared with: colour, marker, words
+    ("relations", "base"): (COLOURS[0], "o", "relations − base"),
+    ("relations", "list"): (COLOURS[2], "s", "relations − lists"),
+    ("list", "base"): (COLOURS[1], "^", "lists − base"),
+    ("half", "base"): (COLOURS[4], "D", "half lists − base"),
+    ("shuffled", "base"): (COLOURS[7], "v", "shuffled − base"),
+}
+
+
+def effects(table: pd.DataFrame, metric: str, label: str) -> Figure:
+    """Each comparison of arms, by model and set of objects, with 95 % intervals.
+
+    Args:
+        table: of :func:`experiments.effects`.
+        metric: which of its metrics; ``label`` says it in words.
+    """
+    table = table[table.metric == metric]
+    models, sets = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.objects))
+    kinds = {kind: look for kind, look in KINDS.items() if ((table.arm == kind[0]) & (table.over == kind[1])).any()}
+    figure, axes = plt.subplots(1, len(models), figsize=(4.6 * len(models) + 2, 0.75 * len(sets) + 1.4), sharex=True,
+                                sharey=True, squeeze=False)  # fmt: skip
+    for axis, model in zip(axes[0], models, strict=True):
+        for (kind, (colour, marker, words)), offset in zip(
+            kinds.items(), np.linspace(-0.3, 0.3, len(kinds)), strict=True
+        ):
+            part = table[(table.model == model) & (table.arm == kind[0]) & (table.over == kind[1])]
+            part = part.set_index("objects").reindex(sets)
+            error = np.stack([part.difference - part.low, part.high - part.difference])
+            at = np.arange(len(sets)) + offset
+            axis.errorbar(part.difference, at, xerr=error, fmt=marker, color=colour, markersize=6, label=words)
+        axis.axvline(0, color="black", linewidth=1)
+        axis.set(
+            title=f"model {model}", xlabel=label, yticks=range(len(sets)), yticklabels=[f"{s} objects" for s in sets]
+        )
+        axis.grid(False, axis="y")
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def relations(table: pd.DataFrame) -> Figure:
+    """VISOR_Cond of each relation before and after, each with its chance as a tick.
+
+    Args:
+        table: of :func:`experiments.by_relation`.
+    """
+    table = table.set_index("relation").reindex(NAMES)
+    at = np.arange(len(table))
+    figure, axis = plt.subplots(figsize=(8, 5.2))
+    for when, colour, marker, offset in (
+        ("before", COLOURS[0], MARKERS[0], -0.15),
+        ("after", COLOURS[1], MARKERS[1], 0.15),
+    ):
+        axis.scatter(table[when], at + offset, color=colour, marker=marker, s=40, label=f"{when} fine-tuning", zorder=3)
+        axis.scatter(table[f"chance_{when}"], at + offset, color=colour, marker="|", s=110, label=f"its chance {when}")
+    axis.hlines(at, table.before, table.after, color="0.8", zorder=1)
+    axis.set(yticks=at, yticklabels=table.index, xlabel="VISOR_Cond (percent)", xlim=(0, 100))
+    axis.grid(False, axis="y")
+    axis.invert_yaxis()
+    axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure

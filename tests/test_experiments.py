@@ -1,0 +1,183 @@
+"""Arms and seeds: what is gathered of a sweep, effects and their intervals, and the protocol's tests."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sr4g_utils import experiments, visor
+from sr4g_utils.captions import caption
+from sr4g_utils.relations import NAMES
+
+OBJECTS = ("seen", "withheld", "mixed", "unseen")
+EACH = 6  # prompts of a relation and set
+
+
+def prompts() -> pd.DataFrame:
+    rows = [("dog", name, "cat", objects) for objects in OBJECTS for name in NAMES for _ in range(EACH)]
+    table = pd.DataFrame(rows, columns=["subject", "relation", "object", "objects"])
+    return table.assign(prompt_id=range(len(table)), caption=list(map(caption, *table.iloc[:, :3].T.to_numpy())))
+
+
+def drawn(share: float, found: float, seed: int, images: int = 2) -> pd.DataFrame:
+    """Verdicts of a model that obeys a share of its prompts; what else holds is a coin's toss."""
+    rng, asked = np.random.default_rng(seed), prompts()
+    table = asked.loc[asked.index.repeat(images)].reset_index(drop=True)
+    table = table.assign(image_index=np.tile(np.arange(images), len(asked)), both_found=rng.random(len(table)) < found)
+    holds = rng.random((len(table), len(NAMES))) < 0.5
+    of = table.relation.map(NAMES.index).to_numpy()
+    holds[np.arange(len(table)), of] = rng.random(len(table)) < share
+    holds &= table.both_found.to_numpy()[:, None]
+    table = table.assign(correct=holds[np.arange(len(table)), of], **dict(zip(NAMES, holds.T, strict=True)))
+    return table[[*experiments.PROMPT, "image_index", "both_found", "correct", *NAMES]]
+
+
+def told(arm: str, seed: int, model: str, share: float, found: float = 0.9) -> pd.DataFrame:
+    return drawn(share, found, hash_of(arm, seed, model)).assign(arm=arm, seed=seed, model=model)
+
+
+def hash_of(*what: object) -> int:
+    return zlib.crc32(json.dumps(what).encode())
+
+
+@pytest.fixture(scope="module")
+def study() -> pd.DataFrame:
+    parts = [told("base", -1, "base", 0.5)]
+    for model in ("main", "unseen"):
+        for seed in range(3):
+            parts += [told("relations", seed, model, 0.8), told("list", seed, model, 0.5)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def quality(change: float) -> pd.DataFrame:
+    rows = [{"model": "base", "value": 2.0, "arm": "relations", "seed": seed} for seed in range(3)]
+    for seed in range(3):
+        ends = {"change": change, "change_low": change - 0.1, "change_high": change + 0.1}
+        rows.append({"model": "main", "value": 2.0 + change, "arm": "relations", "seed": seed, **ends})
+    return pd.DataFrame(rows)
+
+
+def test_an_effect_is_the_mean_of_the_seeds_differences(study):
+    (base,), treated = (experiments.verdicts_of(study, *of) for of in (("base", "base"), ("main", "relations")))
+    found = experiments.effect(treated, [base])
+    scores = [visor.scores(one).query("relation == 'all' and metric == 'VISOR_Cond'").value.item() for one in treated]
+    before = visor.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
+    assert found["difference"] == pytest.approx(np.mean(scores) - before) and found["before"] == pytest.approx(before)
+    assert found["low"] < found["difference"] < found["high"] and (found["seeds"], found["prompts"]) == (
+        3,
+        len(prompts()),
+    )
+    one = experiments.effect(treated[:1], [base])
+    (alone,) = visor.compare(base, treated[0], 10).query("relation == 'all' and metric == 'VISOR_Cond'").itertuples()
+    assert (one["low"], one["high"]) == pytest.approx((alone.low, alone.high), abs=0.3), "Newcombe's, with one seed"
+    none = experiments.effect([base], [base])
+    assert none["difference"] == 0 and none["p"] == 1
+
+
+def test_lift_is_what_permuted_prompts_do_not_give(study):
+    (base,) = experiments.verdicts_of(study, "base", "base")
+    luck = visor.chance(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
+    score = visor.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
+    assert experiments.effect([base], [base], "lift")["after"] == pytest.approx(score - luck)
+
+
+def test_the_table_of_effects(study):
+    table = experiments.effects(study)
+    assert set(zip(table.arm, table.over, strict=True)) == {
+        ("relations", "base"), ("list", "base"), ("relations", "list"),
+    }  # fmt: skip
+    assert set(table.objects) == {*OBJECTS, "all"} and set(table.model) == {"main", "unseen"}
+    cond = table[(table.metric == "VISOR_Cond") & (table.objects == "all")].set_index(["model", "arm", "over"])
+    assert (cond.xs("relations", level="arm").difference > 20).all()
+    assert (cond.xs(("list", "base"), level=("arm", "over")).low < 0).all()
+    assert (table[table.metric == "OA"].difference.abs() < 12).all()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_over_prompts_and_seeds_cover(seeds):
+    """Simulated: prompts differ, seeds differ, and a prompt differs from seed to seed."""
+    rng, hits, runs, n = np.random.default_rng(seeds), 0, 400, 60
+    spread = 6.0 if seeds > 1 else 0.0  # of a seed, in points; with one, nothing can be known of it
+    for _ in range(runs):
+        easy = rng.normal(0, 0.15, n)
+
+        def arm(mean: float, easy=easy) -> pd.DataFrame:
+            p = np.clip(mean + easy + rng.normal(0, 0.1, n), 0, 1).repeat(2)
+            found = rng.random(2 * n) < 0.9
+            told = pd.DataFrame({"prompt_id": np.arange(n).repeat(2), "relation": "above", "both_found": found})
+            return told.assign(correct=found & (rng.random(2 * n) < p), **dict.fromkeys(NAMES, False))
+
+        base = arm(0.5)
+        found = experiments.effect([arm(0.6 + rng.normal(0, spread / 100)) for _ in range(seeds)], [base])
+        hits += found["low"] <= 10 <= found["high"]
+    assert hits / runs >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs)
+
+
+def test_the_confirmatory_tests(study):
+    table = experiments.confirmed(study, quality(-0.2), 200).set_index("claim")
+    verdicts = {name.partition(".")[0]: row.verdict for name, row in table.iterrows()}
+    assert {verdicts.pop("3"), verdicts.pop("5")} <= {"holds", "undecided"}, "24 prompts of a relation are few"
+    assert verdicts.pop("4") == "nothing to reduce" and len(verdicts) == 4 and set(verdicts.values()) == {"holds"}
+    idle = study.assign(arm=study.arm.replace({"relations": "list", "list": "relations"}))
+    verdicts = {
+        row.claim.partition(".")[0]: row.verdict for row in experiments.confirmed(idle, quality(0.5), 200).itertuples()
+    }
+    assert verdicts["1"] == verdicts["2"] == "undecided" and verdicts["1, control"] == "contradicted"
+    assert verdicts["5"] == "contradicted", "the distance grew by a quarter"
+
+
+def test_the_distance_has_both_errors():
+    table = quality(-0.2)
+    value, low, high = experiments.distance_change(table, "main")
+    assert value == pytest.approx(-10) and (low, high) == pytest.approx((-15, -5))
+    table.loc[table.model == "main", "change"] = [-0.3, -0.2, -0.1]
+    _, low, high = experiments.distance_change(table, "main")
+    seeds = stats.t.ppf(0.975, 2) * 5 / np.sqrt(3)
+    assert (high - low) / 2 == pytest.approx(np.hypot(5, seeds))
+
+
+# ------------------------------------------------------------------------------------------------------------ gathering
+
+
+def run_of(sweep: Path, name: str, control: str, seed: int) -> Path:
+    artifacts = sweep / name / "artifacts"
+    (artifacts / "results").mkdir(parents=True)
+    (artifacts / "finetune_main").mkdir()
+    choices = {"choices": {"control": control, "seed": seed}}
+    (artifacts / "finetune_main" / "result.json").write_text(json.dumps({"result": choices}))
+    (artifacts / "results" / "scores.json").write_text("{}")
+    (artifacts / "results" / "quality_detector.json").write_text(json.dumps({"rows": [{"model": "base", "value": 1}]}))
+    prompts().to_parquet(artifacts / "prompts_test.parquet")
+    for model in ("base", "main"):
+        table = drawn(0.5, 0.9, 0 if model == "base" else seed + 1).drop(columns=experiments.PROMPT[1:])
+        table.to_parquet(artifacts / f"verdicts_{model}.parquet")
+    return artifacts
+
+
+def test_a_sweep_is_gathered(tmp_path):
+    for seed, control in ((0, "none"), (0, "list"), (1, "none")):
+        run_of(tmp_path, f"{seed}-{control}", control, seed)
+    (tmp_path / "unfinished" / "artifacts").mkdir(parents=True)
+    table = experiments.gather(tmp_path)
+    groups = table.groupby(["arm", "seed", "model"]).size()
+    arms = [("base", -1, "base"), ("list", 0, "main"), ("relations", 0, "main"), ("relations", 1, "main")]
+    assert groups.to_dict() == dict.fromkeys(arms, 2 * len(prompts()))
+    assert len(experiments.gather_quality(tmp_path)) == 3
+    pd.testing.assert_frame_equal(
+        experiments.verdicts_of(table, "main", "relations")[1][["both_found", *NAMES]].reset_index(drop=True),
+        drawn(0.5, 0.9, 2)[["both_found", *NAMES]],
+    )
+
+
+def test_what_cannot_be_gathered_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no run is finished; run_all"):
+        experiments.gather(tmp_path)
+    run_of(tmp_path, "a", "none", 0)
+    other = run_of(tmp_path, "b", "none", 1)
+    prompts().iloc[::-1].to_parquet(other / "prompts_test.parquet")
+    with pytest.raises(ValueError, match="b/artifacts: its test prompts are not those of"):
+        experiments.gather(tmp_path)
