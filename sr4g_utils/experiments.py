@@ -4,7 +4,7 @@ The verdicts of all their pictures are one table, gathered from a sweep's runs o
 07 computes the rest from it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from scipy import stats
 
 from . import analysis, claims
 from .prompts import OBJECT_SETS
-from .relations import NAMES
+from .relations import FAMILIES, NAMES, family
 from .running.files import DATA, atomic, protocol, read_json
 from .running.run import Run
 
 RECORDED = DATA / "results" / "experiments"
 BASE = "base"
+ARM = ["arm", "seed", "model"]
 ARMS = {"none": "relations", "list": "list", "half": "half", "shuffled": "shuffled"}  # by the choice ``control``
 PROMPT = ["prompt_id", "subject", "relation", "object", "objects"]
 METRICS = {"OA": ("both_found", "image"), "VISOR": ("correct", "image"), "VISOR_Cond": ("correct", "both_found"),
@@ -29,74 +30,79 @@ METRICS = {"OA": ("both_found", "image"), "VISOR": ("correct", "image"), "VISOR_
 # ------------------------------------------------------------------------------------------------------------ gathering
 
 
-def finished(sweep: Path) -> list[tuple[dict[str, Any], Path]]:
-    """The finished runs of a sweep: the arm and seed of each, and its folder of artifacts.
+def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
+    """The finished runs of some sweeps: the arm and seed of each, and its folder of artifacts.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none in one of the sweeps.
     """
-    runs = []
-    for folder in sorted(path for path in sweep.iterdir() if path.is_dir()):
-        artifacts = folder / "artifacts"
-        tuned = sorted(artifacts.glob("finetune_*/result.json"))
-        if tuned and (artifacts / "results" / "scores.json").is_file():
-            choices = read_json(tuned[0])["result"]["choices"]
-            runs.append(({"arm": ARMS[choices["control"]], "seed": choices["seed"]}, artifacts))
-    if not runs:
-        raise ValueError(f"{sweep}: no run is finished; run_all.py --profile experiments --sweep … makes them")
+    runs: list[tuple[dict[str, Any], Path]] = []
+    for sweep in map(Path, sweeps):
+        before = len(runs)
+        for folder in sorted(path for path in sweep.glob("*") if path.is_dir()):
+            artifacts = folder / "artifacts"
+            tuned = sorted(artifacts.glob("finetune_*/result.json"))
+            if tuned and (artifacts / "results" / "scores.json").is_file():
+                choices = read_json(tuned[0])["result"]["choices"]
+                runs.append(({"arm": _arm(choices), "seed": choices["seed"]}, artifacts))
+        if len(runs) == before:
+            raise ValueError(f"{sweep}: no run is finished; run_all.py --profile arms --sweep … makes them")
     return runs
 
 
-def gather(sweep: Path) -> pd.DataFrame:
-    """The verdicts of a sweep's finished runs, a row per picture: arm, seed, model, ``PROMPT``, image_index,
-    both_found, correct and the 14 relations. The base, alike in all runs, is there once, with arm "base" and seed -1.
+def _arm(choices: Mapping[str, Any]) -> str:
+    if set(choices.get("families", FAMILIES)) != set(FAMILIES):
+        return " and ".join(choices["families"])
+    return ARMS[choices["control"]]
+
+
+def gather(runs: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
+    """The verdicts of :func:`finished` runs, a row per picture: arm, seed, model, ``PROMPT``, image_index, both_found,
+    correct and the 14 relations. The base, alike in all runs, is there once, with arm "base" and seed -1.
 
     Raises:
-        ValueError: no run is finished, or two of them asked for other prompts.
+        ValueError: two of them asked for other prompts.
     """
-    tables: list[pd.DataFrame] = []
-    first = None
-    for about, artifacts in finished(sweep):
+    first = pd.read_parquet(runs[0][1] / "prompts_test.parquet", columns=PROMPT)
+    tables: dict[tuple[str, int, str], pd.DataFrame] = {}
+    for about, artifacts in runs:
         prompts = pd.read_parquet(artifacts / "prompts_test.parquet", columns=PROMPT)
-        first = prompts if first is None else first
         if not prompts.equals(first):
-            raise ValueError(f"{artifacts}: its test prompts are not those of {finished(sweep)[0][1]}")
+            raise ValueError(f"{artifacts}: its test prompts are not those of {runs[0][1]}")
         for path in sorted(artifacts.glob("verdicts_*.parquet")):
             model = path.stem.removeprefix("verdicts_")
-            if model == BASE and len(tables) and any((table.model == BASE).any() for table in tables):
-                continue
-            kind = {"arm": BASE, "seed": -1} if model == BASE else about
+            key = (BASE, -1, BASE) if model == BASE else (about["arm"], about["seed"], model)
             told = pd.read_parquet(path, columns=["prompt_id", "image_index", "both_found", "correct", *NAMES])
-            tables.append(prompts.merge(told, on="prompt_id", validate="one_to_many").assign(**kind, model=model))
-    table = pd.concat(tables, ignore_index=True)
-    front = ["arm", "seed", "model"]
-    return table[front + [name for name in table if name not in front]]
+            table = prompts.merge(told, on="prompt_id", validate="one_to_many")
+            tables.setdefault(key, table.assign(**dict(zip(ARM, key, strict=True))))
+    table = pd.concat(tables.values(), ignore_index=True)
+    return table[[*ARM, *table.columns.drop(ARM)]]
 
 
-def gather_quality(sweep: Path) -> pd.DataFrame:
+def gather_quality(runs: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
     """Each run's distances from pictures of the world (:func:`quality.distances`), with arm and seed."""
     tables = [
         pd.DataFrame(read_json(artifacts / "results" / "quality_detector.json")["rows"]).assign(**about)
-        for about, artifacts in finished(sweep)
+        for about, artifacts in runs
     ]
     return pd.concat(tables, ignore_index=True)
 
 
-def _write_verdicts(path: str | Path, sweep: str, runs: Sequence[str]) -> int:
-    table = gather(Path(sweep))
+def _write_verdicts(path: str | Path, runs: Sequence[tuple[dict[str, Any], str]]) -> int:
+    table = gather([(about, Path(artifacts)) for about, artifacts in runs])
     with atomic(path) as partial:
         table.to_parquet(partial, index=False, compression="zstd")
     return len(table)
 
 
-def read(run: Run, sweep: str | Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The verdicts and the distances of a sweep's runs (kept as results), or for None the recorded ones."""
-    if sweep is None:
+def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The verdicts and the distances of some sweeps' runs (kept as results), or for no sweep the recorded ones."""
+    if not sweeps:
         return pd.read_parquet(run.read(RECORDED / "verdicts.parquet")), run.recorded("quality", RECORDED.name)[0]
-    folder = Path(sweep).expanduser().resolve()
-    made = [str(path) for _, path in finished(folder)]  # more of them are another result
-    path, _ = run.stage("results/verdicts.parquet", _write_verdicts, sweep=str(folder), runs=made)
-    return pd.read_parquet(path), run.result(gather_quality(folder), "quality", runs=len(made))
+    runs = finished([Path(sweep).expanduser().resolve() for sweep in sweeps])
+    given = [[about, str(artifacts)] for about, artifacts in runs]
+    path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=given)
+    return pd.read_parquet(path), run.result(gather_quality(runs), "quality", runs=len(runs))
 
 
 def verdicts_of(table: pd.DataFrame, model: str, arm: str) -> list[pd.DataFrame]:
@@ -172,7 +178,7 @@ def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift",
     (base,) = verdicts_of(table, BASE, BASE)
     rows = []
     for model in table.model[table.model != BASE].unique():
-        arms = {arm: verdicts_of(table, model, arm) for arm in ARMS.values()}
+        arms = {arm: verdicts_of(table, model, arm) for arm in ARMS.values()}  # families: see transfer
         arms = {arm: each for arm, each in arms.items() if each}
         pairs = [(arm, BASE, each, [base]) for arm, each in arms.items()]
         for control in [arm for arm in arms if arm != "relations"] if "relations" in arms else []:
@@ -200,6 +206,20 @@ def by_relation(table: pd.DataFrame, model: str, arm: str = "relations", over: s
         rows.append({"relation": name, "metric": "VISOR_Cond", **found})
     each = claims.by_relation(pd.DataFrame(rows))
     return each.assign(lift=each.difference - (each.chance_after - each.chance_before))
+
+
+def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
+    """What fine-tuning on some families of relations does to each: the effect on VISOR_Cond over the base, by arm (all
+    "relations", or the families trained on) and the family tested."""
+    (base,) = verdicts_of(table, BASE, BASE)
+    arms = [arm for arm in table.arm.unique() if arm == "relations" or set(arm.split(" and ")) <= set(FAMILIES)]
+    rows = []
+    for arm in sorted(arms, key=[*FAMILIES, *arms].index):
+        treated = verdicts_of(table, model, arm)
+        for tested in FAMILIES if treated else ():
+            part, control = ([one[one.relation.isin(family(tested))] for one in each] for each in (treated, [base]))
+            rows.append({"trained": arm, "tested": tested, **effect(part, control)})
+    return pd.DataFrame(rows)
 
 
 # --------------------------------------------------------------------------------------------------------- the verdicts

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sr4g_utils import experiments, visor
+from sr4g_utils import experiments, plots_experiments, visor
 from sr4g_utils.captions import caption
-from sr4g_utils.relations import NAMES
+from sr4g_utils.relations import FAMILIES, NAMES, family
 
 OBJECTS = ("seen", "withheld", "mixed", "unseen")
 EACH = 6  # prompts of a relation and set
@@ -117,6 +117,25 @@ def test_intervals_over_prompts_and_seeds_cover(seeds):
     assert hits / runs >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs)
 
 
+def test_what_families_teach_each_other(study):
+    only = told("scale", 0, "main", 0.5)
+    scale = only.relation.isin(family("scale"))
+    only = pd.concat([told("scale", 0, "main", 0.8)[scale], only[~scale]])
+    table = experiments.transfer(pd.concat([study, only])).set_index(["trained", "tested"])
+    assert table.index.tolist() == [(a, b) for a in ("scale", "relations") for b in FAMILIES]
+    assert table.low.loc["scale", "scale"] > 10 and table.low.loc["scale", "projective"] < 0
+    assert (table.low.loc["relations"] > 10).all() and table.seeds.loc["scale"].eq(1).all()
+    plots_experiments.transfer(table.reset_index()).canvas.draw()
+    assert experiments.transfer(study[study.arm != "relations"]).empty
+
+
+def test_figures_of_any_arms(study):
+    effects = experiments.effects(study)
+    for table in (effects, effects[effects.over == "base"], effects[effects.model == "main"]):
+        plots_experiments.effects(table, "VISOR_Cond", "points").canvas.draw()
+    plots_experiments.relations(experiments.by_relation(study, "main")).canvas.draw()
+
+
 def test_the_confirmatory_tests(study):
     table = experiments.confirmed(study, quality(-0.2), 200).set_index("claim")
     verdicts = {name.partition(".")[0]: row.verdict for name, row in table.iterrows()}
@@ -162,11 +181,11 @@ def test_a_sweep_is_gathered(tmp_path):
     for seed, control in ((0, "none"), (0, "list"), (1, "none")):
         run_of(tmp_path, f"{seed}-{control}", control, seed)
     (tmp_path / "unfinished" / "artifacts").mkdir(parents=True)
-    table = experiments.gather(tmp_path)
+    table = experiments.gather(experiments.finished([tmp_path]))
     groups = table.groupby(["arm", "seed", "model"]).size()
     arms = [("base", -1, "base"), ("list", 0, "main"), ("relations", 0, "main"), ("relations", 1, "main")]
     assert groups.to_dict() == dict.fromkeys(arms, 2 * len(prompts()))
-    assert len(experiments.gather_quality(tmp_path)) == 3
+    assert len(experiments.gather_quality(experiments.finished([tmp_path]))) == 3
     pd.testing.assert_frame_equal(
         experiments.verdicts_of(table, "main", "relations")[1][["both_found", *NAMES]].reset_index(drop=True),
         drawn(0.5, 0.9, 2)[["both_found", *NAMES]],
@@ -175,9 +194,9 @@ def test_a_sweep_is_gathered(tmp_path):
 
 def test_what_cannot_be_gathered_is_named(tmp_path):
     with pytest.raises(ValueError, match="no run is finished; run_all"):
-        experiments.gather(tmp_path)
+        experiments.gather(experiments.finished([tmp_path]))
     run_of(tmp_path, "a", "none", 0)
     other = run_of(tmp_path, "b", "none", 1)
     prompts().iloc[::-1].to_parquet(other / "prompts_test.parquet")
     with pytest.raises(ValueError, match="b/artifacts: its test prompts are not those of"):
-        experiments.gather(tmp_path)
+        experiments.gather(experiments.finished([tmp_path]))

@@ -19,7 +19,7 @@ from sr4g_utils.running.files import PACKAGE, ROOT
 FLOORS = [
     ("relations", "annotations", "jsonstream", "intervals", "agreement", "prompt_files", "sampling", "running.files"),
     ("boxes", "captions", "plots", "models", "running.verify", "running.cluster", "running.shared"),
-    ("dataset", "photos", "plots_people", "plots_lessons", "widget"),
+    ("dataset", "photos", "plots_people", "plots_lessons", "plots_experiments", "widget"),
     ("prompts", "croissant"),
     ("detections", "images", "running.profiles"),
     ("visor", "detectors", "diffusion", "running.run", "running.plan", "running.pages"),

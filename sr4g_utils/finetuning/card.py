@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from .. import __version__
+from ..relations import FAMILIES
 from ..running.files import digest, write_text
 from ..running.shared import copy
 
@@ -56,6 +57,8 @@ def card(which: str, record: Mapping[str, Any], tested: Mapping[str, Any], model
     held_out = (
         f"without captions that name {', '.join(record['held_out'])}" if record["held_out"] else "on all captions"
     )
+    held_out += f"; {', '.join(c['families'])} relations only" if set(c["families"]) != set(FAMILIES) else ""
+    held_out += f"; a control, whose captions are: {c['control']}" if c["control"] != "none" else ""
     held_out += f"; {c['withheld']:.0%} of the triplets held back" if c["withheld"] else ""
     step = record["best"]["step"] if which == "best" else c["steps"]
     machine = f"{tested['provenance']['machine']}; {record['processes']} process{'es' * (record['processes'] > 1)}"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..captions import TEMPLATES
-from ..relations import NAMES, rules_named
+from ..relations import FAMILIES, NAMES, rules_named
 from ..visor import THRESHOLD
 
 
@@ -17,6 +17,9 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     rules: str = "visor"  # a rule set of relations.RULES that defines all relations
     template: str = "plain"  # of captions.TEMPLATES
     control: Literal["none", "list", "half", "shuffled"] = "none"  # a control's captions; see samples.Captions
+    families: list[str] = msgspec.field(
+        default_factory=lambda: list(FAMILIES)
+    )  # of relations; captions of others are left out
     withheld: float = 0.0  # share of the triplets whose captions are held back; see dataset.withheld
     crowds: bool = False
     same_category: bool = False  # captions such as "a dog to the left of another dog"
@@ -77,6 +80,8 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         for name in ("withheld", "caption_dropout", "ema", "max_unusable"):
             if not 0 <= getattr(choices, name) <= 1:
                 raise ValueError(f"fine-tuning: {name} must be in [0, 1], got {getattr(choices, name)!r}")
+        if not choices.families or set(choices.families) - set(FAMILIES):
+            raise ValueError(f"fine-tuning: families must be some of {', '.join(FAMILIES)}, got {choices.families!r}")
         rules_named(choices.rules, NAMES)
         if choices.template not in TEMPLATES:
             raise ValueError(f"fine-tuning: template must be one of {', '.join(TEMPLATES)}, got {choices.template!r}")

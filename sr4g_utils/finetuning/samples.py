@@ -27,7 +27,7 @@ from ..boxes import BoxTable
 from ..captions import caption, listing
 from ..models.words import check_words
 from ..photos import CROP, PhotoError, Photos, crop_photo
-from ..relations import NAMES
+from ..relations import NAMES, family
 from ..running import files
 from ..running.shared import alone
 
@@ -84,6 +84,10 @@ class Captions:
         every, place = np.unique(self.triplet, return_inverse=True)
         words = [(self.names[s], NAMES[r], self.names[o]) for s, r, o in map(self._parts, every.tolist())]
         return self.rows(~dataset.withheld(words, share)[place])
+
+    def of_families(self, families: Sequence[str]) -> "Captions":
+        """Those with a relation of one of the families."""
+        return self.rows(np.isin(self.relation, [NAMES.index(name) for each in families for name in family(each)]))
 
     def _parts(self, triplet: int) -> tuple[int, int, int]:
         pair, relation = divmod(triplet, len(NAMES))

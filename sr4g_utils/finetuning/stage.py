@@ -21,7 +21,7 @@ from .checkpoints import finish, resume
 from .choices import FREE, Choices
 from .engine import accelerator_for
 from .loop import train
-from .samples import crop_changes, encode_photos, true_captions
+from .samples import Captions, crop_changes, encode_photos, true_captions
 from .validation import judge_of
 
 
@@ -81,7 +81,7 @@ def finetune(
     store, images = Path(latents or folder.parent / "latents"), np.unique(every.image)
     encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)
-    every, uncropped = (one.without(held_out).without_triplets(c.withheld) for one in (every, uncropped))
+    every, uncropped = (_chosen(one, held_out, c) for one in (every, uncropped))
     judge = judge_of(pipeline, *judging, c, accelerator) if judging else None
     result = {
         "captions": crop_changes(uncropped, every),
@@ -95,6 +95,10 @@ def finetune(
         "choices": msgspec.to_builtins(c),
     }
     return finish(folder, key, result, accelerator)
+
+
+def _chosen(captions: Captions, held_out: Sequence[str], c: Choices) -> Captions:
+    return captions.without(held_out).without_triplets(c.withheld).of_families(c.families)
 
 
 def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:

@@ -56,8 +56,19 @@ def test_the_card_tells_the_records(artifacts):
         "use-based restrictions (attachment A)",
     ):  # fmt: skip
         assert told in text, told
+    assert "a control" not in text and "held back" not in text
     assert (artifacts / "release" / "ours" / WEIGHTS).read_text() == "weights of best"
     assert not (artifacts / "finetune_unseen" / "best" / "README.md").exists(), "what is drawn from it stays done"
+
+
+def test_the_card_says_what_captions_left_out(artifacts):
+    path = artifacts / "finetune_unseen" / "result.json"
+    record = json.loads(path.read_text())
+    record["result"]["choices"] |= {"control": "list", "families": ["scale"], "withheld": 0.1}
+    files.write_json(path, record)
+    text = " ".join(released(artifacts).split())
+    for told in ("scale relations only", "a control, whose captions are: list", "10% of the triplets held back"):
+        assert told in text, told
 
 
 @pytest.mark.parametrize(

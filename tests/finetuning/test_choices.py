@@ -34,6 +34,11 @@ def test_the_paper_profile_is_the_defaults(tmp_path: Path) -> None:
     [
         ({"rules": "coco"}, "rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd"),
         ({"rules": "geneval"}, "rules='geneval' define left of, .* only, not 'inside'"),
+        (
+            {"families": ["scale", "size"]},
+            r"families must be some of projective, topological, scale, got \['scale', 'size'\]",
+        ),
+        ({"families": []}, "families must be some of"),
         ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
     ],
 )

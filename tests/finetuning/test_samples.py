@@ -18,6 +18,7 @@ from sr4g_utils.captions import caption, parse, with_article
 from sr4g_utils.finetuning import samples
 from sr4g_utils.finetuning.samples import Captions, Encoded, Sampler, Text
 from sr4g_utils.models.load import load_pipeline
+from sr4g_utils.relations import NAMES, family
 
 # ------------------------------------------------------------------------------------------------------------ captions
 
@@ -50,7 +51,14 @@ def test_withheld_triplets_are_in_no_caption(captions: Captions) -> None:
     every = [parse(captions.text(t)) for t in np.unique(captions.triplet)]
     expected = dataset.withheld(every, 0.3)
     assert gone == {caption(*triplet) for triplet, held in zip(every, expected, strict=True) if held}
-    assert 0.2 < expected.mean() < 0.4 and captions.without_triplets(0) is captions
+    assert 0.2 < expected.mean() < 0.4 and captions.without_triplets(0.0) is captions
+
+
+def test_captions_of_some_families(captions: Captions) -> None:
+    left = captions.of_families(["scale", "projective"])
+    kept = set(family("scale") + family("projective"))
+    assert {NAMES[r] for r in left.relation} == kept
+    assert len(left) == sum(NAMES[r] in kept for r in captions.relation)
 
 
 @pytest.mark.parametrize("control", ["list", "half", "shuffled"])
