@@ -105,8 +105,9 @@ def beside_reported(section: str, ours: Mapping[str, float | int]) -> pd.DataFra
 
 WORLDS = {
     "miniature": "The **miniature world**: pictograms drawn by the project, a tiny Stable Diffusion and a tiny OWL-ViT "
-    "of our own. Its base model is ours, so **the size of a gain is largely of our making**, and no number here is the "
-    "paper's. What it tests is whether the method works: on unseen objects, on every relation, between opposites.",
+    "of our own. Its base has met relation words at random only, and its text tower knows no places; but the world is "
+    "small, and **no number here is the paper's**. What it tests is whether the method works: on unseen objects, on "
+    "every relation, between opposites.",
     "photos": "**Photos**, and the models that are named with every result. Numbers compare with the paper's as far as "
     "models, prompts, steps, guidance and detector do.",
 }
