@@ -172,7 +172,7 @@ def _of(tables: Iterable[pd.DataFrame], objects: str) -> list[pd.DataFrame]:
     return [table[table.objects == objects] if objects != "all" else table for table in tables]
 
 
-def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift", "OA")) -> pd.DataFrame:
+def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift", "VISOR", "OA")) -> pd.DataFrame:
     """Every arm against the base, and the arm with relations against each control: columns model, objects, arm, over
     (what it is compared with), metric, and those of :func:`effect`."""
     (base,) = verdicts_of(table, BASE, BASE)

@@ -39,9 +39,8 @@ def effects(table: pd.DataFrame, metric: str, label: str) -> Figure:
             at = np.arange(len(sets)) + offset
             axis.errorbar(part.difference, at, xerr=error, fmt=marker, color=colour, markersize=6, label=words)
         axis.axvline(0, color="black", linewidth=1)
-        axis.set(
-            title=f"model {model}", xlabel=label, yticks=range(len(sets)), yticklabels=[f"{s} objects" for s in sets]
-        )
+        names = [f"{name} triplets" if name == "withheld" else f"{name} objects" for name in sets]
+        axis.set(title=f"model {model}", xlabel=label, yticks=range(len(sets)), yticklabels=names)
         axis.grid(False, axis="y")
     axes[0, 0].invert_yaxis()
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.02, 1))

@@ -278,19 +278,23 @@ def _version(library: str) -> str | None:
 
 def share_cores() -> None:
     """Where others work on this machine, take as many threads as there are idle cores, and have those that wait sleep,
-    not spin, in this process and its children; before torch is imported. What the user has set stays.
+    not spin, in this process and its children; before torch is imported. What the user has set stays; what an earlier
+    call set is decided anew.
 
     Spinning threads take the cores from those that work. Where nobody else works, spinning is the faster way to wait.
     """
     import psutil
 
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+    if os.environ.pop("SR4G_SHARES_CORES", None):
+        for name in names:
+            os.environ.pop(name, None)
     if any(name in os.environ for name in names):
         return
     if (busy := psutil.cpu_percent(0.2)) > OTHERS_AT_WORK:
         idle = round((os.cpu_count() or 1) * (1 - busy / 100))
         os.environ.update(OMP_WAIT_POLICY="passive", KMP_BLOCKTIME="0")  # GNU's OpenMP; Intel's and LLVM's
-        os.environ["OMP_NUM_THREADS"] = str(max(1, idle))
+        os.environ.update(OMP_NUM_THREADS=str(max(1, idle)), SR4G_SHARES_CORES="1")
         print(f"others keep the cores {busy:.0f} % busy: OMP_NUM_THREADS={max(1, idle)}", file=sys.stderr)
 
 

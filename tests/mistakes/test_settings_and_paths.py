@@ -194,7 +194,7 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREAD
 def test_cores_are_shared_where_others_work_unless_the_user_says_otherwise(monkeypatch, name, busy) -> None:
     monkeypatch.setattr("psutil.cpu_percent", lambda interval: busy)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    for each in WAITING:
+    for each in (*WAITING, "SR4G_SHARES_CORES"):
         monkeypatch.setenv(each, "7")  # so that it is put back
         if each != name:
             monkeypatch.delenv(each)
@@ -202,6 +202,9 @@ def test_cores_are_shared_where_others_work_unless_the_user_says_otherwise(monke
     share = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0", "OMP_NUM_THREADS": "3"}
     expected = {name: "7"} if name else share if busy == 60.0 else {}
     assert {each: os.environ[each] for each in WAITING if each in os.environ} == expected
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: 3.0)
+    files.share_cores()  # before the next notebook: the others are through
+    assert {each: os.environ[each] for each in WAITING if each in os.environ} == ({name: "7"} if name else {})
 
 
 def test_the_commands_set_it_before_torch() -> None:
