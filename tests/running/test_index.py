@@ -130,9 +130,9 @@ def test_every_claim_stands_with_its_verdict_and_number(study):
     soup = read(study)
     rows = json.loads((RECORDED / "miniature" / "claims.json").read_text())["rows"]
     shown = [row.get_text(" ") for row in soup.select(".claims tbody tr")]
-    assert len(shown) == len(rows) == 6
+    assert len(shown) == len(rows) == 9
     for row, text in zip(rows, shown, strict=True):
-        assert text.startswith(row["verdict"]) and row["claim"] in text and row["holds if"] in text
+        assert text.startswith(row["test"]) and row["claim"] in text and row["holds if"] in text
         if row["number"] is not None:
             whole = row["number"] == int(row["number"])
             assert f"{row['number']:.{0 if whole else 1}f} [".replace("-", "−") in text
