@@ -15,7 +15,7 @@ from scipy import stats
 from . import analysis, claims
 from .prompts import OBJECT_SETS
 from .relations import FAMILIES, NAMES, family
-from .running.files import DATA, atomic, protocol, read_json
+from .running.files import DATA, atomic, digest, protocol, read_json
 from .running.run import Run
 
 RECORDED = DATA / "results" / "experiments"
@@ -88,8 +88,8 @@ def gather_quality(runs: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _write_verdicts(path: str | Path, runs: Sequence[tuple[dict[str, Any], str]]) -> int:
-    table = gather([(about, Path(artifacts)) for about, artifacts in runs])
+def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
+    table = gather([(about, Path(artifacts)) for about, artifacts, _ in runs])
     with atomic(path) as partial:
         table.to_parquet(partial, index=False, compression="zstd")
     return len(table)
@@ -100,15 +100,20 @@ def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataF
     if not sweeps:
         return pd.read_parquet(run.read(RECORDED / "verdicts.parquet")), run.recorded("quality", RECORDED.name)[0]
     runs = finished([Path(sweep).expanduser().resolve() for sweep in sweeps])
-    given = [[about, str(artifacts)] for about, artifacts in runs]
+    given = [[about, str(path), digest(path / "results" / "scores.json")] for about, path in runs]
     path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=given)
     return pd.read_parquet(path), run.result(gather_quality(runs), "quality", runs=len(runs))
 
 
-def verdicts_of(table: pd.DataFrame, model: str, arm: str) -> list[pd.DataFrame]:
-    """The verdicts of a model and arm, a table per seed."""
+def verdicts_of(table: pd.DataFrame, model: str, arm: str) -> dict[int, pd.DataFrame]:
+    """The verdicts of a model and arm, by seed."""
     part = table[(table.model == model) & (table.arm == arm)]
-    return [records for _, records in part.groupby("seed")]
+    return {int(str(seed)): records for seed, records in part.groupby("seed")}
+
+
+def base_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts of the model before fine-tuning."""
+    return table[table.model == BASE]
 
 
 # -------------------------------------------------------------------------------------------------------------- effects
@@ -175,16 +180,15 @@ def _of(tables: Iterable[pd.DataFrame], objects: str) -> list[pd.DataFrame]:
 def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift", "VISOR", "OA")) -> pd.DataFrame:
     """Every arm against the base, and the arm with relations against each control: columns model, objects, arm, over
     (what it is compared with), metric, and those of :func:`effect`."""
-    (base,) = verdicts_of(table, BASE, BASE)
-    rows = []
+    base, rows = base_of(table), []
     for model in table.model[table.model != BASE].unique():
-        arms = {arm: verdicts_of(table, model, arm) for arm in ARMS.values()}  # families: see transfer
-        arms = {arm: each for arm, each in arms.items() if each}
-        pairs = [(arm, BASE, each, [base]) for arm, each in arms.items()]
-        for control in [arm for arm in arms if arm != "relations"] if "relations" in arms else []:
-            seeds = {int(one.seed.iloc[0]) for one in arms[control]}
-            same = [one for one in arms["relations"] if int(one.seed.iloc[0]) in seeds]
-            pairs.append(("relations", control, same, arms[control]))
+        arms = {arm: by_seed for arm in ARMS.values() if (by_seed := verdicts_of(table, model, arm))}
+        pairs = [(arm, BASE, list(by_seed.values()), [base]) for arm, by_seed in arms.items()]
+        told = arms.pop("relations", {})
+        for control, by_seed in arms.items():
+            both = sorted(told.keys() & by_seed.keys())
+            if both:
+                pairs.append(("relations", control, [told[i] for i in both], [by_seed[i] for i in both]))
         for (arm, over, treated, other), objects in ((pair, name) for pair in pairs for name in sets_of(table)):
             for metric in metrics:
                 found = effect(_of(treated, objects), _of(other, objects), metric)
@@ -192,15 +196,15 @@ def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift",
     return pd.DataFrame(rows)
 
 
-def by_relation(table: pd.DataFrame, model: str, arm: str = "relations", over: str = BASE) -> pd.DataFrame:
-    """The effect on VISOR_Cond of each relation, over all prompts, with p corrected for their number (Holm) and a
-    verdict, as in :func:`claims.by_relation`; and lift: the difference less what chance gains."""
-    treated = verdicts_of(table, model, arm)
-    other = verdicts_of(table, BASE if over == BASE else model, over)
+def by_relation(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The change of each relation's VISOR_Cond from the base to the arm with relations, over all prompts, with p
+    corrected for their number (Holm) and a verdict, as in :func:`claims.by_relation`; and lift: the difference less
+    what chance gains."""
+    treated, base = list(verdicts_of(table, model, "relations").values()), [base_of(table)]
     rows = []
     for name in NAMES:
-        part, control = ([one[one.relation == name] for one in each] for each in (treated, other))
-        luck = [np.mean([100 * one[name][one.both_found].mean() for one in each]) for each in (other, treated)]
+        part, control = ([one[one.relation == name] for one in each] for each in (treated, base))
+        luck = [np.mean([100 * one[name][one.both_found].mean() for one in each]) for each in (base, treated)]
         found = effect(part, control)
         found |= {"chance_before": luck[0], "chance_after": luck[1]}
         rows.append({"relation": name, "metric": "VISOR_Cond", **found})
@@ -211,13 +215,13 @@ def by_relation(table: pd.DataFrame, model: str, arm: str = "relations", over: s
 def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
     """What fine-tuning on some families of relations does to each: the effect on VISOR_Cond over the base, by arm (all
     "relations", or the families trained on) and the family tested."""
-    (base,) = verdicts_of(table, BASE, BASE)
     arms = [arm for arm in table.arm.unique() if arm == "relations" or set(arm.split(" and ")) <= set(FAMILIES)]
     rows = []
     for arm in sorted(arms, key=[*FAMILIES, *arms].index):
-        treated = verdicts_of(table, model, arm)
+        treated = list(verdicts_of(table, model, arm).values())
         for tested in FAMILIES if treated else ():
-            part, control = ([one[one.relation.isin(family(tested))] for one in each] for each in (treated, [base]))
+            names, both = family(tested), (treated, [base_of(table)])
+            part, control = ([one[one.relation.isin(names)] for one in each] for each in both)
             rows.append({"trained": arm, "tested": tested, **effect(part, control)})
     return pd.DataFrame(rows)
 
@@ -233,7 +237,12 @@ def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def confirmed(table: pd.DataFrame, quality: pd.DataFrame, resamples: int = 2_000) -> pd.DataFrame:
     """The tests that the protocol calls confirmatory, with their verdicts: claim, what, number, low, high, holds if,
-    test and verdict, a row per test."""
+    test and verdict, a row per test. The bias of opposites is of the seeds' pictures together, and its interval over
+    prompts alone.
+
+    Raises:
+        ValueError: there are no verdicts of the model main in the arm with relations.
+    """
     margins, found = protocol()["margins"], effects(table, ("VISOR_Cond", "OA"))
 
     def number(model: str, objects: str, over: str = BASE, metric: str = "VISOR_Cond") -> list[float] | None:
@@ -241,8 +250,10 @@ def confirmed(table: pd.DataFrame, quality: pd.DataFrame, resamples: int = 2_000
         rows = rows[(rows.over == over) & (rows.metric == metric)]
         return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
 
-    treated, base = verdicts_of(table, "main", "relations"), verdicts_of(table, BASE, BASE)
-    both = {BASE: pooled(base * len(treated)), "main": pooled(treated)}
+    treated = list(verdicts_of(table, "main", "relations").values())
+    if not treated:
+        raise ValueError("no verdicts of the model main with relations; run --profile arms --sweep 03.control=none")
+    both = {BASE: pooled([base_of(table)] * len(treated)), "main": pooled(treated)}
     bias = analysis.bias(both, resamples)
     points = "points of VISOR_Cond"
     tests = {

@@ -62,7 +62,7 @@ def quality(change: float) -> pd.DataFrame:
 
 
 def test_an_effect_is_the_mean_of_the_seeds_differences(study):
-    (base,), treated = (experiments.verdicts_of(study, *of) for of in (("base", "base"), ("main", "relations")))
+    base, treated = experiments.base_of(study), list(experiments.verdicts_of(study, "main", "relations").values())
     found = experiments.effect(treated, [base])
     scores = [visor.scores(one).query("relation == 'all' and metric == 'VISOR_Cond'").value.item() for one in treated]
     before = visor.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
@@ -79,7 +79,7 @@ def test_an_effect_is_the_mean_of_the_seeds_differences(study):
 
 
 def test_lift_is_what_permuted_prompts_do_not_give(study):
-    (base,) = experiments.verdicts_of(study, "base", "base")
+    base = experiments.base_of(study)
     luck = visor.chance(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
     score = visor.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
     assert experiments.effect([base], [base], "lift")["after"] == pytest.approx(score - luck)
@@ -95,6 +95,9 @@ def test_the_table_of_effects(study):
     assert (cond.xs("relations", level="arm").difference > 20).all()
     assert (cond.xs(("list", "base"), level=("arm", "over")).low < 0).all()
     assert (table[table.metric == "OA"].difference.abs() < 12).all()
+    fewer = study[(study.arm != "list") | (study.seed != 1)]
+    seeds = experiments.effects(fewer, ["OA"]).groupby(["arm", "over"]).seeds.first()
+    assert seeds.to_dict() == {("relations", "base"): 3, ("list", "base"): 2, ("relations", "list"): 2}, "seed by seed"
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -147,6 +150,8 @@ def test_the_confirmatory_tests(study):
     }
     assert verdicts["1"] == verdicts["2"] == "undecided" and verdicts["1, control"] == "contradicted"
     assert verdicts["5"] == "contradicted", "the distance grew by a quarter"
+    with pytest.raises(ValueError, match="no verdicts of the model main with relations"):
+        experiments.confirmed(study[study.model != "main"], quality(0.0))
 
 
 def test_the_distance_has_both_errors():
