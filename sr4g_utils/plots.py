@@ -258,8 +258,10 @@ def draw_box(axis: Any, xywh: np.ndarray, colour: Any, label: str, below: bool =
         bottom = axis.get_ylim()[0]
         edge, outside = (y + h, y + h < 0.9 * bottom) if below else (y, y > 0.1 * bottom)
         upwards = outside != below
+        left, top = axis.get_xlim()[0], axis.get_ylim()[1]
+        corner = max(x, left), min(max(edge, top), bottom)  # where a box leaves the picture, its label stays in it
         axis.annotate(
-            label, (x, edge), xytext=(3, 5 if upwards else -5), textcoords="offset points", color="white",
+            label, corner, xytext=(3, 5 if upwards else -5), textcoords="offset points", color="white",
             va="bottom" if upwards else "top", bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
             fontsize="x-small",
         )  # fmt: skip

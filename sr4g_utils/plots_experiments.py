@@ -82,7 +82,7 @@ def transfer(table: pd.DataFrame) -> Figure:
     wide = table.pivot(index="trained", columns="tested", values="difference").loc[trained, tested]
     most = max(wide.abs().to_numpy().max(), 1)
     figure, axis = plt.subplots(figsize=(2.1 * len(tested) + 2.4, 0.8 * len(trained) + 1.2))
-    image = axis.imshow(wide, cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
+    axis.imshow(wide, cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
     for row in table.itertuples():
         text = f"{row.difference:+.1f}\n[{row.low:+.1f}, {row.high:+.1f}]"
         dark = abs(row.difference) > 0.7 * most
@@ -90,8 +90,7 @@ def transfer(table: pd.DataFrame) -> Figure:
                   color="white" if dark else "black", fontsize="small")  # fmt: skip
     names = [{"relations": "all"}.get(name, name) for name in trained]
     axis.set(xticks=range(len(tested)), xticklabels=tested, yticks=range(len(trained)), yticklabels=names)
-    axis.set(xlabel="tested", ylabel="trained on")
+    axis.set(xlabel="tested", ylabel="trained on", title="change of VISOR_Cond (points)")
     axis.grid(False)
-    figure.colorbar(image, ax=axis, label="change of VISOR_Cond (points)")
     figure.tight_layout()
     return figure

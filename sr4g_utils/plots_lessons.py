@@ -65,7 +65,7 @@ def signs(table: pd.DataFrame, what: dict[str, str]) -> Figure:
         what: what the number of each sign is.
     """
     models, names = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.sign))
-    figure, axis = plt.subplots(figsize=(4.6 + 1.5 * len(models), 0.42 * len(names) + 0.8))
+    figure, axis = plt.subplots(figsize=(6.6 + 1.5 * len(models), 0.42 * len(names) + 0.8))
     for row in table.itertuples():
         x, y = models.index(row.model), names.index(row.sign)
         colour = (*COLOURS[3], 0.35) if row.raised else "white"

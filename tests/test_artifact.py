@@ -3,11 +3,10 @@
 import re
 import shlex
 
-import pandas as pd
 import pytest
 
 import run_all
-from sr4g_utils import across, prompts
+from sr4g_utils import prompts
 from sr4g_utils.running import files, profiles
 from sr4g_utils.running.files import ROOT
 
@@ -55,16 +54,18 @@ def test_the_datasets_counts(claim, counted, categories):
     assert cells[3] == f"{row['n']:,}, exactly"
 
 
-def test_the_cheap_ones_come_out(tmp_path):
+def test_the_cheap_ones_come_out():
     assert len(prompts.read_prompts("sr4g")) == 62_460
     n = sum(r["n"] for r in recorded("coco", "human_agreement") if (r["rules"], r["frame"]) == ("visor", "all"))
     assert f"{n:,}, exactly" in ROWS["agreement with 6,197 human judgements"]
-    across.main(sorted(RESULTS.glob("miniature_long*")), tmp_path)
-    table = pd.read_csv(tmp_path / "summary.csv")
-    table = table[(table.kind == "mean change") & (table.relation == "all") & (table.metric == "VISOR_Cond")]
-    for objects, mean in table.set_index("objects").value.items():
-        if objects != "all":
-            assert f"mean {mean:+.1f}" in ROWS[f"three seeds of the long recipe, {objects} objects"]
+
+
+def test_every_confirmatory_test_has_a_row():
+    for row in recorded("experiments", "confirmed"):
+        (cells,) = [cells for name, cells in ROWS.items() if name == f"{row['claim']}: {row['what']}"]
+        digits = ".0f" if row["what"].startswith("relations") else "+.1f"
+        number = f"{row['number']:{digits}} [{row['low']:{digits}}, {row['high']:{digits}}]"
+        assert cells[1:] == [number, row["test"], "`confirmed`"]
 
 
 def test_the_commands_and_tables_are_real():
