@@ -150,7 +150,7 @@ def rows_of(tests: Mapping[str, Sequence[Tested]], bias: pd.DataFrame) -> pd.Dat
         for test in each:
             value, low, high = test.number or (np.nan,) * 3
             ours = {"what": test.what, "number": value, "low": low, "high": high, "holds if": test.rule}
-            told = {"test": test.verdict, "verdict": verdict}
+            told = {"test": verdict if len(each) == 1 else test.verdict, "verdict": verdict}
             theirs = {"reported": paper["reported"], "source": paper["source"]}
             rows.append({"claim": f"{key}. {paper['claim']}", **ours, **told, **theirs})
     return pd.DataFrame(rows)
