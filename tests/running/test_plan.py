@@ -34,7 +34,7 @@ def test_the_papers_plan(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypa
         "latents of 117,266 photos at 512 pixels: 8 GB",
         "fine-tuning (main, unseen): 100,000 steps of 64 images each",
         "12,800,000 images to fine-tune on: 98.2 GPU hours on an A100 (published by MosaicML",
-        "84,000 images to generate",
+        "126,000 images to generate",
     ):
         assert part in told
     (tmp_path / "train2017.zip").touch()
@@ -47,7 +47,7 @@ def test_hours_come_from_a_measured_rate() -> None:
     assert any("GPU hours not measured (run `make bench`" in line for line in lines("paper_v21"))
     told = lines("paper", "03_finetuning.steps=1000", rates={"a GPU": {"finetune": 100, "generate": 2}})
     assert "  128,000 images to fine-tune on: 0.4 GPU hours on a GPU at 100 images/s" in told
-    assert "  84,000 images to generate: 11.7 GPU hours on a GPU at 2 images/s" in told
+    assert "  126,000 images to generate: 17.5 GPU hours on a GPU at 2 images/s" in told
 
 
 def test_mirrors_folders_and_prompt_sets(tmp_path: Path) -> None:
