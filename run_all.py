@@ -29,9 +29,10 @@ from sr4g_utils.running import run as folders
 
 DEFAULT = "miniature"
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
-# No advice about the kernel's transport, nor a traceback when a kernel that goes loses its sockets before its last word
+# No advice about the kernel's transport, no word that it was interrupted before its end, nor a traceback when a kernel
+# that goes loses its sockets before its last word
 KERNEL = [
-    "--log-level=ERROR",
+    "--log-level=CRITICAL",
     "--IPKernelApp.exec_lines=__import__('logging').getLogger('tornado.general').setLevel('CRITICAL')",
 ]
 

@@ -206,19 +206,8 @@ def change_table(
             luck = [visor.chance(one).value.to_numpy() for one in visor.common([before, after])]
             lift = table.difference - (luck[1] - luck[0])  # rows are in the same order
             tables.append(table.assign(lift=lift, objects=objects, model=model, left_aside=table.attrs["left_aside"]))
-    columns = [
-        "relation",
-        "metric",
-        "before",
-        "after",
-        "difference",
-        "low",
-        "high",
-        "p",
-        "lift",
-        "images",
-        "left_aside",
-    ]
+    change = ["before", "after", "difference", "low", "high", "p", "lift"]
+    columns = ["relation", "metric", *change, "images", "left_aside"]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "objects", "model"])
     return table[["objects", "model", *columns]]
 

@@ -46,7 +46,9 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
                 choices = read_json(tuned[0])["result"]["choices"]
                 runs.append(({"arm": _arm(choices), "seed": choices["seed"]}, artifacts))
         if len(runs) == before:
-            raise ValueError(f"{sweep}: no run is finished; run_all.py --profile arms --sweep … makes them")
+            raise ValueError(
+                f"{sweep}: no run is finished; sweep the profile arms or families first (docs/miniature.md)"
+            )
     return runs
 
 
@@ -103,6 +105,12 @@ def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataF
     given = [[about, str(path), digest(path / "results" / "scores.json")] for about, path in runs]
     path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=given)
     return pd.read_parquet(path), run.result(gather_quality(runs), "quality", runs=len(runs))
+
+
+def keep(run: Run, sweeps: Sequence[str | Path], **tables: pd.DataFrame) -> None:
+    """Keep tables as results, by name, if they are of a sweep; the recorded verdicts' own are recorded already."""
+    for name, table in tables.items() if sweeps else ():
+        run.result(table, name)
 
 
 def verdicts_of(table: pd.DataFrame, model: str, arm: str) -> dict[int, pd.DataFrame]:

@@ -393,15 +393,8 @@ def bias(table: pd.DataFrame) -> Figure:
     for model, colour, marker, offset in _models(table):
         part = pairs[pairs.model == model].set_index("relation").reindex([name for name, _ in names])
         _rows(left, part, np.arange(len(names)) + offset, ("gap", "gap_low", "gap_high"), colour, marker, model)
-        _rows(
-            right,
-            total[total.model == model],
-            np.array([offset]),
-            ("gap", "gap_low", "gap_high"),
-            colour,
-            marker,
-            model,
-        )
+        beyond = total[total.model == model]
+        _rows(right, beyond, np.array([offset]), ("gap", "gap_low", "gap_high"), colour, marker, model)
     for axis in (left, right):
         axis.axvline(0, color="black", linewidth=1)
     left.set(yticks=range(len(names)), yticklabels=[f"{one} − {other}" for one, other in names])

@@ -140,20 +140,20 @@ def look(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFr
     rows = []
     for model, records in models.items():
         told = records.merge(prompts[["prompt_id", "objects"]], on="prompt_id", validate="many_to_one")
-        told = told.assign(**_boxes(told))
+        told = told.assign(iou=_iou(told))
         for sign, (check, _) in SIGNS.items():
             number, says = check(told)
             rows.append({"model": model, "sign": sign, "number": number, "raised": bool(says), "says": says})
     return pd.DataFrame(rows)
 
 
-def _boxes(records: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Of the two boxes that decided: their intersection over union."""
+def _iou(records: pd.DataFrame) -> np.ndarray:
+    """The intersection over union of the two boxes that decided."""
     s, o = (records[[f"{role}_{side}" for side in "xywh"]].to_numpy(float) for role in ("subject", "object"))
     corner = np.minimum(s[:, :2] + s[:, 2:], o[:, :2] + o[:, 2:]) - np.maximum(s[:, :2], o[:, :2])
     common = corner.clip(0).prod(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {"iou": common / (s[:, 2:].prod(axis=1) + o[:, 2:].prod(axis=1) - common)}
+        return common / (s[:, 2:].prod(axis=1) + o[:, 2:].prod(axis=1) - common)
 
 
 def _cond(records: pd.DataFrame) -> pd.DataFrame:

@@ -198,7 +198,7 @@ def test_a_sweep_is_gathered(tmp_path):
 
 
 def test_what_cannot_be_gathered_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no run is finished; run_all"):
+    with pytest.raises(ValueError, match="no run is finished; sweep the profile arms"):
         experiments.gather(experiments.finished([tmp_path]))
     run_of(tmp_path, "a", "none", 0)
     other = run_of(tmp_path, "b", "none", 1)

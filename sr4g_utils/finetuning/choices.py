@@ -17,9 +17,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     rules: str = "visor"  # a rule set of relations.RULES that defines all relations
     template: str = "plain"  # of captions.TEMPLATES
     control: Literal["none", "list", "half", "shuffled"] = "none"  # a control's captions; see samples.Captions
-    families: list[str] = msgspec.field(
-        default_factory=lambda: list(FAMILIES)
-    )  # of relations; captions of others are left out
+    families: list[str] = msgspec.field(default_factory=lambda: list(FAMILIES))  # whose relations captions name
     withheld: float = 0.0  # share of the triplets whose captions are held back; see dataset.withheld
     crowds: bool = False
     same_category: bool = False  # captions such as "a dog to the left of another dog"

@@ -167,21 +167,26 @@ def world(folder: Path) -> str:
 
 
 def claims(folder: Path) -> str:
-    """Each claim of the paper, the numbers behind it, and what each of them says."""
+    """Each claim of the paper with its verdict, and the numbers behind it."""
     rows = []
     for row in _result(folder, "claims"):
-        css = row["test"] if row["test"] in ("holds", "contradicted") else ""
+        css = row["verdict"] if row["verdict"] in ("holds", "contradicted") else ""
         values = [row[key] for key in ("number", "low", "high")]
         whole = all(value is not None and value == int(value) for value in values)
         rows.append(
             [
-                f'<span class="verdict {css}">{_text(row["test"])}</span>',
+                f'<span class="verdict {css}">{_text(row["verdict"])}</span>',
                 f"{_text(row['claim'])}<small>The paper: {_text(row['reported'])}</small>",
                 f"{_interval(values, '.0f' if whole else '.1f')} {_text(row['what'])}"
-                f"<small>Holds if: {_text(row['holds if'])}</small>",
+                f"<small>Holds if: {_text(row['holds if'])}{_alone(row)}</small>",
             ]
         )
     return _table(["verdict", "claim", "this run"], rows, "claims")
+
+
+def _alone(row: dict[str, Any]) -> str:
+    """What one of a claim's tests says, where the claim as a whole says otherwise."""
+    return f"; this test: {_text(row['test'])}" if row["test"] != row["verdict"] else ""
 
 
 def counts(folder: Path) -> str:

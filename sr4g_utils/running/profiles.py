@@ -89,7 +89,11 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
 def absolute(notebook: str, name: str, value: Any, seen_from: Path) -> Any:
     """A parameter that names files as the kernel, which works elsewhere, can use it: a path seen from a folder."""
     annotation, _ = declared(notebook).get(name, ("", None))
-    return _absolute(value, seen_from, hub="dict" in annotation) if "PathLike" in annotation else value
+    if "PathLike" not in annotation:
+        return value
+    if isinstance(value, list):
+        return [_absolute(each, seen_from, hub=False) for each in value]
+    return _absolute(value, seen_from, hub="dict" in annotation)
 
 
 def _absolute(value: Any, seen_from: Path, hub: bool) -> Any:

@@ -132,7 +132,8 @@ def test_every_claim_stands_with_its_verdict_and_number(study):
     shown = [row.get_text(" ") for row in soup.select(".claims tbody tr")]
     assert len(shown) == len(rows) == 9
     for row, text in zip(rows, shown, strict=True):
-        assert text.startswith(row["test"]) and row["claim"] in text and row["holds if"] in text
+        assert text.startswith(row["verdict"]) and row["claim"] in text and row["holds if"] in text
+        assert (f"this test: {row['test']}" in text) == (row["test"] != row["verdict"])
         if row["number"] is not None:
             whole = row["number"] == int(row["number"])
             assert f"{row['number']:.{0 if whole else 1}f} [".replace("-", "−") in text

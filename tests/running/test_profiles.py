@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sr4g_utils.running import files, profiles
+from sr4g_utils.running.files import ROOT
 
 
 @pytest.fixture
@@ -96,6 +97,15 @@ def test_settings(tmp_path, setting, key, value):
     if setting == "photos=007":
         value = str(Path.cwd() / "007")
     assert profile(tmp_path, "02_dataset:\n", setting)["02_dataset"][key] == value
+
+
+def test_each_path_of_a_list_is_seen_from_where_it_is_written(tmp_path):
+    found = profile(tmp_path, "07_experiments:\n  sweeps: [a, /b]\n")["07_experiments"]["sweeps"]
+    assert found == [str(tmp_path / "a"), "/b"]
+    found = profile(tmp_path, "07_experiments:\n", "sweeps=[a]")["07_experiments"]["sweeps"]
+    assert found == [str(Path.cwd() / "a")]
+    (first, second) = profiles.load_profile("experiments", [], tmp_path)["07_experiments"]["sweeps"]
+    assert (first, second) == (str(ROOT / "runs" / "arms_sweep"), str(ROOT / "runs" / "families_sweep"))
 
 
 @pytest.mark.parametrize(
