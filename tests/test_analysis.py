@@ -222,6 +222,18 @@ def test_chance_of_both_choices_of_pairs_is_that_of_the_score_table(world):
         pd.testing.assert_frame_equal(found.sort_index(), expected.sort_index())
 
 
+def test_lift_is_the_change_less_that_of_chance(world):
+    prompts, _, models = world
+    table = (
+        analysis.change_table(models, prompts, 10).query("metric == 'VISOR_Cond'").set_index(["objects", "relation"])
+    )
+    scores = analysis.score_table(models, prompts).query("metric == 'VISOR_Cond'")
+    scores = scores.assign(lift=scores.value - scores.chance).set_index(["model", "objects", "relation"]).lift
+    expected = scores["fine-tuned"] - scores["base"]
+    assert len(table) == 45 and (table.lift - expected.reindex(table.index)).abs().max() < 1e-9
+    assert (table.lift - table.difference).abs().max() > 1
+
+
 def test_a_change_in_words():
     row = {"model": "m", "objects": "seen", "metric": "OA", "before": 10.0, "after": 20.0, "difference": 10.0}
     ends = [(1.0, 19.0, 0), (-1.0, 21.0, 0), (-19.0, -1.0, 1200), (np.nan, np.nan, 0)]
