@@ -327,6 +327,7 @@ def from_triplets(
     validation_per_relation: int = 100,
     same_category: bool = False,
     withheld: float = 0.0,
+    dosed: int = 0,
 ) -> pd.DataFrame:
     """Evaluation prompts: the training annotations' distinct triplets (:func:`dataset.frequencies`), one row each.
 
@@ -336,6 +337,9 @@ def from_triplets(
     (in the default test set of ``test_per_relation`` prompts per relation).
 
     Validation prompts are for choosing checkpoints: per relation at most ``validation_per_relation``, at most a tenth.
+
+    ``dosed`` prompts of each relation are for the experiment on frequency: a column objects of "dosed" and two more,
+    see :func:`_dosed`.
     """
     table = train if same_category else train[train.subject != train.object]
     table = table.sort_values(["subject", "object", "relation"], ignore_index=True)
@@ -345,7 +349,7 @@ def from_triplets(
     rank = pd.Series(range(len(table)), index=order).groupby(table.relation.to_numpy()[order]).cumcount().sort_index()
     of_relation = table.groupby("relation")["caption"].transform("count")
     n_validation = np.minimum(validation_per_relation, of_relation // 10)
-    return pd.DataFrame(
+    made = pd.DataFrame(
         {
             "prompt_id": np.arange(len(table)),
             **{name: table[name] for name in ("subject", "relation", "object", "caption", "n_images")},
@@ -356,6 +360,34 @@ def from_triplets(
             "balanced": (rank >= n_validation) & (rank < n_validation + test_per_relation),
         }
     )
+    if dosed:
+        made = made.join(_dosed(made[(made.objects == "seen") & (made.n_images > 1)], dosed, seed))
+        made.loc[made.group.notna(), ["objects", "split", "balanced"]] = "dosed", "test", False
+    return made
+
+
+DOSE_GROUPS = 5
+
+
+def _dosed(table: pd.DataFrame, number: int, seed: int) -> pd.DataFrame:
+    """Prompts whose triplets fine-tuning shall meet as often as an experiment says: ``number`` of each relation, at
+    random, none with its converse, which would show the same. Their index; the ``group`` (0 to 4, as many of each) that
+    a dose goes to; and ``one_image``: are a triplet's draws all of one image?
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    taken: dict[tuple[str, str, str], Any] = {}
+    count = dict.fromkeys(NAMES, 0)
+    for row in table.sample(frac=1, random_state=np.random.default_rng(seed)).itertuples():
+        s, r, o = str(row.subject), str(row.relation), str(row.object)
+        if count[r] < number and (o, BY_NAME[r].converse, s) not in taken:
+            taken[s, r, o] = row.Index, count[r] % DOSE_GROUPS, count[r] // DOSE_GROUPS % 2 == 1
+            count[r] += 1
+    if short := [name for name in NAMES if count[name] < number]:
+        raise ValueError(f"dosed: only {count[short[0]]} triplets {short[0]!r} are shown by two images; ask for fewer")
+    rows = pd.DataFrame(taken.values(), columns=["index", "group", "one_image"]).set_index("index")
+    return rows.astype({"group": "Int8", "one_image": "boolean"})
 
 
 def write_study_prompts(path: str | Path, triplets: str | Path, **options: Any) -> int:
@@ -394,7 +426,7 @@ def true_prompts(table: boxes.BoxTable, n_per_relation: int, seed: int, rules: s
 
 # ------------------------------------------------------------------------------------------------------------ drawing
 
-OBJECT_SETS = ("seen", "withheld", "mixed", "unseen")  # of a prompt's objects, from the nearest to fine-tuning
+OBJECT_SETS = ("dosed", "seen", "withheld", "mixed", "unseen")  # of a prompt's objects, from the nearest to fine-tuning
 
 
 def draw_prompts(

@@ -157,8 +157,23 @@ def test_withheld_triplets_go_with_their_converse_and_are_a_set_of_their_own(fre
     assert (made.in_unseen == (made.objects == "seen")).all()
     drawn = prompts.draw_prompts(made, 4, 0, ["withheld", "mixed"])
     assert drawn.objects.value_counts().to_dict() == {"withheld": 56, "mixed": 56}
-    with pytest.raises(ValueError, match="'new' is no set of objects; they are seen, withheld, mixed, unseen"):
+    with pytest.raises(ValueError, match="'new' is no set of objects; they are dosed, seen, withheld, mixed, unseen"):
         prompts.draw_prompts(made, 4, 0, ["new"])
+
+
+def test_dosed_prompts_are_spread_over_five_groups_and_two_kinds(frequencies):
+    held_out = dataset.held_out_categories(COCO_CATEGORIES, 16)
+    made, plain = (prompts.from_triplets(frequencies, held_out, 0, withheld=0.1, dosed=n) for n in (10, 0))
+    dosed = made[made.objects == "dosed"]
+    assert (dosed.groupby(["relation", "group", "one_image"]).size() == 1).all() and len(dosed) == 14 * 10
+    assert (plain.objects[dosed.index] == "seen").all() and (dosed.n_images > 1).all() and dosed.in_unseen.all()
+    assert (dosed.split == "test").all() and not dosed.balanced.any()
+    told = set(zip(dosed.subject, dosed.relation, dosed.object, strict=True))
+    assert not told & {(o, BY_NAME[r].converse, s) for s, r, o in told}
+    rest = made[made.objects != "dosed"].drop(columns=["group", "one_image"])
+    pd.testing.assert_frame_equal(rest, plain.loc[rest.index])
+    with pytest.raises(ValueError, match=r"dosed: only \d+ triplets '.+' are shown by two images; ask for fewer"):
+        prompts.from_triplets(frequencies, held_out, 0, dosed=100_000)
 
 
 def test_same_category_prompts_are_an_option(frequencies):

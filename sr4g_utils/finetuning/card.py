@@ -60,6 +60,7 @@ def card(which: str, record: Mapping[str, Any], tested: Mapping[str, Any], model
     held_out += f"; {', '.join(c['families'])} relations only" if set(c["families"]) != set(FAMILIES) else ""
     held_out += f"; a control, whose captions are: {c['control']}" if c["control"] != "none" else ""
     held_out += f"; {c['withheld']:.0%} of the triplets held back" if c["withheld"] else ""
+    held_out += f"; triplets of five groups drawn {c['doses']} times, else lists" if c["doses"] else ""
     step = record["best"]["step"] if which == "best" else c["steps"]
     machine = f"{tested['provenance']['machine']}; {record['processes']} process{'es' * (record['processes'] > 1)}"
     hours = (

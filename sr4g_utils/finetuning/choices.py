@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..captions import TEMPLATES
+from ..prompts import DOSE_GROUPS
 from ..relations import FAMILIES, NAMES, rules_named
 from ..visor import THRESHOLD
 
@@ -19,6 +20,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     control: Literal["none", "list", "half", "shuffled"] = "none"  # a control's captions; see samples.Captions
     families: list[str] = msgspec.field(default_factory=lambda: list(FAMILIES))  # whose relations captions name
     withheld: float = 0.0  # share of the triplets whose captions are held back; see dataset.withheld
+    doses: list[int] = []  # draws of each dosed prompt's triplet, by its group; see samples.Captions.dosed
     crowds: bool = False
     same_category: bool = False  # captions such as "a dog to the left of another dog"
     balanced: bool = True  # draw a relation first, then one of its captions
@@ -80,6 +82,10 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 raise ValueError(f"fine-tuning: {name} must be in [0, 1], got {getattr(choices, name)!r}")
         if not choices.families or set(choices.families) - set(FAMILIES):
             raise ValueError(f"fine-tuning: families must be some of {', '.join(FAMILIES)}, got {choices.families!r}")
+        if choices.doses and (len(choices.doses) != DOSE_GROUPS or min(choices.doses) < 0):
+            raise ValueError(f"fine-tuning: doses must be {DOSE_GROUPS} numbers, one a group, got {choices.doses!r}")
+        if choices.doses and (choices.schedule == "constant" or choices.control != "none"):
+            raise ValueError("fine-tuning: doses are shared out over all steps: take schedule cosine, control none")
         rules_named(choices.rules, NAMES)
         if choices.template not in TEMPLATES:
             raise ValueError(f"fine-tuning: template must be one of {', '.join(TEMPLATES)}, got {choices.template!r}")

@@ -45,7 +45,7 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune the pipeline's UNet; ``state`` is empty, or that of the checkpoint to go on from."""
     share = share_of(c, accelerator.num_processes, accelerator.process_index)
-    samples = Sampler(captions, encoded, pipeline, c.batch, c.caption_dropout, c.balanced, c.seed)
+    samples = Sampler(captions, encoded, pipeline, c.batch, c.caption_dropout, c.balanced, c.seed, bool(c.doses))
     cast(pipeline.text_encoder, c.precision)
     text = Text(pipeline, samples.texts, c.text_cache_mb, draws=c.steps * c.batch)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
@@ -88,6 +89,37 @@ class Captions:
     def of_families(self, families: Sequence[str]) -> "Captions":
         """Those with a relation of one of the families."""
         return self.rows(np.isin(self.relation, [NAMES.index(name) for each in families for name in family(each)]))
+
+    def dosed(
+        self, prompts: pd.DataFrame, doses: Sequence[int], draws: int, balanced: bool = True, seed: int = 0
+    ) -> "Captions":
+        """The draws of a whole run in their order: each prompt's triplet as often as ``doses`` has it for its group,
+        with all of its images in turn or with one of them; in the rest, captions list the two things of any triplet.
+
+        Args:
+            prompts: the dosed ones of :func:`prompts.from_triplets`.
+            draws: steps times batch.
+            balanced, seed: of the lists and of the order.
+
+        Raises:
+            ValueError: a triplet has no caption here, or the doses are more than the draws.
+        """
+        rng, place = np.random.default_rng(seed), {name: i for i, name in enumerate(self.names)}
+        told = [np.empty(0, np.int64)]
+        for prompt in prompts.itertuples():
+            pair = place.get(prompt.subject, -1) * len(self.names) + place.get(prompt.object, -1)
+            rows = rng.permutation(np.flatnonzero(self.triplet == pair * len(NAMES) + NAMES.index(prompt.relation)))
+            if not len(rows):
+                raise ValueError(f"doses: no photo of fine-tuning shows {prompt.caption!r}")
+            told.append(np.resize(rows[:1] if prompt.one_image else rows, doses[prompt.group]))
+        named = np.concatenate(told)
+        if len(named) > draws:
+            raise ValueError(f"doses: {len(named):,} draws of dosed triplets do not fit into {draws:,} in all")
+        rest = dataset.sample(self.relation, draws - len(named), rng, balanced)
+        order = rng.permutation(draws)
+        image = self.image[np.concatenate([named, rest])[order]]
+        lists = self._lists + self.triplet[rest] - self.relation[rest]
+        return Captions(image, np.concatenate([self.triplet[named], lists])[order], self.names, self.template)
 
     def _parts(self, triplet: int) -> tuple[int, int, int]:
         pair, relation = divmod(triplet, len(NAMES))
@@ -291,6 +323,7 @@ class Sampler:
     """``sampler(step, places)``: what is in some places of a step's batch of ``size``.
 
     ``texts`` are the captions by number; 0 is the empty one, which a share of ``dropout`` gets instead of its own.
+    ``in_order`` takes the captions as they come, once each (:meth:`Captions.dosed`), where else they are drawn.
     """
 
     def __init__(
@@ -302,10 +335,11 @@ class Sampler:
         dropout: float = 0.1,
         balanced: bool = True,
         seed: int = 0,
+        in_order: bool = False,
     ) -> None:
         self.captions, self.encoded = captions, encoded
         self.size, self.dropout, self.seed = size, dropout, seed
-        self.draw = dataset.sampler(captions.relation, balanced)
+        self.draw = None if in_order else dataset.sampler(captions.relation, balanced)
         triplets, number = np.unique(captions.said, return_inverse=True)
         self.number = number.astype(np.int32) + 1
         self.texts = ["", *map(captions.text, triplets)]
@@ -315,7 +349,9 @@ class Sampler:
         self.timesteps = pipeline.scheduler.config.num_train_timesteps
 
     def __call__(self, step: int, places: range) -> Batch:
-        rows = self.draw(self.size, np.random.default_rng([self.seed, step]))
+        rows = np.arange(step * self.size, (step + 1) * self.size)
+        if self.draw:
+            rows = self.draw(self.size, np.random.default_rng([self.seed, step]))
         latents, noise, timestep, caption = [], [], [], []
         for place in places:
             # place + 1, since numpy pads with zeros: (seed, step, 0) would be the generator above

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 from diffusers import UNet2DConditionModel
 
 from .. import boxes, detectors
@@ -47,7 +48,7 @@ def finetune(
         annotations: a box table's source, see :func:`boxes.read`.
         photos: folder or zip.
         prompts: Parquet of :func:`prompts.write_study_prompts`; see :func:`prompts.validation_prompts`. Without it, or
-            without a detector, nothing is validated and the last weights are the best.
+            without a detector, nothing is validated and the last weights are the best. ``doses`` need its dosed ones.
         model: a Stable Diffusion, see :class:`models.Source`.
         detector: of the validation.
         held_out: categories that no caption may name.
@@ -71,7 +72,8 @@ def finetune(
         asked = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
         judging = asked, detectors.load(detector, device=accelerator.device)
     validation = [judging[0].to_dict("list"), judging[1].record["files"]] if judging else None
-    key = _key(c, table, held_out, record["files"], validation)
+    asked = _dosed(prompts) if c.doses else None
+    key = _key(c, table, held_out, record["files"], validation, asked)
     state = resume(folder, key, accelerator)
     if "result" in state:
         return state["result"]
@@ -82,12 +84,15 @@ def finetune(
     encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)
     every, uncropped = (_chosen(one, held_out, c) for one in (every, uncropped))
+    usable = every.of_images(encoded.usable)
+    if asked is not None:
+        usable = usable.dosed(asked, c.doses, c.steps * c.batch, c.balanced, c.seed)
     judge = judge_of(pipeline, *judging, c, accelerator) if judging else None
     result = {
         "captions": crop_changes(uncropped, every),
         "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
         "photos": encoded.report,
-        **train(folder, key, state, pipeline, every.of_images(encoded.usable), encoded, judge, c, accelerator),
+        **train(folder, key, state, pipeline, usable, encoded, judge, c, accelerator),
         "processes": accelerator.num_processes,
         "resolution": resolution,
         "held_out": list(held_out),
@@ -99,6 +104,14 @@ def finetune(
 
 def _chosen(captions: Captions, held_out: Sequence[str], c: Choices) -> Captions:
     return captions.without(held_out).without_triplets(c.withheld).of_families(c.families)
+
+
+def _dosed(prompts: str | Path | None) -> pd.DataFrame:
+    """The prompts whose triplets are drawn as often as the choice ``doses`` says."""
+    table = pd.read_parquet(prompts) if prompts else pd.DataFrame({"objects": []})
+    if not (table.objects == "dosed").any():
+        raise ValueError("doses: there are no dosed prompts; set dosed in notebook 02, say to 40 for each relation")
+    return table[table.objects == "dosed"]
 
 
 def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
@@ -122,7 +135,12 @@ def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
 
 
 def _key(
-    c: Choices, table: BoxTable, held_out: Sequence[str], model: Mapping[str, str], validation: Any
+    c: Choices,
+    table: BoxTable,
+    held_out: Sequence[str],
+    model: Mapping[str, str],
+    validation: Any,
+    dosed: pd.DataFrame | None,
 ) -> dict[str, Any]:
     """What a run depends on, by name: two runs that agree in it are one run."""
     columns = [getattr(table, name) for name in ("image_id", "image", "category", "x", "y", "w", "h")]
@@ -132,5 +150,6 @@ def _key(
         "model": hash_of(model),
         "annotations": hash_of([hashlib.sha256(column.tobytes()).hexdigest() for column in columns]),
         "validation": hash_of(validation) if validation else None,
+        "dosed": None if dosed is None else hash_of(dosed.to_dict("list")),
     }
     return json.loads(json.dumps(key))

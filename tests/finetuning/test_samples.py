@@ -1,11 +1,13 @@
 """What a step of fine-tuning sees: captions, latents and text, drawn as a function of seed, step and place."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import tiny
@@ -59,6 +61,35 @@ def test_captions_of_some_families(captions: Captions) -> None:
     kept = set(family("scale") + family("projective"))
     assert {NAMES[r] for r in left.relation} == kept
     assert len(left) == sum(NAMES[r] in kept for r in captions.relation)
+
+
+def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(
+    world: SimpleNamespace, captions: Captions, encoded: Encoded, pipeline: Any
+) -> None:
+    shown = np.random.default_rng(0).choice(np.unique(captions.triplet), 20, replace=False)
+    texts = [captions.text(n) for n in shown]
+    rows = [(*parse(text), text, i % 5, i % 2 == 1) for i, text in enumerate(texts)]
+    asked = pd.DataFrame(rows, columns=["subject", "relation", "object", "caption", "group", "one_image"])
+    doses, size, steps = [0, 1, 2, 4, 8], 30, 20
+    drawn = captions.dosed(asked, doses, size * steps, seed=1)
+    sampler = Sampler(drawn, encoded, pipeline, size, dropout=0.0, in_order=True)
+    said = [sampler.texts[n] for step in range(steps) for n in sampler(step, range(size)).caption]
+    counts = Counter(text for text in said if " and " not in text)
+    assert counts == {p.caption: doses[p.group] for p in asked.itertuples() if doses[p.group]}
+    for p in asked[asked.group == 4].itertuples():
+        (number,) = {n for n in drawn.triplet if drawn.text(n) == p.caption}
+        images, all_images = drawn.image[drawn.triplet == number], captions.image[captions.triplet == number]
+        assert set(images) <= set(all_images)
+        assert len(set(images)) == (1 if p.one_image else min(len(all_images), 8)), "all images in turn, or one"
+    lists = drawn.triplet >= drawn._lists
+    pairs = set(zip(captions.image, captions.triplet // len(NAMES), strict=True))
+    assert set(zip(drawn.image[lists], (drawn.triplet[lists] - drawn._lists) // len(NAMES), strict=True)) <= pairs
+    again = captions.dosed(asked, doses, size * steps, seed=1)
+    assert np.array_equal(again.triplet, drawn.triplet) and np.array_equal(again.image, drawn.image)
+    with pytest.raises(ValueError, match="doses: 60 draws of dosed triplets do not fit into 50 in all"):
+        captions.dosed(asked, doses, 50)
+    with pytest.raises(ValueError, match="doses: no photo of fine-tuning shows"):
+        captions.without([str(asked.subject[0])]).dosed(asked, doses, 600)
 
 
 @pytest.mark.parametrize("control", ["list", "half", "shuffled"])
