@@ -44,7 +44,8 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
             tuned = sorted(artifacts.glob("finetune_*/result.json"))
             if tuned and (artifacts / "results" / "scores.json").is_file():
                 choices = read_json(tuned[0])["result"]["choices"]
-                runs.append(({"arm": _arm(choices), "seed": choices["seed"]}, artifacts))
+                about = {"arm": _arm(choices), "seed": choices["seed"]}
+                runs.append((about | ({"doses": choices["doses"]} if choices.get("doses") else {}), artifacts))
         if len(runs) == before:
             raise ValueError(
                 f"{sweep}: no run is finished; sweep the profile arms or families first (docs/miniature.md)"
@@ -58,53 +59,97 @@ def _arm(choices: Mapping[str, Any]) -> str:
     return ARMS[choices["control"]]
 
 
-def gather(runs: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
+def gather(
+    runs: Sequence[tuple[dict[str, Any], Path]], kept: Sequence[pd.DataFrame] = (), columns: Sequence[str] = NAMES
+) -> pd.DataFrame:
     """The verdicts of :func:`finished` runs, a row per picture: arm, seed, model, ``PROMPT``, image_index, both_found,
     correct and the 14 relations. The base, alike in all runs, is there once, with arm "base" and seed -1.
+
+    Args:
+        kept: earlier tables of this kind, which go first.
+        columns: which to take in place of the relations; of verdicts or prompts.
 
     Raises:
         ValueError: two of them asked for other prompts.
     """
-    first = pd.read_parquet(runs[0][1] / "prompts_test.parquet", columns=PROMPT)
-    tables: dict[tuple[str, int, str], pd.DataFrame] = {}
+    tables = {key: part for table in kept for key, part in table.groupby(ARM, sort=False)}
     for about, artifacts in runs:
-        prompts = pd.read_parquet(artifacts / "prompts_test.parquet", columns=PROMPT)
-        if not prompts.equals(first):
-            raise ValueError(f"{artifacts}: its test prompts are not those of {runs[0][1]}")
+        prompts = pd.read_parquet(artifacts / "prompts_test.parquet")
+        prompts = prompts[[*PROMPT, *(name for name in columns if name not in NAMES)]]
         for path in sorted(artifacts.glob("verdicts_*.parquet")):
             model = path.stem.removeprefix("verdicts_")
             key = (BASE, -1, BASE) if model == BASE else (about["arm"], about["seed"], model)
-            told = pd.read_parquet(path, columns=["prompt_id", "image_index", "both_found", "correct", *NAMES])
+            told = pd.read_parquet(path)[["prompt_id", "image_index", "both_found", "correct", *NAMES]]
+            told = told.drop(columns=[name for name in NAMES if name not in columns])
             table = prompts.merge(told, on="prompt_id", validate="one_to_many")
             tables.setdefault(key, table.assign(**dict(zip(ARM, key, strict=True))))
+        asked = (each.drop_duplicates("prompt_id")[PROMPT] for each in (table, next(iter(tables.values()))))
+        if not np.array_equal(*(each.sort_values("prompt_id").to_numpy() for each in asked)):
+            raise ValueError(f"{artifacts}: its test prompts are not those of the first run")
     table = pd.concat(tables.values(), ignore_index=True)
     return table[[*ARM, *table.columns.drop(ARM)]]
 
 
 def gather_quality(runs: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
     """Each run's distances from pictures of the world (:func:`quality.distances`), with arm and seed."""
-    tables = [
-        pd.DataFrame(read_json(artifacts / "results" / "quality_detector.json")["rows"]).assign(**about)
-        for about, artifacts in runs
-    ]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat([_quality(artifacts / "results" / "quality_detector.json", **about) for about, artifacts in runs])
 
 
-def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
-    table = gather([(about, Path(artifacts)) for about, artifacts, _ in runs])
+def _quality(path: Path, **about: Any) -> pd.DataFrame:
+    return pd.DataFrame(read_json(path)["rows"]).assign(**about)
+
+
+def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]], kept: Sequence[Sequence[str]] = ()) -> int:
+    earlier = [pd.read_parquet(Path(folder) / "verdicts.parquet") for folder, _ in kept]
+    table = gather([(about, Path(artifacts)) for about, artifacts, _ in runs], earlier)
     with atomic(path) as partial:
         table.to_parquet(partial, index=False, compression="zstd")
     return len(table)
 
 
 def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The verdicts and the distances of some sweeps' runs (kept as results), or for no sweep the recorded ones."""
+    """The verdicts and the distances of some sweeps' runs (kept as results), or for no sweep the recorded ones.
+
+    A folder of recorded results may stand among the sweeps: its runs go first.
+    """
     if not sweeps:
         return pd.read_parquet(run.read(RECORDED / "verdicts.parquet")), run.recorded("quality", RECORDED.name)[0]
-    runs = finished([Path(sweep).expanduser().resolve() for sweep in sweeps])
+    folders = [Path(sweep).expanduser().resolve() for sweep in sweeps]
+    kept = [folder for folder in folders if (folder / "verdicts.parquet").is_file()]
+    runs = finished([folder for folder in folders if folder not in kept])
     given = [[about, str(path), digest(path / "results" / "scores.json")] for about, path in runs]
-    path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=given)
-    return pd.read_parquet(path), run.result(gather_quality(runs), "quality", runs=len(runs))
+    earlier = [[str(folder), digest(folder / "verdicts.parquet")] for folder in kept]
+    path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=given, kept=earlier)
+    quality = pd.concat([*(_quality(folder / "quality.json") for folder in kept), gather_quality(runs)])
+    return pd.read_parquet(path), run.result(quality.reset_index(drop=True), "quality", runs=len(runs))
+
+
+def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
+    found = [({"arm": "doses", "seed": i}, Path(artifacts)) for i, (_, artifacts, _) in enumerate(runs)]
+    table = gather(found, columns=["group", "one_image"]).rename(columns={"seed": "run"}).drop(columns="arm")
+    doses = np.array([doses for doses, *_ in runs])[table.run, table.group.astype(int)]
+    with atomic(path) as partial:
+        table.assign(dose=doses).to_parquet(partial, index=False, compression="zstd")
+    return len(table)
+
+
+def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
+    """The verdicts of a sweep of the profile doses, or the recorded ones: a row per picture with model, run (of the
+    Latin square; -1 for the base), ``PROMPT``, group, one_image, dose (means nothing of the base), both_found, correct.
+
+    Raises:
+        ValueError: no run is finished, or not every triplet has had every dose once.
+    """
+    if sweep is None:
+        return pd.read_parquet(run.read(RECORDED / "doses.parquet"))
+    runs = []
+    for about, path in finished([Path(sweep).expanduser().resolve()]):
+        runs.append([about["doses"], str(path), digest(path / "results" / "scores.json")])
+    square = np.sort([doses for doses, *_ in runs], axis=0)
+    if not (np.diff(square, axis=1) == 0).all() or len(set(square[:, 0])) < square.shape[1]:
+        raise ValueError(f"{sweep}: its {len(runs)} finished runs are no Latin square: a triplet lacks a dose")
+    path, _ = run.stage("results/doses.parquet", _write_doses, runs=runs)
+    return pd.read_parquet(path)
 
 
 def keep(run: Run, sweeps: Sequence[str | Path], **tables: pd.DataFrame) -> None:
@@ -129,9 +174,13 @@ def base_of(table: pd.DataFrame) -> pd.DataFrame:
 
 def _per_prompt(records: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """What is above and below the metric's line, prompt by prompt."""
-    share = records.drop_duplicates("prompt_id").relation.value_counts(normalize=True).reindex(NAMES, fill_value=0)
-    luck = records[list(NAMES)].to_numpy(float) @ share.to_numpy()  # the chance of a relation drawn from the prompts
-    columns = records.assign(image=1.0, beyond_chance=records.both_found * (records.correct - luck))
+    columns = records.assign(image=1.0)
+    if metric == "lift":
+        share = records.drop_duplicates("prompt_id").relation.value_counts(normalize=True).reindex(NAMES, fill_value=0)
+        luck = (
+            records[list(NAMES)].to_numpy(float) @ share.to_numpy()
+        )  # the chance of a relation drawn from the prompts
+        columns["beyond_chance"] = records.both_found * (records.correct - luck)
     sums = columns.groupby("prompt_id")[list(METRICS[metric])].sum().astype(float)
     return sums.iloc[:, 0].to_numpy(), sums.iloc[:, 1].to_numpy()
 
@@ -232,6 +281,78 @@ def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
             part, control = ([one[one.relation.isin(names)] for one in each] for each in both)
             rows.append({"trained": arm, "tested": tested, **effect(part, control)})
     return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ frequency
+
+
+def by_dose(table: pd.DataFrame) -> pd.DataFrame:
+    """What a dose gains over the base, on the same prompts: dose, part (all, a family, one image or all images) and the
+    columns of :func:`effect` for VISOR_Cond."""
+    base, rows = base_of(table), []
+    for dose, treated in table[table.model != BASE].groupby("dose"):
+        for part, chosen in _parts(table.drop_duplicates("prompt_id")).items():
+            before, after = (each[each.prompt_id.isin(chosen)] for each in (base, treated))
+            rows.append({"dose": dose, "part": part, **effect([after], [before])})
+    return pd.DataFrame(rows)
+
+
+def _parts(prompts: pd.DataFrame) -> dict[str, pd.Series]:
+    """The ids of all prompts, of those of a family, and of those whose triplet is drawn of one image or of all."""
+    one = prompts.one_image.astype(bool)
+    families = {name: prompts.prompt_id[prompts.relation.isin(family(name))] for name in FAMILIES}
+    return {
+        "all": prompts.prompt_id,
+        **families,
+        "all images": prompts.prompt_id[~one],
+        "one image": prompts.prompt_id[one],
+    }
+
+
+def slopes(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """How much VISOR_Cond rises when 1 + dose doubles, in points, for the parts of :func:`by_dose`.
+
+    Success, where both things are found, is prompt + run + slope · log2(1 + dose), by least squares; the errors of a
+    prompt's pictures go together (Liang and Zeger 1986). So a prompt is compared with itself alone.
+
+    Returns:
+        part, slope, low, high, p, detectable (the slope that would be found four times in five), prompts, pictures.
+    """
+    told = table[(table.model != BASE) & table.both_found]
+    rows = []
+    for part, chosen in _parts(table.drop_duplicates("prompt_id")).items():
+        cells = told[told.prompt_id.isin(chosen)].groupby(["prompt_id", "run", "dose"]).correct
+        cells = cells.agg(["mean", "size"]).reset_index()
+        fixed = pd.get_dummies(cells[["prompt_id", "run"]].astype(str), dtype=float).to_numpy()
+        root = np.sqrt(cells["size"].to_numpy(float))[:, None]
+        both = root * np.column_stack([np.log2(1 + cells.dose), 100 * cells["mean"]])
+        x, y = (both - root * fixed @ np.linalg.lstsq(root * fixed, both)[0]).T  # within prompt and run
+        slope = x @ y / (x @ x)
+        pull = pd.Series(x * (y - slope * x)).groupby(cells.prompt_id.to_numpy()).sum() / (x @ x)
+        n = len(pull)
+        error = np.sqrt(n / (n - 1) * (pull**2).sum())
+        half = stats.t.ppf((1 + level) / 2, n - 1) * error
+        found = {
+            "slope": slope,
+            "low": slope - half,
+            "high": slope + half,
+            "p": 2 * stats.t.sf(abs(slope) / error, n - 1),
+        }
+        found |= {
+            "detectable": stats.norm.ppf([0.975, 0.8]).sum() * error,
+            "prompts": n,
+            "pictures": cells["size"].sum(),
+        }
+        rows.append({"part": part, **found})
+    return pd.DataFrame(rows)
+
+
+def dose_verdict(slope: Mapping[str, Any]) -> str:
+    """What the protocol says of a row of :func:`slopes`: the dose matters, does not matter, or it is undecided."""
+    if slope["low"] > 0:
+        return "matters"
+    within = max(-slope["low"], slope["high"]) < protocol()["margins"]["frequency"]
+    return "does not matter" if within else "undecided"
 
 
 # --------------------------------------------------------------------------------------------------------- the verdicts

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .plots import COLOURS, MARKERS
-from .relations import NAMES
+from .relations import FAMILIES, NAMES
 
 KINDS = {  # arm and what it is compared with: colour, marker, words
     ("relations", "base"): (COLOURS[0], "o", "relations − base"),
@@ -92,5 +92,32 @@ def transfer(table: pd.DataFrame) -> Figure:
     axis.set(xticks=range(len(tested)), xticklabels=tested, yticks=range(len(trained)), yticklabels=names)
     axis.set(xlabel="tested", ylabel="trained on", title="change of VISOR_Cond (points)")
     axis.grid(False)
+    figure.tight_layout()
+    return figure
+
+
+def doses(table: pd.DataFrame) -> Figure:
+    """The gain over the base by how often fine-tuning drew the prompt's triplet, with 95 % intervals: families on the
+    left, one image or all on the right.
+
+    Args:
+        table: of :func:`experiments.by_dose`.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    for axis, parts in zip(axes, (["all", *FAMILIES], ["all", "all images", "one image"]), strict=True):
+        offsets = np.linspace(-0.18, 0.18, len(parts))
+        for part, offset, marker, colour in zip(parts, offsets, MARKERS, ["black", *COLOURS], strict=False):
+            rows = table[table.part == part]
+            error = np.stack([rows.difference - rows.low, rows.high - rows.difference])
+            at = np.log2(1 + rows.dose) + offset
+            axis.errorbar(
+                at, rows.difference, yerr=error, fmt=f"{marker}-", color=colour, markersize=6, linewidth=1, label=part
+            )
+        axis.axhline(0, color="black", linewidth=1)
+        every = table.dose.unique()
+        axis.set(xticks=np.log2(1 + every), xticklabels=every, xlabel="draws of the triplet in fine-tuning")
+        axis.legend(loc="lower left", ncols=2)
+    axes[0].set(ylabel="gain of VISOR_Cond (points)", title="by family")
+    axes[1].set(title="draws of one image, or of all")
     figure.tight_layout()
     return figure

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from scipy import stats
 from sr4g_utils import experiments, plots_experiments, visor
 from sr4g_utils.captions import caption
 from sr4g_utils.relations import FAMILIES, NAMES, family
+from sr4g_utils.running.run import Run
 
 OBJECTS = ("seen", "withheld", "mixed", "unseen")
 EACH = 6  # prompts of a relation and set
+GROUP = np.arange(len(OBJECTS) * len(NAMES) * EACH) % 5  # of doses
+DOSES = [0, 2, 8, 32, 128]
 
 
 def prompts() -> pd.DataFrame:
@@ -164,18 +168,65 @@ def test_the_distance_has_both_errors():
     assert (high - low) / 2 == pytest.approx(np.hypot(5, seeds))
 
 
+# ------------------------------------------------------------------------------------------------------------ frequency
+
+
+def dosed(slope: float, rng: np.random.Generator) -> pd.DataFrame:
+    """Five runs of a Latin square, and a base: prompts and runs differ, and success rises with each doubling."""
+    asked = prompts()[["prompt_id", "relation"]].assign(group=GROUP, one_image=GROUP % 2 == 0)
+    parts = [asked.assign(model="base", run=-1, dose=0, p=0.4)]
+    easy, runs = rng.normal(0, 0.15, len(asked)), rng.normal(0, 0.03, 5)
+    for run in range(5):
+        dose = np.take(DOSES, (GROUP + run) % 5)
+        p = 0.5 + easy + runs[run] + slope / 100 * np.log2(1 + dose)
+        parts.append(asked.assign(model="main", run=run, dose=dose, p=p))
+    table = pd.concat(parts).loc[lambda t: t.index.repeat(2)].reset_index(drop=True)
+    table["both_found"] = rng.random(len(table)) < 0.8
+    return table.assign(correct=table.both_found & (rng.random(len(table)) < table.p))
+
+
+def test_the_slope_of_doses_is_that_of_a_regression_and_covers():
+    rng, runs = np.random.default_rng(0), 200
+    found = [experiments.slopes(dosed(1.5, rng)).set_index("part") for _ in range(runs)]
+    for part in ("all", "scale", "one image"):
+        hits = np.mean([table.low[part] <= 1.5 <= table.high[part] for table in found])
+        assert hits >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs), part
+    table = dosed(1.5, rng)
+    told = table[(table.model == "main") & table.both_found]
+    plain = np.column_stack([np.log2(1 + told.dose), pd.get_dummies(told.prompt_id), pd.get_dummies(told.run)])
+    oracle = np.linalg.lstsq(plain.astype(float), 100.0 * told.correct)[0][0]  # picture by picture
+    ours = experiments.slopes(table).set_index("part").loc["all"]
+    assert ours.slope == pytest.approx(oracle) and ours.pictures == len(told)
+    plots_experiments.doses(experiments.by_dose(table)).canvas.draw()
+
+
+def test_what_a_dose_gains_is_an_effect_over_the_base():
+    table = dosed(0.0, np.random.default_rng(1))
+    gains = experiments.by_dose(table).set_index(["dose", "part"])
+    base, high = table[table.model == "base"], table[table.dose.eq(128) & table.run.ge(0)]
+    assert gains.loc[(128, "all")].to_dict() == experiments.effect([high], [base])
+    named = base.relation.isin(family("scale"))
+    assert gains.before[0, "scale"] == pytest.approx(100 * base[named].correct.sum() / base[named].both_found.sum())
+
+
+def test_the_verdict_on_doses():
+    told = [(0.1, 0.9), (-0.9, 0.9), (-0.2, 1.2), (-2, -1.5)]
+    verdicts = ["matters", "does not matter", "undecided", "undecided"]
+    assert [experiments.dose_verdict({"low": low, "high": high}) for low, high in told] == verdicts
+
+
 # ------------------------------------------------------------------------------------------------------------ gathering
 
 
-def run_of(sweep: Path, name: str, control: str, seed: int) -> Path:
+def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int] = ()) -> Path:
     artifacts = sweep / name / "artifacts"
     (artifacts / "results").mkdir(parents=True)
     (artifacts / "finetune_main").mkdir()
-    choices = {"choices": {"control": control, "seed": seed}}
+    choices = {"choices": {"control": control, "seed": seed, "doses": doses}}
     (artifacts / "finetune_main" / "result.json").write_text(json.dumps({"result": choices}))
     (artifacts / "results" / "scores.json").write_text("{}")
     (artifacts / "results" / "quality_detector.json").write_text(json.dumps({"rows": [{"model": "base", "value": 1}]}))
-    prompts().to_parquet(artifacts / "prompts_test.parquet")
+    prompts().assign(group=GROUP, one_image=GROUP == 1).to_parquet(artifacts / "prompts_test.parquet")
     for model in ("base", "main"):
         table = drawn(0.5, 0.9, 0 if model == "base" else seed + 1).drop(columns=experiments.PROMPT[1:])
         table.to_parquet(artifacts / f"verdicts_{model}.parquet")
@@ -197,11 +248,45 @@ def test_a_sweep_is_gathered(tmp_path):
     )
 
 
+def test_recorded_runs_go_before_those_of_a_sweep(tmp_path):
+    run_of(tmp_path / "early", "a", "none", 0)
+    run_of(tmp_path / "late", "a", "shuffled", 1)
+    run_of(tmp_path / "late", "b", "none", 0)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    early = experiments.finished([tmp_path / "early"])
+    experiments.gather(early).to_parquet(kept / "verdicts.parquet")
+    rows = experiments.gather_quality(early).to_dict("records")
+    (kept / "quality.json").write_text(json.dumps({"rows": rows}))
+    table, quality = experiments.read(Run(tmp_path / "run", "07"), [kept, tmp_path / "late"])
+    assert set(zip(table.arm, table.seed, strict=True)) == {("base", -1), ("relations", 0), ("shuffled", 1)}
+    assert not table.duplicated(["arm", "seed", "model", "prompt_id", "image_index"]).any() and len(quality) == 3
+    whole = experiments.gather(experiments.finished([tmp_path / "early", tmp_path / "late"]))
+    pd.testing.assert_frame_equal(table, whole)
+
+
+def latin(sweep: Path) -> Path:
+    for i in range(5):
+        run_of(sweep, str(i), "none", 0, DOSES[i:] + DOSES[:i])
+    return sweep
+
+
+def test_a_latin_square_of_doses_is_gathered(tmp_path):
+    table = experiments.read_doses(Run(tmp_path / "run", "07"), latin(tmp_path / "sweep"))
+    treated = table[table.model == "main"]
+    assert (treated.groupby("prompt_id").dose.agg(lambda doses: sorted(set(doses))).map(lambda d: d == DOSES)).all()
+    assert (treated.dose == [DOSES[(g + i) % 5] for g, i in zip(treated.group, treated.run, strict=True)]).all()
+    assert table[table.model == "base"].run.eq(-1).all() and len(table) == 6 * 2 * len(prompts())
+    run_of(tmp_path / "few", "0", "none", 0, DOSES)
+    with pytest.raises(ValueError, match="its 1 finished runs are no Latin square: a triplet lacks a dose"):
+        experiments.read_doses(Run(tmp_path / "run", "07"), tmp_path / "few")
+
+
 def test_what_cannot_be_gathered_is_named(tmp_path):
     with pytest.raises(ValueError, match="no run is finished; sweep the profile arms"):
         experiments.gather(experiments.finished([tmp_path]))
     run_of(tmp_path, "a", "none", 0)
     other = run_of(tmp_path, "b", "none", 1)
-    prompts().iloc[::-1].to_parquet(other / "prompts_test.parquet")
+    prompts().assign(subject="cow").to_parquet(other / "prompts_test.parquet")
     with pytest.raises(ValueError, match="b/artifacts: its test prompts are not those of"):
         experiments.gather(experiments.finished([tmp_path]))
