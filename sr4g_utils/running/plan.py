@@ -118,7 +118,7 @@ def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
     asked_by = {
         "annotations_trainval2017.zip": ("train_annotations", "val_annotations"),
         "train2017.zip": ("train_photos",),
-        "val2017.zip": ("val_photos", "photos"),
+        "val2017.zip": ("val_photos",),
         "all_vsr_validated.jsonl": ("vsr",),
         "weights-inception-2015-12-05-6726825d.pth": ("inception",),
     }

@@ -69,6 +69,11 @@ def test_the_default_downloads_nothing() -> None:
     assert "tiny-sd: the local folder ../data/models/tiny-sd" in told and "to be downloaded" not in told
 
 
+def test_the_datasets_profile_downloads_no_photos() -> None:
+    told = "\n".join(lines("coco"))
+    assert "annotations_trainval2017.zip: 0.25 GB" in told and "val2017.zip: 0.82 GB" not in told
+
+
 def test_every_profile_has_a_plan() -> None:
     for path in (files.DATA / "profiles").glob("*.yaml"):
         lines(path.stem)
