@@ -9,9 +9,11 @@ from . import files
 from .files import atomic, read_json
 
 FOLLOWS = ("low", "high", "count", "of", "p", "noise")  # columns that move with the others and are not compared
+PICTURES = ("images", "both_yes", "first_only", "second_only", "both_no")  # pictures, by what was found in them
 TOLERANCE = (
-    "Texts and whole numbers must be equal. A number with an interval may differ by the interval's width (or by 1 %, "
-    "if that is more): training and sampling round differently from machine to machine. Other numbers agree to 1e-6."
+    "Texts and whole numbers must be equal. Training and sampling round differently from machine to machine, so a "
+    "number with an interval may differ by the interval's width (or by 1 %, if that is more), a percentage of n images "
+    "by 100/√n, and beside an interval a count of n images by 2√n. Other numbers agree to 1e-6."
 )
 
 
@@ -25,15 +27,26 @@ def differences(ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[s
         for key, expected in b.items():
             if key in FOLLOWS or key.endswith(("_low", "_high")):
                 continue
-            value = a.get(key)
-            if isinstance(expected, float) and isinstance(value, int | float):
-                low, high = b.get(f"{key}_low", b.get("low")), b.get(f"{key}_high", b.get("high"))
-                slack = 1e-6 * abs(expected) if low is None or high is None else max(high - low, 0.01 * abs(expected))
+            value, slack = a.get(key), _slack(key, b)
+            if slack and isinstance(value, int | float):
                 if abs(value - expected) > slack:
                     found.append(f"{row}: {key} is {value:.4g}, recorded is {expected:.4g} ± {slack:.2g}")
             elif value != expected:
                 found.append(f"{row}: {key} is {value!r}, recorded is {expected!r}")
     return found
+
+
+def _slack(key: str, row: Mapping[str, Any]) -> float:
+    """How far a run's value may be from the recorded one; see ``TOLERANCE``."""
+    value, images = row[key], row.get("images")
+    low, high = row.get(f"{key}_low", row.get("low")), row.get(f"{key}_high", row.get("high"))
+    if isinstance(value, float):
+        if low is not None and high is not None:
+            return max(high - low, 0.01 * abs(value))
+        return 100 / images**0.5 if isinstance(images, int) and images else 1e-6 * abs(value)
+    counted = key in PICTURES and isinstance(value, int)
+    told = any(name.endswith("low") and end is not None for name, end in row.items())
+    return 2 * value**0.5 if counted and told else 0.0
 
 
 def record(folder: Path) -> None:
