@@ -321,7 +321,7 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
         change = _estimate(squared[i] - squared[0], *_CHANGE) if i else {}
         root = _estimate(np.sign(squared[i]) * np.sqrt(np.abs(squared[i])), *_GAP)
         rows.append({"relation": "true opposites", "with_opposite": np.nan, "model": model, **root,
-                     "opposite": np.nan, **change})  # fmt: skip
+                     "opposite": np.nan, "images": None, **change})  # fmt: skip
     return pd.DataFrame(rows).astype({"images": "Int64"})
 
 

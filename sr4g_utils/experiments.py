@@ -48,7 +48,7 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
                 runs.append((about | ({"doses": choices["doses"]} if choices.get("doses") else {}), artifacts))
         if len(runs) == before:
             raise ValueError(
-                f"{sweep}: no run is finished; sweep the profile arms or families first (docs/miniature.md)"
+                f"{sweep}: no run is finished; sweep the profile arms, families or doses first (docs/miniature.md)"
             )
     return runs
 
@@ -133,15 +133,13 @@ def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
     return len(table)
 
 
-def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
-    """The verdicts of a sweep of the profile doses, or the recorded ones: a row per picture with model, run (of the
-    Latin square; -1 for the base), ``PROMPT``, group, one_image, dose (means nothing of the base), both_found, correct.
+def read_doses(run: Run, sweep: str | Path) -> pd.DataFrame:
+    """The verdicts of a sweep of the profile doses: a row per picture with model, run (of the Latin square; -1 for the
+    base), ``PROMPT``, group, one_image, dose (means nothing of the base), image_index, both_found, correct.
 
     Raises:
         ValueError: no run is finished, or not every triplet has had every dose once.
     """
-    if sweep is None:
-        return pd.read_parquet(run.read(RECORDED / "doses.parquet"))
     runs = []
     for about, path in finished([Path(sweep).expanduser().resolve()]):
         runs.append([about["doses"], str(path), digest(path / "results" / "scores.json")])
