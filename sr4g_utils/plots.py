@@ -488,5 +488,5 @@ def contact_sheet(rows: pd.DataFrame, pictures: Sequence[np.ndarray], columns: i
             fontsize="x-small", color=colour,
         )  # fmt: skip
         axis.set(xlim=(0, w), ylim=(h, 0))
-    figure.tight_layout()
+    figure.tight_layout(h_pad=2)
     return figure

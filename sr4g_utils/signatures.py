@@ -172,7 +172,7 @@ def _ignored(records: pd.DataFrame) -> Sign:
 def _at_chance(records: pd.DataFrame) -> Sign:
     each = _cond(records).drop("all")
     idle = each.index[each.high < each.chance + NEAR].tolist()
-    return float(len(idle)), f"not better than chance, by {NEAR:.0f} points: {', '.join(idle)}" if idle else ""
+    return float(len(idle)), f"surely less than {NEAR:.0f} points above chance: {', '.join(idle)}" if idle else ""
 
 
 def _unseen(records: pd.DataFrame) -> Sign:

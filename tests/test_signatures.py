@@ -96,7 +96,7 @@ def test_relations_that_are_not_read(prompts):
     assert {"relations ignored", "relations at chance"} == set(found)
     some = dict.fromkeys(NAMES, 0.95) | {"wider": 0.15, "narrower": 0.15}
     assert raised(prompts, obeying(prompts, some)) == {
-        "relations at chance": "not better than chance, by 10 points: wider, narrower"
+        "relations at chance": "surely less than 10 points above chance: wider, narrower"
     }
 
 
