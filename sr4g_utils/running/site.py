@@ -86,14 +86,18 @@ def write_sources(source: Path, folder: Path, names: Sequence[str], executed: Se
     """What Sphinx reads: the run's answers, notebooks and tables, and the checkout's README and docs."""
     import nbformat
 
-    for name in executed:
-        notebook = pages.prepared(nbformat.read(folder / "notebooks" / f"{name}.ipynb", 4), name)
-        write_text(source / "notebooks" / f"{name}.ipynb", nbformat.writes(notebook))
     tables = [name for name in executed if write_tables(source, folder, name)]
     texts = [path.relative_to(ROOT) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
     documents = {*texts, *(Path("notebooks", f"{name}.ipynb") for name in executed)}
     for path in texts:
-        write_text(source / path, with_links(path, documents, source))
+        write_text(source / path, with_links((ROOT / path).read_text(encoding="utf-8"), path, documents, source))
+    for name in executed:
+        path = Path("notebooks", f"{name}.ipynb")
+        notebook = pages.prepared(nbformat.read(folder / path, 4), name)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = with_links(cell.source, path, documents, source)
+        write_text(source / path, nbformat.writes(notebook))
     shutil.copytree(folder / "figures", source / "extra" / "figures", dirs_exist_ok=True)
     write_text(source / "static" / "sr4g.css", index.STYLE + pages.ENLARGE_STYLE + pages.EQUATION_STYLE + STYLE)
     write_text(source / "static" / "sr4g.js", pages.ENLARGE + pages.EQUATION)
@@ -129,23 +133,22 @@ def write_tables(source: Path, folder: Path, name: str) -> bool:
     return len(parts) > 1
 
 
-def with_links(path: Path, documents: Collection[Path], source: Path) -> str:
-    """A text of the checkout whose links lead somewhere in the site.
+def with_links(text: str, path: Path, documents: Collection[Path], source: Path) -> str:
+    """The text of a file of the checkout, with links that lead somewhere in the site.
 
     Links to the site's documents stay, files become downloads, pictures go along, and of folders the name remains.
     """
 
     def lead(match: re.Match[str]) -> str:
-        is_picture, text, link = match.groups()
+        is_picture, words, link = match.groups()
         place = Path(os.path.normpath(path.parent / link.partition("#")[0]))
         if place in documents or not (ROOT / place).exists():
             return match[0]
         if is_picture:
             _copy(ROOT / place, source / place)
             return match[0]
-        return text if (ROOT / place).is_dir() else _download(text, ROOT / place, str(place.parent), source)
+        return words if (ROOT / place).is_dir() else _download(words, ROOT / place, str(place.parent), source)
 
-    text = (ROOT / path).read_text(encoding="utf-8")
     return re.sub(r"(!?)\[([^\]]+)\]\(([^)\s]+)\)", lead, text)
 
 
@@ -174,6 +177,7 @@ def sphinx(source: Path, target: Path) -> str:
         "extensions": ["myst_nb", __name__],
         "exclude_patterns": ["extra", "files", "static"],
         "myst_enable_extensions": ["amsmath", "dollarmath"],
+        "myst_heading_anchors": 3,  # for links to a section
         "nb_execution_mode": "off",
         "nb_ipywidgets_js": {},  # which would be loaded from a CDN
         "html_theme": "furo",

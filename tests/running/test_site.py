@@ -19,7 +19,7 @@ from sr4g_utils.running.run import Run
 for name in site.NEEDS:
     pytest.importorskip(name, reason=f"{name} is not installed (the extra `site`)")
 
-NAMES = ["01_heuristics", "03_finetuning", "04_evaluation"]
+NAMES = ["01_heuristics", "02_dataset", "03_finetuning", "04_evaluation", "07_experiments"]  # two have links
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_no_page_loads_anything_and_every_link_leads_somewhere(built):
 def test_the_first_page_answers_first(built):
     soup = soup_of(built[0] / "index.html")
     standing = soup.select_one(".standing").text
-    assert "Unfinished: 0 of 4" in standing and "05_analysis: not run" in standing
+    assert "Unfinished: 0 of 6" in standing and "05_analysis: not run" in standing
     assert [heading.text.rstrip("¶#") for heading in soup.select(".answer h2")][:2] == ["The paper's claims", "Scores"]
     assert soup.select_one(".answer figure img")["alt"]
 
@@ -205,10 +205,9 @@ def test_links_of_the_docs_lead_to_pages_downloads_or_nowhere(tmp_path, monkeypa
         "[b](b.md#there) [c `x`](../data/c.yaml) [data](../data) [one](../notebooks/01_one.ipynb) "
         "[two](../notebooks/02_two.ipynb) ![picture](../d.png) [out](https://example.org/) [none](../none.md)"
     )
-    files.write_text(checkout / "docs" / "a.md", text)
     documents = {Path("docs/a.md"), Path("docs/b.md"), Path("notebooks/01_one.ipynb")}
     source = tmp_path / "source"
-    assert site.with_links(Path("docs/a.md"), documents, source) == (
+    assert site.with_links(text, Path("docs/a.md"), documents, source) == (
         "[b](b.md#there) {download}`c x </files/data/c.yaml>` data [one](../notebooks/01_one.ipynb) "
         "{download}`two </files/notebooks/02_two.ipynb>` ![picture](../d.png) [out](https://example.org/) "
         "[none](../none.md)"
