@@ -472,7 +472,7 @@ def contact_sheet(rows: pd.DataFrame, pictures: Sequence[np.ndarray], columns: i
         columns: images side by side.
     """
     lines = -(-len(rows) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns, 3.3 * lines), squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns, 3.5 * lines), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, row, picture in zip(axes.flat, rows.to_dict("records"), pictures, strict=False):
@@ -488,5 +488,5 @@ def contact_sheet(rows: pd.DataFrame, pictures: Sequence[np.ndarray], columns: i
             fontsize="x-small", color=colour,
         )  # fmt: skip
         axis.set(xlim=(0, w), ylim=(h, 0))
-    figure.tight_layout(h_pad=2)
+    figure.tight_layout()
     return figure
