@@ -164,7 +164,8 @@ def score_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd
             luck = visor.chance(part).rename(columns={"value": "chance"})
             table = visor.scores(part).merge(luck, on=["relation", "metric"], how="left")
             tables.append(table.assign(objects=objects, model=model))
-    table = pd.concat(tables, ignore_index=True)
+    empty = pd.DataFrame(columns=["objects", "model", "relation", "metric"])
+    table = pd.concat(tables, ignore_index=True) if tables else empty
     return table[["objects", "model", *table.columns.drop(["objects", "model"])]]
 
 
@@ -247,6 +248,15 @@ def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
         rows.append({"verdict": what, "images": len(part), **row, "agreement": 100 * accuracy, "low": 100 * low,
                      "high": 100 * high, "kappa": kappa})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def agreed(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The first judge's verdicts on the images of which the second says the same: both objects found or not, and the
+    relation obeyed or not. Images that look alike to two judges are clearer ones than the rest."""
+    told = second[["prompt_id", "image_index", "both_found", "correct"]]
+    both = first.merge(told, on=["prompt_id", "image_index"], suffixes=("", "_second"))
+    alike = (both.both_found == both.both_found_second) & (both.correct == both.correct_second)
+    return both.loc[alike, list(first)].reset_index(drop=True)
 
 
 def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFrame:

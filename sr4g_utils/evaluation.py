@@ -140,24 +140,29 @@ def second_judge(
 
 def second_opinion(
     run: Run, records: Records, second: Records, tests: pd.DataFrame, resamples: int, seed: int, about: Any
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How far the second judge agrees with the first, and the change that it sees: tables and results
-    ``second_opinion`` and ``changes_second``. Empty without a second judge, and nothing is kept."""
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """How far the second judge agrees with the first, the change that it sees, and the scores of the images on which
+    both say the same: tables and results ``second_opinion``, ``changes_second`` and ``scores_agreed``. Empty without a
+    second judge, and nothing is kept."""
     if not second:
-        return pd.DataFrame(), pd.DataFrame()
+        return pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
     opinions = pd.concat(
         analysis.second_opinion(records[name][records[name].image_index == 0], table).assign(model=name)
         for name, table in second.items()
     )
     told = analysis.change_table(second, tests, resamples, seed)
     told = told[(told.relation == "all") & told.metric.isin(["OA", "VISOR_Cond"])].drop(columns="relation")
+    alike = {name: analysis.agreed(records[name], table) for name, table in second.items()}
+    agreed = analysis.score_table(alike, tests)
+    agreed = agreed[(agreed.relation == "all") & agreed.metric.isin(["OA", "VISOR_Cond"])].drop(columns="relation")
     for table, name, caption in (
         (opinions, "second_opinion", "Two judges on the same images, by model"),
         (told, "changes_second", "The change as the second judge sees it, 95 % intervals"),
+        (agreed, "scores_agreed", "Scores of the images on which both judges say the same, 95 % intervals"),
     ):
         run.result(table, name, **about)
         run.table(table, name, caption)
-    return opinions, told
+    return opinions, told, agreed
 
 
 def distances(

@@ -110,6 +110,24 @@ def test_two_judges_agree_as_far_as_they_do(world):
     assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.images == found.both_yes
 
 
+def test_where_two_judges_agree(world):
+    prompts, detections, records = world
+    first = records["base"].query("image_index == 0")
+    second = visor.verdicts(prompts, detections["base"].sample(frac=0.7, random_state=0), 4)
+    alike, key = analysis.agreed(first, second), ["prompt_id", "image_index"]
+    verdicts = [table.set_index(key)[["both_found", "correct"]].apply(tuple, axis=1) for table in (first, second)]
+    expected = [image for image, verdict in verdicts[0].items() if verdicts[1][image] == verdict]
+    assert list(alike[key].itertuples(index=False, name=None)) == expected and list(alike) == list(first)
+    opinion = analysis.second_opinion(first, second).set_index("verdict")
+    found, holds = opinion.loc["both objects found"], opinion.loc["relation holds"]
+    assert len(alike) == holds.both_yes + holds.both_no + found.both_no
+    score = analysis.score_table({"base": alike}, prompts).query("objects == 'all' and relation == 'all'")
+    score = score.set_index("metric").loc["VISOR_Cond"]
+    assert (score["count"], score["of"]) == (holds.both_yes, holds.both_yes + holds.both_no)
+    nothing = analysis.agreed(first, first.assign(both_found=~first.both_found))
+    assert nothing.empty and analysis.score_table({"base": nothing}, prompts).empty
+
+
 def test_published_rows_stand_beside_ours(world):
     prompts, _, records = world
     scores = analysis.score_table(records, prompts)
