@@ -21,9 +21,9 @@ dialog.picture { width: 100vw; max-width: 100vw; height: 100vh; max-height: 100v
 dialog.picture img { display: block; min-width: 100%; max-width: none; height: auto }
 dialog.picture button { position: sticky; top: .5rem; left: .5rem; font: inherit; padding: .3rem .8rem }
 [role=button][data-large] { cursor: zoom-in }
+.tap { display: none; font-size: .8rem; opacity: .7 }
 @media (max-width: 45rem) {
-  :has(> img[data-large])::after { content: "Tap the picture to enlarge it"; display: block; font-size: .8rem;
-    opacity: .7 }
+  img[data-large] + .tap { display: block }
 }
 """
 # A picture opens in a dialog as large as it is and at least as wide as the window; without scripts it stays as it is
@@ -47,6 +47,10 @@ for (const picture of document.querySelectorAll(".jp-RenderedImage img, .cell_ou
   picture.setAttribute("role", "button");
   picture.dataset.large = "";
   picture.title = "Enlarge";
+  const hint = document.createElement("span");
+  hint.className = "tap";
+  hint.textContent = "Tap the picture to enlarge it";
+  picture.after(hint);  // not after what the cell prints below it
   picture.onclick = enlarge;
   picture.onkeydown = (event) => event.key === "Enter" && enlarge(event);
 }
@@ -84,7 +88,7 @@ math[display=block] { margin: 1rem 0; overflow-x: auto }
   body.jp-Notebook { padding: .5rem }
   .jp-InputPrompt, .jp-OutputPrompt { display: none }
   .jp-OutputArea-output table { width: max-content }
-  main .jp-OutputArea-output.jp-RenderedHTMLCommon :is(td, th) { max-width: 10rem }
+  main .jp-OutputArea-output.jp-RenderedHTMLCommon :is(td, th) { max-width: 10rem; overflow-wrap: anywhere }
 }
 """
 # nbconvert's own page, less what it loads (require.js, MathJax, Mermaid, widgets), plus alt texts and the night

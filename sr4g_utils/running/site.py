@@ -28,6 +28,7 @@ STYLE = """
 article { overflow-wrap: break-word }
 .cell_output, .cell_input, .math { overflow-x: auto }
 .cell_output img { background: #fff }
+.cell_output pre { white-space: pre-wrap; overflow-wrap: anywhere }
 .cell_output table { border: 0; border-collapse: collapse; font-size: .85rem }
 .cell_output th, .cell_output td { border: 0; border-top: 1px solid var(--color-background-border);
   padding: .25rem .6rem; text-align: right }
@@ -184,6 +185,7 @@ def sphinx(source: Path, target: Path) -> str:
         "html_title": "SR4G",
         "html_math_renderer": "mathml",
         "html_copy_source": False,
+        "html_show_copyright": False,
         "html_use_index": False,
         "html_show_search_summary": False,  # a page that was opened as a file may not read the others
         "html_extra_path": [str(source / "extra")],
