@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 
 from .. import boxes, detectors
@@ -67,12 +68,9 @@ def finetune(
     pipeline, record = load_pipeline(model, device=accelerator.device)
     resolution = _check_model(pipeline, record, c)
     table = boxes.read(annotations) if c.crowds else boxes.read(annotations).without_crowds()
-    judging = None
-    if prompts and detector and c.validate_every:
-        asked = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
-        judging = asked, detectors.load(detector, device=accelerator.device)
+    judging = _judging(prompts, held_out, detector, c, accelerator)
     validation = [judging[0].to_dict("list"), judging[1].record["files"]] if judging else None
-    asked = _dosed(prompts) if c.doses else None
+    asked = _dosed(prompts, c)
     key = _key(c, table, held_out, record["files"], validation, asked)
     state = resume(folder, key, accelerator)
     if "result" in state:
@@ -84,9 +82,7 @@ def finetune(
     encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)
     every, uncropped = (_chosen(one, held_out, c) for one in (every, uncropped))
-    usable = every.of_images(encoded.usable)
-    if asked is not None:
-        usable = usable.dosed(asked, c.doses, c.steps * c.batch, c.balanced, c.seed)
+    usable = _in_order(every.of_images(encoded.usable), asked, c)
     judge = judge_of(pipeline, *judging, c, accelerator) if judging else None
     result = {
         "captions": crop_changes(uncropped, every),
@@ -106,12 +102,28 @@ def _chosen(captions: Captions, held_out: Sequence[str], c: Choices) -> Captions
     return captions.without(held_out).without_triplets(c.withheld).of_families(c.families)
 
 
-def _dosed(prompts: str | Path | None) -> pd.DataFrame:
-    """The prompts whose triplets are drawn as often as the choice ``doses`` says."""
+def _dosed(prompts: str | Path | None, c: Choices) -> pd.DataFrame | None:
+    """The prompts whose triplets are drawn as often as the choice ``doses`` says; None where it says nothing."""
+    if not c.doses:
+        return None
     table = pd.read_parquet(prompts) if prompts else pd.DataFrame({"objects": []})
     if not (table.objects == "dosed").any():
         raise ValueError("doses: there are no dosed prompts; set dosed in notebook 02, say to 40 for each relation")
     return table[table.objects == "dosed"]
+
+
+def _judging(
+    prompts: str | Path | None, held_out: Sequence[str], detector: Any, c: Choices, accelerator: Accelerator
+) -> tuple[pd.DataFrame, detectors.Detector] | None:
+    """What a checkpoint is judged by: the validation prompts and the detector."""
+    if not (prompts and detector and c.validate_every):
+        return None
+    asked = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
+    return asked, detectors.load(detector, device=accelerator.device)
+
+
+def _in_order(captions: Captions, asked: pd.DataFrame | None, c: Choices) -> Captions:
+    return captions if asked is None else captions.dosed(asked, c.doses, c.steps * c.batch, c.balanced, c.seed)
 
 
 def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
