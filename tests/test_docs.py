@@ -116,6 +116,10 @@ def facts() -> list[str]:
     found.append(
         f"VISOR, which counts both, rises by {effect('main', 'all', 'base', metric='VISOR')['difference']:.1f} points"
     )
+    random = [change(effect("main", "all", *pair)) for pair in (("base", "shuffled"), ("shuffled",))]
+    found.append(f"{random[0]} over the base; true relations are {random[1]} over it")
+    cost = effect("main", "all", "base", "shuffled", "OA")
+    found.append(f"random cost {-cost['difference']:.1f} points of OA [{cost['low']:+.1f}, {cost['high']:+.1f}]")
     training = json.loads((ROOT / "data" / "models" / "training.json").read_text())["scores"]
     found.append(f"AP50 is {training['AP50 clean']:.2f}")
     found.append(f"{training['both things found (%), threshold 0.18']:.1f} % of its pictures")
