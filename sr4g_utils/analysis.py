@@ -231,9 +231,9 @@ def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """How far two judges agree on the same images, from their verdicts; of images that one of them lacks, nothing.
 
     Returns:
-        A row for "both objects found" and one for "relation holds" (where both judges found both objects): images,
-        both_yes, first_only, second_only, both_no; agreement (percent) with low and high (:func:`intervals.ratio`, the
-        cluster being the prompt), and Cohen's kappa.
+        A row for "both objects found" and one for "relation holds" (where both judges found both objects): judged
+        (images), both_yes, first_only, second_only, both_no; agreement (percent) with low and high
+        (:func:`intervals.ratio`, the cluster being the prompt), and Cohen's kappa.
     """
     both = first.merge(second, on=["prompt_id", "image_index"], suffixes=("", "_second"))
     found = both[both.both_found & both.both_found_second]
@@ -245,7 +245,7 @@ def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
         agreed = pd.Series(a == b).groupby(part.prompt_id.to_numpy()).agg(["sum", "size"]).to_numpy(np.float64)
         (low,), (high,) = intervals.ratio(agreed[:, :1], agreed[:, 1:])
         row = dict(zip(("both_yes", "first_only", "second_only", "both_no"), counts.tolist(), strict=True))
-        rows.append({"verdict": what, "images": len(part), **row, "agreement": 100 * accuracy, "low": 100 * low,
+        rows.append({"verdict": what, "judged": len(part), **row, "agreement": 100 * accuracy, "low": 100 * low,
                      "high": 100 * high, "kappa": kappa})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -303,13 +303,13 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
     opposites drawn, because that rate is little else than one minus accuracy; it is given beside, as ``opposite``.
 
     Returns:
-        Per model and pair (relation, with_opposite): gap, gap_low, gap_high; images: with both objects; opposite: the
-        percentage of these in which the opposite of what was asked for holds, over both relations of the pair; change:
-        of the gap's size since the first model, with interval. Last, for "true opposites", all pairs but overlapping
-        and separated, which complement each other: the mean of the squared gaps less their squared standard errors,
-        which is 0 on average where there is no bias. Its gap is the root, with its sign, in points; its change is in
-        points² (:func:`_beyond_noise`). Bootstrap over prompts, paired between models. Null where it cannot be told:
-        all of it where no relation is asked for together with its opposite.
+        Per model and pair (relation, with_opposite): gap, gap_low, gap_high; judged: images with both objects;
+        opposite: the percentage of these in which the opposite of what was asked for holds, over both relations of the
+        pair; change: of the gap's size since the first model, with interval. Last, for "true opposites", all pairs but
+        overlapping and separated, which complement each other: the mean of the squared gaps less their squared standard
+        errors, which is 0 on average where there is no bias. Its gap is the root, with its sign, in points; its change
+        is in points² (:func:`_beyond_noise`). Bootstrap over prompts, paired between models. Null where it cannot be
+        told: all of it where no relation is asked for together with its opposite.
     """
     drawn = visor.draws(list(models.values()), resamples, seed)
     swapped = {name: _asked_for_opposite(records) for name, records in models.items()}
@@ -324,15 +324,15 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
             change = _estimate(abs(gaps[-1][i]) - abs(gaps[-1][0]), *_CHANGE) if i else {}
             opposite = 100 * of.correct.mean() if len(of) else np.nan
             rows.append({"relation": one, "with_opposite": other, "model": model, **_estimate(gaps[-1][i], *_GAP),
-                         "opposite": opposite, "images": len(of), **change})  # fmt: skip
+                         "opposite": opposite, "judged": len(of), **change})  # fmt: skip
     apart = np.array(gaps)[true] if any(true) else np.full((1, len(models), resamples + 1), np.nan)
     squared = _beyond_noise(apart)
     for i, model in enumerate(models):
         change = _estimate(squared[i] - squared[0], *_CHANGE) if i else {}
         root = _estimate(np.sign(squared[i]) * np.sqrt(np.abs(squared[i])), *_GAP)
         rows.append({"relation": "true opposites", "with_opposite": np.nan, "model": model, **root,
-                     "opposite": np.nan, "images": None, **change})  # fmt: skip
-    return pd.DataFrame(rows).astype({"images": "Int64"})
+                     "opposite": np.nan, "judged": None, **change})  # fmt: skip
+    return pd.DataFrame(rows).astype({"judged": "Int64"})
 
 
 def _beyond_noise(gaps: Float64[np.ndarray, "pair model resample"]) -> Float64[np.ndarray, "model resample"]:

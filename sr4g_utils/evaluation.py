@@ -154,7 +154,8 @@ def second_opinion(
     told = told[(told.relation == "all") & told.metric.isin(["OA", "VISOR_Cond"])].drop(columns="relation")
     alike = {name: analysis.agreed(records[name], table) for name, table in second.items()}
     agreed = analysis.score_table(alike, tests)
-    agreed = agreed[(agreed.relation == "all") & agreed.metric.isin(["OA", "VISOR_Cond"])].drop(columns="relation")
+    agreed = agreed[(agreed.relation == "all") & agreed.metric.isin(["OA", "VISOR_Cond"])]
+    agreed = agreed.drop(columns=["relation", "prompts"])  # of first images: as many prompts as images
     for table, name, caption in (
         (opinions, "second_opinion", "Two judges on the same images, by model"),
         (told, "changes_second", "The change as the second judge sees it, 95 % intervals"),

@@ -45,7 +45,7 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
             if tuned and (artifacts / "results" / "scores.json").is_file():
                 choices = read_json(tuned[0])["result"]["choices"]
                 about = {"arm": _arm(choices), "seed": choices["seed"]}
-                runs.append((about | ({"doses": choices["doses"]} if choices.get("doses") else {}), artifacts))
+                runs.append((about | {"doses": choices["doses"]} if about["arm"] == "doses" else about, artifacts))
         if len(runs) == before:
             raise ValueError(
                 f"{sweep}: no run is finished; sweep the profile arms, families or doses first (docs/miniature.md)"
@@ -54,6 +54,8 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
 
 
 def _arm(choices: Mapping[str, Any]) -> str:
+    if choices.get("doses"):
+        return "doses"
     if set(choices.get("families", FAMILIES)) != set(FAMILIES):
         return " and ".join(choices["families"])
     return ARMS[choices["control"]]
@@ -66,15 +68,20 @@ def gather(
     correct and the 14 relations. The base, alike in all runs, is there once, with arm "base" and seed -1.
 
     Args:
-        kept: earlier tables of this kind, which go first.
+        kept: earlier tables of this kind; a run takes the place of one of them, but their base stays.
         columns: which to take in place of the relations; of verdicts or prompts.
 
     Raises:
-        ValueError: two of them asked for other prompts.
+        ValueError: two of them asked for other prompts, or two runs are of one arm and seed.
     """
     tables = {key: part for table in kept for key, part in table.groupby(ARM, sort=False)}
+    came: dict[tuple[Any, ...], Path] = {}
     for about, artifacts in runs:
         prompts = pd.read_parquet(artifacts / "prompts_test.parquet")
+        asked = [table.drop_duplicates("prompt_id")[PROMPT].sort_values("prompt_id").to_numpy()
+                 for table in (prompts, *list(tables.values())[:1])]  # fmt: skip
+        if not np.array_equal(asked[0], asked[-1]):
+            raise ValueError(f"{artifacts}: its test prompts are not those of the runs before it")
         prompts = prompts[[*PROMPT, *(name for name in columns if name not in NAMES)]]
         for path in sorted(artifacts.glob("verdicts_*.parquet")):
             model = path.stem.removeprefix("verdicts_")
@@ -82,10 +89,11 @@ def gather(
             told = pd.read_parquet(path)[["prompt_id", "image_index", "both_found", "correct", *NAMES]]
             told = told.drop(columns=[name for name in NAMES if name not in columns])
             table = prompts.merge(told, on="prompt_id", validate="one_to_many")
-            tables.setdefault(key, table.assign(**dict(zip(ARM, key, strict=True))))
-        asked = (each.drop_duplicates("prompt_id")[PROMPT] for each in (table, next(iter(tables.values()))))
-        if not np.array_equal(*(each.sort_values("prompt_id").to_numpy() for each in asked)):
-            raise ValueError(f"{artifacts}: its test prompts are not those of the first run")
+            if model == BASE and key in tables:
+                continue
+            if model != BASE and came.setdefault(key, artifacts) != artifacts:
+                raise ValueError(f"{artifacts}: arm {key[0]}, seed {key[1]}, as {came[key]} is; give one of them")
+            tables[key] = table.assign(**dict(zip(ARM, key, strict=True)))
     table = pd.concat(tables.values(), ignore_index=True)
     return table[[*ARM, *table.columns.drop(ARM)]]
 
@@ -110,7 +118,7 @@ def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]], kept: Seque
 def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The verdicts and the distances of some sweeps' runs (kept as results), or for no sweep the recorded ones.
 
-    A folder of recorded results may stand among the sweeps: its runs go first.
+    A folder of recorded results may stand among the sweeps; see ``kept`` of :func:`gather`.
     """
     if not sweeps:
         return pd.read_parquet(run.read(RECORDED / "verdicts.parquet")), run.recorded("quality", RECORDED.name)[0]
@@ -121,7 +129,8 @@ def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataF
     earlier = [[str(folder), digest(folder / "verdicts.parquet")] for folder in kept]
     path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=given, kept=earlier)
     quality = pd.concat([*(_quality(folder / "quality.json") for folder in kept), gather_quality(runs)])
-    return pd.read_parquet(path), run.result(quality.reset_index(drop=True), "quality", runs=len(runs))
+    quality = quality.drop_duplicates(ARM, keep="last", ignore_index=True)
+    return pd.read_parquet(path), run.result(quality, "quality", runs=len(runs))
 
 
 def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
@@ -142,6 +151,8 @@ def read_doses(run: Run, sweep: str | Path) -> pd.DataFrame:
     """
     runs = []
     for about, path in finished([Path(sweep).expanduser().resolve()]):
+        if about["arm"] != "doses":
+            raise ValueError(f"{path}: a run without doses; give the folder of a sweep of the profile doses")
         runs.append([about["doses"], str(path), digest(path / "results" / "scores.json")])
     square = np.sort([doses for doses, *_ in runs], axis=0)
     if not (np.diff(square, axis=1) == 0).all() or len(set(square[:, 0])) < square.shape[1]:
@@ -175,9 +186,7 @@ def _per_prompt(records: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndar
     columns = records.assign(image=1.0)
     if metric == "lift":
         share = records.drop_duplicates("prompt_id").relation.value_counts(normalize=True).reindex(NAMES, fill_value=0)
-        luck = (
-            records[list(NAMES)].to_numpy(float) @ share.to_numpy()
-        )  # the chance of a relation drawn from the prompts
+        luck = records[list(NAMES)].to_numpy(float) @ share.to_numpy()  # of a relation drawn from the prompts
         columns["beyond_chance"] = records.both_found * (records.correct - luck)
     sums = columns.groupby("prompt_id")[list(METRICS[metric])].sum().astype(float)
     return sums.iloc[:, 0].to_numpy(), sums.iloc[:, 1].to_numpy()
@@ -330,18 +339,9 @@ def slopes(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         n = len(pull)
         error = np.sqrt(n / (n - 1) * (pull**2).sum())
         half = stats.t.ppf((1 + level) / 2, n - 1) * error
-        found = {
-            "slope": slope,
-            "low": slope - half,
-            "high": slope + half,
-            "p": 2 * stats.t.sf(abs(slope) / error, n - 1),
-        }
-        found |= {
-            "detectable": stats.norm.ppf([0.975, 0.8]).sum() * error,
-            "prompts": n,
-            "pictures": cells["size"].sum(),
-        }
-        rows.append({"part": part, **found})
+        p, least = 2 * stats.t.sf(abs(slope) / error, n - 1), stats.norm.ppf([0.975, 0.8]).sum() * error
+        rows.append({"part": part, "slope": slope, "low": slope - half, "high": slope + half, "p": p,
+                     "detectable": least, "prompts": n, "pictures": cells["size"].sum()})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -366,7 +366,7 @@ def from_triplets(
     return made
 
 
-DOSE_GROUPS = 5
+DOSE_GROUPS = 5  # of prompts; each run of the Latin square gives a group another dose
 
 
 def _dosed(table: pd.DataFrame, number: int, seed: int) -> pd.DataFrame:

@@ -101,13 +101,13 @@ def test_tables_hold_what_visor_says_of_each_part(world):
 def test_two_judges_agree_as_far_as_they_do(world):
     prompts, detections, records = world
     same = analysis.second_opinion(records["base"], records["base"])
-    assert (same.agreement == 100).all() and same.kappa.tolist() == [1, 1] and same.images[0] == 4 * len(prompts)
+    assert (same.agreement == 100).all() and same.kappa.tolist() == [1, 1] and same.judged[0] == 4 * len(prompts)
     blind = detections["base"].drop(detections["base"][detections["base"].label == "cat"].sample(frac=0.5).index)
     first, second = records["base"].query("image_index == 0"), visor.verdicts(prompts, blind, 4)
     table = analysis.second_opinion(first, second).set_index("verdict")
     found, holds = table.loc["both objects found"], table.loc["relation holds"]
-    assert found.images == len(prompts) and found.second_only == 0 and 40 < found.agreement < 75
-    assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.images == found.both_yes
+    assert found.judged == len(prompts) and found.second_only == 0 and 40 < found.agreement < 75
+    assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.judged == found.both_yes
 
 
 def test_where_two_judges_agree(world):

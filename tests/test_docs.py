@@ -3,8 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
+from sr4g_utils import boxes
+from sr4g_utils.finetuning.samples import true_captions
+from sr4g_utils.miniature import world
+from sr4g_utils.running import profiles
 from sr4g_utils.running.files import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -94,7 +99,7 @@ def facts() -> list[str]:
     (ceiling,) = rows("miniature", "ceiling", relation="all", metric="VISOR_Cond")
     found.append(f"a VISOR_Cond of {ceiling['value']:.0f}")
     second = rows("miniature", "second_opinion", verdict="both objects found")
-    shares = [f"{100 * (r['both_yes'] + r['second_only']) / r['images']:.0f} %" for r in second]
+    shares = [f"{100 * (r['both_yes'] + r['second_only']) / r['judged']:.0f} %" for r in second]
     found.append(f"{shares[0]} of the pictures before and {shares[1]} after")
     (told_second,) = rows("miniature", "changes_second", objects="all", metric="VISOR_Cond")
     found.append(f"{change(told_second)} points over all objects")
@@ -149,3 +154,13 @@ def test_a_section_with_measured_numbers_says_where_they_come_from(name):
         if re.search(r"\d+(\.\d+)? (s|GB|MB|images/s|times|TFLOP|minutes)\b", prose):
             said = r"[Mm]easured|computed|published|counted|at hand|by sha256|was run once"
             assert re.search(said, prose), section.splitlines()[0]
+
+
+def test_the_limits_count_the_pictures_that_show_what_no_caption_names(tmp_path):
+    unseen = profiles.declared("03_finetuning")["unseen"][1]
+    world.write_annotations(tmp_path / "train.json", split="train")
+    table = boxes.read(tmp_path / "train.json")
+    learnt = np.unique(true_captions(table).without(unseen).image)
+    shown = np.unique(table.image[np.isin(table.category, [table.names.index(name) for name in unseen])])
+    told = f"{len(np.intersect1d(learnt, shown)):,} of the {len(learnt):,} pictures that it learns from"
+    assert told in flat(PAGES["limits.md"])

@@ -248,21 +248,25 @@ def test_a_sweep_is_gathered(tmp_path):
     )
 
 
-def test_recorded_runs_go_before_those_of_a_sweep(tmp_path):
+def test_ones_own_runs_take_the_place_of_recorded_ones(tmp_path):
     run_of(tmp_path / "early", "a", "none", 0)
+    run_of(tmp_path / "early", "b", "list", 0)
+    early, kept = experiments.finished([tmp_path / "early"]), tmp_path / "kept"
+    kept.mkdir()
+    recorded = experiments.gather(early).assign(correct=False)
+    recorded.to_parquet(kept / "verdicts.parquet")
+    rows = experiments.gather_quality(early).assign(value=7).to_dict("records")
+    (kept / "quality.json").write_text(json.dumps({"rows": rows}))
     run_of(tmp_path / "late", "a", "shuffled", 1)
     run_of(tmp_path / "late", "b", "none", 0)
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    early = experiments.finished([tmp_path / "early"])
-    experiments.gather(early).to_parquet(kept / "verdicts.parquet")
-    rows = experiments.gather_quality(early).to_dict("records")
-    (kept / "quality.json").write_text(json.dumps({"rows": rows}))
     table, quality = experiments.read(Run(tmp_path / "run", "07"), [kept, tmp_path / "late"])
-    assert set(zip(table.arm, table.seed, strict=True)) == {("base", -1), ("relations", 0), ("shuffled", 1)}
-    assert not table.duplicated(["arm", "seed", "model", "prompt_id", "image_index"]).any() and len(quality) == 3
-    whole = experiments.gather(experiments.finished([tmp_path / "early", tmp_path / "late"]))
-    pd.testing.assert_frame_equal(table, whole)
+    right = table.groupby(["arm", "seed"]).correct.any().to_dict()
+    assert right == {("base", -1): False, ("list", 0): False, ("relations", 0): True, ("shuffled", 1): True}
+    assert not table.duplicated([*experiments.ARM, "prompt_id", "image_index"]).any()
+    assert quality.groupby("arm").value.unique().map(list).to_dict() == {"list": [7], "relations": [1], "shuffled": [1]}
+    run_of(tmp_path / "late", "c", "none", 0)
+    with pytest.raises(ValueError, match=r"c/artifacts: arm relations, seed 0, as .*b/artifacts is; give one of them"):
+        experiments.read(Run(tmp_path / "run", "07"), [tmp_path / "late"])
 
 
 def latin(sweep: Path) -> Path:
@@ -280,6 +284,11 @@ def test_a_latin_square_of_doses_is_gathered(tmp_path):
     run_of(tmp_path / "few", "0", "none", 0, DOSES)
     with pytest.raises(ValueError, match="its 1 finished runs are no Latin square: a triplet lacks a dose"):
         experiments.read_doses(Run(tmp_path / "run", "07"), tmp_path / "few")
+    run_of(tmp_path / "few", "1", "none", 1)
+    with pytest.raises(ValueError, match="1/artifacts: a run without doses; give the folder of a sweep of the profile"):
+        experiments.read_doses(Run(tmp_path / "run", "07"), tmp_path / "few")
+    told = [about["arm"] for about, _ in experiments.finished([tmp_path / "few"])]
+    assert told == ["doses", "relations"], "doses are no arm with relations"
 
 
 def test_what_cannot_be_gathered_is_named(tmp_path):

@@ -349,9 +349,8 @@ class Sampler:
         self.timesteps = pipeline.scheduler.config.num_train_timesteps
 
     def __call__(self, step: int, places: range) -> Batch:
-        rows = np.arange(step * self.size, (step + 1) * self.size)
-        if self.draw:
-            rows = self.draw(self.size, np.random.default_rng([self.seed, step]))
+        here = np.arange(step * self.size, (step + 1) * self.size)
+        rows = self.draw(self.size, np.random.default_rng([self.seed, step])) if self.draw else here
         latents, noise, timestep, caption = [], [], [], []
         for place in places:
             # place + 1, since numpy pads with zeros: (seed, step, 0) would be the generator above

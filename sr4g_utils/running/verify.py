@@ -9,11 +9,11 @@ from . import files
 from .files import atomic, read_json
 
 FOLLOWS = ("low", "high", "count", "of", "p", "noise")  # columns that move with the others and are not compared
-PICTURES = ("images", "both_yes", "first_only", "second_only", "both_no")  # pictures, by what was found in them
+FOUND = ("judged", "both_yes", "first_only", "second_only", "both_no")  # images, by what was found in them
 TOLERANCE = (
     "Texts and whole numbers must be equal. Training and sampling round differently from machine to machine, so a "
     "number with an interval may differ by the interval's width (or by 1 %, if that is more), a percentage of n images "
-    "by 100/√n, and beside an interval a count of n images by 2√n. Other numbers agree to 1e-6."
+    "by 100/√n, and a count of n images by what was found in them by 2√n. Other numbers agree to 1e-6."
 )
 
 
@@ -38,15 +38,13 @@ def differences(ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[s
 
 def _slack(key: str, row: Mapping[str, Any]) -> float:
     """How far a run's value may be from the recorded one; see ``TOLERANCE``."""
-    value, images = row[key], row.get("images")
+    value, images = row[key], row.get("judged", row.get("images"))
     low, high = row.get(f"{key}_low", row.get("low")), row.get(f"{key}_high", row.get("high"))
     if isinstance(value, float):
         if low is not None and high is not None:
             return max(high - low, 0.01 * abs(value))
         return 100 / images**0.5 if isinstance(images, int) and images else 1e-6 * abs(value)
-    counted = key in PICTURES and isinstance(value, int)
-    told = any(name.endswith("low") and end is not None for name, end in row.items())
-    return 2 * value**0.5 if counted and told else 0.0
+    return 2 * value**0.5 if key in FOUND and isinstance(value, int) else 0.0
 
 
 def record(folder: Path) -> None:

@@ -39,6 +39,9 @@ def test_the_paper_profile_is_the_defaults(tmp_path: Path) -> None:
             r"families must be some of projective, topological, scale, got \['scale', 'size'\]",
         ),
         ({"families": []}, "families must be some of"),
+        ({"doses": [1, 2]}, r"doses must be 5 numbers, one a group, got \[1, 2\]"),
+        ({"doses": [0, 2, 8, 32, -1], "schedule": "cosine"}, "doses must be 5 numbers"),
+        ({"doses": [0, 2, 8, 32, 128]}, "doses are shared out over all steps: take schedule cosine, control none"),
         ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
     ],
 )

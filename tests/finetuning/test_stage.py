@@ -5,8 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
-from tuning import HELD_OUT, distance, tune
+from tuning import HELD_OUT, distance, tune, weights
 
 from sr4g_utils.finetuning import stage
 from sr4g_utils.finetuning.choices import Choices
@@ -45,6 +46,7 @@ def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world: SimpleNa
         ({"schedule": "linear"}, "Invalid enum value 'linear'"),
         ({"resolution": 60}, "resolution: 60 is no multiple of 8"),
         ({"held_out": ["unicorn"]}, "no category 'unicorn'"),
+        ({"doses": [0, 1, 2, 4, 8], "schedule": "cosine"}, "there are no dosed prompts; set dosed in notebook 02"),
         ({"sampling": {"step": 2}}, "sampling"),
     ],
 )
@@ -54,6 +56,25 @@ def test_a_choice_that_cannot_be_is_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         tune(world, tmp_path / "run", **choices)
     assert "\n" not in str(caught.value)
+
+
+def test_dosed_prompts_decide_what_is_drawn(world: SimpleNamespace, tmp_path: Path) -> None:
+    prompts = pd.read_parquet(world.prompts)
+    asked = prompts[prompts.in_unseen].head(10)
+    groups = pd.Series(range(10), asked.index, "Int8") % 5
+    dosed = prompts.assign(group=groups, one_image=False)
+    dosed.loc[asked.index, "objects"] = "dosed"
+    dosed.to_parquet(tmp_path / "dosed.parquet")
+    mine = SimpleNamespace(**{**vars(world), "prompts": tmp_path / "dosed.parquet"})
+    options = {"schedule": "cosine", "validate_every": 0}
+    tune(world, tmp_path / "plain", **options)
+    for name, doses in {"lists": [0] * 5, "told": [2] * 5}.items():
+        result = tune(mine, tmp_path / name, **options, doses=doses)
+        assert result["choices"]["doses"] == doses
+    ends = [weights(tmp_path / name / "last") for name in ("plain", "lists", "told")]
+    assert distance(ends[0], ends[1]) > 0 and distance(ends[1], ends[2]) > 0
+    with pytest.raises(ValueError, match="draws of dosed triplets do not fit into"):
+        tune(mine, tmp_path / "many", **options, doses=[1_000] * 5)
 
 
 def test_a_model_that_this_loop_cannot_train_is_named(world: SimpleNamespace, pipeline: Any) -> None:

@@ -45,15 +45,15 @@ def test_what_depends_on_how_a_machine_rounds_may_differ_and_nothing_else():
     ]
     assert len(verify.differences([validated[0] | {"images": 110, "best step": 400}], validated)) == 2
     judged = [
-        {"verdict": "relation holds", "images": 100, "both_yes": 36, "agreement": 74.0, "low": 66.0, "high": 81.0}
+        {"verdict": "relation holds", "judged": 100, "both_yes": 36, "agreement": 74.0, "low": 66.0, "high": 81.0}
     ]
-    assert verify.differences([judged[0] | {"images": 98, "both_yes": 30}], judged) == []
-    assert len(verify.differences([judged[0] | {"images": 79, "both_yes": 20}], judged)) == 2
-    pair = [{"relation": "above", "gap": 2.0, "gap_low": -9.0, "gap_high": 13.0, "opposite": 40.0, "images": 100}]
-    assert verify.differences([pair[0] | {"opposite": 48.0, "images": 90, "gap": 20.0}], pair) == []
+    assert verify.differences([judged[0] | {"judged": 98, "both_yes": 30}], judged) == []
+    assert len(verify.differences([judged[0] | {"judged": 79, "both_yes": 20}], judged)) == 2
+    pair = [{"relation": "above", "gap": 2.0, "gap_low": -9.0, "gap_high": 13.0, "opposite": 40.0, "judged": 100}]
+    assert verify.differences([pair[0] | {"opposite": 48.0, "judged": 90, "gap": 20.0}], pair) == []
     assert len(verify.differences([pair[0] | {"opposite": 52.0, "gap": 40.0}], pair)) == 2
-    counted = [{"relation": "above", "images": 5_000, "captions": 7_000}]  # of photos: exact on every machine
-    assert len(verify.differences([{"relation": "above", "images": 5_001, "captions": 7_001}], counted)) == 2
+    counted = [{"relation": "above", "images": 5_000, "captions": 7_000, "low": 1.0}]  # exact on every machine
+    assert len(verify.differences([counted[0] | {"images": 5_001, "captions": 7_001}], counted)) == 2
 
 
 def test_verify_names_what_differs_and_what_is_missing(world, tmp_path, monkeypatch, capsys):
