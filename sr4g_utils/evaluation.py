@@ -4,19 +4,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from safetensors.numpy import load_file
 
-from . import analysis, detect, generate, inputs, prompts, quality, sampling, visor
+from . import analysis, detect, fidelity, generate, inputs, prompts, quality, sampling, visor
 from .detections import read_detections
 from .images import list_images
+from .intervals import ratio
 from .miniature import templates
 from .photos import Photos
+from .running.files import atomic
 from .running.run import Run
 
 TEMPLATES = "templates"  # the second judge that matches the miniature's own cards
 MAIN = ("OA", "VISOR", "VISOR_Cond")
 
 Files = dict[str, Path]  # by the model's name
+Features = dict[str, tuple[Path, Files]]  # by the space's name: of photos, and of each model's images
 Records = Mapping[str, pd.DataFrame]  # verdicts (visor.verdicts) by the model's name
 
 
@@ -35,9 +40,15 @@ def write_prompts(
 
 
 def draw(
-    run: Run, models: Mapping[str, Mapping[str, Any]], asked: Path, options: Mapping[str, Any], dtype: str
+    run: Run,
+    models: Mapping[str, Mapping[str, Any]],
+    asked: Path,
+    options: Mapping[str, Any],
+    dtype: str,
+    place: str = "images",
 ) -> tuple[Files, dict[str, Any]]:
-    """The folder of each model's images and the record of how they came about: drawn here, or given as ``images``."""
+    """The folder of each model's images and the record of how they came about: drawn here (in ``place`` of the run), or
+    given as ``images``."""
     folders, about = {}, {}
     for name, spec in models.items():
         if "images" in spec:
@@ -45,7 +56,7 @@ def draw(
             continue
         unet = {"unet": run.read(spec["unet"])} if "unet" in spec else {}
         folders[name], about[name] = run.stage(
-            f"images/{name}",
+            f"{place}/{name}",
             generate.write_images,
             {"prompts": asked, **unet},
             heavy=True,
@@ -56,12 +67,14 @@ def draw(
     return folders, about
 
 
-def find(run: Run, images: Files, asked: Path, detector: Any) -> tuple[Files, Any]:
-    """The detector's boxes in each model's images, and the record of the detector."""
+def find(
+    run: Run, images: Files, asked: Path, detector: Any, place: str = "detections"
+) -> tuple[Files, dict[str, Any] | None]:
+    """The detector's boxes in each model's images (in ``place`` of the run), and the record of the detector."""
     boxes, about = {}, None
     for name, folder in images.items():
         boxes[name], about = run.stage(
-            f"detections/{name}.parquet",
+            f"{place}/{name}.parquet",
             detect.write_detections,
             {"images": folder, "prompts": asked},
             heavy=True,
@@ -78,6 +91,47 @@ def judge(run: Run, images: Files, asked: Path, boxes: Files, **judged: Any) -> 
         path, _ = run.stage(f"verdicts_{name}.parquet", analysis.write_verdicts, given, **judged)
         records[name] = pd.read_parquet(path)
     return records
+
+
+def write_absent(path: str | Path, prompts: str | Path, seed: int) -> int:
+    """A stage: the prompts with the object of another one in place of their own.
+
+    Returns how many; none where fewer than three names are asked for in all.
+    """
+    asked, random = pd.read_parquet(prompts), np.random.default_rng(seed)
+    names = np.unique(asked[["subject", "object"]].to_numpy(str))
+    asked = asked if len(names) > 2 else asked.iloc[:0]
+    others = [np.setdiff1d(names, own) for own in asked[["subject", "object"]].to_numpy(str)]
+    with atomic(path) as partial:
+        asked.assign(object=[random.choice(each) for each in others]).to_parquet(partial, index=False)
+    return len(asked)
+
+
+def absent(
+    run: Run, images: Files, asked: Path, found: Files, detector: Any, threshold: float, seed: int, about: Any
+) -> pd.DataFrame:
+    """How often the detector, asked for the subject and for a name that the prompt does not say, finds the latter;
+    beside OA, at VISOR's threshold and at the run's: table and result ``absent``. Columns model, threshold, OA, absent
+    (percent of the images) with low and high, and images. Empty where there are too few names, and nothing is kept."""
+    others, count = run.stage("prompts_absent.parquet", write_absent, {"prompts": asked}, seed=seed)
+    rows = []
+    for model, folder in images.items() if count else ():
+        given, path = {"images": folder, "prompts": others}, f"absent/{model}.parquet"
+        boxes, _ = run.stage(path, detect.write_detections, given, heavy=True, detector=detector)
+        listed = list_images(folder, others)
+        for least in sorted({visor.THRESHOLD, threshold}):
+            own, other = (
+                visor.verdicts(pd.read_parquet(prompts), read_detections(table), listed, least, nothing="record")
+                for prompts, table in ((asked, found[model]), (others, boxes))
+            )
+            each = (other.n_object > 0).groupby(other.prompt_id).agg(["sum", "size"]).to_numpy(float)
+            low, high = (100 * end[0] for end in ratio(each[:, :1], each[:, 1:]))
+            shares = {"OA": 100 * own.both_found.mean(), "absent": 100 * (other.n_object > 0).mean()}
+            rows.append({"model": model, "threshold": least, **shares, "low": low, "high": high, "images": len(own)})
+    if not rows:
+        return pd.DataFrame()
+    table = run.result(pd.DataFrame(rows), "absent", **about)
+    return run.table(table, "absent", "How often a name is found that the prompt does not say, with 95 % intervals")
 
 
 def sheet(images: Files, drawn: Records, records: Records, chosen: pd.Series) -> pd.DataFrame:
@@ -166,12 +220,18 @@ def second_opinion(
     return opinions, told, agreed
 
 
-def distances(
-    run: Run, images: Files, asked: Path, spaces: Mapping[str, Any], annotations: Any, photos: Any, count: int,
-    seed: int, about: Any,
-) -> dict[str, pd.DataFrame]:  # fmt: skip
-    """:func:`quality.distances` in each feature space (name: network) that is given one, by the space's name, as
-    results ``quality_NAME``. None for 0 photos."""
+def features(
+    run: Run,
+    images: Files,
+    asked: Path,
+    spaces: Mapping[str, Any],
+    annotations: Any,
+    photos: Any,
+    count: int,
+    seed: int,
+) -> Features:
+    """The features of photos and of each model's images, in each space (name: network) that is given one. None for 0
+    photos."""
     made = {}
     for name, network in spaces.items() if count else ():
         if None in network.values():
@@ -181,14 +241,26 @@ def distances(
         pixels = len(Photos(images[next(iter(images))]).read(drawn.file_name[0]))
         options = {"space": network, "count": count, "resolution": pixels, "seed": seed}
         real, _ = run.stage(f"features/{name}_photos", quality.write_photo_features, given, **options)
-        each = {
-            model: run.stage(
-                f"features/{name}_{model}",
-                quality.write_image_features,
-                {"images": folder, "prompts": asked},
-                space=network,
-            )[0]
-            for model, folder in images.items()
-        }
-        made[name] = run.result(quality.distances(real, each), f"quality_{name}", **about, space=name)
+        each = {}
+        for model, folder in images.items():
+            shown = {"images": folder, "prompts": asked}
+            each[model], _ = run.stage(f"features/{name}_{model}", quality.write_image_features, shown, space=network)
+        made[name] = real, each
+    return made
+
+
+def distances(run: Run, spaces: Features, about: Any) -> dict[str, pd.DataFrame]:
+    """:func:`quality.distances` by the space's name, as results ``quality_NAME``."""
+    return {
+        name: run.result(quality.distances(real, each), f"quality_{name}", **about, space=name)
+        for name, (real, each) in spaces.items()
+    }
+
+
+def closeness(run: Run, spaces: Features, about: Any) -> dict[str, pd.DataFrame]:
+    """:func:`fidelity.table` by the space's name, as results ``fidelity_NAME``."""
+    made = {}
+    for name, (real, each) in spaces.items():
+        table = fidelity.table(load_file(real), {model: load_file(path) for model, path in each.items()})
+        made[name] = run.result(table, f"fidelity_{name}", **about, space=name)
     return made

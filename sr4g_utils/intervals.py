@@ -11,12 +11,16 @@ independent ones. They hold for few prompts as for thousands, and next to 0 and 
 
 The bootstrap's percentiles, their rivals, are as good for many prompts; for few they are too narrow, and where all of
 a model's images are right, or all wrong, they have no width at all.
+
+What is no share of images, such as a distance of two sets of them, has an interval by the jackknife (a bootstrap would
+draw images twice and so change the distance itself).
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import special
 
+GROUPS = 20  # of the jackknife
 FEWEST = 8  # clusters with a denominator, below which there is no interval: from here on they cover (tests/mistakes)
 
 Counts = Float[np.ndarray, "cluster ratio"]  # of each cluster, what is above and what is below the fraction's line
@@ -72,3 +76,15 @@ def _influence(above: Counts, below: Counts) -> Counts:
     """How far each cluster moves its ratio (the linearised, or sandwich, variance is the sum of their squares)."""
     total = below.sum(axis=0)
     return (above - above.sum(axis=0) / total * below) / total
+
+
+def parts(group: Int[np.ndarray, "image"], count: int = GROUPS) -> Int[np.ndarray, "image"]:
+    """The part of each image, from 0; images of a group share it."""
+    return np.unique(group, return_inverse=True)[1] % count
+
+
+def jackknife(without: Float[np.ndarray, "part number"], level: float = 0.95) -> Float[np.ndarray, "number"]:
+    """Half the width of each number's interval, from its values with one part left out each (delete-a-group)."""
+    n = len(without)
+    error = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+    return special.stdtrit(n - 1, (1 + level) / 2) * error

@@ -1,4 +1,4 @@
-"""Figures of the cells that work a step out by hand (notebooks 03 and 04)."""
+"""Figures of notebooks 03 and 04 that show pictures, or look at a step more closely."""
 
 from collections.abc import Sequence
 from textwrap import wrap
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .plots import COLOURS, OBJECT, SUBJECT, draw_box
+from .plots import COLOURS, MARKERS, OBJECT, SUBJECT, draw_box
 
 
 def pictures(rows: Sequence[UInt8[np.ndarray, "n h w 3"]], names: Sequence[str], titles: Sequence[str] = ()) -> Figure:
@@ -77,5 +77,24 @@ def signs(table: pd.DataFrame, what: dict[str, str]) -> Figure:
     axis.set(yticks=range(len(names)), yticklabels=[f"{name} ({what[name]})" for name in names])
     axis.xaxis.tick_top()
     axis.grid(False)
+    figure.tight_layout()
+    return figure
+
+
+def closeness(table: pd.DataFrame) -> Figure:
+    """KID, precision, recall and diversity of every model, with 95 % intervals, a field for each.
+
+    Args:
+        table: of :func:`fidelity.table`.
+    """
+    metrics, models = (list(dict.fromkeys(table[name])) for name in ("metric", "model"))
+    figure, axes = plt.subplots(1, len(metrics), figsize=(2.5 * len(metrics) + 1, 0.4 * len(models) + 1.1), sharey=True)
+    for axis, metric in zip(axes, metrics, strict=True):
+        for i, row in enumerate(table[table.metric == metric].itertuples()):
+            error = np.nan_to_num([[row.value - row.low], [row.high - row.value]]).clip(0)
+            axis.errorbar(row.value, i, xerr=error, fmt=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)])
+        axis.set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
+        axis.set_xlabel(metric if metric == "KID" else f"{metric} (%)")
+        axis.grid(False, axis="y")
     figure.tight_layout()
     return figure

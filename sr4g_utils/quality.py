@@ -9,6 +9,7 @@ equation 6): ``|m - m'|² + tr(S + S' - 2 (S S')^½)``, computed by torchmetrics
   TorchScript has a reader of its own, which runs no Python; a pickle is read only where its sha256 is the known one.
 * **The detector's own features** (OWL-ViT's pooled image tower) need no download. Their distance is no FID and compares
   with nothing published; it compares the models of one run.
+* **Mean colours** of a few fields are the plainest second opinion: where things and colours are, not what they are.
 
 A Fréchet distance is biased upwards, the more so the fewer images there are: compare distances of equally many images
 only, and read them beside the distance that the photos have from each other.
@@ -22,20 +23,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from safetensors.numpy import load_file, save_file
-from scipy import stats
 from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm import tqdm
 
 from . import boxes, detectors
 from .images import list_images, read_images
+from .intervals import GROUPS, jackknife, parts
 from .models.load import default_device
 from .photos import Photos, crop_photo
 from .running.files import atomic, digest, download, sources
 
 Image = UInt8[np.ndarray, "height width 3"]
-GROUPS = 20  # of the jackknife
 FIDELITY = "weights-inception-2015-12-05-6726825d.pth"  # of torch-fidelity's release 0.2.0
 
 
@@ -51,6 +51,17 @@ class DetectorSpace(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.detector.features(list(images.permute(0, 2, 3, 1).cpu().numpy()))
+
+
+class PixelSpace(torch.nn.Module):
+    """uint8 (image, 3, height, width) to the mean colours of a square of so many fields a side, (image, feature)."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.fields = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(side), torch.nn.Flatten())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fields(images.float() / 255)
 
 
 class Inception(torch.nn.Module):
@@ -130,17 +141,22 @@ def features(network: torch.nn.Module, images: Iterable[Image], batch: int = 64)
 
 
 def network(space: Mapping[str, Any]) -> torch.nn.Module:
-    """The network that a mapping names: ``{"detector": source}`` or ``{"inception": path, or "download"}``.
+    """The network that a mapping names: ``{"detector": source}``, ``{"inception": path, or "download"}`` or
+    ``{"pixels": fields a side}``.
 
     Raises:
-        ValueError: neither or another key.
+        ValueError: none of them, or another key.
     """
     match dict(space):
+        case {"pixels": int() as side} if side > 0:
+            return PixelSpace(side)
         case {"inception": str() | Path() as path}:
             return Inception(path)
         case {"detector": source}:
             return DetectorSpace(detectors.load(source))
-    raise ValueError(f"space: expected {{'detector': source}} or {{'inception': path}}, got {dict(space)}")
+    raise ValueError(
+        f"space: expected {{'detector': source}}, {{'inception': path}} or {{'pixels': fields}}, got {dict(space)}"
+    )
 
 
 def write_image_features(
@@ -243,7 +259,7 @@ def distances(
         n_images and features (their number).
     """
     real, *drawn = [load_file(path) for path in (photos, *images.values())]
-    part = [_parts(each["group"], groups) for each in (real, *drawn)]
+    part = [parts(each["group"], groups) for each in (real, *drawn)]
     value = [distance(real["features"], each["features"]) for each in drawn]
     without = np.array(
         [
@@ -256,7 +272,7 @@ def distances(
     )
     half = part[0] % 2 == 0
     floor = distance(real["features"][half], real["features"][~half])
-    width, change_width = _jackknife(without, level), _jackknife(without - without[:, :1], level)
+    width, change_width = jackknife(without, level), jackknife(without - without[:, :1], level)
     rows: list[dict[str, Any]] = [
         {
             "model": name,
@@ -273,15 +289,3 @@ def distances(
     ]
     rows.append({"model": "photos", "value": floor, "n_photos": int(half.sum()), "n_images": int((~half).sum())})
     return pd.DataFrame(rows).assign(features=real["features"].shape[1])
-
-
-def _parts(group: Int[np.ndarray, "image"], parts: int) -> Int[np.ndarray, "image"]:
-    """The part of each image; images of a group share it."""
-    return np.unique(group, return_inverse=True)[1] % parts
-
-
-def _jackknife(without: Float[np.ndarray, "part model"], level: float) -> Float[np.ndarray, "model"]:
-    """Half the width of the interval, from the values with one part left out each (delete-a-group)."""
-    n = len(without)
-    error = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
-    return stats.t.ppf((1 + level) / 2, n - 1) * error

@@ -18,7 +18,7 @@ from sr4g_utils.running.files import PACKAGE, ROOT
 # floor and may import each other, but not in a circle. A new module needs a place here.
 FLOORS = [
     ("relations", "annotations", "jsonstream", "intervals", "agreement", "prompt_files", "sampling", "running.files"),
-    ("boxes", "captions", "plots", "models", "running.verify", "running.cluster", "running.shared"),
+    ("boxes", "captions", "fidelity", "plots", "models", "running.verify", "running.cluster", "running.shared"),
     ("dataset", "photos", "plots_people", "plots_lessons", "plots_experiments", "widget"),
     ("prompts", "croissant"),
     ("detections", "images", "running.profiles"),
@@ -28,14 +28,14 @@ FLOORS = [
     ("inputs", "running.index"),
     ("people", "finetune", "running.site", "running.crate"),
     ("evaluation", "study", "exercises", "claims"),
-    ("experiments",),
+    ("experiments", "plain"),
 ]
 HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
     "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
     "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
     "running.sweep", "across", "plots_lessons", "study", "claims",
-    "experiments",
+    "experiments", "fidelity",
 )  # fmt: skip
 
 # What is longer than a screen, and why.

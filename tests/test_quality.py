@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scipy import linalg
 
-from sr4g_utils import detectors, quality
+from sr4g_utils import detectors, intervals, quality
 from sr4g_utils.running.files import digest
 
 
@@ -91,7 +91,7 @@ def test_the_interval_is_about_as_wide_as_the_distance_varies(tmp_path):
 
 
 def test_images_of_a_prompt_are_left_out_together():
-    parts = quality._parts(np.array([7, 7, 3, 3, 9, 9]), 2)
+    parts = intervals.parts(np.array([7, 7, 3, 3, 9, 9]), 2)
     assert (parts[::2] == parts[1::2]).all() and set(parts) == {0, 1}
 
 
