@@ -97,12 +97,12 @@ def facts() -> list[str]:
     (chance,) = rows("miniature", "scores", relation="all", metric="VISOR_Cond", objects="all", model="base")
     found.append(f"chance is {chance['chance']:.0f}")
     (plain,) = rows("miniature", "plain", objects="all", model="fine-tuned")
-    ends = f"{plain['change']:+.1f} [{plain['change_low']:+.1f}, {plain['change_high']:+.1f}]"
-    found.append(f"| {plain['found'] - plain['change']:.1f} | {plain['found']:.1f} | {ends} |".replace("-", "−"))
+    ends = change(plain, "change", "change_low", "change_high")
+    found.append(f"| {plain['found'] - plain['change']:.1f} | {plain['found']:.1f} | {ends} |")
     before, after = (row["absent"] for row in rows("miniature", "absent", threshold=0.18))
     found.append(f"| {before:.1f} | {after:.1f} | |")
     before, after = rows("miniature", "fidelity_detector", metric="KID")
-    ends = f"{after['change']:+.3f} [{after['change_low']:+.3f}, {after['change_high']:+.3f}]".replace("-", "−")
+    ends = f"{after['change']:+.3f} [{after['change_low']:+.3f}, {after['change_high']:+.3f}]"
     found.append(f"| {before['value']:.3f} | {after['value']:.3f} | {ends} |")
     (ceiling,) = rows("miniature", "ceiling", relation="all", metric="VISOR_Cond")
     found.append(f"a VISOR_Cond of {ceiling['value']:.0f}")
