@@ -142,13 +142,16 @@ def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
     return len(table)
 
 
-def read_doses(run: Run, sweep: str | Path) -> pd.DataFrame:
-    """The verdicts of a sweep of the profile doses: a row per picture with model, run (of the Latin square; -1 for the
-    base), ``PROMPT``, group, one_image, dose (means nothing of the base), image_index, both_found, correct.
+def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
+    """The verdicts of a sweep of the profile doses (kept as a result), or for None the recorded ones: a row per picture
+    with model, run (of the Latin square; -1 for the base), ``PROMPT``, group, one_image, dose (means nothing of the
+    base), image_index, both_found, correct.
 
     Raises:
         ValueError: no run is finished, or not every triplet has had every dose once.
     """
+    if sweep is None:
+        return pd.read_parquet(run.read(RECORDED / "doses.parquet"))
     runs = []
     for about, path in finished([Path(sweep).expanduser().resolve()]):
         if about["arm"] != "doses":
@@ -161,9 +164,9 @@ def read_doses(run: Run, sweep: str | Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def keep(run: Run, sweeps: Sequence[str | Path], **tables: pd.DataFrame) -> None:
+def keep(run: Run, sweep: str | Path | Sequence[str | Path] | None, **tables: pd.DataFrame) -> None:
     """Keep tables as results, by name, if they are of a sweep; the recorded verdicts' own are recorded already."""
-    for name, table in tables.items() if sweeps else ():
+    for name, table in tables.items() if sweep else ():
         run.result(table, name)
 
 

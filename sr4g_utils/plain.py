@@ -19,7 +19,7 @@ from .running.files import atomic
 from .running.run import Run
 
 THINGS = (1, 2, 3)
-SETS = ("seen", "unseen")
+SETS = ("seen", "unseen", "all")  # "all" are the prompts that know of no sets
 UNASKED = "separated"  # a prompt has a relation; this one is neither said nor scored
 
 
@@ -43,9 +43,7 @@ def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int)
                 named = {"subject": drawn[0], "relation": UNASKED, "object": drawn[1], "third": drawn[2]}
                 rows.append(text | named | {"things": things})
     if not rows:
-        raise ValueError(
-            f"plain prompts: too few names of {' or '.join(SETS)} objects in the test prompts; leave them out"
-        )
+        raise ValueError("plain prompts: the test prompts name too few things; leave them out (plain_prompts: 0)")
     with atomic(path) as partial:
         pd.DataFrame(rows).to_parquet(partial, index=False)
     return len(rows)

@@ -444,18 +444,22 @@ def ablation(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def distances(table: pd.DataFrame) -> Figure:
+def distances(table: pd.DataFrame, space: str) -> Figure:
     """Each model's Fréchet distance from the photos, and (line) that of one half of the photos from the other.
 
     Args:
-        table: of :func:`quality.distances`.
+        table: of :func:`quality.distances`. space: whose features, in a word.
     """
     models, photos = table[table.model != "photos"], table[table.model == "photos"]
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(models) + 1.4))
     for i, (model, colour, marker, _) in enumerate(_models(models)):
         _rows(axis, models[models.model == model], np.array([i]), ("value", "low", "high"), colour, marker, model)
     axis.axvline(photos.value.iloc[0], color="black", linestyle="--", label="photos from photos")
-    axis.set(yticks=range(len(models)), yticklabels=models.model, xlabel="Fréchet distance from the photos")
+    axis.set(
+        yticks=range(len(models)),
+        yticklabels=models.model,
+        xlabel=f"Fréchet distance from the photos (features: {space})",
+    )
     axis.set(xlim=(0, None), ylim=(len(models) - 0.5, -0.5))
     axis.legend(handles=axis.get_lines()[-1:], loc="upper left", bbox_to_anchor=(1.02, 1))
     axis.grid(False, axis="y")

@@ -81,14 +81,14 @@ def signs(table: pd.DataFrame, what: dict[str, str]) -> Figure:
     return figure
 
 
-def closeness(table: pd.DataFrame) -> Figure:
+def closeness(table: pd.DataFrame, space: str) -> Figure:
     """KID, precision, recall and diversity of every model, with 95 % intervals, a field for each.
 
     Args:
-        table: of :func:`fidelity.table`.
+        table: of :func:`fidelity.table`. space: whose features, in a word.
     """
     metrics, models = (list(dict.fromkeys(table[name])) for name in ("metric", "model"))
-    figure, axes = plt.subplots(1, len(metrics), figsize=(2.5 * len(metrics) + 1, 0.4 * len(models) + 1.1), sharey=True)
+    figure, axes = plt.subplots(1, len(metrics), figsize=(2.5 * len(metrics) + 1, 0.4 * len(models) + 1.3), sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):
         for i, row in enumerate(table[table.metric == metric].itertuples()):
             error = np.nan_to_num([[row.value - row.low], [row.high - row.value]]).clip(0)
@@ -96,5 +96,6 @@ def closeness(table: pd.DataFrame) -> Figure:
         axis.set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
         axis.set_xlabel(metric if metric == "KID" else f"{metric} (%)")
         axis.grid(False, axis="y")
+    axes[0].set_title(f"features: {space}", loc="left", fontsize="medium")
     figure.tight_layout()
     return figure

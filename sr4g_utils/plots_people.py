@@ -102,7 +102,7 @@ def curve(table: pd.DataFrame) -> Figure:
             axis.plot(part.half_width, part.kappa, style, color=colour, label=f"{half} (n = {part.n.iloc[0]:,})")
         axis.axvline(PEOPLE_HALF_WIDTH, color="black", linewidth=1)
         axis.set(title=group, xlabel="half-width of the sector (degrees)")
-        axis.legend(fontsize="small", loc="lower center")
+        axis.legend(fontsize="small", loc="lower center", framealpha=1)  # the line passes behind it
     axes[0].set_ylabel("κ with people")
     axes[0].set_ylim(bottom=0)
     figure.tight_layout()

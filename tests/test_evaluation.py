@@ -81,5 +81,5 @@ def test_every_space_has_its_distances(drawn):
     assert list(near) == list(far)
     value = near["detector"].set_index("metric").value
     assert value.precision > 70 and np.isfinite(value).all()
-    plots_lessons.closeness(near["pixels"]).canvas.draw()
+    plots_lessons.closeness(near["pixels"], "pixels").canvas.draw()
     assert evaluation.features(run, images, asked, spaces, **true, count=0, seed=0) == {}

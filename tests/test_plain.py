@@ -36,8 +36,9 @@ def test_the_prompts_list_one_two_and_three_different_things_of_their_set(tmp_pa
         assert len(set(names)) == 3 and row.caption == listing(names[: row.things])
     assert plain.write_prompts(tmp_path / "b", path, number=5, seed=0) and table.equals(pd.read_parquet(tmp_path / "b"))
     assert plain.write_prompts(tmp_path / "c", asked(path, ["mixed", "seen"]), number=5, seed=0) == 15, "seen alone"
+    assert plain.write_prompts(tmp_path / "c", asked(path, ["all"]), number=5, seed=0) == 15, "prompts without sets"
     for objects, names in ((["mixed"], ("dog", "cat", "bench")), (["seen"], ("dog", "cat"))):
-        with pytest.raises(ValueError, match="too few names of seen or unseen objects"):
+        with pytest.raises(ValueError, match="the test prompts name too few things"):
             plain.write_prompts(tmp_path / "d", asked(path, objects, names), number=5, seed=0)
 
 
