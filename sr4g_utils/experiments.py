@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import analysis, claims
+from . import analysis, claims, visor
+from .detections import read_detections
 from .prompts import OBJECT_SETS
-from .relations import FAMILIES, NAMES, family
+from .relations import FAMILIES, NAMES, RULES, family
 from .running.files import DATA, atomic, digest, protocol, read_json
 from .running.run import Run
 
@@ -31,7 +32,7 @@ METRICS = {"OA": ("both_found", "image"), "VISOR": ("correct", "image"), "VISOR_
 
 
 def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
-    """The finished runs of some sweeps: the arm and seed of each, and its folder of artifacts.
+    """The finished runs of some sweeps: arm, seed, rules and doses of each, and its folder of artifacts.
 
     Raises:
         ValueError: there is none in one of the sweeps.
@@ -44,8 +45,8 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
             tuned = sorted(artifacts.glob("finetune_*/result.json"))
             if tuned and (artifacts / "results" / "scores.json").is_file():
                 choices = read_json(tuned[0])["result"]["choices"]
-                about = {"arm": _arm(choices), "seed": choices["seed"]}
-                runs.append((about | {"doses": choices["doses"]} if about["arm"] == "doses" else about, artifacts))
+                about = {name: choices[name] for name in ("seed", "rules", "doses")}
+                runs.append(({"arm": _arm(choices), **about}, artifacts))
         if len(runs) == before:
             raise ValueError(
                 f"{sweep}: no run is finished; sweep the profile arms, families or doses first (docs/miniature.md)"
@@ -54,8 +55,10 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
 
 
 def _arm(choices: Mapping[str, Any]) -> str:
-    if choices.get("doses"):
+    if choices["doses"]:
         return "doses"
+    if choices["rules"] != protocol()["judge"]["rules"]:
+        return f"relations by {choices['rules']}"
     if set(choices.get("families", FAMILIES)) != set(FAMILIES):
         return " and ".join(choices["families"])
     return ARMS[choices["control"]]
@@ -100,11 +103,15 @@ def gather(
 
 def gather_quality(runs: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
     """Each run's distances from pictures of the world (:func:`quality.distances`), with arm and seed."""
-    return pd.concat([_quality(artifacts / "results" / "quality_detector.json", **about) for about, artifacts in runs])
+    rows = [
+        _quality(artifacts / "results" / "quality_detector.json").assign(arm=about["arm"], seed=about["seed"])
+        for about, artifacts in runs
+    ]
+    return pd.concat(rows)
 
 
-def _quality(path: Path, **about: Any) -> pd.DataFrame:
-    return pd.DataFrame(read_json(path)["rows"]).assign(**about)
+def _quality(path: Path) -> pd.DataFrame:
+    return pd.DataFrame(read_json(path)["rows"])
 
 
 def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]], kept: Sequence[Sequence[str]] = ()) -> int:
@@ -291,6 +298,39 @@ def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
             part, control = ([one[one.relation.isin(names)] for one in each] for each in both)
             rows.append({"trained": arm, "tested": tested, **effect(part, control)})
     return pd.DataFrame(rows)
+
+
+def by_rules(sweep: str | Path, model: str = "main") -> pd.DataFrame:
+    """What fine-tuning on the captions of a rule set gains under each: the effect on VISOR_Cond over the base, by the
+    rule set trained on and the one that judges, "tested". The boxes of each run are judged anew, base and model alike.
+
+    Args:
+        sweep: its folder; of runs with relations that differ in fine-tuning's ``rules`` or ``seed``.
+
+    Raises:
+        ValueError: no run is finished, or one is of a control, of doses or of some families.
+    """
+    runs = finished([Path(sweep).expanduser().resolve()])
+    if other := [path for about, path in runs if not about["arm"].startswith("relations")]:
+        raise ValueError(f"{other[0]}: not of all relations; give a sweep over fine-tuning's rules alone")
+    tables: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    every = [name for name, rules in RULES.items() if set(NAMES) <= set(rules.defines)]
+    for about, artifacts in runs:
+        for rules in every:
+            tables.setdefault((about["rules"], rules), []).append(_judged(artifacts, model, rules))
+    base = {rules: _judged(runs[0][1], BASE, rules) for rules in every}
+    return pd.DataFrame(
+        {"trained": trained, "tested": rules, **effect(told, [base[rules]])}
+        for (trained, rules), told in tables.items()
+    )
+
+
+def _judged(artifacts: Path, model: str, rules: str) -> pd.DataFrame:
+    """A run's pictures by a model under another rule set."""
+    pictures = pd.read_parquet(artifacts / f"verdicts_{model}.parquet")[["prompt_id", "image_index"]]
+    found = read_detections(artifacts / "detections" / f"{model}.parquet")
+    how = {**protocol()["judge"], "rules": rules, "nothing": "record"}
+    return visor.verdicts(pd.read_parquet(artifacts / "prompts_test.parquet"), found, pictures, **how)
 
 
 # ------------------------------------------------------------------------------------------------------------ frequency

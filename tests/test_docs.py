@@ -88,8 +88,8 @@ def effect(model: str, objects: str, over: str, arm: str = "relations", metric: 
     return row
 
 
-def facts() -> list[str]:
-    """What docs/miniature.md says of the recorded runs, made from the records."""
+def default_facts() -> list[str]:
+    """What docs/miniature.md says of the default run, made from its records."""
     found = [
         told("VISOR_Cond", "seen"), told("VISOR_Cond", "unseen"), told("VISOR_Cond", "all"), told("OA", "all"),
         told("VISOR", "all"),
@@ -111,6 +111,12 @@ def facts() -> list[str]:
     found.append(f"{shares[0]} of the pictures before and {shares[1]} after")
     (told_second,) = rows("miniature", "changes_second", objects="all", metric="VISOR_Cond")
     found.append(f"{change(told_second)} points over all objects")
+    return found
+
+
+def facts() -> list[str]:
+    """What docs/miniature.md says of the recorded runs, made from the records."""
+    found = default_facts()
     for model in ("main", "unseen"):
         for objects in ("seen", "withheld", "mixed", "unseen", "all"):
             three = [
