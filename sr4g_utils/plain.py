@@ -27,10 +27,8 @@ def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int)
     """A stage: ``number`` prompts for each number of ``THINGS`` and each of ``SETS``, of the names of other prompts.
 
     Columns are those of a prompt, objects, things (how many it says) and third (the third name). A prompt that says
-    fewer than three has names that are not asked for: a detector is asked for two at a time. Returns how many.
-
-    Raises:
-        ValueError: no set has names for three things.
+    fewer than three has names that are not asked for: a detector is asked for two at a time. A set that names fewer
+    than three things is left out. Returns how many.
     """
     asked, random = pd.read_parquet(prompts), np.random.default_rng(seed)
     rows = []
@@ -42,8 +40,6 @@ def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int)
                 text = {"prompt_id": f"{objects}-{things}-{i}", "caption": listing(drawn[:things]), "objects": objects}
                 named = {"subject": drawn[0], "relation": UNASKED, "object": drawn[1], "third": drawn[2]}
                 rows.append(text | named | {"things": things})
-    if not rows:
-        raise ValueError("plain prompts: the test prompts name too few things; leave them out (plain_prompts: 0)")
     with atomic(path) as partial:
         pd.DataFrame(rows).to_parquet(partial, index=False)
     return len(rows)
@@ -120,11 +116,13 @@ def evaluate(
     detector: Any, threshold: float, seed: int, about: Any,
 ) -> pd.DataFrame:  # fmt: skip
     """Every model's :func:`scores`, from prompts to table and result ``plain``; models whose images were made elsewhere
-    are left out. Empty for a number of 0, or without a model, and nothing is kept."""
+    are left out. Empty, and nothing is kept, for a number of 0, without a model, or if the prompts name too few things."""
     models = {name: spec for name, spec in models.items() if "images" not in spec}
     if not (number and models):
         return pd.DataFrame()
-    prompts, _ = run.stage("plain_prompts.parquet", write_prompts, {"prompts": asked}, number=number, seed=seed)
+    prompts, count = run.stage("plain_prompts.parquet", write_prompts, {"prompts": asked}, number=number, seed=seed)
+    if not count:
+        return pd.DataFrame()
     thirds, _ = run.stage("plain_thirds.parquet", write_thirds, {"prompts": prompts})
     images, _ = evaluation.draw(run, models, prompts, options, dtype, "plain/images")
     boxes, _ = evaluation.find(run, images, prompts, detector, "plain/detections")
