@@ -116,7 +116,7 @@ def evaluate(
     detector: Any, threshold: float, seed: int, about: Any,
 ) -> pd.DataFrame:  # fmt: skip
     """Every model's :func:`scores`, from prompts to table and result ``plain``; models whose images were made elsewhere
-    are left out. Empty, and nothing is kept, for a number of 0, without a model, or if the prompts name too few things."""
+    are left out. Empty, and nothing is kept, for a number of 0, without a model, or if prompts name too few things."""
     models = {name: spec for name, spec in models.items() if "images" not in spec}
     if not (number and models):
         return pd.DataFrame()
