@@ -135,7 +135,8 @@ def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataF
     given = [[about, str(path), digest(path / "results" / "scores.json")] for about, path in runs]
     earlier = [[str(folder), digest(folder / "verdicts.parquet")] for folder in kept]
     path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=given, kept=earlier)
-    quality = pd.concat([*(_quality(folder / "quality.json") for folder in kept), gather_quality(runs)])
+    own = [gather_quality(runs)] if runs else []  # recorded ones may stand alone
+    quality = pd.concat([*(_quality(folder / "quality.json") for folder in kept), *own])
     quality = quality.drop_duplicates(ARM, keep="last", ignore_index=True)
     return pd.read_parquet(path), run.result(quality, "quality", runs=len(runs))
 
