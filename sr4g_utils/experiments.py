@@ -138,7 +138,7 @@ def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataF
     own = [gather_quality(runs)] if runs else []  # recorded ones may stand alone
     quality = pd.concat([*(_quality(folder / "quality.json") for folder in kept), *own])
     quality = quality.drop_duplicates(ARM, keep="last", ignore_index=True)
-    return pd.read_parquet(path), run.result(quality, "quality", runs=len(runs))
+    return pd.read_parquet(path), run.result(quality, "quality", runs=len(quality.drop_duplicates(ARM[:2])))
 
 
 def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:

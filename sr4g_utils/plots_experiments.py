@@ -103,7 +103,7 @@ def doses(table: pd.DataFrame) -> Figure:
     Args:
         table: of :func:`experiments.by_dose`.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
     for axis, parts in zip(axes, (["all", *FAMILIES], ["all", "all images", "one image"]), strict=True):
         offsets = np.linspace(-0.18, 0.18, len(parts))
         for part, offset, marker, colour in zip(parts, offsets, MARKERS, ["black", *COLOURS], strict=False):
@@ -116,7 +116,7 @@ def doses(table: pd.DataFrame) -> Figure:
         axis.axhline(0, color="black", linewidth=1)
         every = table.dose.unique()
         axis.set(xticks=np.log2(1 + every), xticklabels=every, xlabel="draws of the triplet in fine-tuning")
-        axis.legend(loc="lower left", ncols=2)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(parts))
     axes[0].set(ylabel="gain of VISOR_Cond (points)", title="by family")
     axes[1].set(title="draws of one image, or of all")
     figure.tight_layout()

@@ -139,6 +139,10 @@ def facts() -> list[str]:
     found.append(f"{random[0]} over the base; true relations are {random[1]} over it")
     cost = effect("main", "all", "base", "shuffled", "OA")
     found.append(f"random cost {-cost['difference']:.1f} points of OA [{cost['low']:+.1f}, {cost['high']:+.1f}]")
+    (slope,) = rows("experiments", "slopes", part="all")
+    found.append(f"{change(slope, 'slope')} points of VISOR_Cond for each doubling of 1 + draws")
+    never, often = (change(rows("experiments", "by_dose", part="all", dose=dose)[0]) for dose in (0, 128))
+    found.append(f"a triplet never drawn gains {never}, one drawn 128 times {often}")
     training = json.loads((ROOT / "data" / "models" / "training.json").read_text())["scores"]
     found.append(f"AP50 is {training['AP50 clean']:.2f}")
     found.append(f"{training['both things found (%), threshold 0.18']:.1f} % of its pictures")
