@@ -85,7 +85,7 @@ def transfer(table: pd.DataFrame) -> Figure:
     axis.imshow(wide, cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
     for row in table.itertuples():
         text = f"{row.difference:+.1f}\n[{row.low:+.1f}, {row.high:+.1f}]"
-        dark = abs(row.difference) > 0.7 * most
+        dark = abs(row.difference) > 0.55 * most
         axis.text(tested.index(row.tested), trained.index(row.trained), text, ha="center", va="center",
                   color="white" if dark else "black", fontsize="small")  # fmt: skip
     names = [{"relations": "all"}.get(name, name) for name in trained]

@@ -139,6 +139,9 @@ def facts() -> list[str]:
     found.append(f"{random[0]} over the base; true relations are {random[1]} over it")
     cost = effect("main", "all", "base", "shuffled", "OA")
     found.append(f"random cost {-cost['difference']:.1f} points of OA [{cost['low']:+.1f}, {cost['high']:+.1f}]")
+    found += [change(row) for row in rows("experiments", "transfer") if row["trained"] == row["tested"]]
+    others = [row for row in rows("experiments", "transfer") if row["trained"] not in ("relations", row["tested"])]
+    assert [len(others), sum(row["low"] < 0 < row["high"] for row in others)] == [6, 5]  # as the page says
     (slope,) = rows("experiments", "slopes", part="all")
     found.append(f"{change(slope, 'slope')} points of VISOR_Cond for each doubling of 1 + draws")
     never, often = (change(rows("experiments", "by_dose", part="all", dose=dose)[0]) for dose in (0, 128))
