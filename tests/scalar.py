@@ -32,6 +32,8 @@ def relations(s: Box, o: Box, rules: str = "visor", size=(1.0, 1.0)) -> set[str]
         return found | nested(s, o)
     if rules == "people":
         return found | around_axes(s, o) | nested(s, o)
+    if rules not in ("sg2im", "sstd"):
+        raise NotImplementedError(f"rules {rules!r}: write them here once more, for one pair")
     exact, slack = exact_offset(s, o), 0.0
     rounded = exact != offset(s, o)
     if rules == "sstd":
