@@ -15,10 +15,10 @@ from . import evaluation, intervals, visor
 from .captions import listing
 from .detections import read_detections
 from .images import list_images
+from .prompts import THINGS
 from .running.files import atomic
 from .running.run import Run
 
-THINGS = (1, 2, 3)
 SETS = ("seen", "unseen", "all")  # "all" are the prompts that know of no sets
 UNASKED = "separated"  # a prompt has a relation; this one is neither said nor scored
 

@@ -427,6 +427,7 @@ def true_prompts(table: boxes.BoxTable, n_per_relation: int, seed: int, rules: s
 # ------------------------------------------------------------------------------------------------------------ drawing
 
 OBJECT_SETS = ("dosed", "seen", "withheld", "mixed", "unseen")  # of a prompt's objects, from the nearest to fine-tuning
+THINGS = (1, 2, 3)  # that a prompt without a relation asks for; :mod:`plain` writes them
 
 
 def draw_prompts(

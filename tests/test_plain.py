@@ -8,6 +8,7 @@ import pytest
 
 from sr4g_utils import plain
 from sr4g_utils.captions import listing
+from sr4g_utils.prompts import THINGS
 from sr4g_utils.running.files import DATA
 from sr4g_utils.running.run import Run
 
@@ -43,7 +44,7 @@ def test_the_prompts_list_one_two_and_three_different_things_of_their_set(tmp_pa
 
 def test_a_picture_obeys_if_all_that_it_was_asked_for_is_found():
     rows, boxes, thirds, expected = [], [], [], []
-    for things, *there in product(plain.THINGS, *[(False, True)] * 3):
+    for things, *there in product(THINGS, *[(False, True)] * 3):
         id = f"p{len(rows)}"
         rows.append((id, "dog", plain.UNASKED, "cat", "cow", "seen", things))
         box = {"prompt_id": id, "image_index": 0, "score": 0.5, "x": 0, "y": 0, "w": 9, "h": 9}

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..prompts import SETS
+from ..prompts import SETS, THINGS
 from ..relations import NAMES
 from ..sampling import Sampling, against_card, of_model, recommended_sampling
 from . import files, profiles
@@ -161,7 +161,9 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
             for name, entry in evaluation["models"].items()
             if "model" in entry
         ]
-        work["generate"] = prompts and prompts * sum(way.get("images", 4) for way in ways)
+        named_alone = {"seen", "unseen"} & set(evaluation["objects"]) if source is None else {"all"}
+        plain = evaluation["plain_prompts"] * len(THINGS) * len(named_alone)
+        work["generate"] = prompts and (prompts + plain) * sum(way.get("images", 4) for way in ways)
     return work
 
 

@@ -34,7 +34,7 @@ def test_the_papers_plan(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypa
         "latents of 117,266 photos at 512 pixels: 8 GB",
         "fine-tuning (main, unseen): 100,000 steps of 64 images each",
         "12,800,000 images to fine-tune on: 98.2 GPU hours on an A100 (published by MosaicML",
-        "126,000 images to generate",
+        "126,864 images to generate",  # 126,000, and 72 prompts without a relation, by three models, four images each
     ):
         assert part in told
     (tmp_path / "train2017.zip").touch()
@@ -47,7 +47,7 @@ def test_hours_come_from_a_measured_rate() -> None:
     assert any("GPU hours not measured (run `make bench`" in line for line in lines("paper_v21"))
     told = lines("paper", "03_finetuning.steps=1000", rates={"a GPU": {"finetune": 100, "generate": 2}})
     assert "  128,000 images to fine-tune on: 0.4 GPU hours on a GPU at 100 images/s" in told
-    assert "  126,000 images to generate: 17.5 GPU hours on a GPU at 2 images/s" in told
+    assert "  126,864 images to generate: 17.6 GPU hours on a GPU at 2 images/s" in told
 
 
 def test_mirrors_folders_and_prompt_sets(tmp_path: Path) -> None:
@@ -60,12 +60,13 @@ def test_mirrors_folders_and_prompt_sets(tmp_path: Path) -> None:
         in told
     )
     assert f"{tmp_path.name}: the local folder {tmp_path}" in told
-    assert "400 images to generate" in told
-    assert "101,120 images to generate" in "\n".join(lines("evaluate"))
+    assert "  544 images to generate" in told  # 100 prompts and 36 without a relation, four images each
+    assert "101,264 images to generate" in "\n".join(lines("evaluate"))
 
 
 def test_the_default_downloads_nothing() -> None:
     told = "\n".join(lines("miniature"))
+    assert "3,712 images to generate" in told, "3,136 of relations and 576 without one, as docs/miniature.md says"
     assert "tiny-sd: the local folder ../data/models/tiny-sd" in told and "to be downloaded" not in told
 
 
