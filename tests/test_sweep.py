@@ -34,6 +34,16 @@ def test_commas_in_brackets_and_quotation_marks_part_no_values():
     assert next(iter(made.values())) == ["splits=[main, unseen]", "sampling={a: {b: 1, c: 2}}", "model='a,b'"]
 
 
+def test_a_run_that_is_not_through_tells_no_minutes_of_a_whole_one(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for name, seconds in (("01_a", 60), ("02_b", 120), ("03_c", None)):
+        text = json.dumps({"metadata": {"papermill": {"duration": seconds}}})
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(text)
+    assert sweep.measured_minutes(tmp_path) == sweep.measured_minutes(tmp_path, ["01_a", "02_b"]) == 3
+    assert sweep.measured_minutes(tmp_path, ["01_a", "03_c"]) is None
+    assert sweep.measured_minutes(tmp_path, ["04_d"]) is None and sweep.measured_minutes(tmp_path / "none") is None
+
+
 VALUES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters=",'\"[]{}()"), min_size=1).map(str.strip)
                   .filter(bool), min_size=1, max_size=4, unique=True)  # fmt: skip
 

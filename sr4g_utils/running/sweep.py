@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,8 @@ def run(
 def tell(args: Namespace, points: Mapping[str, list[str]], folder: Path) -> None:
     """Print the grid: each run, how much of it is done, and its hours as far as somebody has measured them."""
     notes = profiles.read_profile(args.profile)[1].get("plan") or {}
-    alone = measured_minutes(profiles.run_folder(args.runs, args.profile))
+    whole = profiles.run_folder(args.runs, args.profile)
+    alone = measured_minutes(whole, profiles.load_profile(args.profile, args.settings, whole))
     total: dict[str, float] = {}
     for name, own in points.items():
         profile = profiles.load_profile(args.profile, [*args.settings, *own], folder / name)
@@ -158,11 +159,13 @@ def tell(args: Namespace, points: Mapping[str, list[str]], folder: Path) -> None
         print(f"  {value:,.2f} h in all, {where}, if nothing were shared")
 
 
-def measured_minutes(folder: Path) -> float | None:
-    """How long a run's notebooks took, as papermill noted when it last executed each; None where it never did."""
-    found = [read_json(path) for path in sorted((folder / "notebooks").glob("*.ipynb"))]
-    seconds = [(each or {}).get("metadata", {}).get("papermill", {}).get("duration") for each in found]
-    return sum(each for each in seconds if each) / 60 if any(seconds) else None
+def measured_minutes(folder: Path, notebooks: Iterable[str] = ()) -> float | None:
+    """How long a run's notebooks took, as papermill noted when it last executed each; None where it never did, or where
+    one of ``notebooks`` is not finished."""
+    found = {path.stem: read_json(path) or {} for path in sorted((folder / "notebooks").glob("*.ipynb"))}
+    noted = {name: each.get("metadata", {}).get("papermill", {}).get("duration") for name, each in found.items()}
+    seconds = {name: each for name, each in noted.items() if each}
+    return sum(seconds.values()) / 60 if seconds and set(notebooks) <= set(seconds) else None
 
 
 def main(args: Namespace, options: Sequence[str]) -> tuple[int, list[Path]]:
