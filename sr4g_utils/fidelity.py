@@ -108,9 +108,12 @@ def table(
         ValueError: fewer than two photos or images.
     """
     count = min(MOST, *(len(each["features"]) for each in (photos, *images.values())))
-    if count < 2:
-        raise ValueError("KID, precision and recall need at least 2 photos and 2 images of each model")
     real, *drawn = (some(each["features"], each["group"], count) for each in (photos, *images.values()))
+    if min(len(each) for each, _ in (real, *drawn)) < 2:
+        raise ValueError(
+            "KID, precision and recall need 2 photos, 2 images of each model, "
+            f"and no prompt with more than {count} images"
+        )
     sets = [_Sets(real, each) for each in drawn]
     value = np.array([each.numbers() for each in sets])
     without = np.array([[each.numbers(out) for each in sets] for out in range(GROUPS)])

@@ -98,8 +98,10 @@ def test_prompts_stay_whole_and_are_the_same_of_every_model():
 def test_too_few():
     one = {"features": np.zeros((1, 2)), "group": np.zeros(1, int)}
     two = {"features": np.zeros((2, 2)), "group": np.arange(2)}
-    with pytest.raises(ValueError, match="at least 2 photos and 2 images"):
-        fidelity.table(one, {"a": two})
+    many = {"features": np.zeros((5, 2)), "group": np.zeros(5, int)}
+    for photos, images in ((one, two), (two, one), (two, many)):
+        with pytest.raises(ValueError, match="need 2 photos, 2 images of each model, and no prompt with more than"):
+            fidelity.table(photos, {"a": images})
     assert np.isnan(fidelity.diversity(np.zeros((3, 3)), np.arange(3))), "one image a prompt tells nothing of it"
 
 
