@@ -22,7 +22,7 @@ from .running.run import Run
 RECORDED = DATA / "results" / "experiments"
 BASE = "base"
 ARM = ["arm", "seed", "model"]
-ARMS = {"none": "relations", "list": "list", "half": "half", "shuffled": "shuffled"}  # by the choice ``control``
+ARMS = {"none": "relations", "list": "list", "shuffled": "shuffled"}  # by the choice ``control``
 PROMPT = ["prompt_id", "subject", "relation", "object", "objects"]
 METRICS = {"OA": ("both_found", "image"), "VISOR": ("correct", "image"), "VISOR_Cond": ("correct", "both_found"),
            "lift": ("beyond_chance", "both_found")}  # what is above and below the fraction's line  # fmt: skip
@@ -61,7 +61,8 @@ def _arm(choices: Mapping[str, Any]) -> str:
         return f"relations by {choices['rules']}"
     if set(choices.get("families", FAMILIES)) != set(FAMILIES):
         return " and ".join(choices["families"])
-    return ARMS[choices["control"]]
+    told = f", {100 * choices['told']:g} % told" if choices["told"] else ""
+    return ARMS[choices["control"]] + told
 
 
 def gather(

@@ -12,7 +12,6 @@ KINDS = {  # arm and what it is compared with: colour, marker, words
     ("relations", "base"): (COLOURS[0], "o", "relations − base"),
     ("relations", "list"): (COLOURS[2], "s", "relations − lists"),
     ("list", "base"): (COLOURS[1], "^", "lists − base"),
-    ("half", "base"): (COLOURS[4], "D", "half lists − base"),
     ("shuffled", "base"): (COLOURS[7], "v", "shuffled − base"),
 }
 

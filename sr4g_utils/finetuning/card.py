@@ -58,7 +58,8 @@ def card(which: str, record: Mapping[str, Any], tested: Mapping[str, Any], model
         f"without captions that name {', '.join(record['held_out'])}" if record["held_out"] else "on all captions"
     )
     held_out += f"; {', '.join(c['families'])} relations only" if set(c["families"]) != set(FAMILIES) else ""
-    held_out += f"; a control, whose captions are: {c['control']}" if c["control"] != "none" else ""
+    told = f", but for {c['told']:.3g} of them" if c["told"] else ""
+    held_out += f"; a control, whose captions are: {c['control']}{told}" if c["control"] != "none" else ""
     held_out += f"; {c['withheld']:.0%} of the triplets held back" if c["withheld"] else ""
     held_out += f"; triplets of five groups drawn {c['doses']} times, else lists" if c["doses"] else ""
     step = record["best"]["step"] if which == "best" else c["steps"]

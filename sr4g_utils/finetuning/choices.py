@@ -17,7 +17,8 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     # what is learnt from
     rules: str = "visor"  # a rule set of relations.RULES that defines all relations
     template: str = "plain"  # of captions.TEMPLATES
-    control: Literal["none", "list", "half", "shuffled"] = "none"  # a control's captions; see samples.Captions
+    control: Literal["none", "list", "shuffled"] = "none"  # a control's captions; see samples.Captions
+    told: float = 0.0  # share of a control's captions that stay true
     families: list[str] = msgspec.field(default_factory=lambda: list(FAMILIES))  # whose relations captions name
     withheld: float = 0.0  # share of the triplets whose captions are held back; see dataset.withheld
     doses: list[int] = []  # draws of each dosed prompt's triplet, by its group; see samples.Captions.dosed
@@ -59,6 +60,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     oa_floor: float = 0.9  # the best checkpoint finds both objects at least this often, relative to the start
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 2
+    milestones: list[int] = []  # steps after which the UNet is kept as well, as ``step-N``
     log_every: int = 10
     tensorboard: bool = False
 
@@ -77,9 +79,13 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         for name in positive:
             if getattr(choices, name) <= 0:
                 raise ValueError(f"fine-tuning: {name} must be above 0, got {getattr(choices, name)!r}")
-        for name in ("withheld", "caption_dropout", "ema", "max_unusable"):
+        for name in ("told", "withheld", "caption_dropout", "ema", "max_unusable"):
             if not 0 <= getattr(choices, name) <= 1:
                 raise ValueError(f"fine-tuning: {name} must be in [0, 1], got {getattr(choices, name)!r}")
+        if choices.told and choices.control == "none":
+            raise ValueError("fine-tuning: told is of a control's captions: take control list or shuffled")
+        if outside := [step for step in choices.milestones if not 0 < step <= choices.steps]:
+            raise ValueError(f"fine-tuning: milestones: there is no step {outside[0]} of {choices.steps}")
         if not choices.families or set(choices.families) - set(FAMILIES):
             raise ValueError(f"fine-tuning: families must be some of {', '.join(FAMILIES)}, got {choices.families!r}")
         if choices.doses and (len(choices.doses) != DOSE_GROUPS or min(choices.doses) < 0):

@@ -82,6 +82,8 @@ def train(
             if best is None or rank(scores, start, c.oa_floor) > rank(best, start, c.oa_floor):
                 best = scores
                 save_unet(folder / "best", learner, accelerator)
+        if done in c.milestones:
+            save_unet(folder / f"step-{done}", learner, accelerator)
         if save:
             position = {"step": done, "best": best, "start": start, "key": key, **log.position()}
             good = checkpoint(folder, learner, position, c.keep_checkpoints, accelerator)

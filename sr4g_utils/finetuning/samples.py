@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,7 @@ class Captions:
     A triplet's number is (subject · categories + object) · relations + relation: places in their lists.
 
     In a control the captions say less than what is true, of the same images drawn in the same order: "list" names the
-    two things, "half" does so in every second caption on average, "shuffled" names a relation that is drawn at random
-    for each caption.
+    two things, "shuffled" a relation that is drawn at random for each caption. A share of them, ``told``, stays true.
     """
 
     image: Int32[np.ndarray, "caption"]
@@ -55,6 +54,7 @@ class Captions:
     names: list[str]
     template: str
     control: str = "none"
+    told: float = 0.0
 
     def __len__(self) -> int:
         return len(self.image)
@@ -64,7 +64,7 @@ class Captions:
         return self.triplet % len(NAMES)
 
     def rows(self, keep: Bool[np.ndarray, "caption"]) -> "Captions":
-        return Captions(self.image[keep], self.triplet[keep], self.names, self.template, self.control)
+        return replace(self, image=self.image[keep], triplet=self.triplet[keep])
 
     def without(self, held_out: Sequence[str]) -> "Captions":
         """Those that name none of the categories.
@@ -134,11 +134,12 @@ class Captions:
     def said(self) -> Int32[np.ndarray, "caption"]:
         """What the captions say, as :meth:`text` reads it: the triplets, but for a control, which is alike for every
         seed. Numbers beyond the triplets' stand for lists of two things."""
+        if self.control == "none":
+            return self.triplet
         rng = np.random.default_rng(0)
-        if self.control == "shuffled":
-            return self.triplet - self.relation + rng.integers(len(NAMES), size=len(self), dtype=np.int32)
-        listed = rng.random(len(self)) < {"none": 0.0, "half": 0.5, "list": 1.0}[self.control]
-        return np.where(listed, self._lists + self.triplet - self.relation, self.triplet).astype(np.int32)
+        other = self.triplet - self.relation
+        other += rng.integers(len(NAMES), size=len(self), dtype=np.int32) if self.control == "shuffled" else self._lists
+        return np.where(rng.random(len(self)) < self.told, self.triplet, other)
 
     @property
     def _lists(self) -> int:
@@ -152,7 +153,12 @@ class Captions:
 
 
 def true_captions(
-    table: BoxTable, rules: str = "visor", template: str = "plain", same_category: bool = False, control: str = "none"
+    table: BoxTable,
+    rules: str = "visor",
+    template: str = "plain",
+    same_category: bool = False,
+    control: str = "none",
+    told: float = 0.0,
 ) -> Captions:
     """Every caption that is true of a table's images, be they cropped or not; nothing is written or sampled yet."""
     images, triplets = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
@@ -162,7 +168,7 @@ def true_captions(
         group, relation = (index.astype(np.int32) for index in np.nonzero(counts))
         images.append(image[group])
         triplets.append(((subject * len(table.names) + object) * len(NAMES))[group] + relation)
-    return Captions(np.concatenate(images), np.concatenate(triplets), table.names, template, control)
+    return Captions(np.concatenate(images), np.concatenate(triplets), table.names, template, control, told)
 
 
 def crop_changes(before: Captions, after: Captions) -> dict[str, int]:

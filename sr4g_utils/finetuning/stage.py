@@ -43,7 +43,7 @@ def finetune(
 
     Args:
         folder: gets ``log.jsonl`` (a line per ``log_every`` steps and per validation), ``checkpoints/`` and, as UNet
-            folders that ``models.load_pipeline(unet=...)`` takes, ``best/`` and ``last/``. What another configuration
+            folders that ``models.load_pipeline(unet=...)`` takes, ``best/``, ``last/`` and, of milestones, ``step-N/``. What another configuration
             left there is moved to ``<folder>.before`` (``.before-2``, …); see ``FREE`` for what is none. A constant
             schedule may be prolonged: more steps go on from the last checkpoint.
         annotations: a box table's source, see :func:`boxes.read`.
@@ -77,7 +77,8 @@ def finetune(
         return state["result"]
 
     cropped = crop_table(table, resolution, c.min_kept)
-    every, uncropped = (true_captions(one, c.rules, c.template, c.same_category, c.control) for one in (cropped, table))
+    said = (c.rules, c.template, c.same_category, c.control, c.told)
+    every, uncropped = (true_captions(one, *said) for one in (cropped, table))
     store, images = Path(latents or folder.parent / "latents"), np.unique(every.image)
     encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)

@@ -42,6 +42,9 @@ def test_the_paper_profile_is_the_defaults(tmp_path: Path) -> None:
         ({"doses": [1, 2]}, r"doses must be 5 numbers, one a group, got \[1, 2\]"),
         ({"doses": [0, 2, 8, 32, -1], "schedule": "cosine"}, "doses must be 5 numbers"),
         ({"doses": [0, 2, 8, 32, 128]}, "doses are shared out over all steps: take schedule cosine, control none"),
+        ({"told": 0.1}, "told is of a control's captions: take control list or shuffled"),
+        ({"told": 1.1, "control": "list"}, r"told must be in \[0, 1\], got 1.1"),
+        ({"milestones": [5, 9], "steps": 8}, "milestones: there is no step 9 of 8"),
         ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
     ],
 )

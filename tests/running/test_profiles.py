@@ -135,7 +135,7 @@ def test_bad_profiles_are_one_line(tmp_path, text, settings, message):
 
 
 def test_an_unknown_profile():
-    with pytest.raises(ValueError, match=r"unknown profile 'lunch': there are arms, coco, .*miniature"):
+    with pytest.raises(ValueError, match=r"unknown profile 'lunch': there are along, arms, coco, .*miniature"):
         profiles.load_profile("lunch", [], Path("x"))
 
 
