@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from . import boxes, dataset, intervals, visor
 from .agreement import agreement
@@ -49,41 +49,63 @@ def rule_disagreement(path: str | Path, annotations: str | Path, split: str = "t
 SG2IM_AREA, SG2IM_OBJECTS = 0.02, (3, 8)
 
 
-def reconstruction(path: str | Path, annotations: str | Path, split: str = "train") -> None:
+def reconstruction(path: str | Path, train: str | Path, val: str | Path) -> None:
     """Which reading of the paper gives 9.9 million captions? (an artifact: written to ``path`` as Parquet)
 
-    One row per rule set, box filter, and kind of thing counted: box pairs in a relation, distinct triplets per image,
-    or distinct (subject, relation, object); each over all categories and over different categories only.
+    One row per set of images ("train", or "train + val"), rule set, box filter ("with crowds" where both splits'
+    annotations have crowd regions), and kind of thing counted: box pairs in a relation, distinct triplets per image, or
+    distinct (subject, relation, object); each over all categories and over different categories only. Train and val of
+    COCO 2017 together are those of COCO 2014, with the same annotations.
+
+    Raises:
+        ValueError: the splits have other categories.
     """
-    table = boxes.read(annotations, split).without_crowds()
-    large = table.w * table.h >= SG2IM_AREA * (table.width * table.height)[table.image]
-    per_image = np.bincount(table.image[large], minlength=len(table.image_id))[table.image]
-    filtered = large & (per_image >= SG2IM_OBJECTS[0]) & (per_image <= SG2IM_OBJECTS[1])
+    tables = {"train": boxes.read(train, "train"), "val": boxes.read(val, "val")}
+    if tables["train"].names != tables["val"].names:
+        raise ValueError(f"{train} and {val} have not the same categories")
+    kept = {"all boxes": BoxTable.without_crowds, "sg2im's filter": _filtered}
+    kept |= {"with crowds": lambda table: table} if all(table.crowd.any() for table in tables.values()) else {}
     rows = []
-    for boxes_kept, part in {"all boxes": table, "sg2im's filter": table.rows(filtered)}.items():
-        for rules in complete_rules() if len(part) else ():
-            for (counted, categories), n in _captions(part, rules).items():
-                row = {"rules": rules, "boxes": boxes_kept, "counted": counted, "categories": categories, "n": n}
-                rows.append(row)
+    for (boxes_kept, choose), rules in product(kept.items(), complete_rules()):
+        of = [_captions(choose(table), rules) for table in tables.values()]
+        for images, parts in {"train": of[:1], "train + val": of}.items():
+            about = {"images": images, "rules": rules, "boxes": boxes_kept}
+            rows += [about | told for told in _counted(parts)]
     with atomic(path) as partial:
         pd.DataFrame(rows).to_parquet(partial, index=False)
 
 
-def _captions(table: BoxTable, rules: str) -> dict[tuple[str, str], int]:
-    """How many captions a rule set writes, by what is counted and of which categories."""
-    kinds, categories = ("box pairs", "triplets per image", "distinct triplets"), ("all", "different")
-    counted = dict.fromkeys(product(kinds, categories), 0)
+def _filtered(table: BoxTable) -> BoxTable:
+    """The boxes that sg2im takes: large ones, in images that have neither few nor many of them."""
+    table = table.without_crowds()
+    large = table.w * table.h >= SG2IM_AREA * (table.width * table.height)[table.image]
+    per_image = np.bincount(table.image[large], minlength=len(table.image_id))[table.image]
+    return table.rows(large & (per_image >= SG2IM_OBJECTS[0]) & (per_image <= SG2IM_OBJECTS[1]))
+
+
+def _captions(
+    table: BoxTable, rules: str
+) -> tuple[dict[tuple[str, str], int], Bool[np.ndarray, "subject object relation"]]:
+    """How many captions a rule set writes, by what is counted and of which categories; and the triplets there are."""
+    counted = dict.fromkeys(product(("box pairs", "triplets per image"), ("all", "different")), 0)
     seen = np.zeros((len(table.names), len(table.names), len(NAMES)), bool)
-    for groups, counts in dataset.count_pairs(table, rules):
+    for groups, counts in dataset.count_pairs(table, rules) if len(table) else ():
         different = groups[:, 1] != groups[:, 2]
-        for which, kept in zip(categories, (slice(None), different), strict=True):
-            counted["box pairs", which] += int(counts[kept].sum())
-            counted["triplets per image", which] += int(np.count_nonzero(counts[kept]))
+        for which, rows in (("all", slice(None)), ("different", different)):
+            counted["box pairs", which] += int(counts[rows].sum())
+            counted["triplets per image", which] += int(np.count_nonzero(counts[rows]))
         np.logical_or.at(seen, (groups[:, 1], groups[:, 2]), counts > 0)
+    return counted, seen
+
+
+def _counted(parts: Sequence[tuple[dict[tuple[str, str], int], np.ndarray]]) -> list[dict[str, Any]]:
+    """The counts of splits together: of images they add up, and a triplet that is in both is one."""
+    total = {kind: sum(counted[kind] for counted, _ in parts) for kind in parts[0][0]}
+    seen = np.any([seen for _, seen in parts], axis=0)
     same = seen[np.arange(len(seen)), np.arange(len(seen))]
-    counted["distinct triplets", "all"] = int(seen.sum())
-    counted["distinct triplets", "different"] = int(seen.sum() - same.sum())
-    return counted
+    total["distinct triplets", "all"] = int(seen.sum())
+    total["distinct triplets", "different"] = int(seen.sum() - same.sum())
+    return [{"counted": counted, "categories": which, "n": n} for (counted, which), n in total.items()]
 
 
 def beside_reported(section: str, ours: Mapping[str, float | int]) -> pd.DataFrame:

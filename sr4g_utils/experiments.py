@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import analysis, claims, visor
-from .detections import read_detections
+from . import analysis, claims
 from .prompts import OBJECT_SETS
-from .relations import FAMILIES, NAMES, RULES, family
+from .relations import FAMILIES, NAMES, family
 from .running.files import DATA, atomic, digest, protocol, read_json
 from .running.run import Run
 
@@ -249,7 +248,8 @@ def sets_of(table: pd.DataFrame) -> list[str]:
     return [name for name in OBJECT_SETS if (table.objects == name).any()] + ["all"]
 
 
-def _of(tables: Iterable[pd.DataFrame], objects: str) -> list[pd.DataFrame]:
+def of_objects(tables: Iterable[pd.DataFrame], objects: str) -> list[pd.DataFrame]:
+    """The verdicts on a set of objects, or on "all"."""
     return [table[table.objects == objects] if objects != "all" else table for table in tables]
 
 
@@ -267,7 +267,7 @@ def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift",
                 pairs.append(("relations", control, [told[i] for i in both], [by_seed[i] for i in both]))
         for (arm, over, treated, other), objects in ((pair, name) for pair in pairs for name in sets_of(table)):
             for metric in metrics:
-                found = effect(_of(treated, objects), _of(other, objects), metric)
+                found = effect(of_objects(treated, objects), of_objects(other, objects), metric)
                 rows.append({"model": model, "objects": objects, "arm": arm, "over": over, "metric": metric, **found})
     return pd.DataFrame(rows)
 
@@ -286,53 +286,6 @@ def by_relation(table: pd.DataFrame, model: str) -> pd.DataFrame:
         rows.append({"relation": name, "metric": "VISOR_Cond", **found})
     each = claims.by_relation(pd.DataFrame(rows))
     return each.assign(lift=each.difference - (each.chance_after - each.chance_before))
-
-
-def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
-    """What fine-tuning on some families of relations does to each: the effect on VISOR_Cond over the base, by arm (all
-    "relations", or the families trained on) and the family tested."""
-    arms = [arm for arm in table.arm.unique() if arm == "relations" or set(arm.split(" and ")) <= set(FAMILIES)]
-    rows = []
-    for arm in sorted(arms, key=[*FAMILIES, *arms].index):
-        treated = list(verdicts_of(table, model, arm).values())
-        for tested in FAMILIES if treated else ():
-            names, both = family(tested), (treated, [base_of(table)])
-            part, control = ([one[one.relation.isin(names)] for one in each] for each in both)
-            rows.append({"trained": arm, "tested": tested, **effect(part, control)})
-    return pd.DataFrame(rows)
-
-
-def by_rules(sweep: str | Path, model: str = "main") -> pd.DataFrame:
-    """What fine-tuning on the captions of a rule set gains under each: the effect on VISOR_Cond over the base, by the
-    rule set trained on and the one that judges, "tested". The boxes of each run are judged anew, base and model alike.
-
-    Args:
-        sweep: its folder; of runs with relations that differ in fine-tuning's ``rules`` or ``seed``.
-
-    Raises:
-        ValueError: no run is finished, or one is of a control, of doses or of some families.
-    """
-    runs = finished([Path(sweep).expanduser().resolve()])
-    if other := [path for about, path in runs if not about["arm"].startswith("relations")]:
-        raise ValueError(f"{other[0]}: not of all relations; give a sweep over fine-tuning's rules alone")
-    tables: dict[tuple[str, str], list[pd.DataFrame]] = {}
-    every = [name for name, rules in RULES.items() if set(NAMES) <= set(rules.defines)]
-    for about, artifacts in runs:
-        for rules in every:
-            tables.setdefault((about["rules"], rules), []).append(_judged(artifacts, model, rules))
-    base = {rules: _judged(runs[0][1], BASE, rules) for rules in every}
-    return pd.DataFrame(
-        {"trained": trained, "tested": rules, **effect(told, [base[rules]])}
-        for (trained, rules), told in tables.items()
-    )
-
-
-def _judged(artifacts: Path, model: str, rules: str) -> pd.DataFrame:
-    """A run's pictures by a model under another rule set."""
-    pictures = pd.read_parquet(artifacts / f"verdicts_{model}.parquet")[["prompt_id", "image_index"]]
-    found = read_detections(artifacts / "detections" / f"{model}.parquet")
-    how = {**protocol()["judge"], "rules": rules, "nothing": "record"}
-    return visor.verdicts(pd.read_parquet(artifacts / "prompts_test.parquet"), found, pictures, **how)
 
 
 # ------------------------------------------------------------------------------------------------------------ frequency

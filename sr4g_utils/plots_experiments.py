@@ -1,5 +1,7 @@
 """The figures of notebook 07. As in :mod:`plots`, what they show is computed elsewhere."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -118,5 +120,73 @@ def doses(table: pd.DataFrame) -> Figure:
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(parts))
     axes[0].set(ylabel="gain of VISOR_Cond (points)", title="by family")
     axes[1].set(title="draws of one image, or of all")
+    figure.tight_layout()
+    return figure
+
+
+def shares(table: pd.DataFrame) -> Figure:
+    """The gain over the base by the share of captions that tell a relation, with 95 % intervals.
+
+    Args:
+        table: of :func:`generality.by_share`.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4.2))
+    for metric, marker, colour in zip(table.metric.unique(), MARKERS, COLOURS, strict=False):
+        rows = table[table.metric == metric]
+        error = np.stack([rows.difference - rows.low, rows.high - rows.difference])
+        at = np.arange(len(rows)) + (0.04 if metric == "OA" else -0.04)
+        axis.errorbar(at, rows.difference, yerr=error, fmt=f"{marker}-", color=colour, linewidth=1, label=metric)
+    axis.axhline(0, color="black", linewidth=1)
+    names = [f"{share:g}" for share in table.share.unique()]
+    axis.set(xticks=range(len(names)), xticklabels=names, xlabel="captions that tell a relation (percent)")
+    axis.set(ylabel="change from the base (points)")
+    axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def held_out(table: pd.DataFrame) -> Figure:
+    """The change of VISOR_Cond by the categories that were held out and by set of objects, with 95 % intervals.
+
+    Args:
+        table: of :func:`generality.by_held_out`.
+    """
+    table = table[table.metric == "VISOR_Cond"]
+    categories, sets = table.held_out.unique(), table.objects.unique()
+    figure, axis = plt.subplots(figsize=(9, 0.9 * len(categories) + 1.6))
+    for objects, marker, colour, offset in zip(
+        sets, MARKERS, ["black", *COLOURS][-len(sets) :], np.linspace(-0.27, 0.27, len(sets)), strict=False
+    ):
+        rows = table[table.objects == objects].set_index("held_out").reindex(categories)
+        error = np.stack([rows.difference - rows.low, rows.high - rows.difference])
+        at = np.arange(len(categories)) + offset
+        axis.errorbar(rows.difference, at, xerr=error, fmt=marker, color=colour, markersize=6, label=objects)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set(yticks=range(len(categories)), yticklabels=[textwrap.fill(names, 38) for names in categories])
+    axis.set(xlabel="change of VISOR_Cond (points)", title="held out of fine-tuning's captions")
+    axis.grid(False, axis="y")
+    axis.invert_yaxis()
+    axis.legend(title="objects", loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def along(table: pd.DataFrame) -> Figure:
+    """Each metric in the course of fine-tuning; the bars are 95 % intervals of the change from the base.
+
+    Args:
+        table: of :func:`generality.along`.
+    """
+    metrics = table.metric.unique()
+    figure, axes = plt.subplots(2, -(-len(metrics) // 2), figsize=(12, 5.6), sharex=True)
+    for metric, axis in zip(metrics, axes.flat, strict=False):
+        rows = table[table.metric == metric]
+        error = np.stack([rows.change - rows.low, rows.high - rows.change])
+        axis.errorbar(rows.step, rows.value, yerr=np.nan_to_num(error), fmt="o-", color=COLOURS[0], linewidth=1)
+        axis.axhline(rows.value.iloc[0], color="0.6", linewidth=1, linestyle="--")
+        axis.set(title=metric, xticks=rows.step)
+    for axis in axes.flat[len(metrics) :]:
+        axis.remove()
+    figure.supxlabel("steps of fine-tuning")
     figure.tight_layout()
     return figure

@@ -41,13 +41,15 @@ def human_agreement(
     return run.result(agreement, "human_agreement", **about), about
 
 
-def reconstruction(run: Run, train_annotations: Any) -> Told:
-    """:func:`analysis.reconstruction` of training annotations; of the miniature's, which have another size, COCO's."""
-    if inputs.is_miniature(train_annotations):
+def reconstruction(run: Run, train_annotations: Any, val_annotations: Any) -> Told:
+    """:func:`analysis.reconstruction` of annotations; of the miniature's, which have another size, COCO's recorded."""
+    if inputs.is_miniature(train_annotations) or inputs.is_miniature(val_annotations):
         return run.recorded("reconstruction")
-    source = inputs.annotations(run, train_annotations, "train")
-    path, _ = run.stage("reconstruction.parquet", analysis.reconstruction, {"annotations": source})
-    return run.result(pd.read_parquet(path), "reconstruction", annotations=source.name), {"annotations": source.name}
+    given = {"train": train_annotations, "val": val_annotations}
+    sources = {split: inputs.annotations(run, source, split) for split, source in given.items()}
+    path, _ = run.stage("reconstruction.parquet", analysis.reconstruction, sources)
+    about = {"annotations": ", ".join(dict.fromkeys(source.name for source in sources.values()))}
+    return run.result(pd.read_parquet(path), "reconstruction", **about), about
 
 
 def real(run: Run, train_annotations: Any, table: pd.DataFrame, name: str) -> pd.DataFrame:

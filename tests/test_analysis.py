@@ -1,5 +1,6 @@
 """The analysis of notebooks 04 and 05 on worlds whose answers are known."""
 
+import json
 from itertools import product
 
 import numpy as np
@@ -55,23 +56,43 @@ def test_where_rule_sets_disagree(shared, tmp_path):
 
 
 def test_readings_of_the_paper_are_counted(shared, tmp_path):
-    path = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
-    analysis.reconstruction(tmp_path / "r.parquet", path, split="val")
-    found = (
-        pd.read_parquet(tmp_path / "r.parquet").set_index(["rules", "boxes", "counted", "categories"]).n.sort_index()
-    )
-    assert set(found.index.get_level_values("rules")) == set(complete_rules()), "those that define all relations"
-    for rules in ("visor", "sg2im"):
-        n = dataset.build(tmp_path / "t.parquet", path, split="val", rules=rules)
-        rows = pd.read_parquet(tmp_path / "t.parquet")
-        different = rows[rows.subject != rows.object]
-        ours = found[rules, "all boxes"]
-        assert ours["triplets per image"].to_dict() == {"all": n, "different": len(different)}
-        assert ours["box pairs"].to_dict() == {"all": rows.n_pairs.sum(), "different": different.n_pairs.sum()}
-        key = ["subject", "relation", "object"]
-        assert ours["distinct triplets"].to_dict() == {
-            "all": len(rows.drop_duplicates(key)), "different": len(different.drop_duplicates(key)),
-        }  # fmt: skip
+    paths = {
+        split: shared / "coco_excerpt" / "annotations" / f"instances_{split}2017.json" for split in ("train", "val")
+    }
+    analysis.reconstruction(tmp_path / "r.parquet", **paths)
+    found = pd.read_parquet(tmp_path / "r.parquet")
+    assert set(found.rules) == set(complete_rules()), "those that define all relations"
+    assert len(found) == 2 * 3 * len(complete_rules()) * 6 and not found.iloc[:, :-1].duplicated().any()
+    found = found.set_index(["images", "rules", "boxes", "counted", "categories"]).n.sort_index()
+    for rules, crowds in product(("visor", "sg2im"), (False, True)):
+        written = []
+        for split, path in paths.items():
+            dataset.build(tmp_path / "t.parquet", path, split=split, rules=rules, crowds=crowds)
+            written.append(pd.read_parquet(tmp_path / "t.parquet"))
+        for images, parts in {"train": written[:1], "train + val": written}.items():
+            rows = pd.concat(parts)
+            each = {"all": rows, "different": rows[rows.subject != rows.object]}
+            ours = found[images, rules, "with crowds" if crowds else "all boxes"]
+            key = ["subject", "relation", "object"]
+            assert ours["triplets per image"].to_dict() == {which: len(part) for which, part in each.items()}
+            assert ours["box pairs"].to_dict() == {which: part.n_pairs.sum() for which, part in each.items()}
+            distinct = {which: len(part.drop_duplicates(key)) for which, part in each.items()}
+            assert ours["distinct triplets"].to_dict() == distinct
+    filtered = found.xs("sg2im's filter", level="boxes")
+    assert (filtered > 0).all() and (filtered < found.xs("all boxes", level="boxes")).all()
+
+
+def test_crowds_are_counted_where_both_splits_have_them(shared, tmp_path):
+    val = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
+    none = tmp_path / "train.json"
+    official = json.loads(val.read_text())
+    none.write_text(json.dumps(official | {"annotations": [a for a in official["annotations"] if not a["iscrowd"]]}))
+    analysis.reconstruction(tmp_path / "r.parquet", none, val)
+    assert set(pd.read_parquet(tmp_path / "r.parquet").boxes) == {"all boxes", "sg2im's filter"}
+    official["categories"][0]["name"] = "somebody"
+    none.write_text(json.dumps(official))
+    with pytest.raises(ValueError, match="have not the same categories"):
+        analysis.reconstruction(tmp_path / "r.parquet", none, val)
 
 
 def test_ours_beside_the_reported_numbers():

@@ -49,7 +49,8 @@ def test_the_datasets_counts(claim, counted, categories):
     (cells,) = [cells for name, cells in ROWS.items() if name.startswith(f"{claim}:")]
     (row,) = [
         r for r in recorded("coco", "reconstruction")
-        if (r["rules"], r["boxes"], r["counted"], r["categories"]) == ("visor", "all boxes", counted, categories)
+        if [r[key] for key in ("images", "rules", "boxes", "counted", "categories")]
+        == ["train", "visor", "all boxes", counted, categories]
     ]  # fmt: skip
     assert cells[3] == f"{row['n']:,}, exactly"
 

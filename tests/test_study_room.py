@@ -23,7 +23,7 @@ def kept(run: Run, name: str) -> list[dict]:
 def test_recorded_tables_are_shown_and_not_kept_again(run):
     for table, about in (
         study.rule_disagreement(run, "recorded"),
-        study.reconstruction(run, "miniature:9"),
+        study.reconstruction(run, "miniature:9", "miniature:9"),
         study.human_agreement(run, "recorded", None, None, 10, 0),
         study.human_agreement(run, None, "recorded", None, 10, 0),
     ):
@@ -35,8 +35,9 @@ def test_given_annotations_are_counted_and_kept(run):
     path = inputs.annotations(run, "miniature:30", "train")
     table, about = study.rule_disagreement(run, path)
     assert about == {"annotations": path.name} and len(kept(run, "rule_disagreement")) == len(table) > 0
-    table, about = study.reconstruction(run, path)
-    assert about == {"annotations": path.name} and len(kept(run, "reconstruction")) == len(table) > 0
+    val = inputs.annotations(run, "miniature:9", "val")
+    table, about = study.reconstruction(run, path, val)
+    assert about == {"annotations": f"{path.name}, {val.name}"} and len(kept(run, "reconstruction")) == len(table) > 0
 
 
 def test_judgements_are_read_where_all_is_given(run, monkeypatch, tmp_path):

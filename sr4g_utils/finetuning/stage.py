@@ -43,9 +43,9 @@ def finetune(
 
     Args:
         folder: gets ``log.jsonl`` (a line per ``log_every`` steps and per validation), ``checkpoints/`` and, as UNet
-            folders that ``models.load_pipeline(unet=...)`` takes, ``best/``, ``last/`` and, of milestones, ``step-N/``. What another configuration
-            left there is moved to ``<folder>.before`` (``.before-2``, …); see ``FREE`` for what is none. A constant
-            schedule may be prolonged: more steps go on from the last checkpoint.
+            folders that ``models.load_pipeline(unet=...)`` takes, ``best/``, ``last/`` and ``step-N/`` of milestones.
+            What another configuration left there is moved to ``<folder>.before`` (``.before-2``, …); see ``FREE`` for
+            what is none. A constant schedule may be prolonged: more steps go on from the last checkpoint.
         annotations: a box table's source, see :func:`boxes.read`.
         photos: folder or zip.
         prompts: Parquet of :func:`prompts.write_study_prompts`; see :func:`prompts.validation_prompts`. Without it, or

@@ -67,7 +67,11 @@ def test_the_card_says_what_captions_left_out(artifacts):
     record["result"]["choices"] |= {"control": "list", "told": 0.02, "families": ["scale"], "withheld": 0.1}
     files.write_json(path, record)
     text = " ".join(released(artifacts).split())
-    for told in ("scale relations only", "a control, whose captions are: list, but for 0.02 of them", "10% of the triplets held back"):
+    for told in (
+        "scale relations only",
+        "a control, whose captions are: list, but for 0.02 of them",
+        "10% of the triplets held back",
+    ):
         assert told in text, told
 
 
