@@ -52,7 +52,7 @@ SG2IM_AREA, SG2IM_OBJECTS = 0.02, (3, 8)
 def reconstruction(path: str | Path, train: str | Path, val: str | Path) -> None:
     """Which reading of the paper gives 9.9 million captions? (an artifact: written to ``path`` as Parquet)
 
-    One row per set of images ("train", or "train + val"), rule set, box filter ("with crowds" where both splits'
+    One row per set of images ("train", "val", "train + val"), rule set, box filter ("with crowds" where all of their
     annotations have crowd regions), and kind of thing counted: box pairs in a relation, distinct triplets per image, or
     distinct (subject, relation, object); each over all categories and over different categories only. Train and val of
     COCO 2017 together are those of COCO 2014, with the same annotations.
@@ -63,14 +63,15 @@ def reconstruction(path: str | Path, train: str | Path, val: str | Path) -> None
     tables = {"train": boxes.read(train, "train"), "val": boxes.read(val, "val")}
     if tables["train"].names != tables["val"].names:
         raise ValueError(f"{train} and {val} have not the same categories")
-    kept = {"all boxes": BoxTable.without_crowds, "sg2im's filter": _filtered}
-    kept |= {"with crowds": lambda table: table} if all(table.crowd.any() for table in tables.values()) else {}
+    kept = {"all boxes": BoxTable.without_crowds, "sg2im's filter": _filtered, "with crowds": lambda table: table}
     rows = []
     for (boxes_kept, choose), rules in product(kept.items(), complete_rules()):
-        of = [_captions(choose(table), rules) for table in tables.values()]
-        for images, parts in {"train": of[:1], "train + val": of}.items():
-            about = {"images": images, "rules": rules, "boxes": boxes_kept}
-            rows += [about | told for told in _counted(parts)]
+        parts = {split: _captions(choose(table), rules) for split, table in tables.items()
+                 if boxes_kept != "with crowds" or table.crowd.any()}  # fmt: skip
+        for images in ("train", "val", "train + val"):
+            if set(of := images.split(" + ")) <= set(parts):
+                about = {"images": images, "rules": rules, "boxes": boxes_kept}
+                rows += [about | told for told in _counted([parts[split] for split in of])]
     with atomic(path) as partial:
         pd.DataFrame(rows).to_parquet(partial, index=False)
 
