@@ -13,6 +13,7 @@ import pandas as pd
 
 from . import experiments, visor
 from .detections import read_detections
+from .miniature.world import suits
 from .relations import FAMILIES, NAMES, RULES, family
 from .running.files import protocol, read_json
 from .running.run import Run
@@ -38,6 +39,24 @@ def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
             names, both = family(tested), (treated, [experiments.base_of(table)])
             part, control = ([one[one.relation.isin(names)] for one in each] for each in both)
             rows.append({"trained": arm, "tested": tested, **experiments.effect(part, control)})
+    return pd.DataFrame(rows)
+
+
+def by_prior(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
+    """The effect on VISOR_Cond over the base where the usual places and sizes of the two things suit the prompt, and
+    where they go against it: family, prior, arm and :func:`experiments.effect`'s columns."""
+    asked = table.drop_duplicates("prompt_id")
+    told = [suits(*row) for row in asked[["subject", "relation", "object"]].itertuples(index=False)]
+    prior = pd.Series(told, asked.prompt_id)
+    rows = []
+    for name in ("projective", "scale"):
+        for words, sign in (("suits", 1), ("against", -1)):
+            chosen = asked.prompt_id[asked.relation.isin(family(name)) & (asked.prompt_id.map(prior) == sign)]
+            part = table[table.prompt_id.isin(chosen)]
+            for arm in ("relations", "list"):
+                if treated := list(experiments.verdicts_of(part, model, arm).values()):
+                    found = experiments.effect(treated, [experiments.base_of(part)])
+                    rows.append({"family": name, "prior": words, "arm": arm, **found})
     return pd.DataFrame(rows)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_experiments import OBJECTS, drawn, prompts, run_of, three_seeds, told
+from test_experiments import EACH, OBJECTS, drawn, prompts, run_of, three_seeds, told
 
 from sr4g_utils import experiments, generality, plots_experiments, visor
 from sr4g_utils.relations import FAMILIES, NAMES, family
@@ -75,6 +75,18 @@ def test_rule_sets_trained_on_and_judging(tmp_path):
         ValueError, match="d/artifacts: not of all relations; give a sweep over fine-tuning's rules alone"
     ):
         generality.by_rules(tmp_path)
+
+
+def test_habits_are_set_against_prompts(study):
+    table = study.assign(subject="elephant", object="cup")  # larger, further left and as low by habit
+    found = generality.by_prior(table).set_index(["family", "prior", "arm"])
+    asked = found.prompts.groupby(["family", "prior"]).first()
+    of = {("scale", "suits"): 3, ("scale", "against"): 3, ("projective", "suits"): 1, ("projective", "against"): 1}
+    assert asked.to_dict() == {key: n * EACH * len(OBJECTS) for key, n in of.items()}
+    chosen = table[table.relation.isin(["smaller", "shorter", "narrower"])]
+    treated = list(experiments.verdicts_of(chosen, "main", "relations").values())
+    ours = found.loc[("scale", "against", "relations")].to_dict()
+    assert ours == experiments.effect(treated, [experiments.base_of(chosen)])
 
 
 def test_the_share_of_captions_that_tell_a_relation(study):

@@ -94,6 +94,18 @@ SMALLEST, LARGEST = 16, 56  # pixels, of a box's sides
 VISIBLE = 0.8  # of an object's box that no smaller box may cover
 VISIBLE_NESTED = 0.5  # the same, where one lies inside the other
 
+
+def suits(subject: str, relation: str, object: str) -> int:
+    """1 if the usual places or sizes of two things are as a projective or scale relation says, -1 if they are the other
+    way round, 0 if they say nothing."""
+    s, o = LOOKS[subject], LOOKS[object]
+    right, lower, larger = s.across - o.across, s.down - o.down, s.size - o.size
+    wider, taller = (s.size * s.aspect**power - o.size * o.aspect**power for power in (0.5, -0.5))
+    more = {"right of": right, "below": lower, "larger": larger, "wider": wider, "taller": taller}
+    less = {"left of": right, "above": lower, "smaller": larger, "narrower": wider, "shorter": taller}
+    return int(np.sign(more.get(relation, 0.0) - less.get(relation, 0.0)))
+
+
 # ------------------------------------------------------------------------------------------------------------ layouts
 
 

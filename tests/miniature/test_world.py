@@ -13,8 +13,8 @@ from sr4g_utils.finetuning.samples import true_captions
 from sr4g_utils.miniature import world
 from sr4g_utils.miniature.world import NAMES, SIZE
 from sr4g_utils.photos import boxes_of, crop_table
+from sr4g_utils.relations import BY_NAME, judge
 from sr4g_utils.relations import NAMES as RELATIONS
-from sr4g_utils.relations import judge
 
 
 def extent(picture: np.ndarray, ground: np.ndarray) -> list[int]:
@@ -145,3 +145,13 @@ def test_the_landscape_loses_a_caption_to_the_crop_and_makes_another_true(height
     told, left = ({each.text(triplet) for triplet in each.triplet} for each in (before, after))
     assert "an elephant wider than a cat" in told - left and "an elephant narrower than a cat" in left - told
     assert any("bird" in text for text in told) and not any("bird" in text for text in left)
+
+
+def test_what_habits_suit():
+    assert world.suits("elephant", "larger", "cup") == 1 and world.suits("elephant", "smaller", "cup") == -1
+    assert world.suits("kite", "above", "bench") == 1 and world.suits("person", "taller", "skateboard") == 1
+    assert world.suits("skateboard", "wider", "person") == 1 and world.suits("cat", "left of", "dog") == 0, "same place"
+    assert world.suits("dog", "inside", "cup") == 0
+    for name in RELATIONS:
+        one, turned = world.suits("dog", name, "cup"), world.suits("cup", name, "dog")
+        assert one == -turned == -world.suits("dog", BY_NAME[name].opposite, "cup")
