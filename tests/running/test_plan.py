@@ -66,7 +66,7 @@ def test_mirrors_folders_and_prompt_sets(tmp_path: Path) -> None:
 
 def test_the_default_downloads_nothing() -> None:
     told = "\n".join(lines("miniature"))
-    assert "3,712 images to generate" in told, "3,136 of relations and 576 without one, as docs/miniature.md says"
+    assert "1,856 images to generate" in told, "1,568 of relations and 288 without one, as docs/miniature.md says"
     assert "tiny-sd: the local folder ../data/models/tiny-sd" in told and "to be downloaded" not in told
 
 
