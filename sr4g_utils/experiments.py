@@ -5,6 +5,7 @@ The verdicts of all their pictures are one table, gathered from a sweep's runs o
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pandas as pd
 from scipy import stats
 
 from . import analysis, claims
+from .finetuning.choices import FREE, Choices
 from .prompts import OBJECT_SETS
 from .relations import FAMILIES, NAMES, family
+from .running import profiles
 from .running.files import DATA, atomic, digest, protocol, read_json
 from .running.run import Run
 
@@ -22,6 +25,8 @@ RECORDED = DATA / "results" / "experiments"
 BASE = "base"
 ARM = ["arm", "seed", "model"]
 ARMS = {"none": "relations", "list": "list", "shuffled": "shuffled"}  # by the choice ``control``
+VARIED = ("control", "told", "families", "rules", "doses", "seed")  # of fine-tuning's choices, by the arms
+SHOWN = ("milestones", "validate_every", "validation_prompts", "sampling", "threshold", "pairs", "oa_floor")
 PROMPT = ["prompt_id", "subject", "relation", "object", "objects"]
 METRICS = {"OA": ("both_found", "image"), "VISOR": ("correct", "image"), "VISOR_Cond": ("correct", "both_found"),
            "lift": ("beyond_chance", "both_found")}  # what is above and below the fraction's line  # fmt: skip
@@ -54,14 +59,25 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
 
 
 def _arm(choices: Mapping[str, Any]) -> str:
+    """A run's arm: what its captions say, and each other choice that is not the recipe's. So a run that was trained
+    otherwise does not take the place of one that was not."""
     if choices["doses"]:
-        return "doses"
-    if choices["rules"] != protocol()["judge"]["rules"]:
-        return f"relations by {choices['rules']}"
-    if set(choices.get("families", FAMILIES)) != set(FAMILIES):
-        return " and ".join(choices["families"])
-    told = f", {100 * choices['told']:g} % told" if choices["told"] else ""
-    return ARMS[choices["control"]] + told
+        name = "doses"
+    else:
+        name = ARMS[choices["control"]] + (f", {100 * choices['told']:g} % told" if choices["told"] else "")
+        if set(choices["families"]) != set(FAMILIES):
+            name = " and ".join(choices["families"]) + ("" if name == "relations" else f", {name}")
+    name += f" by {choices['rules']}" if choices["rules"] != protocol()["judge"]["rules"] else ""
+    return name + "".join(f", {key} {choices[key]}" for key, value in _recipe().items() if choices[key] != value)
+
+
+@cache
+def _recipe() -> dict[str, Any]:
+    """The choices that the runs of the profile arms share, of those that bear on what is learnt."""
+    notebook = "03_finetuning"
+    shared = {name: value for name, (_, value) in profiles.declared(notebook).items()}
+    shared |= profiles.load_profile("arms", [], Path())[notebook]
+    return {name: shared[name] for name in Choices.__struct_fields__ if name not in (*VARIED, *SHOWN, *FREE)}
 
 
 def gather(

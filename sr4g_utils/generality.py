@@ -87,7 +87,8 @@ def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
         ValueError: no run is finished, or one is of a control, of doses or of some families.
     """
     runs = experiments.finished([sweep])
-    if other := [path for about, path in runs if not about["arm"].startswith("relations")]:
+    alone = {"relations", *(f"relations by {rules}" for rules in RULES)}
+    if other := [path for about, path in runs if about["arm"] not in alone]:
         raise ValueError(f"{other[0]}: not of all relations; give a sweep over fine-tuning's rules alone")
     tables: dict[tuple[str, str], list[pd.DataFrame]] = {}
     every = [name for name, rules in RULES.items() if set(NAMES) <= set(rules.defines)]

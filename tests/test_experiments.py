@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,9 @@ from scipy import stats
 
 from sr4g_utils import experiments, plots_experiments, visor
 from sr4g_utils.captions import caption
+from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.relations import NAMES, family
+from sr4g_utils.running import profiles
 from sr4g_utils.running.run import Run
 
 OBJECTS = ("seen", "withheld", "mixed", "unseen")
@@ -210,14 +213,15 @@ def test_the_verdict_on_doses():
 # ------------------------------------------------------------------------------------------------------------ gathering
 
 
-def run_of(
-    sweep: Path, name: str, control: str, seed: int, doses: Sequence[int] = (), rules: str = "visor", told: float = 0.0
-) -> Path:
+def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int] = (), **other: Any) -> Path:
     artifacts = sweep / name / "artifacts"
     (artifacts / "results").mkdir(parents=True)
     (artifacts / "finetune_main").mkdir()
-    choices = {"choices": {"control": control, "told": told, "seed": seed, "doses": doses, "rules": rules, "steps": 8}}
-    (artifacts / "finetune_main" / "result.json").write_text(json.dumps({"result": choices}))
+    arms = profiles.load_profile("arms", [], Path())["03_finetuning"]
+    declared = {name: value for name, (_, value) in profiles.declared("03_finetuning").items()} | arms
+    choices = {name: declared[name] for name in Choices.__struct_fields__}
+    choices |= {"control": control, "seed": seed, "doses": doses, **other}
+    (artifacts / "finetune_main" / "result.json").write_text(json.dumps({"result": {"choices": choices}}))
     (artifacts / "results" / "scores.json").write_text("{}")
     (artifacts / "results" / "quality_detector.json").write_text(json.dumps({"rows": [{"model": "base", "value": 1}]}))
     prompts().assign(group=GROUP, one_image=GROUP == 1).to_parquet(artifacts / "prompts_test.parquet")
@@ -296,3 +300,17 @@ def test_what_cannot_be_gathered_is_named(tmp_path):
     prompts().assign(subject="cow").to_parquet(other / "prompts_test.parquet")
     with pytest.raises(ValueError, match="b/artifacts: its test prompts are not those of"):
         experiments.gather(experiments.finished([tmp_path]))
+
+
+def test_a_run_that_was_trained_otherwise_is_another_arm(tmp_path):
+    told = {
+        "relations": {},
+        "relations, balanced False, lr 0.001": {"lr": 1e-3, "balanced": False},
+        "list by sg2im": {"control": "list", "rules": "sg2im"},
+        "scale, shuffled, 50 % told": {"control": "shuffled", "told": 0.5, "families": ["scale"]},
+        "projective and scale, steps 400": {"families": ["projective", "scale"], "steps": 400},
+    }
+    for i, other in enumerate(told.values()):
+        run_of(tmp_path, str(i), **{"control": "none", "seed": 0, **other})
+    run_of(tmp_path, "seen", "none", 1, validation_prompts=3, milestones=[4], log_every=1)  # nothing of what is learnt
+    assert [about["arm"] for about, _ in experiments.finished([tmp_path])] == [*told, "relations"]

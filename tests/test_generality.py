@@ -151,11 +151,11 @@ def test_along_fine_tuning(tmp_path):
     artifacts = along_of(tmp_path / "run")
     table = generality.along(tmp_path / "run")
     cells = table.set_index(["metric", "step"])
-    assert sorted(set(table.step)) == [0, 4, 8], "the last is all of the run's steps"
+    assert sorted(set(table.step)) == [0, 4, 800], "the last is all of the run's steps"
     assert set(table.metric) == {"OA", "VISOR_Cond", "all things found", "Fréchet distance", "KID", "recall"}
     assert len(table) == 18 and table[table.step == 0].change.isna().all()
     assert (
-        cells.loc[("Fréchet distance", 4)].tolist() == [2, 0.25, -0.5, 1] and cells.value["all things found", 8] == 50
+        cells.loc[("Fréchet distance", 4)].tolist() == [2, 0.25, -0.5, 1] and cells.value["all things found", 800] == 50
     )
     (half,) = [pd.read_parquet(artifacts / "verdicts_4.parquet")]
     assert cells.value["OA", 4] == pytest.approx(100 * half.both_found.mean())

@@ -29,13 +29,14 @@ FLOORS = [
     ("people", "finetune", "running.site", "running.crate"),
     ("evaluation", "study", "exercises", "claims"),
     ("experiments", "plain"),
+    ("generality",),
 ]
 HEAVY = ("torch", "diffusers", "transformers")
 LIGHT = (
     "relations", "captions", "boxes", "dataset", "prompts", "images", "visor", "people", "analysis", "plots",
     "detections", "inputs", "generate", "detect", "finetune", "sampling", "photos", "running.plan", "running.verify",
     "running.sweep", "across", "plots_lessons", "study", "claims",
-    "experiments", "fidelity",
+    "experiments", "fidelity", "generality",
 )  # fmt: skip
 
 # What is longer than a screen, and why.
