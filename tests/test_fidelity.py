@@ -74,16 +74,20 @@ def test_each_number_tells_what_it_is_for():
     assert set(table.n_photos) == set(table.n_images) == {400}
 
 
-def test_the_intervals_hold_what_many_samples_give():
-    rng = np.random.default_rng(3)
+def test_the_intervals_cover():
+    """In 60 samples, for time; of 250, those of KID held 93 to 95 %, of precision and recall 99 % and more, of diversity
+    91 to 95 %."""
+    rng, samples = np.random.default_rng(3), 60
     tables = []
-    for _ in range(60):
+    for _ in range(samples):
         models = {"a": normal(rng, 200, shift=0.3, each=4), "b": normal(rng, 200, shift=0.6, each=4)}
         tables.append(fidelity.table(normal(rng, 200), models).set_index(["metric", "model"]))
-    for metric in ("KID", "precision", "recall"):
+    for metric in fidelity.METRICS:
         rows = [table.loc[(metric, "b")] for table in tables]
-        true = np.mean([row.change for row in rows])
-        assert np.mean([row.change_low <= true <= row.change_high for row in rows]) > 0.85, metric
+        for number, low, high in (("value", "low", "high"), ("change", "change_low", "change_high")):
+            true = np.mean([row[number] for row in rows])
+            covered = np.mean([row[low] <= true <= row[high] for row in rows])
+            assert covered >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / samples), (metric, number)
 
 
 def test_prompts_stay_whole_and_are_the_same_of_every_model():
