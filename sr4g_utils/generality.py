@@ -6,6 +6,7 @@ fine-tuning. Tables of verdicts and effects are :mod:`experiments`'.
 
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,9 @@ def by_share(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
 
 
 def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
-    """What fine-tuning on the captions of a rule set gains under each: the effect on VISOR_Cond over the base, by the
-    rule set trained on and the one that judges, "tested". The boxes of each run are judged anew, base and model alike.
+    """What fine-tuning on the captions of a rule set gains under each: the effect on VISOR_Cond over the base, and over
+    fine-tuning on those of the protocol's, by the rule set trained on and the one that judges, "tested". The boxes of
+    each run are judged anew, base and model alike.
 
     Args:
         sweep: its folder; of runs with relations that differ in fine-tuning's ``rules`` or ``seed``.
@@ -90,16 +92,21 @@ def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
     alone = {"relations", *(f"relations by {rules}" for rules in RULES)}
     if other := [path for about, path in runs if about["arm"] not in alone]:
         raise ValueError(f"{other[0]}: not of all relations; give a sweep over fine-tuning's rules alone")
-    tables: dict[tuple[str, str], list[pd.DataFrame]] = {}
     every = [name for name, rules in RULES.items() if set(NAMES) <= set(rules.defines)]
-    for about, artifacts in runs:
-        for rules in every:
-            tables.setdefault((about["rules"], rules), []).append(_judged(artifacts, model, rules))
     base = {rules: _judged(runs[0][1], experiments.BASE, rules) for rules in every}
-    return pd.DataFrame(
-        {"trained": trained, "tested": rules, **experiments.effect(told, [base[rules]])}
-        for (trained, rules), told in tables.items()
-    )
+    told: dict[str, dict[int, Path]] = {}  # the runs of a rule set, by seed
+    for about, artifacts in runs:
+        told.setdefault(about["rules"], {})[about["seed"]] = artifacts
+    rows, usual = [], told.get(protocol()["judge"]["rules"], {})
+    for (trained, by_seed), tested in product(told.items(), every):
+        treated = {seed: _judged(artifacts, model, tested) for seed, artifacts in by_seed.items()}
+        about = {"trained": trained, "tested": tested}
+        rows.append(about | {"over": experiments.BASE} | experiments.effect(list(treated.values()), [base[tested]]))
+        if by_seed is not usual and (both := sorted(treated.keys() & usual)):
+            other = [_judged(usual[seed], model, tested) for seed in both]
+            found = experiments.effect([treated[seed] for seed in both], other)
+            rows.append(about | {"over": protocol()["judge"]["rules"]} | found)
+    return pd.DataFrame(rows)
 
 
 def _judged(artifacts: Path, model: str, rules: str) -> pd.DataFrame:

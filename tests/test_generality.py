@@ -60,7 +60,11 @@ def test_rule_sets_trained_on_and_judging(tmp_path):
         (artifacts / "detections").mkdir()
         for model, obeyed in (("base", 0.2), ("main", share)):
             boxes_of(obeyed, len(name) + int(100 * share)).to_parquet(artifacts / "detections" / f"{model}.parquet")
-    table = generality.by_rules(tmp_path).set_index(["trained", "tested"])
+    every = generality.by_rules(tmp_path)
+    table = every[every.over == "base"].set_index(["trained", "tested"])
+    other = every[every.over == "visor"].set_index("tested")
+    assert set(other.trained) == {"sg2im"} and (other.seeds == 1).all(), "seed by seed"
+    assert other.before["people"] == pytest.approx(table.after["visor", "people"]) and (other.difference < 0).all()
     assert len(table) == 2 * 4 and table.seeds["visor", "people"] == 1 and table.seeds["sg2im", "people"] == 2
     straight = visor.verdicts(prompts(), boxes_of(0.9, 91), 2, 0.18, "best", "sstd")
     assert table.after["visor", "sstd"] == pytest.approx(100 * straight.correct.sum() / straight.both_found.sum())
