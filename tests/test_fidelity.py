@@ -75,7 +75,7 @@ def test_each_number_tells_what_it_is_for():
 
 
 def test_the_intervals_cover():
-    """In 60 samples, for time. Of 250, those of KID held 93 to 95 %, of precision and recall 99 % and more, and those of
+    """In 60 samples, for time. Of 250, KID's held 93 to 95 %, those of precision and recall 99 % and more, and those of
     diversity 91 to 95 %."""
     rng, samples = np.random.default_rng(3), 60
     tables = []
