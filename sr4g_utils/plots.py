@@ -345,7 +345,7 @@ def scores(table: pd.DataFrame) -> Figure:
     Args:
         table: of :func:`analysis.score_table`.
     """
-    table = table[table.relation == "all"]
+    table = table[(table.relation == "all") & table.value.notna()]  # two images of a prompt have no VISOR_3
     metrics = list(dict.fromkeys(table.metric))
     return _panels(table, "metric", metrics, (4.0, 0.42 * len(metrics) + 1.2), "percent")
 
