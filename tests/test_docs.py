@@ -9,6 +9,7 @@ import pytest
 from sr4g_utils import boxes
 from sr4g_utils.finetuning.samples import true_captions
 from sr4g_utils.miniature import world
+from sr4g_utils.relations import FAMILIES
 from sr4g_utils.running import profiles
 from sr4g_utils.running.files import ROOT
 
@@ -139,17 +140,44 @@ def facts() -> list[str]:
     found.append(f"{random[0]} over the base; true relations are {random[1]} over it")
     cost = effect("main", "all", "base", "shuffled", "OA")
     found.append(f"random cost {-cost['difference']:.1f} points of OA [{cost['low']:+.1f}, {cost['high']:+.1f}]")
-    found += [change(row) for row in rows("experiments", "transfer") if row["trained"] == row["tested"]]
-    others = [row for row in rows("experiments", "transfer") if row["trained"] not in ("relations", row["tested"])]
+    alone = [row for row in rows("experiments", "transfer") if row["trained"] in FAMILIES]
+    found += [change(row) for row in alone if row["trained"] == row["tested"]]
+    others = [row for row in alone if row["trained"] != row["tested"]]
     assert [len(others), sum(row["low"] < 0 < row["high"] for row in others)] == [6, 5]  # as the page says
     (slope,) = rows("experiments", "slopes", part="all")
     found.append(f"{change(slope, 'slope')} points of VISOR_Cond for each doubling of 1 + draws")
     never, often = (change(rows("experiments", "by_dose", part="all", dose=dose)[0]) for dose in (0, 128))
     found.append(f"a triplet never drawn gains {never}, one drawn 128 times {often}")
-    training = json.loads((ROOT / "data" / "models" / "training.json").read_text())["scores"]
-    found.append(f"AP50 is {training['AP50 clean']:.2f}")
-    found.append(f"{training['both things found (%), threshold 0.18']:.1f} % of its pictures")
+    return found + generality_facts() + model_facts()
+
+
+def generality_facts() -> list[str]:
+    """What it says of the exploratory experiments."""
+    found = []
+    for trained, over in (("visor", "base"), ("sg2im", "base"), ("people", "base"), ("sg2im", "visor")):
+        (row,) = rows("experiments", "by_rules", trained=trained, tested="visor", over=over)
+        found.append(change(row))
+    for share in (2, 10, 50, 100):
+        (row,) = rows("experiments", "by_share", share=share, metric="VISOR_Cond")
+        found.append(change(row))
+    found += [change(row) for row in rows("experiments", "by_held_out", objects="unseen", metric="VISOR_Cond")]
+    for metric in ("VISOR_Cond", "OA", "all things found"):
+        course = rows("experiments", "along", metric=metric)
+        found.append(", ".join(f"{row['value']:.1f}" for row in course))
+    suits, against = (
+        rows("experiments", "by_prior", family="projective", prior=prior, arm="relations")[0]
+        for prior in ("suits", "against")
+    )
+    found.append(f"{suits['before']:.1f} % of the pictures, against habit in {against['before']:.1f} %")
+    found.append(f"gain {change(suits)} and {change(against)}")
     return found
+
+
+def model_facts() -> list[str]:
+    """What it says of the shipped models."""
+    training = json.loads((ROOT / "data" / "models" / "training.json").read_text())["scores"]
+    drawn = training["both things found (%), threshold 0.18"]
+    return [f"AP50 is {training['AP50 clean']:.2f}", f"{drawn:.1f} % of its pictures"]
 
 
 def test_the_miniature_page_tells_the_records():
