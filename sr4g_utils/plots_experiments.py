@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .plots import COLOURS, MARKERS
+from .plots import COLOURS, MARKERS, METRIC_COLOUR
 from .relations import FAMILIES, NAMES
 
 KINDS = {  # arm and what it is compared with: colour, marker, words
@@ -131,8 +131,8 @@ def shares(table: pd.DataFrame) -> Figure:
         table: of :func:`generality.by_share`.
     """
     figure, axis = plt.subplots(figsize=(7, 4.2))
-    for metric, marker, colour in zip(table.metric.unique(), MARKERS, COLOURS, strict=False):
-        rows = table[table.metric == metric]
+    for metric, marker in zip(table.metric.unique(), MARKERS, strict=False):
+        rows, colour = table[table.metric == metric], METRIC_COLOUR[metric]
         error = np.stack([rows.difference - rows.low, rows.high - rows.difference])
         at = np.arange(len(rows)) + (0.04 if metric == "OA" else -0.04)
         axis.errorbar(at, rows.difference, yerr=error, fmt=f"{marker}-", color=colour, linewidth=1, label=metric)
@@ -155,7 +155,7 @@ def held_out(table: pd.DataFrame) -> Figure:
     categories, sets = table.held_out.unique(), table.objects.unique()
     figure, axis = plt.subplots(figsize=(9, 0.9 * len(categories) + 1.6))
     for objects, marker, colour, offset in zip(
-        sets, MARKERS, ["black", *COLOURS][-len(sets) :], np.linspace(-0.27, 0.27, len(sets)), strict=False
+        sets, MARKERS, [*COLOURS[: len(sets) - 1], "black"], np.linspace(-0.27, 0.27, len(sets)), strict=False
     ):
         rows = table[table.objects == objects].set_index("held_out").reindex(categories)
         error = np.stack([rows.difference - rows.low, rows.high - rows.difference])
@@ -184,7 +184,8 @@ def along(table: pd.DataFrame) -> Figure:
         error = np.stack([rows.change - rows.low, rows.high - rows.change])
         axis.errorbar(rows.step, rows.value, yerr=np.nan_to_num(error), fmt="o-", color=COLOURS[0], linewidth=1)
         axis.axhline(rows.value.iloc[0], color="0.6", linewidth=1, linestyle="--")
-        axis.set(title=metric, xticks=rows.step)
+        unit = "" if metric in ("KID", "Fréchet distance") else " (%)"
+        axis.set(title=metric + unit, xticks=rows.step)
     for axis in axes.flat[len(metrics) :]:
         axis.remove()
     figure.supxlabel("steps of fine-tuning")
