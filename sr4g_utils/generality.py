@@ -79,8 +79,8 @@ def by_share(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
 
 def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
     """What fine-tuning on the captions of a rule set gains under each: the effect on VISOR_Cond over the base, and over
-    fine-tuning on those of the protocol's, by the rule set trained on and the one that judges, "tested". The boxes of
-    each run are judged anew, base and model alike.
+    fine-tuning on those of the protocol's, by the rule set trained on, the one that judges ("tested") and the family of
+    relations. The boxes of each run are judged anew, base and model alike.
 
     Args:
         sweep: its folder; of runs with relations that differ in fine-tuning's ``rules`` or ``seed``.
@@ -100,12 +100,16 @@ def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
     rows, usual = [], told.get(protocol()["judge"]["rules"], {})
     for (trained, by_seed), tested in product(told.items(), every):
         treated = {seed: _judged(artifacts, model, tested) for seed, artifacts in by_seed.items()}
-        about = {"trained": trained, "tested": tested}
-        rows.append(about | {"over": experiments.BASE} | experiments.effect(list(treated.values()), [base[tested]]))
+        pairs = {experiments.BASE: (list(treated.values()), [base[tested]])}
         if by_seed is not usual and (both := sorted(treated.keys() & usual)):
-            other = [_judged(usual[seed], model, tested) for seed in both]
-            found = experiments.effect([treated[seed] for seed in both], other)
-            rows.append(about | {"over": protocol()["judge"]["rules"]} | found)
+            others = [_judged(usual[seed], model, tested) for seed in both]
+            pairs[protocol()["judge"]["rules"]] = [treated[seed] for seed in both], others
+        for (over, pair), name in product(pairs.items(), ("all", *FAMILIES)):
+            after, before = (
+                [t[t.relation.isin(family(name))] for t in each] if name != "all" else each for each in pair
+            )
+            about = {"trained": trained, "tested": tested, "over": over, "family": name}
+            rows.append(about | experiments.effect(after, before))
     return pd.DataFrame(rows)
 
 

@@ -154,8 +154,12 @@ def facts() -> list[str]:
 def generality_facts() -> list[str]:
     """What it says of the exploratory experiments."""
     found = []
-    for trained, over in (("visor", "base"), ("sg2im", "base"), ("people", "base"), ("sg2im", "visor")):
-        (row,) = rows("experiments", "by_rules", trained=trained, tested="visor", over=over)
+    of_rules = (
+        ("visor", "base", "all"), ("sg2im", "base", "all"), ("people", "base", "all"), ("sg2im", "visor", "all"),
+        ("sg2im", "visor", "projective"),
+    )  # fmt: skip
+    for trained, over, name in of_rules:
+        (row,) = rows("experiments", "by_rules", trained=trained, tested="visor", over=over, family=name)
         found.append(change(row))
     for share in (2, 10, 50, 100):
         (row,) = rows("experiments", "by_share", share=share, metric="VISOR_Cond")

@@ -60,13 +60,17 @@ def test_rule_sets_trained_on_and_judging(tmp_path):
         (artifacts / "detections").mkdir()
         for model, obeyed in (("base", 0.2), ("main", share)):
             boxes_of(obeyed, len(name) + int(100 * share)).to_parquet(artifacts / "detections" / f"{model}.parquet")
+    straight = visor.verdicts(prompts(), boxes_of(0.9, 91), 2, 0.18, "best", "sstd")
     every = generality.by_rules(tmp_path)
-    table = every[every.over == "base"].set_index(["trained", "tested"])
-    other = every[every.over == "visor"].set_index("tested")
+    whole = every[every.family == "all"]
+    table = whole[whole.over == "base"].set_index(["trained", "tested"])
+    other = whole[whole.over == "visor"].set_index("tested")
+    (part,) = every.query("trained == 'visor' and tested == 'sstd' and family == 'projective'").after
+    directions = straight[straight.relation.isin(family("projective"))]
+    assert part == pytest.approx(100 * directions.correct.sum() / directions.both_found.sum())
     assert set(other.trained) == {"sg2im"} and (other.seeds == 1).all(), "seed by seed"
     assert other.before["people"] == pytest.approx(table.after["visor", "people"]) and (other.difference < 0).all()
     assert len(table) == 2 * 4 and table.seeds["visor", "people"] == 1 and table.seeds["sg2im", "people"] == 2
-    straight = visor.verdicts(prompts(), boxes_of(0.9, 91), 2, 0.18, "best", "sstd")
     assert table.after["visor", "sstd"] == pytest.approx(100 * straight.correct.sum() / straight.both_found.sum())
     assert (table.difference["visor"] > table.difference["sg2im"]).all()
     plots_experiments.transfer(table.reset_index()).canvas.draw()
