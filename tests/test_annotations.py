@@ -333,7 +333,7 @@ def mutated(changes: list) -> dict:
     for (key, field), place, value, drop in changes:
         if not (records := data[key]):
             continue
-        record = records[place % len(records)]
+        record, value = records[place % len(records)], copy.deepcopy(value)  # no record may become a part of itself
         if field == "whole":
             records[place % len(records)] = value
         elif field == "twice":

@@ -141,7 +141,7 @@ def without_timings(path: Path) -> dict:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--profile", "lunch"], "unknown profile 'lunch': there are arms"),
+        (["--profile", "lunch"], "unknown profile 'lunch': there are along, arms"),
         (["--profile", "nowhere.yaml"], "unknown profile 'nowhere.yaml'"),
         (["--only", "77"], "--only: unknown notebook '77'; there are 01_heuristics, 02_dataset"),
         (["--from", "x"], "--from: unknown notebook 'x'"),
