@@ -368,7 +368,7 @@ def test_a_browser_drags_a_box_in_jupyterlab_and_python_hears_of_it(tmp_path):
         wait = WebDriverWait(driver, 120)
         driver.get(address)
         wait.until(lambda d: d.find_elements("css selector", ".jp-Notebook .jp-CodeCell"))
-        wait.until(lambda d: "| Idle" in d.find_element("css selector", "#jp-main-statusbar").text)
+        wait.until(lambda d: d.find_elements("css selector", ".jp-Notebook-ExecutionIndicator[data-status='idle']"))
         driver.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         wait.until(lambda d: d.find_elements("css selector", ".sr4g-boxes .subject rect"))
         if shots := os.environ.get("SR4G_SHOTS"):
