@@ -75,8 +75,8 @@ def test_each_number_tells_what_it_is_for():
 
 
 def test_the_intervals_cover():
-    """In 60 samples, for time. Of 250, KID's held 93 to 95 %, those of precision and recall 99 % and more, and those of
-    diversity 91 to 95 %."""
+    """In 60 samples, for time. Of 800, KID's held 92 to 93 %, those of precision and recall 98 % and more, and those of
+    diversity 94 to 96 %."""
     rng, samples = np.random.default_rng(3), 60
     tables = []
     for _ in range(samples):
