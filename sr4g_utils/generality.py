@@ -5,7 +5,7 @@ fine-tuning. Tables of verdicts and effects are :mod:`experiments`'.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -37,10 +37,14 @@ def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
     for arm in sorted(arms, key=[*FAMILIES, *arms].index):
         treated = list(experiments.verdicts_of(table, model, arm).values())
         for tested in FAMILIES if treated else ():
-            names, both = family(tested), (treated, [experiments.base_of(table)])
-            part, control = ([one[one.relation.isin(names)] for one in each] for each in both)
-            rows.append({"trained": arm, "tested": tested, **experiments.effect(part, control)})
+            after, before = (_of_family(each, tested) for each in (treated, [experiments.base_of(table)]))
+            rows.append({"trained": arm, "tested": tested, **experiments.effect(after, before)})
     return pd.DataFrame(rows)
+
+
+def _of_family(tables: Sequence[pd.DataFrame], name: str) -> list[pd.DataFrame]:
+    """The verdicts on a family of relations, or on "all"."""
+    return [table[table.relation.isin(NAMES if name == "all" else family(name))] for table in tables]
 
 
 def by_prior(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
@@ -105,9 +109,7 @@ def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
             others = [_judged(usual[seed], model, tested) for seed in both]
             pairs[protocol()["judge"]["rules"]] = [treated[seed] for seed in both], others
         for (over, pair), name in product(pairs.items(), ("all", *FAMILIES)):
-            after, before = (
-                [t[t.relation.isin(family(name))] for t in each] if name != "all" else each for each in pair
-            )
+            after, before = (_of_family(each, name) for each in pair)
             about = {"trained": trained, "tested": tested, "over": over, "family": name}
             rows.append(about | experiments.effect(after, before))
     return pd.DataFrame(rows)

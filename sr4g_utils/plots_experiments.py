@@ -18,6 +18,11 @@ KINDS = {  # arm and what it is compared with: colour, marker, words
 }
 
 
+def _ends(rows: pd.DataFrame) -> np.ndarray:
+    """The lengths of an interval's arms, as Matplotlib wants them."""
+    return np.stack([rows.difference - rows.low, rows.high - rows.difference])
+
+
 def effects(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Each comparison of arms, by model and set of objects, with 95 % intervals.
 
@@ -36,7 +41,7 @@ def effects(table: pd.DataFrame, metric: str, label: str) -> Figure:
         ):
             part = table[(table.model == model) & (table.arm == kind[0]) & (table.over == kind[1])]
             part = part.set_index("objects").reindex(sets)
-            error = np.stack([part.difference - part.low, part.high - part.difference])
+            error = _ends(part)
             at = np.arange(len(sets)) + offset
             axis.errorbar(part.difference, at, xerr=error, fmt=marker, color=colour, markersize=6, label=words)
         axis.axvline(0, color="black", linewidth=1)
@@ -77,7 +82,7 @@ def transfer(table: pd.DataFrame) -> Figure:
     """The change of VISOR_Cond by what was trained on (rows) and tested (columns), with 95 % intervals.
 
     Args:
-        table: of :func:`experiments.transfer`.
+        table: of :func:`generality.transfer`.
     """
     trained, tested = list(dict.fromkeys(table.trained)), list(dict.fromkeys(table.tested))
     wide = table.pivot(index="trained", columns="tested", values="difference").loc[trained, tested]
@@ -109,7 +114,7 @@ def doses(table: pd.DataFrame) -> Figure:
         offsets = np.linspace(-0.18, 0.18, len(parts))
         for part, offset, marker, colour in zip(parts, offsets, MARKERS, ["black", *COLOURS], strict=False):
             rows = table[table.part == part]
-            error = np.stack([rows.difference - rows.low, rows.high - rows.difference])
+            error = _ends(rows)
             at = np.log2(1 + rows.dose) + offset
             axis.errorbar(
                 at, rows.difference, yerr=error, fmt=f"{marker}-", color=colour, markersize=6, linewidth=1, label=part
@@ -133,9 +138,8 @@ def shares(table: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 4.2))
     for metric, marker in zip(table.metric.unique(), MARKERS, strict=False):
         rows, colour = table[table.metric == metric], METRIC_COLOUR[metric]
-        error = np.stack([rows.difference - rows.low, rows.high - rows.difference])
         at = np.arange(len(rows)) + (0.04 if metric == "OA" else -0.04)
-        axis.errorbar(at, rows.difference, yerr=error, fmt=f"{marker}-", color=colour, linewidth=1, label=metric)
+        axis.errorbar(at, rows.difference, yerr=_ends(rows), fmt=f"{marker}-", color=colour, linewidth=1, label=metric)
     axis.axhline(0, color="black", linewidth=1)
     names = [f"{share:g}" for share in table.share.unique()]
     axis.set(xticks=range(len(names)), xticklabels=names, xlabel="captions that tell a relation (percent)")
@@ -158,9 +162,8 @@ def held_out(table: pd.DataFrame) -> Figure:
         sets, MARKERS, [*COLOURS[: len(sets) - 1], "black"], np.linspace(-0.27, 0.27, len(sets)), strict=False
     ):
         rows = table[table.objects == objects].set_index("held_out").reindex(categories)
-        error = np.stack([rows.difference - rows.low, rows.high - rows.difference])
         at = np.arange(len(categories)) + offset
-        axis.errorbar(rows.difference, at, xerr=error, fmt=marker, color=colour, markersize=6, label=objects)
+        axis.errorbar(rows.difference, at, xerr=_ends(rows), fmt=marker, color=colour, markersize=6, label=objects)
     axis.axvline(0, color="black", linewidth=1)
     axis.set(yticks=range(len(categories)), yticklabels=[textwrap.fill(names, 38) for names in categories])
     axis.set(xlabel="change of VISOR_Cond (points)", title="held out of fine-tuning's captions")

@@ -137,3 +137,12 @@ def test_bfloat16_arithmetic_on_float32_weights(world: SimpleNamespace, tmp_path
     assert {weight.dtype for weight in weights(tmp_path / "run" / "last").values()} == {torch.float32}
     saved = load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "optimiser.safetensors")
     assert {state.dtype for state in saved.values()} == {torch.float32}
+
+
+def test_milestones_are_kept_as_they_were(world: SimpleNamespace, tmp_path: Path) -> None:
+    options = {"steps": 4, "detector": None, "checkpoint_every": 1, "keep_checkpoints": 9}
+    tune(world, tmp_path / "run", milestones=[2, 4], **options)
+    for step in (2, 4):
+        kept = load_file(tmp_path / "run" / "checkpoints" / f"step-{step:08}" / "ema.safetensors")
+        assert distance(kept, weights(tmp_path / "run" / f"step-{step}")) == 0
+    assert distance(weights(tmp_path / "run" / "step-2"), weights(tmp_path / "run" / "last")) > 0
