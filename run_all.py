@@ -18,23 +18,17 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sr4g_utils.running import crate, files, index, pages, plan, profiles, report, site, sweep, verify
-from sr4g_utils.running import run as folders
+from sr4g_utils.running import done as running_done
+from sr4g_utils.running import execute, plan, profiles, site, sweep, verify
+from sr4g_utils.store import files
 
 DEFAULT = "miniature"
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
-# No advice about the kernel's transport, no word that it was interrupted before its end, nor a traceback when a kernel
-# that goes loses its sockets before its last word
-KERNEL = [
-    "--log-level=CRITICAL",
-    "--IPKernelApp.exec_lines=__import__('logging').getLogger('tornado.general').setLevel('CRITICAL')",
-]
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -138,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
             return verify.verify(folder)
         if args.site:
             return site.main(args.site, folder, list(profile))
-        held = [folders.lock(folder / ".lock"), folders.lock(folder / ".kernels")]
+        held = [files.lock(folder / ".lock"), files.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)
     except (ValueError, OSError) as error:
@@ -152,7 +146,7 @@ def work(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, arg
     stop_on_signals()
     try:
         with hushed(args.quiet, args.json):
-            took = run(names, profile, folder, args.force)
+            took = execute.run(names, profile, folder, args.force)
             if args.record:
                 verify.record(folder)
             for name in names if args.refresh else ():
@@ -164,9 +158,9 @@ def work(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, arg
         logging.getLogger("papermill").debug(traceback.format_exc())
         print(f"run_all.py: {error}", file=sys.stderr)
         return 1
-    record = report.report(folder, took)
+    record = execute.report(folder, took)
     if args.json or not args.quiet:
-        print(json.dumps(record) if args.json else report.in_words(record))
+        print(json.dumps(record) if args.json else execute.in_words(record))
     return 0
 
 
@@ -200,9 +194,9 @@ def swept(args: argparse.Namespace) -> int:
 
 
 def beside(runs: list[Path], into: Path) -> int:
-    from sr4g_utils import across  # imports scipy: not for --help
+    from sr4g_utils.running import summary  # imports scipy: not for --help
 
-    across.main(runs, into)
+    summary.main(runs, into)
     return 0
 
 
@@ -225,108 +219,11 @@ def list_all() -> int:
 
 def tell(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> int:
     for name in names:
-        done = not force and folders.is_done(name, profile[name], folder)
+        done = not force and running_done.is_done(name, profile[name], folder)
         print(f"{name}  ({'done, nothing changed' if done else 'to run'})")
         for key, (_, default) in profiles.declared(name).items():
             print(f"    {key} = {profile[name].get(key, default)!r}")
     return 0
-
-
-def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> dict[str, float | None]:
-    """Run notebooks; the seconds that each took, None for those of which nothing has changed."""
-    log(folder / "run.log")
-    took: dict[str, float | None] = {}
-    try:
-        for number, name in enumerate(names, 1):
-            head = f"[{number}/{len(names)}] {name}"
-            if not force and folders.is_done(name, profile[name], folder):
-                print(f"{head}: nothing changed, skipped")
-                took[name] = None
-                continue
-            began = time.monotonic()
-            folders.start(name, folder)
-            (folder / crate.NAME).unlink(missing_ok=True)  # it tells of a run that ended
-            index.write_index(folder, profile)  # a run that is killed has said that it is unfinished
-            notebook = execute(name, profile[name], folder, head)
-            folders.finish(name, profile[name], folder, also=[notebook, pages.to_html(notebook)])
-            took[name] = time.monotonic() - began
-            print(f"{head}: done in {took[name]:.0f} s", flush=True)
-    except BaseException:
-        with contextlib.suppress(OSError):  # a full disk is said once
-            index.write_index(folder, profile)
-        with contextlib.suppress(Exception):  # what ended the run is what its user has to read
-            crate.write_crate(folder, profile)
-        raise
-    index.write_index(folder, profile)
-    crate.write_crate(folder, profile)
-    return took
-
-
-def log(path: Path) -> None:
-    """papermill and the notebooks' own output go to the run's log file; the screen shows progress."""
-    logger = logging.getLogger("papermill")
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    logger.handlers = [logging.FileHandler(path, encoding="utf-8")]
-    logger.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.raiseExceptions = False  # a full disk is said once, by the run
-
-
-def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> Path:
-    """Execute a notebook with papermill and return the executed one, which is kept also when it fails.
-
-    Raises:
-        RuntimeError: a cell failed, the kernel died or the disk is full; the message names notebook, cell and error.
-        KeyboardInterrupt: Ctrl-C; the message names notebook and cell.
-    """
-    import papermill  # imports half of Jupyter: not for --help
-
-    output = folder / "notebooks" / f"{name}.ipynb"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # the kernel imports this checkout, whatever else is installed
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(files.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on optional packages is no part of a notebook
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, of a widget we do not use
-    files.share_cores()
-    at = [0]
-    try:
-        papermill.execute_notebook(
-            *(str(path).replace("{", "{{").replace("}", "}}") for path in (profiles.notebooks()[name], output)),
-            parameters,
-            kernel_name="python3",
-            kernel_manager_class=own_kernel(),
-            cwd=profiles.NOTEBOOKS,
-            progress_bar={"desc": head, "file": sys.stderr},
-            log_output=True,
-            stderr_file=sys.stderr,  # a stage's own progress
-            on_cell_start=lambda cell, cell_index: at.append(cell_index + 1),
-            extra_arguments=KERNEL,
-        )
-        profiles.tidy(output)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{name}, cell {at[-1]}") from None
-    except Exception as error:
-        if isinstance(error, papermill.PapermillExecutionError):
-            problem = f"{error.ename}: {error.evalue}"
-        else:  # the kernel died, or the disk is full
-            problem = f"{type(error).__name__}: {error}"
-        raise RuntimeError(f"{name}, cell {at[-1]}: {problem}\nSee {output}") from error
-    return output
-
-
-def own_kernel() -> type:
-    """What starts kernels of this very Python, whatever kernel somebody has installed under the name of python3."""
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-    from traitlets import default
-
-    class OwnKernel(AsyncKernelManager):
-        @default("kernel_spec_manager")
-        def _only_ours(self) -> KernelSpecManager:
-            return KernelSpecManager(kernel_dirs=[], parent=self)  # what is left is this Python's
-
-    return OwnKernel
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Builds a file in COCO's official format of train2017's size (polygons added to about 450 MB) and measures, each in a
 process of its own and without that process' start and imports:
 
-* ours: file -> Parquet with every caption (:func:`sr4g_utils.dataset.build`), on two cores;
+* ours: file -> Parquet with every caption (:func:`sr4g_utils.dataset.triplets.build`), on two cores;
 * the obvious way: pycocotools and a Python loop over pairs of boxes that collects triplets in a set;
 * ours on a file of ten times the images: its peak memory beside that of the first.
 
@@ -84,16 +84,16 @@ def write_official(path: Path, table: pd.DataFrame, copies: int = 1) -> int:
 
 
 def categories() -> list[dict[str, Any]]:
-    from sr4g_utils.boxes import COCO_CATEGORIES
+    from sr4g_utils.dataset.boxes import COCO_CATEGORIES
 
     return [{"supercategory": c.supercategory, "id": c.id, "name": c.name} for c in COCO_CATEGORIES]
 
 
 def ours(path: str, output: str) -> tuple[float, int]:
-    from sr4g_utils import dataset
+    from sr4g_utils.dataset import triplets
 
     began = time.perf_counter()
-    n = dataset.build(output, path, split="train")
+    n = triplets.build(output, path, split="train")
     return time.perf_counter() - began, n
 
 

@@ -49,18 +49,18 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sr4g_utils import boxes, detectors, diffusion, visor
-from sr4g_utils.captions import caption
-from sr4g_utils.finetuning.engine import PEAKS
-from sr4g_utils.finetuning.log import read_log
-from sr4g_utils.finetuning.samples import true_captions
+from sr4g_utils.dataset import coco, world
+from sr4g_utils.dataset.captions import caption
+from sr4g_utils.dataset.photos import Photos, crop_photo, crop_table
+from sr4g_utils.dataset.prompt_sets import read_prompts
+from sr4g_utils.evaluation import scores, verdicts
+from sr4g_utils.finetuning.captions import true_captions
+from sr4g_utils.finetuning.log import PEAKS, read_log
 from sr4g_utils.finetuning.stage import finetune
-from sr4g_utils.miniature import world
+from sr4g_utils.models import detectors, diffusion
 from sr4g_utils.models.load import default_device, load_pipeline
-from sr4g_utils.photos import Photos, crop_photo, crop_table
-from sr4g_utils.prompts import read_prompts
-from sr4g_utils.running import files
-from sr4g_utils.sampling import Sampling
+from sr4g_utils.models.sampling import Sampling
+from sr4g_utils.store import files
 
 RECORDS = files.DATA / "results" / "bench"
 PAGE = files.ROOT / "docs" / "cluster.md"
@@ -317,7 +317,7 @@ def plain_loop(
 ) -> Callable[[], None]:
     """The public recipe: every step reads photos and passes them and the captions through the frozen models."""
     unet, device, noise = pipeline.unet, pipeline.device, DDPMScheduler.from_config(pipeline.scheduler.config)
-    table = crop_table(boxes.read(annotations), resolution)
+    table = crop_table(coco.read(annotations), resolution)
     captions, files = true_captions(table), Photos(photos)
     texts = [captions.text(triplet) for triplet in captions.triplet]
     optimiser = torch.optim.AdamW(unet.requires_grad_(True).train().parameters(), lr=1e-5)
@@ -359,7 +359,7 @@ def bench_score(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
     found = found.assign(label=role, score=rng.random(n), **{side: 200 * rng.random(n) + 1 for side in "xywh"})
 
     def plain() -> None:
-        records = visor.verdicts(prompts, found, 4)
+        records = verdicts.verdicts(prompts, found, 4)
         for of in (records, *(rows for _, rows in records.groupby("relation"))):
             sums = of.groupby("prompt_id")[["both_found", "correct"]].sum().to_numpy()
             for _ in range(part):
@@ -367,9 +367,9 @@ def bench_score(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
                 assert drawn[1] <= drawn[0]
 
     images = 4 * len(prompts)
-    judging = images / rate(images, lambda: visor.verdicts(prompts, found, 4))  # seconds
+    judging = images / rate(images, lambda: verdicts.verdicts(prompts, found, 4))  # seconds
     drawing = images / rate(images, plain) - judging
-    ours = rate(images, lambda: visor.scores(visor.verdicts(prompts, found, 4)))
+    ours = rate(images, lambda: scores.scores(verdicts.verdicts(prompts, found, 4)))
     return ours, images / (judging + drawing * resamples / part)
 
 
@@ -390,7 +390,7 @@ for step in range(steps + 2):
     optimiser.zero_grad()
 print(steps * n / (time.perf_counter() - began))
 """
-SHARE = "from sr4g_utils.running.files import share_cores\nshare_cores()\n"
+SHARE = "from sr4g_utils.store.files import share_cores\nshare_cores()\n"
 BUSY = "import torch; torch.set_num_threads(2); x = torch.randn(600, 600)\nwhile True: x @ x"
 
 

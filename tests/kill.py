@@ -35,15 +35,17 @@ def study(at: Path, folder: Path, small: bool, note: Path | None = None, deadly:
     """Every stage. ``note`` gets the number of operations on files; the one of number ``deadly`` does not happen."""
     import torch
 
-    from sr4g_utils import analysis, dataset, detect, generate, prompts, quality, visor
-    from sr4g_utils.detections import read_detections
-    from sr4g_utils.finetuning import samples
+    from sr4g_utils.dataset import prompt_sets, prompts, world
+    from sr4g_utils.dataset import triplets as dataset_triplets
+    from sr4g_utils.evaluation import detect, generate, quality, tables, verdicts
+    from sr4g_utils.evaluation import scores as evaluation_scores
+    from sr4g_utils.evaluation.detections import read_detections
+    from sr4g_utils.finetuning import latents
     from sr4g_utils.finetuning.stage import finetune
-    from sr4g_utils.miniature import world
-    from sr4g_utils.running.run import Run
+    from sr4g_utils.store.run import Run
 
     torch.set_num_threads(1)
-    detect.GROUP, samples.SHARD, done = 4, 16, [0]
+    detect.GROUP, latents.SHARD, done = 4, 16, [0]
 
     def count(event: str, _: object) -> None:
         if event in OPERATIONS:
@@ -55,7 +57,7 @@ def study(at: Path, folder: Path, small: bool, note: Path | None = None, deadly:
     run = Run(folder, "kill")
     table = run.stage("world/train.json", world.write_annotations, split="train", images=30 if small else 60)[0]
     photos = run.stage("world/train", world.write_photos, {"annotations": table}, split="train")[0]
-    triplets = run.stage("triplets.parquet", dataset.build, {"annotations": table}, split="train")[0]
+    triplets = run.stage("triplets.parquet", dataset_triplets.build, {"annotations": table}, split="train")[0]
     options = {"held_out": [], "seed": 0, "test_per_relation": 3, "validation_per_relation": 2}
     every = run.stage("prompts.parquet", prompts.write_study_prompts, {"triplets": triplets}, **options)[0]
     asked = run.stage("asked.parquet", prompts.write_test_prompts, {"prompts": every}, per_relation=1, seed=0)[0]
@@ -76,9 +78,9 @@ def study(at: Path, folder: Path, small: bool, note: Path | None = None, deadly:
         "ceiling", detect.ceiling, {"annotations": table, "photos": photos}, split="train", n_per_relation=1, **detector
     )
     run.stage("features", quality.write_image_features, given, space=detector)
-    told = run.stage("verdicts.parquet", analysis.write_verdicts, {**given, "detections": boxes})[0]
+    told = run.stage("verdicts.parquet", tables.write_verdicts, {**given, "detections": boxes})[0]
     assert told.is_file()
-    scores = visor.scores(visor.verdicts(prompts.read_prompts(asked), read_detections(boxes), 1))
+    scores = evaluation_scores.scores(verdicts.verdicts(prompt_sets.read_prompts(asked), read_detections(boxes), 1))
     run.table(run.result(scores, "scores", seed=0), "scores", "Scores")
     if note:
         note.write_text(str(done[0]))

@@ -22,11 +22,11 @@ from typing import Any
 
 import pandas as pd
 
-from sr4g_utils import visor
-from sr4g_utils.captions import caption
-from sr4g_utils.detections import DETECTION_COLUMNS, read_detections
-from sr4g_utils.images import list_images
-from sr4g_utils.prompts import check_prompts, read_prompts, write_given_prompts
+from sr4g_utils.dataset.captions import caption
+from sr4g_utils.dataset.prompt_sets import check_prompts, read_prompts, write_given_prompts
+from sr4g_utils.evaluation import scores, verdicts
+from sr4g_utils.evaluation.detections import DETECTION_COLUMNS, read_detections
+from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.relations import NAMES
 
 PARTS: dict[str, Callable[[random.Random, Path], None]] = {}
@@ -369,7 +369,7 @@ def _boxes() -> pd.DataFrame:
 
 def _scored(boxes: pd.DataFrame) -> dict[str, float]:
     """Counts, not percentages: they must be equal."""
-    return visor.scores(visor.verdicts(ASKED, boxes, 2)).groupby("metric", sort=False)["count"].sum().to_dict()
+    return scores.scores(verdicts.verdicts(ASKED, boxes, 2)).groupby("metric", sort=False)["count"].sum().to_dict()
 
 
 @part("detections")

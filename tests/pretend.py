@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from sr4g_utils.captions import caption
-from sr4g_utils.detections import DETECTION_COLUMNS
+from sr4g_utils.dataset.captions import caption
+from sr4g_utils.evaluation.detections import DETECTION_COLUMNS
 from sr4g_utils.relations import BY_NAME, NAMES
 
 # Two boxes in which the relation holds and its opposite does not; swapped, the other way round.

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from sr4g_utils.detections import DETECTION_COLUMNS
+from sr4g_utils.evaluation.detections import DETECTION_COLUMNS
 from sr4g_utils.relations import NAMES
 
 

@@ -6,9 +6,10 @@ import shlex
 import pytest
 
 import run_all
-from sr4g_utils import prompts
-from sr4g_utils.running import files, profiles
-from sr4g_utils.running.files import ROOT
+from sr4g_utils.dataset import prompt_sets
+from sr4g_utils.running import profiles
+from sr4g_utils.store import files
+from sr4g_utils.store.files import ROOT
 
 PAGE = (ROOT / "ARTIFACT.md").read_text(encoding="utf-8").replace("−", "-")
 ROWS = {cells[0]: cells for line in PAGE.splitlines() if line.startswith("| ")
@@ -56,7 +57,7 @@ def test_the_datasets_counts(claim, counted, categories):
 
 
 def test_the_cheap_ones_come_out():
-    assert len(prompts.read_prompts("sr4g")) == 62_460
+    assert len(prompt_sets.read_prompts("sr4g")) == 62_460
     n = sum(r["n"] for r in recorded("coco", "human_agreement") if (r["rules"], r["frame"]) == ("visor", "all"))
     assert f"{n:,}, exactly" in ROWS["agreement with 6,197 human judgements"]
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from sr4g_utils.models.load import load_pipeline
-from sr4g_utils.running import files
+from sr4g_utils.store import files
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from sr4g_utils import boxes
-from sr4g_utils.finetuning.samples import true_captions
-from sr4g_utils.miniature import world
+from sr4g_utils.dataset import coco, world
+from sr4g_utils.finetuning.captions import true_captions
 from sr4g_utils.relations import FAMILIES
 from sr4g_utils.running import profiles
-from sr4g_utils.running.files import ROOT
+from sr4g_utils.store.files import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
@@ -212,7 +211,7 @@ def test_a_section_with_measured_numbers_says_where_they_come_from(name):
 def test_the_limits_count_the_pictures_that_show_what_no_caption_names(tmp_path):
     unseen = profiles.declared("03_finetuning")["unseen"][1]
     world.write_annotations(tmp_path / "train.json", split="train")
-    table = boxes.read(tmp_path / "train.json")
+    table = coco.read(tmp_path / "train.json")
     learnt = np.unique(true_captions(table).without(unseen).image)
     shown = np.unique(table.image[np.isin(table.category, [table.names.index(name) for name in unseen])])
     told = f"{len(np.intersect1d(learnt, shown)):,} of the {len(learnt):,} pictures that it learns from"

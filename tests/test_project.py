@@ -14,10 +14,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from sr4g_utils import boxes
+from sr4g_utils.dataset import boxes
 from sr4g_utils.relations import RULES
 from sr4g_utils.running import profiles
-from sr4g_utils.running.files import DATA, ROOT
+from sr4g_utils.store.files import DATA, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import run_all
-from sr4g_utils.running.files import ROOT
+from sr4g_utils.store.files import ROOT
 
 # ------------------------------------------------------------------------------------------------------ a small study
 
@@ -25,8 +25,8 @@ ONE = [
     "# 01 · One\n\nA first notebook.",
     'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 3\nbreak_it: bool = False\n'
     "pause: float = 0.0\nsource: str | PathLike | None = None",
-    "import pandas as pd\nimport matplotlib.pyplot as plt\nfrom sr4g_utils.running.files import write_text\n"
-    'from sr4g_utils.running.run import Run\n\nrun = Run(run_folder, "01_one")',
+    "import pandas as pd\nimport matplotlib.pyplot as plt\nfrom sr4g_utils.store.files import write_text\n"
+    'from sr4g_utils.store.run import Run\n\nrun = Run(run_folder, "01_one")',
     'table = pd.DataFrame({"n": range(n)})\nrun.table(table, "numbers", "Numbers & more")',
     'figure, axis = plt.subplots()\naxis.plot(table.n)\nrun.figure(figure, "line", "A line")',
     "import time\ntime.sleep(pause)",
@@ -36,7 +36,7 @@ ONE = [
 TWO = [
     "# 02 · Two\n\nA second one.",
     'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 5\ngreeting: str = "hello"',
-    'from sr4g_utils.running.run import Run\n\nrun = Run(run_folder, "02_two")\nprint(greeting, n)',
+    'from sr4g_utils.store.run import Run\n\nrun = Run(run_folder, "02_two")\nprint(greeting, n)',
 ]
 
 

@@ -20,7 +20,7 @@ import transformers
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from safetensors.torch import load_file, save_file
 
-from sr4g_utils.boxes import COCO_CATEGORIES
+from sr4g_utils.dataset.boxes import COCO_CATEGORIES
 from sr4g_utils.relations import RELATIONS
 
 NAMES = [category.name for category in COCO_CATEGORIES]

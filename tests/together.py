@@ -22,7 +22,7 @@ def models_and_prompts(at: Path) -> None:
     import pandas as pd
     import tiny
 
-    from sr4g_utils.captions import caption
+    from sr4g_utils.dataset.captions import caption
 
     tiny.stable_diffusion(at / "sd")
     tiny.owlvit(at / "owlvit")
@@ -37,7 +37,7 @@ def work(at: Path, folder: Path, part: str, start: float, shard: int, shards: in
     """Images, or the boxes in them, from a common moment on."""
     import torch
 
-    from sr4g_utils import detect, generate
+    from sr4g_utils.evaluation import detect, generate
 
     torch.set_num_threads(1)
     detect.GROUP = 2

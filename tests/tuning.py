@@ -13,13 +13,13 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from sr4g_utils import boxes, dataset, prompts
-from sr4g_utils.finetuning import samples
+from sr4g_utils.dataset import coco, prompts, triplets, world
+from sr4g_utils.dataset.photos import Photos
+from sr4g_utils.finetuning import latents
+from sr4g_utils.finetuning.captions import Captions
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
-from sr4g_utils.finetuning.samples import Captions, Encoded
+from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.finetuning.stage import finetune
-from sr4g_utils.miniature import world as miniature
-from sr4g_utils.photos import Photos
 
 HELD_OUT = ["cat"]
 QUICK: dict[str, Any] = {
@@ -30,16 +30,16 @@ QUICK: dict[str, Any] = {
 
 def make_world(folder: Path) -> SimpleNamespace:
     """Annotations, photos, prompts and tiny models."""
-    miniature.write_annotations(folder / "train.json", split="train", images=120)
-    miniature.write_photos(folder / "photos", folder / "train.json", split="train")
-    dataset.build(folder / "triplets.parquet", folder / "train.json", split="train", held_out=HELD_OUT)
+    world.write_annotations(folder / "train.json", split="train", images=120)
+    world.write_photos(folder / "photos", folder / "train.json", split="train")
+    triplets.build(folder / "triplets.parquet", folder / "train.json", split="train", held_out=HELD_OUT)
     prompts.write_study_prompts(folder / "prompts.parquet", folder / "triplets.parquet", held_out=HELD_OUT, seed=0)
     for version in ("v1.4", "v2.1"):
         tiny.stable_diffusion(folder / version, version)
     tiny.owlvit(folder / "owlvit")
     return SimpleNamespace(
         folder=folder, annotations=folder / "train.json", photos=folder / "photos", prompts=folder / "prompts.parquet",
-        triplets=folder / "triplets.parquet", table=boxes.read(folder / "train.json"),
+        triplets=folder / "triplets.parquet", table=coco.read(folder / "train.json"),
     )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def encode(
 ) -> Encoded:
     photos = Photos(source or world.photos)
     images = np.unique(captions.image)
-    return samples.encode_photos(store, photos, world.table, images, pipeline.vae, 64, Accelerator(cpu=True))
+    return latents.encode_photos(store, photos, world.table, images, pipeline.vae, 64, Accelerator(cpu=True))
 
 
 def tune(world: SimpleNamespace, folder: Path, model: str = "v1.4", **choices: Any) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..captions import TEMPLATES
-from ..prompts import DOSE_GROUPS
+from ..dataset.captions import TEMPLATES
+from ..dataset.prompts import DOSE_GROUPS
+from ..evaluation.verdicts import THRESHOLD
 from ..relations import FAMILIES, NAMES, rules_named
-from ..visor import THRESHOLD
 
 
 class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,22 @@ import pandas as pd
 from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 
-from .. import boxes, detectors
-from ..boxes import BoxTable
+from ..dataset import coco, inputs, triplets
+from ..dataset.boxes import BoxTable
+from ..dataset.photos import Photos, crop_table
+from ..dataset.prompts import validation_prompts
+from ..models import detectors
 from ..models.load import load_pipeline
 from ..models.source import Source
-from ..photos import Photos, crop_table
-from ..prompts import validation_prompts
-from ..running.files import hash_of
+from ..store import run as store_run
+from ..store.files import hash_of
+from ..store.run import Run
+from .captions import Captions, crop_changes, true_captions
 from .checkpoints import finish, resume
 from .choices import FREE, Choices
-from .engine import accelerator_for
-from .loop import train
-from .samples import Captions, crop_changes, encode_photos, true_captions
-from .validation import judge_of
+from .latents import encode_photos
+from .log import accelerator_for
+from .loop import judge_of, train
 
 
 def finetune(
@@ -46,7 +50,7 @@ def finetune(
             folders that ``models.load_pipeline(unet=...)`` takes, ``best/``, ``last/`` and ``step-N/`` of milestones.
             What another configuration left there is moved to ``<folder>.before`` (``.before-2``, …); see ``FREE`` for
             what is none. A constant schedule may be prolonged: more steps go on from the last checkpoint.
-        annotations: a box table's source, see :func:`boxes.read`.
+        annotations: a box table's source, see :func:`coco.read`.
         photos: folder or zip.
         prompts: Parquet of :func:`prompts.write_study_prompts`; see :func:`prompts.validation_prompts`. Without it, or
             without a detector, nothing is validated and the last weights are the best. ``doses`` need its dosed ones.
@@ -67,7 +71,7 @@ def finetune(
     accelerator = accelerator_for(c, folder)
     pipeline, record = load_pipeline(model, device=accelerator.device)
     resolution = _check_model(pipeline, record, c)
-    table = boxes.read(annotations) if c.crowds else boxes.read(annotations).without_crowds()
+    table = coco.read(annotations) if c.crowds else coco.read(annotations).without_crowds()
     judging = _judging(prompts, held_out, detector, c, accelerator)
     validation = [judging[0].to_dict("list"), judging[1].record["files"]] if judging else None
     asked = _dosed(prompts, c)
@@ -166,3 +170,56 @@ def _key(
         "dosed": None if dosed is None else hash_of(dosed.to_dict("list")),
     }
     return json.loads(json.dumps(key))
+
+
+def stage(run: Run, split: str, parameters: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The artifact ``finetune_{split}`` from notebook 03's parameters, for the notebook and the command line alike.
+
+    Under ``accelerate launch`` the main process calls this, and the others :func:`follow`.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    pass  # LAZY
+
+    annotations = inputs.annotations(run, parameters["train_annotations"], "train")
+    source = inputs.photos(run, parameters["train_photos"], "train", annotations)
+    categories = coco.read(annotations).categories
+    held_out = triplets.held_out_categories(categories, parameters["unseen"]) if split == "unseen" else []
+    given = {name: parameters[name] for name in ("model", "detector", *Choices.__struct_fields__)}
+    free = {name: given.pop(name) for name in FREE}  # no reason to train again
+    longer = {"steps": given.pop("steps")} if given["schedule"] == "constant" else {}  # nor from the start
+    begun = False
+
+    @wraps(finetune)
+    def lead(path: Path, **arguments: Any) -> dict[str, Any]:
+        nonlocal begun
+        begun = True
+        if folder := store_run.store():
+            arguments["latents"] = folder / "latents"
+        broadcast_object_list([{"folder": path, **arguments, **free}])
+        return finetune(path, **arguments, **free)
+
+    made = run.stage(
+        f"finetune_{split}",
+        lead,
+        {"annotations": annotations, "photos": source, "prompts": run.read("prompts.parquet")},
+        heavy=True,
+        prolongs=longer,
+        held_out=held_out,
+        **given,
+    )
+    if not begun:
+        broadcast_object_list([None])
+    return made
+
+
+def follow() -> None:
+    """What the other processes do while the main one is in :func:`stage`: the same work, if there is any."""
+    from accelerate.utils import broadcast_object_list
+
+    pass  # LAZY
+
+    work: list[dict[str, Any] | None] = [None]
+    broadcast_object_list(work)
+    if work[0]:
+        finetune(**work[0])

@@ -25,21 +25,27 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 
-from . import checks, hub, parts
+from . import checks, hub, pipelines
 from .source import PRECISIONS, ModelError, Source, causes
 
 DTYPES = {name: getattr(torch, name) for name in PRECISIONS}
+
+
 DETECTORS = {
     "owlvit": "OwlViTForObjectDetection",  # VISOR's protocol
     "owlv2": "Owlv2ForObjectDetection",
     "rt_detr": "RTDetrForObjectDetection",  # closed vocabulary: COCO's 80 categories
 }
+
+
 # Names of numbers that published files hold and today's libraries do not, or the other way round, and nothing is lost:
 HARMLESS = (
     "position_ids",  # 0, 1, 2, …
     "inv_freq",  # of rotary embeddings, computed from the configuration
     "num_batches_tracked",  # batch normalisation counts with it in training only
 )
+
+
 # What a pipeline gives its UNet and takes from it. ``sample_size`` is the size that it draws at: a UNet of another one
 # (2.1's in 2.1-base's pipeline) may predict something else as well, which no UNet's configuration says.
 INTERFACE = (
@@ -76,9 +82,9 @@ def load_pipeline(
     source, skip, precision = Source.of(source), () if safety_checker else ("safety_checker",), _dtype(dtype)
     if unet is not None and not Path(unet).is_dir():
         raise ModelError(f"{unet}: there is no such folder of a fine-tuned UNet")
-    folder, commit, files = hub.find(source, "model_index.json", partial(parts.networks, skip=skip))
+    folder, commit, files = hub.find(source, "model_index.json", partial(pipelines.networks, skip=skip))
     index = checks.read(folder / "model_index.json", source)
-    kinds = parts.classes(index, source, skip)
+    kinds = pipelines.classes(index, source, skip)
     hashes = checks.verify(folder, files, source)
     loaded = {
         name: _part(kind, folder / name, [file for file in files if file.startswith(f"{name}/")], source, precision)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from .. import boxes, visor
-from ..detections import read_detections
+from ..dataset import coco
+from ..evaluation import verdicts
+from ..evaluation.detections import read_detections
 from ..relations import RULES
-from . import annotators, kit
+from . import answers as people_answers
+from . import kit
 
 EXAMPLES = """examples:
   python -m sr4g_utils.people kit --images runs/miniature/artifacts/images/base --per-relation 20 --seed 0
@@ -56,7 +58,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MODEL=FILE",
         help="of a kit of generated pictures: compare with the rules",
     )
-    add("--threshold", type=float, default=visor.THRESHOLD, help="of the detections (default: %(default)s)")
+    add("--threshold", type=float, default=verdicts.THRESHOLD, help="of the detections (default: %(default)s)")
     add("--pairs", default="any", choices=("any", "best"), help="of boxes (default: %(default)s)")
     add("--resamples", type=int, default=10_000)
     add("--seed", type=int, default=0)
@@ -79,7 +81,7 @@ def make_kit(args: argparse.Namespace) -> int:
     if args.annotations:
         if len(args.images) > 1:
             raise ValueError("--images: with --annotations, give one folder or zip of photos")
-        table = boxes.read(args.annotations, args.split).without_crowds()
+        table = coco.read(args.annotations, args.split).without_crowds()
         questions = kit.of_photos(table, args.images[0], args.per_relation, args.seed, args.rules)
     else:
         questions = kit.of_images(_named(args.images, "--images"), args.prompts, args.per_relation, args.seed)
@@ -105,19 +107,19 @@ def _named(values: Sequence[str], option: str) -> dict[str, str]:
 
 
 def tell(args: argparse.Namespace) -> int:
-    answers = annotators.read(args.kit, args.answers)
-    tables = {"among": annotators.among(answers, args.resamples, args.seed)}
+    answers = people_answers.read(args.kit, args.answers)
+    tables = {"among": people_answers.among(answers, args.resamples, args.seed)}
     said = None
     if args.annotations:
         if "image_id" not in answers:
             raise ValueError(f"{args.kit}: a kit of generated pictures; give --detections, not --annotations")
-        said = annotators.by_rules(answers, [boxes.read(args.annotations, args.split).without_crowds()])
+        said = people_answers.by_rules(answers, [coco.read(args.annotations, args.split).without_crowds()])
     elif args.detections:
         if "model" not in answers:
             raise ValueError(f"{args.kit}: a kit of photos; give --annotations, not --detections")
-        said = annotators.by_verdicts(answers, _verdicts(answers, args))
+        said = people_answers.by_verdicts(answers, _verdicts(answers, args))
     if said is not None:
-        tables["with_rules"] = annotators.with_rules(answers, said, args.resamples, args.seed)
+        tables["with_rules"] = people_answers.with_rules(answers, said, args.resamples, args.seed)
     for name, table in tables.items():
         print(f"\n{name}\n{table.round(3).to_string(index=False, na_rep='–')}")
         if args.out:
@@ -138,7 +140,7 @@ def _verdicts(answers: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
         for rules, about in RULES.items():
             able = prompts[prompts.relation.isin(about.defines)]
             if len(able):
-                told = visor.verdicts(able, found, images, args.threshold, args.pairs, rules)
+                told = verdicts.verdicts(able, found, images, args.threshold, args.pairs, rules)
                 tables.append(told.assign(model=model, rules=rules))
     return pd.concat(tables, ignore_index=True)
 

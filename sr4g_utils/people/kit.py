@@ -16,21 +16,33 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from .. import dataset
-from ..boxes import BoxTable
-from ..captions import caption
-from ..images import list_images
-from ..photos import Photos
+from ..dataset import triplets
+from ..dataset.boxes import BoxTable
+from ..dataset.captions import caption
+from ..dataset.photos import Photos
+from ..evaluation.images import list_images
 from ..relations import NAMES
-from ..running.files import write_text
-from .abstain import margin
+from ..store.files import write_text
+from .margins import margin
 
 TEMPLATE = Path(__file__).with_name("kit.html")
+
+
 LONGEST_SIDE = 640  # pixels of an embedded picture
+
+
 REPEATED = 0.1  # of the questions are asked twice, for self-agreement
+
+
 CANDIDATES = 5_000  # pairs of boxes among which a kit of photos chooses,
+
+
 PER_PHOTO = 4  # at most so many of one photo: a crowded one has hundreds
+
+
 STRATA = ("true, near a border", "true, far from it", "false, near a border", "false, far from it")
+
+
 KEY = ("item", "repeat_of", "model", "prompt_id", "image_index", "image_id", "subject", "relation", "object", "stratum",
        "share")  # fmt: skip
 
@@ -76,7 +88,7 @@ def of_photos(table: BoxTable, photos: str | Path, per_relation: int, seed: int,
     chosen = mixed[turn < PER_PHOTO][:CANDIDATES]
     s, o = s[chosen], o[chosen]
     size = np.stack([table.width, table.height], axis=1)[table.image[s]]
-    true = dataset.holds(table, s, o, rules)
+    true = triplets.holds(table, s, o, rules)
     far = margin(table.xywh(s), table.xywh(o), rules, size)
     tables = []
     for i, relation in enumerate(NAMES):
@@ -113,7 +125,7 @@ def _single_pairs(table: BoxTable, photos: str | Path) -> tuple[np.ndarray, np.n
     rows = np.flatnonzero((count[where] == 1) & here[table.image])
     if not len(single):
         raise ValueError(f"{photos}: holds no photo of these annotations in which a category has one box only")
-    parts = [(rows[s[s != o]], rows[o[s != o]]) for _, s, o, _ in dataset.pairs(single)]
+    parts = [(rows[s[s != o]], rows[o[s != o]]) for _, s, o, _ in triplets.pairs(single)]
     subject, object = (np.concatenate(side) for side in zip(*parts, strict=True))
     if not len(subject):
         raise ValueError(f"{photos}: no photo of these annotations shows two categories with one box each")

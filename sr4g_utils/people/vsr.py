@@ -3,15 +3,18 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from .. import dataset
-from ..agreement import AGREEMENT, agreement, interval, outcomes
-from ..boxes import BoxTable
+from ..dataset import coco, inputs, triplets
+from ..dataset.boxes import BoxTable
+from ..evaluation.statistics import AGREEMENT, agreement, interval, outcomes
 from ..relations import NAMES, RULES
+from ..store import files
+from ..store.run import RECORDED, Run, Told
 
 # The phrases of Visual Spatial Reasoning (Liu, Emerson and Collier 2023, arXiv 2205.00363) that name one of ours.
 VSR_PHRASES: dict[str, str] = {
@@ -93,7 +96,7 @@ def judge_like_people(judgements: pd.DataFrame, tables: Sequence[BoxTable], rule
     verdict = np.full(len(judgements), pd.NA, object)
     relation = [NAMES.index(name) for name in judgements.relation]
     for number, table, s, o in box_pairs(judgements, tables):
-        verdict[number] = bool(dataset.holds(table, s, o, rules)[:, relation[number]].any())
+        verdict[number] = bool(triplets.holds(table, s, o, rules)[:, relation[number]].any())
     return pd.Series(verdict, index=judgements.index, dtype="boolean")
 
 
@@ -134,7 +137,7 @@ def at_prevalence(agreement: pd.DataFrame, disagreement: pd.DataFrame) -> pd.Dat
 
     Args:
         agreement: of :func:`human_agreement`.
-        disagreement: of :func:`analysis.rule_disagreement`.
+        disagreement: of :func:`counts.write_rule_disagreement`.
 
     Returns:
         Columns relation, rules, accuracy, kappa, precision (VSR's), pairs (q), prevalence (π) and
@@ -156,3 +159,20 @@ def at_prevalence(agreement: pd.DataFrame, disagreement: pd.DataFrame) -> pd.Dat
     told = told.assign(pairs=q, prevalence=prevalence, precision_at_prevalence=told.recall * prevalence / q)
     kept = ["relation", "rules", "accuracy", "kappa", "precision", "pairs", "prevalence", "precision_at_prevalence"]
     return told[kept]
+
+
+def human_agreement_result(
+    run: Run, vsr: Any, train_annotations: Any, val_annotations: Any, resamples: int, seed: int
+) -> Told:
+    """:func:`vsr.human_agreement` on VSR's judgements (a path, or None to download) and COCO's annotations; the
+    recorded one where any of them is "recorded"."""
+    if RECORDED in (vsr, train_annotations, val_annotations):
+        return run.recorded("human_agreement")
+    tables = [
+        coco.read(inputs.annotations(run, source, split), split).without_crowds()
+        for source, split in ((train_annotations, "train"), (val_annotations, "val"))
+    ]
+    judgements = read_vsr(run.read(vsr) if vsr else files.download("all_vsr_validated.jsonl"))
+    agreement = human_agreement(judgements, tables, seed, resamples)
+    about = {"judgements": "VSR, all_vsr_validated.jsonl", "seed": seed, "resamples": resamples}
+    return run.result(agreement, "human_agreement", **about), about

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import files
-from .files import ROOT
+from ..store import files
+from ..store.files import ROOT
 
 
 class Job:

@@ -14,12 +14,14 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from . import profiles, verify
-from . import run as folders
-from .files import read_json, write_text
+from ..store.files import read_json, write_text
+from . import done, profiles, verify
 
 HEADLINES = ("scores", "people_agreement", "captions_per_relation")  # the first of these figures that there is
+
+
 METRICS = ("OA", "VISOR", "VISOR_Cond")
+
 
 STYLE = """
 .answer { line-height: 1.5 }
@@ -44,6 +46,8 @@ STYLE = """
   .answer .claims td + td { border: 0; padding-top: 0 }
 }
 """
+
+
 PAGE_STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem;
@@ -159,7 +163,7 @@ def answer(folder: Path, names: Sequence[str], linked: Mapping[str, str] | None 
 
 def world(folder: Path) -> str:
     """What the numbers come from, and what they therefore can tell."""
-    from ..analysis import WORLDS  # which builds upon this package's files
+    from ..evaluation.tables import WORLDS  # which builds upon this package's files
     from .pages import markdown_to_html
 
     about = (read_json(folder / "artifacts" / "results" / "scores.json") or {}).get("about", {})
@@ -203,7 +207,7 @@ def counts(folder: Path) -> str:
 
 def headline(folder: Path, names: Iterable[str]) -> list[str]:
     """The figure that says most, or the run's first."""
-    made = [path for name in names for path in folders.outputs(name, folder) if path.startswith("figures/")]
+    made = [path for name in names for path in done.outputs(name, folder) if path.startswith("figures/")]
     wanted = [f"figures/{name}.png" for name in HEADLINES]
     for path in sorted((p for p in made if p.endswith(".png")), key=[*wanted, *made].index):
         if (folder / path).is_file():
@@ -286,7 +290,7 @@ def versions(folder: Path) -> dict[str, list[str]]:
 
 def section(name: str, folder: Path) -> list[str]:
     """What a notebook has made: figures as thumbnails, tables and files."""
-    outputs = [path for path in map(Path, folders.outputs(name, folder)) if (folder / path).exists()]
+    outputs = [path for path in map(Path, done.outputs(name, folder)) if (folder / path).exists()]
     if not outputs and not (folder / "notebooks" / f"{name}.html").is_file():
         return []
     tables, figures = [], []

@@ -11,13 +11,19 @@ from typing import Any
 
 import msgspec
 
-from ..prompts import SETS, THINGS
+from ..dataset.prompt_sets import SETS
+from ..dataset.prompts import THINGS
+from ..models.sampling import Sampling, against_card, of_model, recommended_sampling
 from ..relations import NAMES
-from ..sampling import Sampling, against_card, of_model, recommended_sampling
-from . import files, profiles
+from ..store import files
+from . import profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
+
+
 IMAGE_BYTES = 1.5  # of a lossless image, per pixel (measured at 512 × 512: 389 kB)
+
+
 STATES = 5  # numbers of 4 bytes per weight while training: weight, average, gradient, two moments
 
 

@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 import msgspec
 import yaml
 
-from .. import sampling
-from ..captions import TEMPLATES
-from ..prompts import SETS
+from ..dataset.captions import TEMPLATES
+from ..dataset.prompt_sets import SETS
+from ..models import sampling
 from ..relations import RULES
-from . import files
-from .files import ROOT, hash_of, write_json
+from ..store import files
+from ..store.files import ROOT, hash_of, write_json
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -56,7 +56,10 @@ def declared_in(cells: list[dict[str, Any]]) -> dict[str, tuple[str, Any]]:
 
 
 CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str
+
+
 NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say in place of a path
+
 
 # -------------------------------------------------------------------------------------------------------- profiles
 

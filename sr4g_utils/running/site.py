@@ -15,14 +15,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import index, pages, profiles
-from . import run as folders
-from .files import ROOT, read_json, remove, temporary, write_text
+from ..store.files import ROOT, read_json, remove, temporary, write_text
+from . import done, index, pages, profiles
 
 MARK = ".sr4g-site"  # a folder with this file was made here and may be replaced
+
+
 ROWS = 200  # of a table on a page; the rest is in its CSV
+
+
 NEEDS = ("sphinx", "myst_nb", "furo")
+
+
 PICTURES = ("image/svg+xml", "image/png", "image/jpeg")  # what MyST-NB draws
+
 
 STYLE = """
 article { overflow-wrap: break-word }
@@ -120,7 +126,7 @@ def write_sources(source: Path, folder: Path, names: Sequence[str], executed: Se
 def write_tables(source: Path, folder: Path, name: str) -> bool:
     """A page with the tables of a notebook, each with its CSV and LaTeX to download; whether there are any."""
     parts = [f"# Tables of {profiles.title(name)}"]
-    for path in (folder / made for made in folders.outputs(name, folder)):
+    for path in (folder / made for made in done.outputs(name, folder)):
         if path.parent.name != "tables" or path.suffix != ".md" or not path.is_file():
             continue
         caption, _, *lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
 """Sweeps: a run for every combination of some parameters' values, each in a process and a folder of its own.
 
 A run's parameters stand in a profile beside its folder, so that each can be repeated alone. What several runs need
-alike is made once (:mod:`sr4g_utils.running.shared`). Runs on a cluster go through submitit.
+alike is made once (:mod:`sr4g_utils.store.run`). Runs on a cluster go through submitit.
 """
 
 import os
@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
+from ..store.files import ROOT, hash_of, lock, read_json, write_text
 from . import cluster, plan, profiles
-from .files import ROOT, hash_of, read_json, write_text
-from .run import is_done, lock
+from .done import is_done
 
 
 def grid(sweeps: Sequence[str]) -> dict[str, list[str]]:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import tuning
 
-from sr4g_utils.finetuning.samples import Captions, Encoded, true_captions
+from sr4g_utils.finetuning.captions import Captions, true_captions
+from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.models.load import load_pipeline
 
 

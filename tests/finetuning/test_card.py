@@ -7,7 +7,7 @@ import yaml
 
 from sr4g_utils.finetuning import card
 from sr4g_utils.finetuning.choices import Choices
-from sr4g_utils.running import files
+from sr4g_utils.store import files
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -18,7 +18,7 @@ from tuning import HELD_OUT, QUICK, distance, tune, weights
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
 from sr4g_utils.finetuning.log import SCORES, read_log
 from sr4g_utils.finetuning.stage import finetune
-from sr4g_utils.running.files import digest
+from sr4g_utils.store.files import digest
 
 
 def test_a_finished_run_is_not_run_again(world: SimpleNamespace, tmp_path: Path) -> None:

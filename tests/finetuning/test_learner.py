@@ -9,7 +9,7 @@ import pytest
 import torch
 from tuning import tune
 
-from sr4g_utils.finetuning import engine
+from sr4g_utils.finetuning import log
 from sr4g_utils.models.load import load_pipeline
 
 
@@ -28,7 +28,7 @@ def test_what_an_option_needs_is_said(
         return own(name, scope, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(log, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=f"pip install {package}"):
         tune(world, tmp_path / "run", steps=1, detector=None, **choices)
 

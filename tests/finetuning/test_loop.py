@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tuning import distance, drift, tune, weights
 
-from sr4g_utils.finetuning import loop, stage
+from sr4g_utils.finetuning import loop
+from sr4g_utils.finetuning.batches import Sampler
+from sr4g_utils.finetuning.captions import Captions
 from sr4g_utils.finetuning.choices import Choices
-from sr4g_utils.finetuning.samples import Captions, Encoded, Sampler
+from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.models.load import load_pipeline
 
 # ------------------------------------------------------------------------------------------------------------ the loss
@@ -92,7 +94,7 @@ def test_the_best_is_by_visor_cond_among_those_that_still_draw(
 
         return scores
 
-    monkeypatch.setattr(stage, "judge_of", judge)
+    monkeypatch.setattr(loop, "judge_of", judge)
     result = tune(world, tmp_path / "run", steps=4, validate_every=1, keep_checkpoints=9)
     assert result["best"]["step"] == 3 and result["start"]["OA"] == 80
     at_best = load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "ema.safetensors")

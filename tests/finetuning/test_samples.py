@@ -15,10 +15,13 @@ import torch
 from PIL import Image
 from tuning import encode
 
-from sr4g_utils import boxes, dataset, photos
-from sr4g_utils.captions import caption, parse, with_article
-from sr4g_utils.finetuning import samples
-from sr4g_utils.finetuning.samples import Captions, Encoded, Sampler, Text
+from sr4g_utils.dataset import coco, photos, triplets
+from sr4g_utils.dataset.captions import caption, parse, with_article
+from sr4g_utils.finetuning import batches, latents
+from sr4g_utils.finetuning import captions as finetuning_captions
+from sr4g_utils.finetuning.batches import Sampler, Text
+from sr4g_utils.finetuning.captions import Captions
+from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.relations import NAMES, family
 
@@ -35,7 +38,7 @@ def test_captions_are_those_of_the_dataset(world: SimpleNamespace, captions: Cap
     assert made == written and len(captions) == len(written)
     key = captions.image.astype(np.int64) << 32 | captions.triplet
     assert (np.diff(key) > 0).all()
-    with_same = samples.true_captions(world.table, same_category=True)
+    with_same = finetuning_captions.true_captions(world.table, same_category=True)
     assert len(with_same) == pq.read_metadata(world.triplets).num_rows
 
 
@@ -51,7 +54,7 @@ def test_withheld_triplets_are_in_no_caption(captions: Captions) -> None:
     left = captions.without_triplets(0.3)
     gone = {captions.text(t) for t in captions.triplet} - {left.text(t) for t in left.triplet}
     every = [parse(captions.text(t)) for t in np.unique(captions.triplet)]
-    expected = dataset.withheld(every, 0.3)
+    expected = triplets.withheld(every, 0.3)
     assert gone == {caption(*triplet) for triplet, held in zip(every, expected, strict=True) if held}
     assert 0.2 < expected.mean() < 0.4 and captions.without_triplets(0.0) is captions
 
@@ -96,7 +99,7 @@ def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(
 def test_a_control_shows_the_same_photos_and_says_less(
     world: SimpleNamespace, captions: Captions, encoded: Encoded, pipeline: Any, control: str, share: float
 ) -> None:
-    told = samples.true_captions(world.table, control=control, told=share).without(["cat"])
+    told = finetuning_captions.true_captions(world.table, control=control, told=share).without(["cat"])
     true = captions.without(["cat"])
     ours, plain = (Sampler(each, encoded, pipeline, 64, dropout=0.0, seed=3) for each in (told, true))
     same = lists = 0
@@ -118,11 +121,11 @@ def test_a_control_shows_the_same_photos_and_says_less(
 
 
 def test_crop_changes_are_counted(shared: Path) -> None:
-    table = boxes.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json").without_crowds()
+    table = coco.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json").without_crowds()
     cropped = photos.crop_table(table, 512, 0.5)
-    before, after = samples.true_captions(table), samples.true_captions(cropped)
+    before, after = finetuning_captions.true_captions(table), finetuning_captions.true_captions(cropped)
     old, new = (set(zip(one.image.tolist(), one.triplet.tolist(), strict=True)) for one in (before, after))
-    counts = samples.crop_changes(before, after)
+    counts = finetuning_captions.crop_changes(before, after)
     expected = {"before": len(old), "after": len(new), "dropped": len(old - new), "new": len(new - old)}
     assert {name: counts[name] for name in expected} == expected
     assert counts["dropped"] > 0 and counts["new"] > 0
@@ -147,7 +150,7 @@ def test_latents_are_the_vae_s_posterior(
 def test_latents_are_made_once_and_go_on_where_they_were_interrupted(
     world: SimpleNamespace, captions: Captions, pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "SHARD", 40)
+    monkeypatch.setattr(latents, "SHARD", 40)
     encode(world, captions, pipeline, tmp_path)
     files = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.npy"))}
     assert len(files) == -(-len(np.unique(captions.image)) // 40)
@@ -215,10 +218,10 @@ def test_a_sample_s_latents_are_of_its_caption_s_photo(captions: Captions, encod
     sampler = Sampler(captions, encoded, pipeline, size=50, dropout=0.0)
     batch = sampler(0, range(50))
     rows = sampler.draw(50, np.random.default_rng([0, 0]))
-    for row, latents, said in zip(rows, batch.latents, batch.caption, strict=True):
+    for row, noisy, said in zip(rows, batch.latents, batch.caption, strict=True):
         assert sampler.texts[said] == captions.text(captions.triplet[row])
         mean, deviation = encoded[int(captions.image[row])]
-        sigma = (latents.numpy() / pipeline.vae.config.scaling_factor - mean) / np.maximum(deviation, 1e-6)
+        sigma = (noisy.numpy() / pipeline.vae.config.scaling_factor - mean) / np.maximum(deviation, 1e-6)
         assert abs(sigma.mean()) < 0.4 and 0.7 < sigma.std() < 1.3
 
 
@@ -240,6 +243,6 @@ def test_the_next_batch_is_made_ahead() -> None:
         made.append(step)
         return 10 * step
 
-    seen = [(step, batch, len(made)) for step, batch in samples.ahead(make, range(3, 7))]
+    seen = [(step, batch, len(made)) for step, batch in batches.ahead(make, range(3, 7))]
     assert [pair[:2] for pair in seen] == [(step, 10 * step) for step in range(3, 7)] and made == [3, 4, 5, 6]
-    assert list(samples.ahead(make, range(3, 3))) == []
+    assert list(batches.ahead(make, range(3, 3))) == []

@@ -8,11 +8,14 @@ import pytest
 from accelerate import Accelerator
 from tuning import HELD_OUT
 
-from sr4g_utils import detectors, diffusion, prompts, visor
+from sr4g_utils.dataset import prompts
+from sr4g_utils.evaluation import scores as evaluation_scores
+from sr4g_utils.evaluation import verdicts
 from sr4g_utils.finetuning.choices import Choices
-from sr4g_utils.finetuning.validation import judge_of, rank
+from sr4g_utils.finetuning.loop import judge_of, rank
+from sr4g_utils.models import detectors, diffusion
 from sr4g_utils.models.load import load_pipeline
-from sr4g_utils.sampling import Sampling
+from sr4g_utils.models.sampling import Sampling
 
 
 def test_finding_both_objects_comes_first_and_then_visor_cond() -> None:
@@ -39,8 +42,8 @@ def test_it_is_the_evaluation_itself(world: SimpleNamespace) -> None:
     boxes = detector.detect([image for *_, image in made], [names[id] for id, *_ in made], floor=0.01)
     places = pd.DataFrame([place for *place, _ in made], columns=["prompt_id", "image_index"]).iloc[boxes.image]
     boxes = boxes.assign(**places.reset_index(drop=True))
-    records = visor.verdicts(asked, boxes, images=2, threshold=0.3, pairs="best")
-    scores = visor.scores(records).query("relation == 'all'").set_index("metric").value
+    records = verdicts.verdicts(asked, boxes, images=2, threshold=0.3, pairs="best")
+    scores = evaluation_scores.scores(records).query("relation == 'all'").set_index("metric").value
     assert found["images"] == 28 and found["both_found"] == records.both_found.sum() > 0
     assert [found[name] for name in ("OA", "VISOR", "VISOR_Cond")] == pytest.approx(
         [scores[name] for name in ("OA", "VISOR", "VISOR_Cond")]
@@ -54,7 +57,7 @@ def test_to_have_learnt_to_draw_nothing_is_a_result_but_no_start(world: SimpleNa
     c = Choices(precision="float32", sampling={"images": 1, "steps": 2}, threshold=0.9999)
     judge = judge_of(pipeline, asked, detector, c, Accelerator(cpu=True))
     weights = dict(pipeline.unet.state_dict())
-    with pytest.raises(visor.NothingFound, match="the detector found nothing"):
+    with pytest.raises(verdicts.NothingFound, match="the detector found nothing"):
         judge(weights)
     assert judge(weights, nothing="record") == {
         "OA": 0.0, "VISOR": 0.0, "VISOR_Cond": None, "images": 14, "both_found": 0,

@@ -16,7 +16,7 @@ import pytest
 from test_run_all import Study, notebook
 
 from sr4g_utils.running import crate
-from sr4g_utils.running.files import ROOT, read_json, write_json
+from sr4g_utils.store.files import ROOT, read_json, write_json
 
 rocrate = pytest.importorskip("rocrate.rocrate", reason="rocrate is not installed (the extra `crate`)")
 
@@ -25,7 +25,7 @@ TWO = [
     "# 02 · Two\n\nReads what the first has made, and makes a folder of many files.",
     "from os import PathLike\n\nrun_folder: str | PathLike = '../runs/small'\nn: int = 5\nshare: float = 0.5\n"
     "sampling: dict = {'steps': 2}\nprompts: str | PathLike | None = None\nsplits: list = ['é', 'b']",
-    "import pandas as pd\nfrom sr4g_utils.running.files import write_text\nfrom sr4g_utils.running.run import Run\n\n"
+    "import pandas as pd\nfrom sr4g_utils.store.files import write_text\nfrom sr4g_utils.store.run import Run\n\n"
     'run = Run(run_folder, "02_two")\nrun.read("numbers.txt")',
     f"def pictures(path, n):\n    for i in range({MANY}):\n        write_text(path / f'{{i}}.txt', str(n))\n\n"
     'run.stage("images/a model", pictures, n=n)\nrun.result(pd.DataFrame({"n": [n]}), "counted")',

@@ -10,9 +10,10 @@ import pytest
 from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
 from matplotlib import pyplot as plt
 
-from sr4g_utils.running import files, index, profiles
-from sr4g_utils.running.files import ROOT
-from sr4g_utils.running.run import Run
+from sr4g_utils.running import index, profiles
+from sr4g_utils.store import files
+from sr4g_utils.store.files import ROOT
+from sr4g_utils.store.run import Run
 
 NAMES = list(profiles.load_profile("miniature", [], ROOT))
 RECORDED = ROOT / "data" / "results"

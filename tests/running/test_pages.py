@@ -13,7 +13,8 @@ from browser import browser, check_fits, check_loads_nothing, check_nothing_aske
 from PIL import Image
 
 from sr4g_utils.running import pages, profiles
-from sr4g_utils.running.files import ROOT
+from sr4g_utils.store import files
+from sr4g_utils.store.files import ROOT
 
 
 def picture(size: tuple[int, int] = (1500, 900)) -> str:
@@ -61,7 +62,7 @@ def test_the_pages_of_the_study_load_nothing(name, tmp_path):
 
 
 def test_links_to_the_checkout_lead_there_from_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "ROOT", tmp_path / "checkout")
+    monkeypatch.setattr(files, "ROOT", tmp_path / "checkout")
     text = "[a](../docs/a.md#b), [b](https://example.org/../b) and [c](#c)"
     for folder, lead in (("checkout/runs/x/notebooks", "../../../docs/a.md#b"), ("elsewhere", None)):
         path = tmp_path / folder / "09_nine.ipynb"
@@ -151,7 +152,7 @@ def test_a_figure_is_shown_once_with_its_caption(tmp_path):
     """In a kernel, where matplotlib would show it once more at the cell's end."""
     nbclient = pytest.importorskip("nbclient")
     code = (
-        "from matplotlib import pyplot as plt\nfrom sr4g_utils.running.run import Run\n"
+        "from matplotlib import pyplot as plt\nfrom sr4g_utils.store.run import Run\n"
         f"run = Run({str(tmp_path)!r}, '09_nine')\n"
         "for name in ('one', 'two'):\n"
         "    figure, axis = plt.subplots()\n    run.figure(figure, name, f'Figure {name}')"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import run_all
-from sr4g_utils.running import files, plan, profiles
+from sr4g_utils.running import plan, profiles
+from sr4g_utils.store import files
 
 
 @pytest.fixture(autouse=True)

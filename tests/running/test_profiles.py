@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sr4g_utils.running import files, profiles
-from sr4g_utils.running.files import ROOT
+from sr4g_utils.running import profiles
+from sr4g_utils.store import files
+from sr4g_utils.store.files import ROOT
 
 
 @pytest.fixture

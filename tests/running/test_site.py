@@ -12,9 +12,10 @@ import pytest
 from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
 
 import run_all
-from sr4g_utils.running import files, pages, profiles, site
-from sr4g_utils.running.files import ROOT
-from sr4g_utils.running.run import Run
+from sr4g_utils.running import pages, profiles, site
+from sr4g_utils.store import files
+from sr4g_utils.store.files import ROOT
+from sr4g_utils.store.run import Run
 
 for name in site.NEEDS:
     pytest.importorskip(name, reason=f"{name} is not installed (the extra `site`)")
@@ -204,7 +205,7 @@ def test_links_of_the_docs_lead_to_pages_downloads_or_nowhere(tmp_path, monkeypa
     checkout = tmp_path / "checkout"
     for name in ("docs/a.md", "docs/b.md", "data/c.yaml", "notebooks/01_one.ipynb", "notebooks/02_two.ipynb", "d.png"):
         files.write_text(checkout / name, name)
-    monkeypatch.setattr(site, "ROOT", checkout)
+    monkeypatch.setattr(files, "ROOT", checkout)
     text = (
         "[b](b.md#there) [c `x`](../data/c.yaml) [data](../data) [one](../notebooks/01_one.ipynb) "
         "[two](../notebooks/02_two.ipynb) ![picture](../d.png) [out](https://example.org/) [none](../none.md)"

@@ -5,10 +5,11 @@ import json
 import pytest
 from pretend import draw, make_prompts
 
-from sr4g_utils import analysis, visor
-from sr4g_utils.prompts import draw_prompts
-from sr4g_utils.running import files, verify
-from sr4g_utils.running.run import Run
+from sr4g_utils.dataset.prompts import draw_prompts
+from sr4g_utils.evaluation import tables, verdicts
+from sr4g_utils.running import verify
+from sr4g_utils.store import files
+from sr4g_utils.store.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +17,12 @@ def world():
     """Prompts, and what is known of a model before and after."""
     prompts = draw_prompts(make_prompts(), 8, seed=0)
     drawn = {"base": draw(prompts, 0.5, 1), "fine-tuned": draw(prompts, 0.9, 2)}
-    return prompts, {name: visor.verdicts(prompts, table, 4) for name, table in drawn.items()}
+    return prompts, {name: verdicts.verdicts(prompts, table, 4) for name, table in drawn.items()}
 
 
 def test_a_run_agrees_with_itself_and_differences_are_named(world):
     prompts, records = world
-    scores = analysis.score_table(records, prompts)
+    scores = tables.score_table(records, prompts)
     rows = json.loads(scores.to_json(orient="records", double_precision=12))
     assert verify.differences(rows, rows) == []
     close = [dict(row) for row in rows]
@@ -62,11 +63,11 @@ def test_verify_names_what_differs_and_what_is_missing(world, tmp_path, monkeypa
     with pytest.raises(ValueError, match="nothing of the profile small"):
         verify.verify(tmp_path / "small")
     run = Run(tmp_path / "small", "04_evaluation")
-    run.result(analysis.score_table(records, prompts), "scores", world="miniature")
+    run.result(tables.score_table(records, prompts), "scores", world="miniature")
     verify.record(tmp_path / "small")
     assert verify.verify(tmp_path / "small") == 0
     assert "scores: agrees" in capsys.readouterr().out
-    run.result(analysis.score_table({"base": records["fine-tuned"]}, prompts), "scores")
+    run.result(tables.score_table({"base": records["fine-tuned"]}, prompts), "scores")
     assert verify.verify(tmp_path / "small") == 1
     (run.folder / "artifacts" / "results" / "scores.json").unlink()
     assert verify.verify(tmp_path / "small") == 1

@@ -1,0 +1,80 @@
+"""Bias between opposite relations."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from ..evaluation import scores
+from ..relations import NAMES, OPPOSITES, RELATIONS, SYMMETRIC
+
+# --------------------------------------------------------------------------------------------- analysis (notebook 05)
+
+COND = scores.METRICS.index("VISOR_Cond")
+
+
+def _estimate(draws: Float64[np.ndarray, "resample"], *keys: str, level: float = 0.95) -> dict[str, float]:
+    """What was observed (draw 0) and the percentile interval of the other draws, under three names."""
+    drawn = draws[1:][~np.isnan(draws[1:])]
+    known = len(drawn) and not np.isnan(draws[0])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if known else (np.nan, np.nan)
+    return dict(zip(keys, (float(draws[0]), float(low), float(high)), strict=True))
+
+
+_GAP, _CHANGE = ("gap", "gap_low", "gap_high"), ("change", "change_low", "change_high")
+
+
+def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """How unequally a model treats a relation and its opposite, and what became of it after the first model.
+
+    The gap of a pair is VISOR_Cond of its first relation minus that of its opposite: a model that draws everything
+    "left of" has +100, one that obeys both equally well (or equally badly) has 0. We take it rather than the rate of
+    opposites drawn, because that rate is little else than one minus accuracy; it is given beside, as ``opposite``.
+
+    Returns:
+        Per model and pair (relation, with_opposite): gap, gap_low, gap_high; judged: images with both objects;
+        opposite: the percentage of these in which the opposite of what was asked for holds, over both relations of the
+        pair; change: of the gap's size since the first model, with interval. Last, for "true opposites", all pairs but
+        overlapping and separated, which complement each other: the mean of the squared gaps less their squared standard
+        errors, which is 0 on average where there is no bias. Its gap is the root, with its sign, in points; its change
+        is in points² (:func:`_beyond_noise`). Bootstrap over prompts, paired between models. Null where it cannot be
+        told: all of it where no relation is asked for together with its opposite.
+    """
+    drawn = scores.draws(list(models.values()), resamples, seed)
+    swapped = {name: _asked_for_opposite(records) for name, records in models.items()}
+    gaps, true, rows = [], [], []
+    for one, other in OPPOSITES:
+        if one not in drawn or other not in drawn:
+            continue
+        gaps.append(drawn[one][:, :, COND] - drawn[other][:, :, COND])
+        true.append(one not in SYMMETRIC)
+        for i, (model, records) in enumerate(swapped.items()):
+            of = records[records.relation.isin([one, other]) & records.both_found]
+            change = _estimate(abs(gaps[-1][i]) - abs(gaps[-1][0]), *_CHANGE) if i else {}
+            opposite = 100 * of.correct.mean() if len(of) else np.nan
+            rows.append({"relation": one, "with_opposite": other, "model": model, **_estimate(gaps[-1][i], *_GAP),
+                         "opposite": opposite, "judged": len(of), **change})  # fmt: skip
+    apart = np.array(gaps)[true] if any(true) else np.full((1, len(models), resamples + 1), np.nan)
+    squared = _beyond_noise(apart)
+    for i, model in enumerate(models):
+        change = _estimate(squared[i] - squared[0], *_CHANGE) if i else {}
+        root = _estimate(np.sign(squared[i]) * np.sqrt(np.abs(squared[i])), *_GAP)
+        rows.append({"relation": "true opposites", "with_opposite": np.nan, "model": model, **root,
+                     "opposite": np.nan, "judged": None, **change})  # fmt: skip
+    return pd.DataFrame(rows).astype({"judged": "Int64"})
+
+
+def _beyond_noise(gaps: Float64[np.ndarray, "pair model resample"]) -> Float64[np.ndarray, "model resample"]:
+    """The mean of the squared gaps less what noise adds to them: its variance to what was observed (resample 0), and
+    twice that to the others, which are drawn from an observation that is noisy already."""
+    variance = gaps[:, :, 1:].var(axis=2, ddof=1, keepdims=True)
+    times = np.r_[1.0, np.full(gaps.shape[2] - 1, 2.0)]
+    return (gaps**2 - times * variance).mean(axis=0)
+
+
+def _asked_for_opposite(records: pd.DataFrame) -> pd.DataFrame:
+    """The records as if each prompt had asked for the opposite."""
+    column = pd.Index(NAMES).get_indexer(pd.Index(records.relation.map({r.name: r.opposite for r in RELATIONS})))
+    holds = records[list(NAMES)].to_numpy(bool)[np.arange(len(records)), column]
+    return records.assign(correct=holds & records.both_found)

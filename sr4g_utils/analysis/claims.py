@@ -1,0 +1,199 @@
+"""The paper's six claims: what is tested for each, by the margins of ``data/protocol.yaml``, and the verdicts.
+
+A test compares a 95 % interval with a bound: it *holds* if the interval lies on the right side of the bound, is
+*contradicted* if it lies on the other, and is *undecided* if it contains the bound. A claim holds if all its tests do:
+for that, no correction is needed, since a false claim has at least one test that holds in 2.5 % of runs at most. It is
+contradicted if one of its tests is. Where those are many, one for each relation, they are corrected (Holm 1979).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from ..evaluation import scores
+from ..relations import NAMES
+from ..store import files
+from ..store.files import protocol, reported
+from ..store.run import Run
+
+HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
+
+
+NOTHING, NOT_TESTABLE = "nothing to reduce", "not testable here"
+
+
+ALPHA = 0.05
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """P-values corrected for their number (Holm 1979): some are below α by chance alone in at most α of all cases.
+    Null where they are."""
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p)
+    n = int(np.isfinite(p).sum())
+    corrected = np.full(len(p), np.nan)
+    corrected[order[:n]] = np.minimum(np.maximum.accumulate(p[order[:n]] * np.arange(n, 0, -1)), 1)
+    return corrected
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A number with its 95 % interval (None: not measured), the rule by which it is judged, and the verdict."""
+
+    what: str
+    number: Sequence[float | int] | None
+    rule: str
+    verdict: str
+
+
+def against(
+    what: str, number: Sequence[float | int] | None, side: Literal["above", "below"], bound: float | int
+) -> Tested:
+    """The test whether a number lies above or below a bound, from its interval."""
+    verdict = NOT_TESTABLE
+    if number is not None and np.isfinite(np.array(number, float)).all():
+        sign = 1 if side == "above" else -1
+        low, high = sorted(sign * (end - bound) for end in number[1:])
+        verdict = HOLDS if low > 0 else CONTRADICTED if high < 0 else UNDECIDED
+    return Tested(what, number, f"interval {side} {bound:g}", verdict)
+
+
+def together(verdicts: Iterable[str]) -> str:
+    """A claim's verdict, from its tests'."""
+    told = list(verdicts)
+    for one in (CONTRADICTED, NOT_TESTABLE, UNDECIDED):
+        if one in told:
+            return one
+    return HOLDS
+
+
+def by_relation(changes: pd.DataFrame) -> pd.DataFrame:
+    """The change of VISOR_Cond of each relation, with p corrected for their number (``p_holm``) and a verdict:
+    "gains", "loses", or "undecided"; from one model's rows of :func:`tables.change_table`, of one set of objects."""
+    table = changes[(changes.metric == "VISOR_Cond") & (changes.relation != "all")].drop(columns="metric")
+    table = table.assign(p_holm=holm(table.p.to_numpy(np.float64)))
+    shown = table.p_holm < ALPHA
+    told = np.select([shown & (table.difference > 0), shown & (table.difference < 0)], ["gains", "loses"], UNDECIDED)
+    return table.assign(verdict=told).reset_index(drop=True)
+
+
+def every_relation(each: pd.DataFrame) -> Tested:
+    """Claim 3, from :func:`by_relation`: how many of the 14 are higher, between the number that is shown to gain and 14
+    less those that are shown to lose."""
+    higher, gains, loses = (each.difference > 0).sum(), (each.verdict == "gains").sum(), (each.verdict == "loses").sum()
+    all_known = each.low.notna().sum() == len(NAMES)
+    verdict = CONTRADICTED if loses else HOLDS if (each.low > 0).all() else UNDECIDED
+    number = [float(n) for n in (higher, gains, len(NAMES) - loses)] if all_known else None
+    return Tested(
+        "relations of 14 with a gain", number, "all 14 intervals above 0", verdict if number else NOT_TESTABLE
+    )
+
+
+def table(
+    changes: pd.DataFrame,
+    bias: pd.DataFrame,
+    quality: pd.DataFrame | None,
+    over_rival: pd.DataFrame | None,
+    model: str,
+    unseen_model: str,
+) -> pd.DataFrame:
+    """The paper's six claims (``claims`` in ``data/reported.yaml``), a row for each test.
+
+    Args:
+        changes: of :func:`tables.change_table`, from the model before fine-tuning to the two others.
+        bias: of :func:`bias.bias`.
+        quality: of :func:`quality.distances`; None if it was not measured.
+        over_rival: of :func:`scores.compare`, from a pipeline of the kind of VPGen to ``model``; None if there is none.
+        model: the fine-tuned model's name.
+        unseen_model: the name of the one that was fine-tuned without the unseen objects. If it is the same, claim 1 is
+            tested on seen objects only, else on all.
+
+    Returns:
+        Columns claim, what, number, low, high, holds if, test, verdict (of the claim), reported and source.
+    """
+    margins, points = protocol()["margins"], "points of VISOR_Cond"
+    ours = changes[changes.model == model]
+    sets = list(dict.fromkeys(ours.objects))
+    main = "seen" if model == unseen_model and "seen" in sets else sets[-1]
+
+    def change(name: str, objects: str, metric: str = "VISOR_Cond") -> list[float] | None:
+        rows = changes[(changes.model == name) & (changes.objects == objects) & (changes.metric == metric)]
+        rows = rows[rows.relation == "all"]
+        return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
+
+    rival = over_rival[over_rival.relation == "all"].set_index("metric") if over_rival is not None else None
+
+    def over(metric: str) -> list[float] | None:
+        return rival.loc[metric, ["difference", "low", "high"]].tolist() if rival is not None else None
+
+    tests = {
+        "1": [against(f"{points}, {main} objects", change(model, main), "above", 0)],
+        "2": [against(f"{points}, unseen objects", change(unseen_model, "unseen"), "above", 0)],
+        "3": [every_relation(by_relation(ours[ours.objects == sets[-1]]))],
+        "4": [against("squared gaps between opposites, points²", bias_change(bias, model), "below", 0)],
+        "5": [
+            against("Fréchet distance from photos, %", _relative(quality, model), "below", margins["distance"]),
+            against(f"points of OA, {sets[-1]} objects", change(model, sets[-1], "OA"), "above", -margins["OA"]),
+        ],
+        "6": [
+            against(f"{points} over the pipeline", over("VISOR_Cond"), "above", 0),
+            *(against(f"points of {name} over it", over(name), "below", margins["OA"]) for name in ("OA", "VISOR")),
+        ],
+    }
+    return rows_of(tests, bias)
+
+
+def rows_of(tests: Mapping[str, Sequence[Tested]], bias: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`table` from the tests of each claim, by its number ("2", or "2, control")."""
+    published, rows = reported("claims"), []
+    for key, each in tests.items():
+        paper = published[int(key.partition(",")[0])]
+        verdict = together(test.verdict for test in each)
+        if key == "4" and verdict == UNDECIDED and not _biased(bias):
+            verdict = NOTHING
+        for test in each:
+            value, low, high = test.number or (np.nan,) * 3
+            ours = {"what": test.what, "number": value, "low": low, "high": high, "holds if": test.rule}
+            told = {"test": verdict if len(each) == 1 else test.verdict, "verdict": verdict}
+            theirs = {"reported": paper["reported"], "source": paper["source"]}
+            rows.append({"claim": f"{key}. {paper['claim']}", **ours, **told, **theirs})
+    return pd.DataFrame(rows)
+
+
+def bias_change(bias: pd.DataFrame, model: str) -> list[float]:
+    """The change of the true opposites' squared gaps, with its interval; from :func:`bias.bias`."""
+    total = bias[(bias.relation == "true opposites") & (bias.model == model)].iloc[0]
+    return total[["change", "change_low", "change_high"]].tolist()
+
+
+def _biased(bias: pd.DataFrame) -> bool:
+    """Whether the first model treats opposites unequally, beyond noise."""
+    first = bias[bias.relation == "true opposites"].iloc[0]
+    return not first.gap_low <= 0
+
+
+def _relative(quality: pd.DataFrame | None, model: str) -> list[float] | None:
+    """The change of the distance in percent of the first model's, which is taken as known."""
+    if quality is None:
+        return None
+    change = quality.loc[quality.model == model, ["change", "change_low", "change_high"]].iloc[0]
+    return (100 * change / quality.value.iloc[0]).tolist()
+
+
+def quality(run: Run, space: str) -> pd.DataFrame | None:
+    """The distances from photos that notebook 04 measured in a feature space; None if it did not."""
+    path = run.folder / "artifacts" / "results" / f"quality_{space}.json"
+    return pd.DataFrame(files.read_json(run.read(path))["rows"]) if path.exists() else None
+
+
+def over_rival(
+    run: Run, rival: str | None, records: Mapping[str, pd.DataFrame], model: str, resamples: int, seed: int
+) -> pd.DataFrame | None:
+    """:func:`scores.compare` from a rival among notebook 04's models to ``model``; None if there is no rival."""
+    if rival is None:
+        return None
+    theirs = pd.read_parquet(run.read(f"verdicts_{rival}.parquet"))
+    return scores.compare(theirs, records[model], resamples, seed=seed)

@@ -1,0 +1,310 @@
+"""Effects of arms over prompts and seeds, with intervals."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..dataset.prompts import OBJECT_SETS
+from ..dataset.world import suits
+from ..relations import FAMILIES, NAMES, family
+from ..store.files import protocol, read_json
+from ..store.run import Run
+from . import bias as analysis_bias
+from . import claims, sweeps
+from .sweeps import ARMS, BASE, base_of, verdicts_of
+
+METRICS = {"OA": ("both_found", "image"), "VISOR": ("correct", "image"), "VISOR_Cond": ("correct", "both_found"),
+           "lift": ("beyond_chance", "both_found")}  # what is above and below the fraction's line  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- effects
+
+
+def _per_prompt(records: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """What is above and below the metric's line, prompt by prompt."""
+    columns = records.assign(image=1.0)
+    if metric == "lift":
+        share = records.drop_duplicates("prompt_id").relation.value_counts(normalize=True).reindex(NAMES, fill_value=0)
+        luck = records[list(NAMES)].to_numpy(float) @ share.to_numpy()  # of a relation drawn from the prompts
+        columns["beyond_chance"] = records.both_found * (records.correct - luck)
+    sums = columns.groupby("prompt_id")[list(METRICS[metric])].sum().astype(float)
+    return sums.iloc[:, 0].to_numpy(), sums.iloc[:, 1].to_numpy()
+
+
+def effect(
+    treated: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame], metric: str = "VISOR_Cond", level: float = 0.95
+) -> dict[str, float | int]:
+    """The mean over seeds of the difference of a metric between two arms, with its interval.
+
+    Two variances add up: of the prompts (each prompt's pull on the mean over seeds, linearised as in
+    :mod:`statistics`) and of the seeds. What a prompt does in one seed only is in both, which widens the interval a
+    little. Student's t takes Satterthwaite's degrees of freedom. (A bootstrap over three seeds would be too narrow, by
+    a factor of √(2/3) for the seeds' part.)
+
+    Args:
+        treated, other: verdicts by seed, in the same order and on the same prompts; one table of ``other`` stands for
+            all seeds (the base).
+
+    Returns:
+        before, after (means over seeds), difference, low, high (points), p (two-sided), seeds, prompts. With one seed,
+        the interval is over prompts alone.
+    """
+    others = list(other) * len(treated) if len(other) == 1 else list(other)
+    values, pulls = [], []
+    for pair in zip(others, treated, strict=True):
+        above, below = (np.array(each) for each in zip(*(_per_prompt(table, metric) for table in pair), strict=True))
+        total = below.sum(axis=1, keepdims=True)
+        ratio = above.sum(axis=1, keepdims=True) / total
+        values.append(100 * ratio[:, 0])
+        pulls.append(100 * np.diff((above - ratio * below) / total, axis=0)[0])
+    before, after = np.mean(values, axis=0)
+    prompts, seeds = len(pulls[0]), len(values)
+    parts = [(prompts / (prompts - 1) * (np.mean(pulls, axis=0) ** 2).sum(), prompts - 1)]
+    if seeds > 1:
+        parts.append((np.diff(values, axis=1).var(ddof=1) / seeds, seeds - 1))
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts) if variance else 1.0
+    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    difference = after - before
+    p = 2 * stats.t.sf(abs(difference) / np.sqrt(variance), freedom) if variance else float(difference == 0)
+    return {"before": before, "after": after, "difference": difference, "low": difference - half,
+            "high": difference + half, "p": p, "seeds": seeds, "prompts": prompts}  # fmt: skip
+
+
+def sets_of(table: pd.DataFrame) -> list[str]:
+    """The sets of objects that occur, and "all"."""
+    return [name for name in OBJECT_SETS if (table.objects == name).any()] + ["all"]
+
+
+def of_objects(tables: Iterable[pd.DataFrame], objects: str) -> list[pd.DataFrame]:
+    """The verdicts on a set of objects, or on "all"."""
+    return [table[table.objects == objects] if objects != "all" else table for table in tables]
+
+
+def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift", "VISOR", "OA")) -> pd.DataFrame:
+    """Every arm against the base, and the arm with relations against each control: columns model, objects, arm, over
+    (what it is compared with), metric, and those of :func:`effect`."""
+    base, rows = base_of(table), []
+    for model in table.model[table.model != BASE].unique():
+        arms = {arm: by_seed for arm in ARMS.values() if (by_seed := verdicts_of(table, model, arm))}
+        pairs = [(arm, BASE, list(by_seed.values()), [base]) for arm, by_seed in arms.items()]
+        told = arms.pop("relations", {})
+        for control, by_seed in arms.items():
+            both = sorted(told.keys() & by_seed.keys())
+            if both:
+                pairs.append(("relations", control, [told[i] for i in both], [by_seed[i] for i in both]))
+        for (arm, over, treated, other), objects in ((pair, name) for pair in pairs for name in sets_of(table)):
+            for metric in metrics:
+                found = effect(of_objects(treated, objects), of_objects(other, objects), metric)
+                rows.append({"model": model, "objects": objects, "arm": arm, "over": over, "metric": metric, **found})
+    return pd.DataFrame(rows)
+
+
+def by_relation(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The change of each relation's VISOR_Cond from the base to the arm with relations, over all prompts, with p
+    corrected for their number (Holm) and a verdict, as in :func:`claims.by_relation`; and lift: the difference less
+    what chance gains."""
+    treated, base = list(verdicts_of(table, model, "relations").values()), [base_of(table)]
+    rows = []
+    for name in NAMES:
+        part, control = ([one[one.relation == name] for one in each] for each in (treated, base))
+        luck = [np.mean([100 * one[name][one.both_found].mean() for one in each]) for each in (base, treated)]
+        found = effect(part, control)
+        found |= {"chance_before": luck[0], "chance_after": luck[1]}
+        rows.append({"relation": name, "metric": "VISOR_Cond", **found})
+    each = claims.by_relation(pd.DataFrame(rows))
+    return each.assign(lift=each.difference - (each.chance_after - each.chance_before))
+
+
+# --------------------------------------------------------------------------------------------------------- the verdicts
+
+
+def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Verdicts of several seeds as if they were one model's with as many more pictures of each prompt."""
+    most = max(table.image_index.max() for table in tables) + 1
+    return pd.concat([table.assign(image_index=table.image_index + i * most) for i, table in enumerate(tables)])
+
+
+def confirmed(table: pd.DataFrame, quality: pd.DataFrame, resamples: int = 2_000) -> pd.DataFrame:
+    """The tests that the protocol calls confirmatory, with their verdicts: claim, what, number, low, high, holds if,
+    test and verdict, a row per test. The bias of opposites is of the seeds' pictures together, and its interval over
+    prompts alone.
+
+    Raises:
+        ValueError: there are no verdicts of the model main in the arm with relations.
+    """
+    margins, found = protocol()["margins"], effects(table, ("VISOR_Cond", "OA"))
+
+    def number(model: str, objects: str, over: str = BASE, metric: str = "VISOR_Cond") -> list[float] | None:
+        rows = found[(found.model == model) & (found.objects == objects) & (found.arm == "relations")]
+        rows = rows[(rows.over == over) & (rows.metric == metric)]
+        return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
+
+    treated = list(verdicts_of(table, "main", "relations").values())
+    if not treated:
+        raise ValueError("no verdicts of the model main with relations; run --profile arms --sweep 03.control=none")
+    both = {BASE: pooled([base_of(table)] * len(treated)), "main": pooled(treated)}
+    bias = analysis_bias.bias(both, resamples)
+    points = "points of VISOR_Cond"
+    tests = {
+        "1": [claims.against(f"{points}, model main, all objects", number("main", "all"), "above", 0)],
+        "1, control": [claims.against(f"{points} over lists", number("main", "all", "list"), "above", 0)],
+        "2": [claims.against(f"{points}, model unseen, unseen objects", number("unseen", "unseen"), "above", 0)],
+        "2, control": [claims.against(f"{points} over lists", number("unseen", "unseen", "list"), "above", 0)],
+        "3": [claims.every_relation(by_relation(table, "main"))],
+        "4": [claims.against("squared gaps, points²", claims.bias_change(bias, "main"), "below", 0)],
+        "5": [
+            claims.against("Fréchet distance, %", distance_change(quality, "main"), "below", margins["distance"]),
+            claims.against("points of OA", number("main", "all", metric="OA"), "above", -margins["OA"]),
+        ],
+    }
+    return claims.rows_of(tests, bias)
+
+
+def distance_change(quality: pd.DataFrame, model: str, arm: str = "relations") -> list[float] | None:
+    """The mean over seeds of the distance's change in percent of the base's, with an interval of both its errors: the
+    jackknife's (all seeds are compared with the same pictures, so it does not shrink with their number), and that of
+    the seeds."""
+    rows = quality[(quality.model == model) & (quality.arm == arm)]
+    if rows.empty:
+        return None
+    base = quality[quality.model == BASE].value.iloc[0]
+    change = 100 * rows.change / base
+    half = 100 * (rows.change_high - rows.change_low).mean() / 2 / base
+    if len(rows) > 1:
+        half = np.hypot(half, stats.t.ppf(0.975, len(rows) - 1) * change.std(ddof=1) / np.sqrt(len(rows)))
+    return [float(v) for v in (change.mean(), change.mean() - half, change.mean() + half)]
+
+
+def told_or_recorded(
+    run: Run, name: str, folder: str | Path | None, make: Callable[[Path], pd.DataFrame]
+) -> pd.DataFrame:
+    """A table made of the folder of runs, and kept as the result ``name``; or for None the recorded one."""
+    if folder is None:
+        return run.recorded(name, sweeps.RECORDED.name)[0]
+    return run.result(make(Path(folder).expanduser().resolve()), name)
+
+
+def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
+    """What fine-tuning on some families of relations does to each: the effect on VISOR_Cond over the base, by arm (all
+    "relations", or the families trained on) and the family tested."""
+    arms = [arm for arm in table.arm.unique() if arm == "relations" or set(arm.split(" and ")) <= set(FAMILIES)]
+    rows = []
+    for arm in sorted(arms, key=[*FAMILIES, *arms].index):
+        treated = list(sweeps.verdicts_of(table, model, arm).values())
+        for tested in FAMILIES if treated else ():
+            after, before = (_of_family(each, tested) for each in (treated, [sweeps.base_of(table)]))
+            rows.append({"trained": arm, "tested": tested, **effect(after, before)})
+    return pd.DataFrame(rows)
+
+
+def _of_family(tables: Sequence[pd.DataFrame], name: str) -> list[pd.DataFrame]:
+    """The verdicts on a family of relations, or on "all"."""
+    return [table[table.relation.isin(NAMES if name == "all" else family(name))] for table in tables]
+
+
+def by_prior(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
+    """The effect on VISOR_Cond over the base where the usual places and sizes of the two things suit the prompt, and
+    where they go against it: family, prior, arm and :func:`effects.effect`'s columns."""
+    asked = table.drop_duplicates("prompt_id")
+    told = [suits(*row) for row in asked[["subject", "relation", "object"]].itertuples(index=False)]
+    prior = pd.Series(told, asked.prompt_id)
+    rows = []
+    for name in ("projective", "scale"):
+        for words, sign in (("suits", 1), ("against", -1)):
+            chosen = asked.prompt_id[asked.relation.isin(family(name)) & (asked.prompt_id.map(prior) == sign)]
+            part = table[table.prompt_id.isin(chosen)]
+            for arm in ("relations", "list"):
+                if treated := list(sweeps.verdicts_of(part, model, arm).values()):
+                    found = effect(treated, [sweeps.base_of(part)])
+                    rows.append({"family": name, "prior": words, "arm": arm, **found})
+    return pd.DataFrame(rows)
+
+
+def by_share(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
+    """The effect on VISOR_Cond and OA over the base by the share of captions that tell a relation, where the others
+    list the two things: share (percent; 0 is the arm "list", 100 "relations"), metric and :func:`effects.effect`'s
+    columns."""
+    shares = {"list": 0.0, "relations": 100.0}
+    for arm in table.arm.unique():
+        if found := re.fullmatch(r"list, (.+) % told", arm):
+            shares[arm] = float(found[1])
+    base, rows = [sweeps.base_of(table)], []
+    for arm, share in sorted(shares.items(), key=lambda item: item[1]):
+        if treated := list(sweeps.verdicts_of(table, model, arm).values()):
+            for metric in ("VISOR_Cond", "OA"):
+                rows.append({"share": share, "metric": metric, **effect(treated, base, metric)})
+    return pd.DataFrame(rows)
+
+
+def by_held_out(sweep: Path, model: str = "unseen") -> pd.DataFrame:
+    """The effect on VISOR_Cond and OA over the base by the categories that no caption of fine-tuning named: held_out
+    (their names), objects, metric and :func:`effects.effect`'s columns. Each run has prompts of its own.
+
+    Args:
+        sweep: its folder; of runs that differ in ``unseen``.
+
+    Raises:
+        ValueError: no run is finished, or one has no such model.
+    """
+    rows = []
+    for about, artifacts in sweeps.finished([sweep]):
+        record = artifacts / f"finetune_{model}" / "result.json"
+        if not record.is_file():
+            raise ValueError(f"{artifacts}: has no model {model}; give the folder of a sweep of the profile held_out")
+        held_out = ", ".join(read_json(record)["result"]["held_out"])
+        table = sweeps.gather([(about, artifacts)])
+        treated, base = ([table[table.model == name]] for name in (model, sweeps.BASE))
+        for objects in sets_of(table):
+            for metric in ("VISOR_Cond", "OA"):
+                after, before = (of_objects(each, objects) for each in (treated, base))
+                found = effect(after, before, metric)
+                rows.append({"held_out": held_out, "objects": objects, "metric": metric, **found})
+    return pd.DataFrame(rows)
+
+
+def along(folder: Path) -> pd.DataFrame:
+    """Scores and quality of a run's models in the course of fine-tuning, from the base at step 0.
+
+    Args:
+        folder: of a finished run of the profile along.
+
+    Returns:
+        step, metric, value, change from the base with low and high. OA, VISOR_Cond, "all things found" (prompts without
+        a relation), precision and recall in percent and points; the Fréchet distance, KID and diversity in the
+        detector's features.
+
+    Raises:
+        ValueError: the run is not finished, or of another profile.
+    """
+    artifacts = folder / "artifacts"
+    results, tuned = artifacts / "results", artifacts / "finetune_main" / "result.json"
+    needed = (tuned, *(results / f"{name}.json" for name in ("plain", "quality_detector", "fidelity_detector")))
+    if missing := [path for path in needed if not path.is_file()]:
+        raise ValueError(f"{missing[0]}: is not there; give the folder of a finished run of the profile along")
+    steps = read_json(tuned)["result"]["choices"]["steps"]
+    tables = {
+        path.stem.removeprefix("verdicts_"): pd.read_parquet(path) for path in artifacts.glob("verdicts_*.parquet")
+    }
+    base, rows = tables[sweeps.BASE], []
+    for model, table in tables.items():
+        for metric in ("VISOR_Cond", "OA"):
+            found = effect([table], [base], metric)
+            rows.append((model, metric, found["after"], found["difference"], found["low"], found["high"]))
+    for path, metric, value in (
+        (needed[1], "all things found", "found"),
+        (needed[2], "Fréchet distance", "value"),
+        (needed[3], "", "value"),  # several, by name
+    ):
+        told = pd.DataFrame(read_json(path)["rows"])
+        told = told[told.model.isin(list(tables)) & (told.get("things", "all") == "all")]
+        told = told if "metric" in told else told.assign(metric=metric)
+        rows += zip(told.model, told.metric, told[value], told.change, told.change_low, told.change_high, strict=True)
+    table = pd.DataFrame(rows, columns=["model", "metric", "value", "change", "low", "high"])
+    table.loc[table.model == sweeps.BASE, ["change", "low", "high"]] = np.nan
+    table.insert(0, "step", table.pop("model").replace({sweeps.BASE: 0, "main": steps}).astype(int))
+    return table.sort_values("step", kind="stable", ignore_index=True)

@@ -1,0 +1,117 @@
+"""Gains by how often a triplet was drawn."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..evaluation import scores
+from ..relations import FAMILIES, family
+from ..store.files import protocol
+from .bias import COND, _estimate
+from .effects import effect
+from .sweeps import BASE, base_of
+
+THIRDS = ("rarest third", "middle third", "most frequent third")
+
+
+def known(prompts: pd.DataFrame) -> pd.DataFrame:
+    """The prompts whose objects fine-tuning saw; all of them where none is said to be seen."""
+    seen = prompts[prompts.objects == "seen"]
+    return seen if len(seen) else prompts
+
+
+def gain_by_frequency(
+    before: pd.DataFrame, after: pd.DataFrame, prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
+) -> pd.DataFrame:
+    """Is the gain larger where fine-tuning saw the prompt's triplet more often?
+
+    Prompts are ranked by ``n_images`` (training images that show the triplet) *within their relation*, and cut into
+    thirds: relations differ in frequency and in difficulty, and would otherwise be confounded with it.
+
+    Returns:
+        A row per third: frequency (its name), prompts, images_median, before, after, difference, low, high (VISOR_Cond,
+        points); null for a third without prompts. The last row, "most − least", has the outer thirds' difference.
+    """
+    before, after = scores.common([before, after])
+    prompts = prompts[prompts.prompt_id.isin(before.prompt_id)]
+    by_relation = prompts.groupby("relation").n_images
+    place = (by_relation.rank(method="first") - 0.5) / by_relation.transform("size")
+    gains, rows = [], []
+    for i, name in enumerate(THIRDS):
+        part = prompts[np.floor(3 * place) == i]
+        drawn = np.full((2, resamples + 1), np.nan)
+        if len(part):
+            records = [r[r.prompt_id.isin(part.prompt_id)] for r in (before, after)]
+            drawn = scores.draws(records, resamples, seed + i)["all"][:, :, COND]
+        gains.append(drawn[1] - drawn[0])
+        values = {"images_median": part.n_images.median(), "before": drawn[0, 0], "after": drawn[1, 0]}
+        gain = _estimate(gains[-1], "difference", "low", "high")
+        rows.append({"frequency": name, "prompts": len(part), **values, **gain})
+    contrast = _estimate(gains[-1] - gains[0], "difference", "low", "high")
+    return pd.DataFrame([*rows, {"frequency": "most − least", "prompts": len(prompts), **contrast}])
+
+
+# ------------------------------------------------------------------------------------------------------------ frequency
+
+
+def by_dose(table: pd.DataFrame) -> pd.DataFrame:
+    """What a dose gains over the base, on the same prompts: dose, part (all, a family, one image or all images) and the
+    columns of :func:`effect` for VISOR_Cond."""
+    base, rows = base_of(table), []
+    for dose, treated in table[table.model != BASE].groupby("dose"):
+        for part, chosen in _parts(table.drop_duplicates("prompt_id")).items():
+            before, after = (each[each.prompt_id.isin(chosen)] for each in (base, treated))
+            rows.append({"dose": dose, "part": part, **effect([after], [before])})
+    return pd.DataFrame(rows)
+
+
+def _parts(prompts: pd.DataFrame) -> dict[str, pd.Series]:
+    """The ids of all prompts, of those of a family, and of those whose triplet is drawn of one image or of all."""
+    one = prompts.one_image.astype(bool)
+    families = {name: prompts.prompt_id[prompts.relation.isin(family(name))] for name in FAMILIES}
+    return {
+        "all": prompts.prompt_id,
+        **families,
+        "all images": prompts.prompt_id[~one],
+        "one image": prompts.prompt_id[one],
+    }
+
+
+def slopes(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """How much VISOR_Cond rises when 1 + dose doubles, in points, for the parts of :func:`by_dose`.
+
+    Success, where both things are found, is prompt + run + slope · log2(1 + dose), by least squares; the errors of a
+    prompt's pictures go together (Liang and Zeger 1986). So a prompt is compared with itself alone.
+
+    Returns:
+        part, slope, low, high, p, detectable (the slope that would be found four times in five), prompts, pictures.
+    """
+    told = table[(table.model != BASE) & table.both_found]
+    rows = []
+    for part, chosen in _parts(table.drop_duplicates("prompt_id")).items():
+        cells = told[told.prompt_id.isin(chosen)].groupby(["prompt_id", "run", "dose"]).correct
+        cells = cells.agg(["mean", "size"]).reset_index()
+        fixed = pd.get_dummies(cells[["prompt_id", "run"]].astype(str), dtype=float).to_numpy()
+        root = np.sqrt(cells["size"].to_numpy(float))[:, None]
+        both = root * np.column_stack([np.log2(1 + cells.dose), 100 * cells["mean"]])
+        x, y = (both - root * fixed @ np.linalg.lstsq(root * fixed, both)[0]).T  # within prompt and run
+        slope = x @ y / (x @ x)
+        pull = pd.Series(x * (y - slope * x)).groupby(cells.prompt_id.to_numpy()).sum() / (x @ x)
+        n = len(pull)
+        error = np.sqrt(n / (n - 1) * (pull**2).sum())
+        half = stats.t.ppf((1 + level) / 2, n - 1) * error
+        p, least = 2 * stats.t.sf(abs(slope) / error, n - 1), stats.norm.ppf([0.975, 0.8]).sum() * error
+        rows.append({"part": part, "slope": slope, "low": slope - half, "high": slope + half, "p": p,
+                     "detectable": least, "prompts": n, "pictures": cells["size"].sum()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def dose_verdict(slope: Mapping[str, Any]) -> str:
+    """What the protocol says of a row of :func:`slopes`: the dose matters, does not matter, or it is undecided."""
+    if slope["low"] > 0:
+        return "matters"
+    within = max(-slope["low"], slope["high"]) < protocol()["margins"]["frequency"]
+    return "does not matter" if within else "undecided"

@@ -1,0 +1,95 @@
+"""The same boxes judged by other rule sets and thresholds."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..evaluation import scores, verdicts
+from ..evaluation.detections import read_detections
+from ..relations import FAMILIES, NAMES, RULES
+from ..store.files import protocol
+from . import effects, sweeps
+from .effects import _of_family
+
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+def ablation(
+    prompts: pd.DataFrame,
+    detections: Mapping[str, pd.DataFrame],
+    images: Mapping[str, int | pd.DataFrame],
+    thresholds: Sequence[float] = THRESHOLDS,
+    resamples: int = 1_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The first model against the last, scored again from the stored boxes under other thresholds, pairs and rules.
+
+    Args:
+        images: those of each model, as :func:`verdicts.verdicts` takes them; its verdicts will do.
+
+    Columns: rules, pairs, threshold, before, after, difference, low, high (VISOR_Cond), OA_before and OA_after. A
+    threshold above which a model has no box that counts gives a row of nulls.
+    """
+    first, *_, last = detections
+    rows: list[dict[str, Any]] = []
+    change = ["before", "after", "difference", "low", "high"]
+    able = [rules for rules in RULES if set(prompts.relation) <= set(RULES[rules].defines)]
+    for rules, pairs, threshold in product(able, ("any", "best"), thresholds):
+        row: dict[str, Any] = {"rules": rules, "pairs": pairs, "threshold": threshold}
+        try:
+            before, after = (
+                verdicts.verdicts(prompts, detections[name], images[name], threshold, pairs, rules)
+                for name in (first, last)
+            )
+        except verdicts.NothingFound:
+            rows.append(row)
+            continue
+        table = scores.compare(before, after, resamples, seed=seed).query("relation == 'all'").set_index("metric")
+        row |= table.loc["VISOR_Cond", change].to_dict()
+        rows.append(row | {f"OA_{name}": table.loc["OA", name] for name in ("before", "after")})
+    return pd.DataFrame(rows, columns=["rules", "pairs", "threshold", *change, "OA_before", "OA_after"])
+
+
+def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
+    """What fine-tuning on the captions of a rule set gains under each: the effect on VISOR_Cond over the base, and over
+    fine-tuning on those of the protocol's, by the rule set trained on, the one that judges ("tested") and the family of
+    relations. The boxes of each run are judged anew, base and model alike.
+
+    Args:
+        sweep: its folder; of runs with relations that differ in fine-tuning's ``rules`` or ``seed``.
+
+    Raises:
+        ValueError: no run is finished, or one is of a control, of doses or of some families.
+    """
+    runs = sweeps.finished([sweep])
+    alone = {"relations", *(f"relations by {rules}" for rules in RULES)}
+    if other := [path for about, path in runs if about["arm"] not in alone]:
+        raise ValueError(f"{other[0]}: not of all relations; give a sweep over fine-tuning's rules alone")
+    every = [name for name, rules in RULES.items() if set(NAMES) <= set(rules.defines)]
+    base = {rules: _judged(runs[0][1], sweeps.BASE, rules) for rules in every}
+    told: dict[str, dict[int, Path]] = {}  # the runs of a rule set, by seed
+    for about, artifacts in runs:
+        told.setdefault(about["rules"], {})[about["seed"]] = artifacts
+    rows, usual = [], told.get(protocol()["judge"]["rules"], {})
+    for (trained, by_seed), tested in product(told.items(), every):
+        treated = {seed: _judged(artifacts, model, tested) for seed, artifacts in by_seed.items()}
+        pairs = {sweeps.BASE: (list(treated.values()), [base[tested]])}
+        if by_seed is not usual and (both := sorted(treated.keys() & usual)):
+            others = [_judged(usual[seed], model, tested) for seed in both]
+            pairs[protocol()["judge"]["rules"]] = [treated[seed] for seed in both], others
+        for (over, pair), name in product(pairs.items(), ("all", *FAMILIES)):
+            after, before = (_of_family(each, name) for each in pair)
+            about = {"trained": trained, "tested": tested, "over": over, "family": name}
+            rows.append(about | effects.effect(after, before))
+    return pd.DataFrame(rows)
+
+
+def _judged(artifacts: Path, model: str, rules: str) -> pd.DataFrame:
+    """A run's pictures by a model under another rule set."""
+    pictures = pd.read_parquet(artifacts / f"verdicts_{model}.parquet")[["prompt_id", "image_index"]]
+    found = read_detections(artifacts / "detections" / f"{model}.parquet")
+    how = {**protocol()["judge"], "rules": rules, "nothing": "record"}
+    return verdicts.verdicts(pd.read_parquet(artifacts / "prompts_test.parquet"), found, pictures, **how)

@@ -1,0 +1,212 @@
+"""The experiments that ``data/protocol.yaml`` decides: arms of captions, models and sets of prompts, in several seeds.
+
+The verdicts of all their pictures are one table, gathered from a sweep's runs or recorded in ``data/results``; notebook
+07 computes the rest from it.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..finetuning.choices import FREE, Choices
+from ..relations import FAMILIES, NAMES
+from ..running import profiles
+from ..store.files import DATA, atomic, digest, protocol, read_json
+from ..store.run import Run
+
+RECORDED = DATA / "results" / "experiments"
+
+
+BASE = "base"
+
+
+ARM = ["arm", "seed", "model"]
+
+
+ARMS = {"none": "relations", "list": "list", "shuffled": "shuffled"}  # by the choice ``control``
+
+
+VARIED = ("control", "told", "families", "rules", "doses", "seed")  # of fine-tuning's choices, by the arms
+
+
+SHOWN = ("milestones", "validate_every", "validation_prompts", "sampling", "threshold", "pairs", "oa_floor")
+
+
+PROMPT = ["prompt_id", "subject", "relation", "object", "objects"]
+
+
+# ------------------------------------------------------------------------------------------------------------ gathering
+
+
+def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
+    """The finished runs of some sweeps: arm, seed, rules and doses of each, and its folder of artifacts.
+
+    Raises:
+        ValueError: there is none in one of the sweeps.
+    """
+    runs: list[tuple[dict[str, Any], Path]] = []
+    for sweep in map(Path, sweeps):
+        before = len(runs)
+        for folder in sorted(path for path in sweep.glob("*") if path.is_dir()):
+            artifacts = folder / "artifacts"
+            tuned = sorted(artifacts.glob("finetune_*/result.json"))
+            if tuned and (artifacts / "results" / "scores.json").is_file():
+                choices = read_json(tuned[0])["result"]["choices"]
+                about = {name: choices[name] for name in ("seed", "rules", "doses")}
+                runs.append(({"arm": _arm(choices), **about}, artifacts))
+        if len(runs) == before:
+            raise ValueError(
+                f"{sweep}: no run is finished; sweep the profile arms, families or doses first (docs/miniature.md)"
+            )
+    return runs
+
+
+def _arm(choices: Mapping[str, Any]) -> str:
+    """A run's arm: what its captions say, and each other choice that is not the recipe's. So a run that was trained
+    otherwise does not take the place of one that was not."""
+    if choices["doses"]:
+        name = "doses"
+    else:
+        name = ARMS[choices["control"]] + (f", {100 * choices['told']:g} % told" if choices["told"] else "")
+        if set(choices["families"]) != set(FAMILIES):
+            name = " and ".join(choices["families"]) + ("" if name == "relations" else f", {name}")
+    name += f" by {choices['rules']}" if choices["rules"] != protocol()["judge"]["rules"] else ""
+    return name + "".join(f", {key} {choices[key]}" for key, value in _recipe().items() if choices[key] != value)
+
+
+@cache
+def _recipe() -> dict[str, Any]:
+    """The choices that the runs of the profile arms share, of those that bear on what is learnt."""
+    notebook = "03_finetuning"
+    shared = {name: value for name, (_, value) in profiles.declared(notebook).items()}
+    shared |= profiles.load_profile("arms", [], Path())[notebook]
+    return {name: shared[name] for name in Choices.__struct_fields__ if name not in (*VARIED, *SHOWN, *FREE)}
+
+
+def gather(
+    runs: Sequence[tuple[dict[str, Any], Path]], kept: Sequence[pd.DataFrame] = (), columns: Sequence[str] = NAMES
+) -> pd.DataFrame:
+    """The verdicts of :func:`finished` runs, a row per picture: arm, seed, model, ``PROMPT``, image_index, both_found,
+    correct and the 14 relations. The base, alike in all runs, is there once, with arm "base" and seed -1.
+
+    Args:
+        kept: earlier tables of this kind; a run takes the place of one of them, but their base stays.
+        columns: which to take in place of the relations; of verdicts or prompts.
+
+    Raises:
+        ValueError: two of them asked for other prompts, or two runs are of one arm and seed.
+    """
+    tables = {key: part for table in kept for key, part in table.groupby(ARM, sort=False)}
+    came: dict[tuple[Any, ...], Path] = {}
+    for about, artifacts in runs:
+        prompts = pd.read_parquet(artifacts / "prompts_test.parquet")
+        asked = [table.drop_duplicates("prompt_id")[PROMPT].sort_values("prompt_id").to_numpy()
+                 for table in (prompts, *list(tables.values())[:1])]  # fmt: skip
+        if not np.array_equal(asked[0], asked[-1]):
+            raise ValueError(f"{artifacts}: its test prompts are not those of the runs before it")
+        prompts = prompts[[*PROMPT, *(name for name in columns if name not in NAMES)]]
+        for path in sorted(artifacts.glob("verdicts_*.parquet")):
+            model = path.stem.removeprefix("verdicts_")
+            key = (BASE, -1, BASE) if model == BASE else (about["arm"], about["seed"], model)
+            told = pd.read_parquet(path)[["prompt_id", "image_index", "both_found", "correct", *NAMES]]
+            told = told.drop(columns=[name for name in NAMES if name not in columns])
+            table = prompts.merge(told, on="prompt_id", validate="one_to_many")
+            if model == BASE and key in tables:
+                continue
+            if model != BASE and came.setdefault(key, artifacts) != artifacts:
+                raise ValueError(f"{artifacts}: arm {key[0]}, seed {key[1]}, as {came[key]} is; give one of them")
+            tables[key] = table.assign(**dict(zip(ARM, key, strict=True)))
+    table = pd.concat(tables.values(), ignore_index=True)
+    return table[[*ARM, *table.columns.drop(ARM)]]
+
+
+def gather_quality(runs: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
+    """Each run's distances from pictures of the world (:func:`quality.distances`), with arm and seed."""
+    rows = [
+        _quality(artifacts / "results" / "quality_detector.json").assign(arm=about["arm"], seed=about["seed"])
+        for about, artifacts in runs
+    ]
+    return pd.concat(rows)
+
+
+def _quality(path: Path) -> pd.DataFrame:
+    return pd.DataFrame(read_json(path)["rows"])
+
+
+def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]], kept: Sequence[Sequence[str]] = ()) -> int:
+    earlier = [pd.read_parquet(Path(folder) / "verdicts.parquet") for folder, _ in kept]
+    table = gather([(about, Path(artifacts)) for about, artifacts, _ in runs], earlier)
+    with atomic(path) as partial:
+        table.to_parquet(partial, index=False, compression="zstd")
+    return len(table)
+
+
+def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The verdicts and the distances of some sweeps' runs (kept as results), or for no sweep the recorded ones.
+
+    A folder of recorded results may stand among the sweeps; see ``kept`` of :func:`gather`.
+    """
+    if not sweeps:
+        return pd.read_parquet(run.read(RECORDED / "verdicts.parquet")), run.recorded("quality", RECORDED.name)[0]
+    folders = [Path(sweep).expanduser().resolve() for sweep in sweeps]
+    kept = [folder for folder in folders if (folder / "verdicts.parquet").is_file()]
+    runs = finished([folder for folder in folders if folder not in kept])
+    given = [[about, str(path), digest(path / "results" / "scores.json")] for about, path in runs]
+    earlier = [[str(folder), digest(folder / "verdicts.parquet")] for folder in kept]
+    path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=given, kept=earlier)
+    own = [gather_quality(runs)] if runs else []  # recorded ones may stand alone
+    quality = pd.concat([*(_quality(folder / "quality.json") for folder in kept), *own])
+    quality = quality.drop_duplicates(ARM, keep="last", ignore_index=True)
+    return pd.read_parquet(path), run.result(quality, "quality", runs=len(quality.drop_duplicates(ARM[:2])))
+
+
+def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
+    found = [({"arm": "doses", "seed": i}, Path(artifacts)) for i, (_, artifacts, _) in enumerate(runs)]
+    table = gather(found, columns=["group", "one_image"]).rename(columns={"seed": "run"}).drop(columns="arm")
+    doses = np.array([doses for doses, *_ in runs])[table.run, table.group.astype(int)]
+    with atomic(path) as partial:
+        table.assign(dose=doses).to_parquet(partial, index=False, compression="zstd")
+    return len(table)
+
+
+def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
+    """The verdicts of a sweep of the profile doses (kept as a result), or for None the recorded ones: a row per picture
+    with model, run (of the Latin square; -1 for the base), ``PROMPT``, group, one_image, dose (means nothing of the
+    base), image_index, both_found, correct.
+
+    Raises:
+        ValueError: no run is finished, or not every triplet has had every dose once.
+    """
+    if sweep is None:
+        return pd.read_parquet(run.read(RECORDED / "doses.parquet"))
+    runs = []
+    for about, path in finished([Path(sweep).expanduser().resolve()]):
+        if about["arm"] != "doses":
+            raise ValueError(f"{path}: a run without doses; give the folder of a sweep of the profile doses")
+        runs.append([about["doses"], str(path), digest(path / "results" / "scores.json")])
+    square = np.sort([doses for doses, *_ in runs], axis=0)
+    if not (np.diff(square, axis=1) == 0).all() or len(set(square[:, 0])) < square.shape[1]:
+        raise ValueError(f"{sweep}: its {len(runs)} finished runs are no Latin square: a triplet lacks a dose")
+    path, _ = run.stage("results/doses.parquet", _write_doses, runs=runs)
+    return pd.read_parquet(path)
+
+
+def keep(run: Run, sweep: str | Path | Sequence[str | Path] | None, **tables: pd.DataFrame) -> None:
+    """Keep tables as results, by name, if they are of a sweep; the recorded verdicts' own are recorded already."""
+    for name, table in tables.items() if sweep else ():
+        run.result(table, name)
+
+
+def verdicts_of(table: pd.DataFrame, model: str, arm: str) -> dict[int, pd.DataFrame]:
+    """The verdicts of a model and arm, by seed."""
+    part = table[(table.model == model) & (table.arm == arm)]
+    return {int(str(seed)): records for seed, records in part.groupby("seed")}
+
+
+def base_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts of the model before fine-tuning."""
+    return table[table.model == BASE]

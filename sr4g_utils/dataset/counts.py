@@ -1,0 +1,234 @@
+"""Counts of a data set: objects, pairs, captions, and where rule sets disagree (notebooks 01 and 02)."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from ..relations import NAMES, RULES, complete_rules
+from ..store.files import atomic, reported
+from ..store.run import RECORDED, Run, Told
+from . import coco, inputs, triplets
+from .boxes import BoxTable
+
+# ------------------------------------------------------------------------------------------------------ what is in it
+
+
+def warnings(tables: dict[str, BoxTable]) -> list[str]:
+    """What makes a pair of annotation files unfit to train or test on; empty if nothing does."""
+    train, val = tables["train"], tables["val"]
+    found = []
+    if np.intersect1d(train.image_id, val.image_id).size:
+        found.append("train and validation annotations share images: what is tested on may have been trained on")
+    for split, table in tables.items():
+        if table.merged:
+            ids = ", ".join(map(str, table.merged))
+            found.append(f"{split}: the categories {ids} share a name with another and count as it")
+        if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
+            found.append(
+                f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})"
+            )
+    return found
+
+
+def funnel(tables: dict[str, BoxTable], frequencies: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """From images to captions: one row a step, one column a split."""
+    columns = {}
+    for split, table in tables.items():
+        counted = frequencies[split]
+        different = counted[counted.subject != counted.object]
+        per_image = np.bincount(table.image, minlength=len(table.image_id)).astype(np.int64)
+        columns[split] = {
+            "images": len(per_image),
+            "images with a box": int((per_image > 0).sum()),
+            "annotations left out": sum(table.excluded.values()),
+            "boxes": len(table),
+            "ordered pairs of boxes": int((per_image * (per_image - 1)).sum()),
+            "relations between boxes": int(counted.n_pairs.sum()),
+            "captions (distinct triplets per image)": int(counted.n_images.sum()),
+            "captions of different categories (main)": int(different.n_images.sum()),
+            "captions of seen categories (unseen split)": int(different.n_images[different.objects == "seen"].sum()),
+            "distinct triplets of different categories": len(different),
+        }
+    return pd.DataFrame(columns).rename_axis("step").reset_index()
+
+
+def object_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
+    """Captions that name each category, as subject, as object and in either place; most frequent first."""
+    by = {side: frequencies.groupby(side).n_images.sum().rename(f"as_{side}") for side in ("subject", "object")}
+    either = frequencies[frequencies.subject != frequencies.object]
+    twice = frequencies[frequencies.subject == frequencies.object].groupby("subject").n_images.sum()
+    captions = either.groupby("subject").n_images.sum().add(either.groupby("object").n_images.sum(), fill_value=0)
+    captions = captions.add(twice, fill_value=0).rename("captions")
+    table = pd.concat([captions, *by.values()], axis=1).fillna(0).astype(int).rename_axis("name").reset_index()
+    return table.sort_values(["captions", "name"], ascending=[False, True], ignore_index=True)
+
+
+def roles(frequencies: pd.DataFrame) -> dict[str, float]:
+    """Do all objects occur in both roles of every relation, and equally often? Captions of different objects count.
+
+    After arXiv 2403.16394, which finds that models fail to generalise where they do not.
+
+    Returns:
+        completeness: of all (object, relation, role), the percentage that occurs.
+        balance: how evenly an object is subject and object of a relation, the mean entropy in bits over those (object,
+        relation) that occur: 1 is even, 0 is one role only.
+    """
+    different = frequencies[frequencies.subject != frequencies.object]
+    counts = [different.groupby([side, "relation"]).n_images.sum() for side in ("subject", "object")]
+    both = pd.concat(counts, axis=1, ignore_index=True).fillna(0).to_numpy(np.float64)
+    objects = len({*different.subject, *different.object})
+    share = both / both.sum(axis=1, keepdims=True)
+    entropy = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
+    cells = 2 * objects * len(NAMES)
+    return {"completeness": 100 * float((both > 0).sum()) / cells, "balance": float(entropy.mean())}
+
+
+def pair_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
+    """Captions of each (subject, object); most frequent first."""
+    table = frequencies.groupby(["subject", "object"], as_index=False).n_images.sum()
+    table = table.sort_values(["n_images", "subject", "object"], ascending=[False, True, True], ignore_index=True)
+    return table.rename(columns={"n_images": "captions"})
+
+
+def write_rule_disagreement(path: str | Path, annotations: str | Path, split: str = "train") -> None:
+    """How often two rule sets judge a pair of COCO boxes differently (an artifact: written to ``path`` as Parquet).
+
+    One row per two rule sets ``a`` and ``b`` and relation that both define: pairs (ordered pairs of boxes judged),
+    both, only_a, only_b.
+    """
+    table = coco.read(annotations, split).without_crowds()
+    counted = {two: np.zeros((3, len(NAMES)), np.int64) for two in combinations(RULES, 2)}
+    n = 0
+    for _, subject, object, _ in triplets.pairs(table):
+        verdicts = {rules: triplets.holds(table, subject, object, rules) for rules in RULES}
+        n += int((subject != object).sum())
+        for (a, b), counts in counted.items():
+            one, other = verdicts[a], verdicts[b]
+            counts += [(one & other).sum(0), (one & ~other).sum(0), (other & ~one).sum(0)]
+    rows = [
+        {"relation": name, "a": a, "b": b, "pairs": n}
+        | dict(zip(("both", "only_a", "only_b"), counts[:, i].tolist(), strict=True))
+        for (a, b), counts in counted.items()
+        for i, name in enumerate(NAMES)
+        if name in RULES[a].defines and name in RULES[b].defines
+    ]
+    with atomic(path) as partial:
+        pd.DataFrame(rows).to_parquet(partial, index=False)
+
+
+# sg2im's own reading of COCO (sg2im/data/coco.py): objects of at least 2 % of the image, images with 3 to 8 of them
+SG2IM_AREA, SG2IM_OBJECTS = 0.02, (3, 8)
+
+
+def write_reconstruction(path: str | Path, train: str | Path, val: str | Path) -> None:
+    """Which reading of the paper gives 9.9 million captions? (an artifact: written to ``path`` as Parquet)
+
+    One row per set of images ("train", "val", "train + val"), rule set, box filter ("with crowds" where all of their
+    annotations have crowd regions), and kind of thing counted: box pairs in a relation, distinct triplets per image, or
+    distinct (subject, relation, object); each over all categories and over different categories only. Train and val of
+    COCO 2017 together are those of COCO 2014, with the same annotations.
+
+    Raises:
+        ValueError: the splits have other categories.
+    """
+    tables = {"train": coco.read(train, "train"), "val": coco.read(val, "val")}
+    if tables["train"].names != tables["val"].names:
+        raise ValueError(f"{train} and {val} have not the same categories")
+    kept = {"all boxes": BoxTable.without_crowds, "sg2im's filter": _filtered, "with crowds": lambda table: table}
+    rows = []
+    for (boxes_kept, choose), rules in product(kept.items(), complete_rules()):
+        parts = {split: _captions(choose(table), rules) for split, table in tables.items()
+                 if boxes_kept != "with crowds" or table.crowd.any()}  # fmt: skip
+        for images in ("train", "val", "train + val"):
+            if set(of := images.split(" + ")) <= set(parts):
+                about = {"images": images, "rules": rules, "boxes": boxes_kept}
+                rows += [about | told for told in _counted([parts[split] for split in of])]
+    with atomic(path) as partial:
+        pd.DataFrame(rows).to_parquet(partial, index=False)
+
+
+def _filtered(table: BoxTable) -> BoxTable:
+    """The boxes that sg2im takes: large ones, in images that have neither few nor many of them."""
+    table = table.without_crowds()
+    large = table.w * table.h >= SG2IM_AREA * (table.width * table.height)[table.image]
+    per_image = np.bincount(table.image[large], minlength=len(table.image_id))[table.image]
+    return table.rows(large & (per_image >= SG2IM_OBJECTS[0]) & (per_image <= SG2IM_OBJECTS[1]))
+
+
+def _captions(
+    table: BoxTable, rules: str
+) -> tuple[dict[tuple[str, str], int], Bool[np.ndarray, "subject object relation"]]:
+    """How many captions a rule set writes, by what is counted and of which categories; and the triplets there are."""
+    counted = dict.fromkeys(product(("box pairs", "triplets per image"), ("all", "different")), 0)
+    seen = np.zeros((len(table.names), len(table.names), len(NAMES)), bool)
+    for groups, counts in triplets.count_pairs(table, rules) if len(table) else ():
+        different = groups[:, 1] != groups[:, 2]
+        for which, rows in (("all", slice(None)), ("different", different)):
+            counted["box pairs", which] += int(counts[rows].sum())
+            counted["triplets per image", which] += int(np.count_nonzero(counts[rows]))
+        np.logical_or.at(seen, (groups[:, 1], groups[:, 2]), counts > 0)
+    return counted, seen
+
+
+def _counted(parts: Sequence[tuple[dict[tuple[str, str], int], np.ndarray]]) -> list[dict[str, Any]]:
+    """The counts of splits together: of images they add up, and a triplet that is in both is one."""
+    total = {kind: sum(counted[kind] for counted, _ in parts) for kind in parts[0][0]}
+    seen = np.any([seen for _, seen in parts], axis=0)
+    same = seen[np.arange(len(seen)), np.arange(len(seen))]
+    total["distinct triplets", "all"] = int(seen.sum())
+    total["distinct triplets", "different"] = int(seen.sum() - same.sum())
+    return [{"counted": counted, "categories": which, "n": n} for (counted, which), n in total.items()]
+
+
+def beside_reported(section: str, ours: Mapping[str, float | int]) -> pd.DataFrame:
+    """Published numbers of a section of ``data/reported.yaml`` beside ours: claim, reported, ours, ratio, source."""
+    published = reported(section)
+    return pd.DataFrame(
+        {
+            "claim": name,
+            "reported": published[name]["value"],
+            "ours": value,
+            "ours / reported": value / published[name]["value"],
+            "source": published[name]["source"],
+        }
+        for name, value in ours.items()
+    )
+
+
+ENDS = 10  # rows of a long table's head, and of its tail, that are kept as a result
+
+
+def rule_disagreement(run: Run, train_annotations: Any) -> Told:
+    """:func:`counts.write_rule_disagreement` of training annotations (:func:`inputs.annotations`), or "recorded"."""
+    if train_annotations == RECORDED:
+        return run.recorded("rule_disagreement")
+    source = inputs.annotations(run, train_annotations, "train")
+    path, _ = run.stage("rule_disagreement.parquet", write_rule_disagreement, {"annotations": source})
+    return run.result(pd.read_parquet(path), "rule_disagreement", annotations=source.name), {"annotations": source.name}
+
+
+def reconstruction(run: Run, train_annotations: Any, val_annotations: Any) -> Told:
+    """:func:`counts.write_reconstruction` of annotations; for the miniature's, the recorded one of COCO."""
+    if inputs.is_miniature(train_annotations) or inputs.is_miniature(val_annotations):
+        return run.recorded("reconstruction")
+    given = {"train": train_annotations, "val": val_annotations}
+    sources = {split: inputs.annotations(run, source, split) for split, source in given.items()}
+    path, _ = run.stage("reconstruction.parquet", write_reconstruction, sources)
+    about = {"annotations": ", ".join(dict.fromkeys(source.name for source in sources.values()))}
+    return run.result(pd.read_parquet(path), "reconstruction", **about), about
+
+
+def real(run: Run, train_annotations: Any, table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A table of the captions of photos: the given one, kept as the result ``name``; or COCO's recorded one, where the
+    given one is of the miniature's pictures. Of a long table, the first and the last ``ENDS`` rows, with their rank."""
+    if inputs.is_miniature(train_annotations):
+        return run.recorded(name)[0]
+    if len(table) > 2 * ENDS:
+        ranked = table.assign(rank=range(1, len(table) + 1))[["rank", *table.columns]]
+        table = pd.concat([ranked.head(ENDS), ranked.tail(ENDS)])
+    return run.result(table, name, annotations=inputs.annotations(run, train_annotations, "train").name)

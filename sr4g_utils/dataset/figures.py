@@ -1,0 +1,235 @@
+"""The style of all figures, and the figures of notebooks 01 and 02."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .. import relations
+from ..relations import BY_NAME, FAMILIES, NAMES, OPPOSITES, RULES, judge
+
+COLOURS = sns.color_palette("colorblind")
+
+
+FAMILY_COLOUR = dict(zip(FAMILIES, COLOURS, strict=False))
+
+
+SUBJECT, OBJECT = COLOURS[0], COLOURS[1]  # in every drawing of boxes
+
+
+IMAGE = (640, 480)  # pixels; the image in which relations are drawn: not square, so that sstd's sectors show
+
+
+LANDMARK = np.array([240.0, 180.0, 160.0, 120.0])  # the object's box there, xywh
+
+
+Boxed = Sequence[tuple[str, np.ndarray]]  # names and xywh boxes of an image
+
+
+def rules_colour(rules: str) -> Any:
+    """A rule set's colour in every figure."""
+    return COLOURS[list(RULES).index(rules) % len(COLOURS)]
+
+
+def _offsets(n: int, width: float = 0.4) -> list[float]:
+    """Where n estimates of one row stand around its middle."""
+    return np.linspace(-width / 2, width / 2, n).tolist() if n != 1 else [0.0]
+
+
+def use_style() -> None:
+    """The look of all figures, and tables whose sentences are not cut; notebooks call it once."""
+    pd.set_option("display.max_colwidth", 120)
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc={"figure.dpi": 100})
+
+
+def regions(family: str, step: int = 2) -> Figure:
+    """Where the subject's centre may lie for each relation of the projective or topological family, per rule set.
+
+    The subject is half as wide and high as the object; for "surrounding" it is half again as wide and high. A panel is
+    missing where the rules do not define the relation.
+    """
+    names, columns = relations.family(family), _defining(family)
+    size = (3 * len(columns), 2.3 * len(names))
+    figure, axes = plt.subplots(len(names), len(columns), figsize=size, sharex=True, sharey=True, squeeze=False)
+    cx, cy = np.meshgrid(np.arange(step / 2, IMAGE[0], step), np.arange(step / 2, IMAGE[1], step))
+    for row, name in enumerate(names):
+        w, h = LANDMARK[2:] * (1.5 if name == "surrounding" else 0.5)
+        subject = np.stack([cx - w / 2, cy - h / 2, np.full_like(cx, w), np.full_like(cy, h)], axis=-1).reshape(-1, 4)
+        for axis, rules in zip(axes[row], columns, strict=True):
+            if name not in RULES[rules].defines:
+                axis.set_axis_off()
+                continue
+            verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE], float))
+            cmap = ListedColormap(["white", FAMILY_COLOUR[family]])
+            axis.imshow(
+                verdict[:, NAMES.index(name)].reshape(cx.shape), extent=(0, IMAGE[0], IMAGE[1], 0), cmap=cmap, vmin=0,
+                vmax=1, alpha=0.6, interpolation="nearest",
+            )  # fmt: skip
+            draw_box(axis, LANDMARK, "black", "")
+            axis.text(LANDMARK[0] + LANDMARK[2] / 2, LANDMARK[1] + LANDMARK[3] / 2, "object", ha="center", va="center")
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+            if row == 0:
+                axis.set_title(rules)
+        axes[row, 0].set_ylabel(name)
+    figure.supxlabel("shaded: the relation holds for a subject centred here", fontsize="medium")
+    figure.tight_layout()
+    return figure
+
+
+def _defining(family: str) -> list[str]:
+    """The rule sets that define a relation of the family."""
+    return [name for name, rules in RULES.items() if set(rules.defines) & set(relations.family(family))]
+
+
+def scale_regions(step: float = 0.01) -> Figure:
+    """Which widths and heights of the subject, in units of the object's, make it wider, taller or larger."""
+    opposites, columns = [two for two in OPPOSITES if two[0] in relations.family("scale")], _defining("scale")
+    size = (3 * len(columns), 2.7 * len(opposites))
+    figure, axes = plt.subplots(len(opposites), len(columns), figsize=size, sharex=True, sharey=True, squeeze=False)
+    w, h = np.meshgrid(np.arange(step / 2, 2, step), np.arange(step / 2, 2, step))
+    subject = np.stack([np.zeros_like(w), np.zeros_like(w), w * LANDMARK[2], h * LANDMARK[3]], axis=-1).reshape(-1, 4)
+    for column, rules in enumerate(columns):
+        verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE], float))
+        for axis, (name, opposite) in zip(axes[:, column], opposites, strict=True):
+            code = verdict[:, NAMES.index(name)] + 2 * verdict[:, NAMES.index(opposite)]
+            axis.imshow(
+                code.reshape(w.shape), extent=(0, 2, 0, 2), origin="lower", alpha=0.6, vmin=0, vmax=2,
+                cmap=ListedColormap(["white", COLOURS[2], COLOURS[4]]), interpolation="nearest",
+            )  # fmt: skip
+            axis.plot(1, 1, "k+", markersize=10)
+            axis.text(1.92, 1.88, name, ha="right", va="top")
+            axis.text(0.08, 0.12, opposite, ha="left", va="bottom")
+            axis.grid(False)
+        axes[0, column].set_title(rules)
+    figure.supxlabel("subject's width ÷ object's width", fontsize="medium")
+    figure.supylabel("subject's height ÷ object's height", fontsize="medium")
+    figure.tight_layout()
+    return figure
+
+
+def disagreement(table: pd.DataFrame) -> Figure:
+    """Of the box pairs for which either rule set sees the relation, the share for which only one does."""
+    share = (table.only_a + table.only_b) / (table.both + table.only_a + table.only_b)
+    grid = table.assign(share=share, which=table.a + " / " + table.b).pivot(
+        index="relation", columns="which", values="share"
+    )
+    figure, axis = plt.subplots(figsize=(2.5 + 1.1 * grid.shape[1], 5.5))
+    grid = grid.loc[[name for name in NAMES if name in grid.index], list(dict.fromkeys(table.a + " / " + table.b))]
+    sns.heatmap(
+        grid, annot=True, fmt=".1%", cmap="cividis", vmin=0, vmax=1, ax=axis, cbar_kws={"label": "disagreement"}
+    )
+    axis.set(xlabel="", ylabel="")
+    figure.tight_layout()
+    return figure
+
+
+def _points(axis: Any, part: pd.DataFrame, measure: str, offset: float, colour: Any, label: str) -> None:
+    """A row of estimates with their intervals, one height each."""
+    error = [part[measure] - part[f"{measure}_low"], part[f"{measure}_high"] - part[measure]]
+    axis.errorbar(part[measure], np.arange(len(part)) + offset, xerr=error, fmt="o", color=colour, label=label)
+
+
+def captions_per_relation(frequencies: pd.DataFrame) -> Figure:
+    """Number of captions (distinct triplets per image) of each relation."""
+    total = frequencies.groupby("relation").n_images.sum().reindex(NAMES, fill_value=0)
+    figure, axis = plt.subplots(figsize=(8, 5))
+    bars = axis.barh(NAMES, total, color=[FAMILY_COLOUR[BY_NAME[name].family] for name in NAMES])
+    axis.bar_label(bars, [f"{n:,}" for n in total], padding=3, fontsize="small")
+    axis.set(xlabel="captions", xlim=(0, total.max() * 1.18))
+    axis.grid(False, axis="y")
+    axis.invert_yaxis()
+    handles = [Rectangle((0, 0), 1, 1, color=FAMILY_COLOUR[family]) for family in FAMILIES]
+    axis.legend(handles, FAMILIES, loc="upper left", bbox_to_anchor=(1.02, 1))
+    axis.ticklabel_format(axis="x", style="plain")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    figure.tight_layout()
+    return figure
+
+
+def rank_frequency(frequencies: pd.DataFrame) -> Figure:
+    """In how many images the k-th most frequent triplet of each family occurs, on logarithmic axes."""
+    figure, axis = plt.subplots(figsize=(7, 4.5))
+    for family, style in zip(FAMILIES, ("-", "--", "-."), strict=True):
+        n = np.sort(frequencies.n_images[frequencies.relation.isin(relations.family(family))])[::-1]
+        axis.loglog(
+            np.arange(1, len(n) + 1), n, style, color=FAMILY_COLOUR[family], label=f"{family} ({len(n):,} triplets)"
+        )
+    axis.set(xlabel="rank of the triplet", ylabel="images that show it")
+    axis.legend()
+    figure.tight_layout()
+    return figure
+
+
+def cooccurrence(frequencies: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """In how many images two categories stand in some relation (logarithmic colour; blank: never)."""
+    # every pair of boxes either overlaps or is separated, so these two count images at least once, at most twice
+    pairs = frequencies.groupby(["subject", "object"]).n_images.max()
+    grid = pairs.unstack().reindex(index=names, columns=names)
+    size = max(6, 0.16 * len(names))
+    figure, axis = plt.subplots(figsize=(size + 1, size))
+    sns.heatmap(
+        grid, norm=LogNorm(1, max(grid.max().max(), 2)), cmap="cividis", square=True, xticklabels=1, yticklabels=1,
+        ax=axis, cbar_kws={"label": "images (most frequent relation of the pair)", "shrink": 0.7},
+    )  # fmt: skip
+    axis.tick_params(labelsize=7 if len(names) > 40 else 9)
+    axis.grid(False)
+    axis.set(xlabel="object", ylabel="subject")
+    figure.tight_layout()
+    return figure
+
+
+def examples(rows: pd.DataFrame, pictures: Sequence[np.ndarray | None]) -> Figure:
+    """Captions drawn on their image: the subject's and the object's box; on an empty canvas where there is no picture.
+
+    Args:
+        rows: as :func:`sr4g_utils.dataset.triplets.examples` gives them.
+        pictures: a row's image each, uint8 (h, w, 3), or None.
+    """
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 3.4 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, row, picture in zip(axes.flat, rows.itertuples(), pictures, strict=False):
+        axis.set_axis_on()
+        if picture is not None:
+            axis.imshow(picture, extent=(0, row.width, row.height, 0))
+        axis.set(xlim=(0, row.width), ylim=(row.height, 0), aspect="equal", xticks=[], yticks=[])
+        axis.set_title(row.caption, fontsize="small")
+        axis.grid(False)
+        draw_box(axis, row.object_box, OBJECT, row.object)
+        draw_box(axis, row.subject_box, SUBJECT, row.subject)
+    figure.tight_layout()
+    return figure
+
+
+def draw_box(axis: Any, xywh: np.ndarray, colour: Any, label: str, below: bool = False) -> None:
+    """A box with its label above or ``below`` it, or within it where the image ends."""
+    x, y, w, h = xywh
+    axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=2))
+    if label:
+        bottom = axis.get_ylim()[0]
+        edge, outside = (y + h, y + h < 0.9 * bottom) if below else (y, y > 0.1 * bottom)
+        upwards = outside != below
+        left, top = axis.get_xlim()[0], axis.get_ylim()[1]
+        corner = max(x, left), min(max(edge, top), bottom)  # where a box leaves the picture, its label stays in it
+        axis.annotate(
+            label, corner, xytext=(3, 5 if upwards else -5), textcoords="offset points", color="white",
+            va="bottom" if upwards else "top", bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
+            fontsize="x-small",
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ notebooks 03, 04, 05
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+METRIC_COLOUR = {"OA": COLOURS[2], "VISOR": COLOURS[4], "VISOR_Cond": COLOURS[3]}

@@ -1,0 +1,328 @@
+"""Prompt sets of every kind: read, checked, made, and drawn from."""
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..relations import BY_NAME, NAMES, RELATIONS, family
+from ..store.files import DATA, atomic, download
+from . import boxes
+from .captions import caption, with_article
+from .prompt_files import read_rows
+
+NEEDED = ("prompt_id", "subject", "relation", "object")  # to score; to draw, a caption as well
+
+
+def check_prompts(
+    table: pd.DataFrame, source: str, needed: Sequence[str] = (*NEEDED, "caption"), name_files: bool = True
+) -> pd.DataFrame:
+    """The table itself, when it is one of prompts with the columns ``needed``.
+
+    Raises:
+        ValueError: it names the source, the row (by the table's index), the column and the value.
+    """
+    if missing := [name for name in needed if name not in table]:
+        raise ValueError(f"{source}: the column {missing[0]!r} is missing; prompts have {', '.join(needed)}")
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise ValueError(f"{source}: the column {twice!r} occurs twice; leave one of them out")
+    if not len(table):
+        raise ValueError(f"{source}: the table is empty, it holds no prompts")
+
+    def refuse(bad: Any, column: pd.Series, problem: str) -> None:
+        if (rows := np.flatnonzero(bad)).size:
+            at, told = rows[0], problem.replace("VALUE", _short(column.iloc[rows[0]]))
+            raise ValueError(f"{source}: row {table.index[at]}: prompt {_short(table.prompt_id.iloc[at])} {told}")
+
+    for name in needed:
+        column, text = table[name], table[name].astype(str)
+        refuse(column.isna() | (text.str.strip() == ""), column, f"has no {name}")
+        if name in ("subject", "object", "caption"):
+            right = (name == "caption") | (text.str.contains(r"[^\W\d_]") & ~text.str.contains(r"[\r\n]"))
+            if not pd.api.types.is_string_dtype(column):
+                right &= column.map(lambda value: isinstance(value, str))
+            refuse(~right, column, f"has the {name} VALUE, which is none: write it in words, on one line")
+    known = np.array([isinstance(value, str) and value in BY_NAME for value in table.relation])
+    refuse(~known, table.relation, f"has the relation VALUE; it must be one of {', '.join(NAMES)}")
+    ids = table.prompt_id.astype(str)
+    refuse(ids.duplicated(), ids, "is not the first: prompt_id VALUE occurs twice; number them anew")
+    wrong = ~ids.str.fullmatch(r"[\w-][\w.-]*")
+    told = "has the prompt_id VALUE, which is not made of letters, digits, '_', '-' and, not first, '.'"
+    refuse(wrong & name_files, ids, told)
+    return table
+
+
+def _short(value: Any) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)[:80]
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A prompt set that is called by name: how many prompts it gives, and the function that reads it."""
+
+    name: str
+    number: int
+    read: Callable[[], pd.DataFrame]
+
+
+SETS: dict[str, PromptSet] = {}
+
+
+def prompt_set(name: str, number: int) -> Callable[[Callable[[], pd.DataFrame]], Callable[[], pd.DataFrame]]:
+    """Register a function that returns ``number`` prompts as the set ``name``.
+
+    Whoever takes a prompt set asks ``SETS``, so that this is all it needs.
+    """
+
+    def register(read: Callable[[], pd.DataFrame]) -> Callable[[], pd.DataFrame]:
+        SETS[name] = PromptSet(name, number, read)
+        return read
+
+    return register
+
+
+def read_prompts(source: str | Path) -> pd.DataFrame:
+    """A prompt set: columns prompt_id, subject, relation, object, caption, and what else its file holds.
+
+    Args:
+        source: a name in ``SETS`` or a file (:mod:`sr4g_utils.dataset.prompt_files`). A file of one's own has
+            subject, relation (a name or its phrase), object and perhaps caption and prompt_id. Files of published sets
+            are read as they are: SR2D's JSON, GenEval's ``evaluation_metadata.jsonl``, T2I-CompBench's spatial lines
+            (``.txt``), HRS-Bench's CSV of spatial or size compositions, NSR-1K's spatial JSON.
+
+    Returns:
+        Of a published set, prompts without one of the 14 relations or with more than two objects are left out;
+        ``attrs["left_out"]`` is their number and :func:`others` says which they are.
+
+    Raises:
+        ValueError: no such file or set, or a row that cannot be read; file, row and value are named.
+    """
+    path = Path(source).expanduser()
+    if str(source) in SETS or (path.is_dir() and path.name in SETS):  # a folder holds no prompts, whatever its name
+        return SETS[path.name].read()
+    if not path.is_file():
+        raise ValueError(f"prompts: {str(source)!r} is neither a file nor one of {', '.join(SETS)}")
+    rows = read_rows(path)
+    if isinstance(rows, pd.DataFrame):
+        if "meta_prompt" not in rows:
+            return _named(rows, str(source))
+        rows = dict(zip(rows.index, rows.to_dict("records"), strict=True))
+    return _of_rows(rows, str(source))
+
+
+def others(table: pd.DataFrame) -> dict[str, str]:
+    """Id and caption of the prompts that belong to the table's set but were left out of it or not drawn."""
+    return dict(line.split("\t", 1) for line in table.attrs.get("others", "").split("\n") if line)
+
+
+def _with_others(table: pd.DataFrame, prompts: Iterable[tuple[Any, str]]) -> pd.DataFrame:
+    """The table, knowing of more :func:`others`. One string, since pandas copies attributes again and again."""
+    lines = [f"{id}\t{' '.join(str(text).split())}" for id, text in prompts]
+    table.attrs["others"] = "\n".join(filter(None, [table.attrs.get("others", ""), *lines]))
+    return table
+
+
+def _of_rows(rows: Mapping[int, Any], source: str) -> pd.DataFrame:
+    """The prompts among the values of a file, which come by their number in it."""
+    made = {row: _prompt(i, value, f"{source}: row {row}") for i, (row, value) in enumerate(rows.items())}
+    kept = {row: prompt for row, prompt in made.items() if "relation" in prompt}
+    if not kept:
+        raise ValueError(f"{source}: holds no prompts with one of the relations {', '.join(NAMES)}")
+    table = _named(pd.DataFrame(list(kept.values()), index=list(kept)), source)
+    rest = [(prompt["prompt_id"], prompt["caption"]) for row, prompt in made.items() if row not in kept]
+    table.attrs["left_out"] = len(rest)
+    return _with_others(table, rest)
+
+
+def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The prompts, with what a user's file may leave out: prompt_id, caption, and a relation's name for its phrase."""
+    if "prompt_id" not in table:
+        table = table.assign(prompt_id=np.arange(len(table)))
+    if table.columns.is_unique:
+        table = table.assign(**{name: tidy(table[name]) for name, tidy in _TIDY.items() if name in table})
+    check_prompts(table, source, [*NEEDED, *({"caption"} & set(table))])
+    if "caption" not in table:
+        table = table.assign(caption=list(map(caption, table.subject, table.relation, table.object)))
+    for name in table.columns[[dtype.kind == "O" for dtype in table.dtypes]]:
+        try:
+            table[[name]].to_parquet(io.BytesIO())
+        except Exception as error:  # Arrow's are of many kinds
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{source}: the column {name!r} cannot be kept ({reason}); leave it out") from None
+    return table.reset_index(drop=True)
+
+
+def _tidy_ids(column: pd.Series) -> Any:
+    """Whole numbers where all are, else text, as written."""
+    if pd.api.types.is_integer_dtype(column):
+        return column
+    values = column.tolist()
+    if all(isinstance(v, int) or (isinstance(v, float) and v.is_integer()) for v in values) and (
+        min(values, default=0) >= -(2**63) and max(values, default=0) < 2**63
+    ):
+        return np.array(values, np.int64)
+    return [None if pd.isna(v) is True else str(v) for v in values]
+
+
+def _tidy_words(column: pd.Series) -> list[Any]:
+    return [re.sub(r"[^\S\r\n]+", " ", value.strip()) if isinstance(value, str) else value for value in column]
+
+
+_TIDY: dict[str, Callable[[pd.Series], Any]] = {
+    "prompt_id": _tidy_ids,
+    "subject": _tidy_words,
+    "relation": lambda column: [_relation(value) or value for value in column],
+    "object": _tidy_words,
+    "caption": lambda column: [value.strip() if isinstance(value, str) else value for value in column],
+}
+
+
+# ----------------------------------------------------------------------------------------------- published sets' rows
+
+_WORDS = {word: r.name for r in RELATIONS for word in (r.name, r.phrase)}
+
+
+# Words of published sets. T2I-CompBench (Huang et al. 2023), whose "next to", "near" and "on side of" are none of ours;
+# HRS-Bench (Bakr et al. 2023), grouped as its calc_spatial_relation_acc.py does; NSR-1K (Feng et al. 2023, LayoutGPT).
+_COMPBENCH = {
+    "on the left of": "left of",
+    "on the right of": "right of",
+    "on the top of": "above",
+    "on the bottom of": "below",
+}
+
+
+_HRS = {
+    "on the left of": "left of",
+    "on the right of": "right of",
+    **dict.fromkeys(("on", "over"), "above"),
+    **dict.fromkeys(("under", "beneath"), "below"),
+    "bigger": "larger",
+}
+
+
+_NSR = {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}
+
+
+_COMPBENCH_LINE = re.compile(
+    rf"(?:an?|the) (.+?) ({'|'.join([*_COMPBENCH, *(r.phrase for r in RELATIONS)])}) (?:an?|the|another) (.+)"
+)
+
+
+def _relation(words: Any, also: Mapping[str, str] | None = None) -> str | None:
+    """The relation that a name, a phrase or a set's own words mean; None if none does."""
+    if not isinstance(words, str):
+        return None
+    words = " ".join(words.lower().split())
+    return (also or {}).get(words) or _WORDS.get(words)
+
+
+def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
+    """One prompt of a published set or of a user's file; without a relation where it names none of ours."""
+    id: Any = row
+    s: Any = None
+    o: Any = None
+    relation = None
+    match value:
+        case {"subject": _, "relation": _, "object": _}:
+            return {"prompt_id": row, **value}
+        case str():  # T2I-CompBench; what follows a tab is not the prompt (its inference_eval.py)
+            text = value.split("\t")[0].strip()
+            if found := _COMPBENCH_LINE.fullmatch(text.lower().rstrip(" .")):
+                s, relation, o = found[1], _relation(found[2], _COMPBENCH), found[3]
+        case {
+            "unique_id": id, "obj_1_attributes": [str(s)], "obj_2_attributes": [o], "rel_type": words, "text": str(text)
+        }:  # SR2D  # fmt: skip
+            relation = _relation(words)
+        case {
+            "tag": str(), "prompt": str(text),
+            "include": [{"class": str(o), "count": 1, **a}, {"class": str(s), "count": 1, "position": [words, 0], **b}],
+        } if not a and not b:  # GenEval  # fmt: skip
+            relation = _relation(words)
+        case {"tag": str(), "prompt": str(text)}:  # GenEval's others
+            pass
+        case {"meta_prompt": str(text), "obj1": s, "rel1": words, "obj2": o, "obj3": other, "rel2": more}:  # HRS-Bench
+            relation = None if isinstance(other, str) or isinstance(more, str) else _relation(words, _HRS)
+        case {"id": id, "obj1": [str(s), _], "relation": words, "obj2": [str(o), _], "prompt": str(text)}:  # NSR-1K
+            relation = _relation(words, _NSR)
+        case _:
+            shown = " ".join(str(value)[:80].split())
+            raise ValueError(f"{where}: not a prompt ({shown}); it needs subject, relation and object")
+    if relation is None:
+        return {"prompt_id": id, "caption": text}
+    return {"prompt_id": id, "subject": s, "relation": relation, "object": o, "caption": text}
+
+
+@prompt_set("sr2d", 25_280)
+def _sr2d() -> pd.DataFrame:
+    published = json.loads(sr2d([category.name for category in boxes.COCO_CATEGORIES]))
+    return _of_rows(dict(enumerate(published, 1)), "sr2d")
+
+
+@prompt_set("sr4g", 62_460)
+def _sr4g() -> pd.DataFrame:
+    """What :func:`write_study_prompts` makes of COCO train2017's boxes, with 16 categories held out."""
+    return pd.read_parquet(DATA / "prompts" / "sr4g.parquet")
+
+
+@prompt_set("geneval", 100)
+def _geneval() -> pd.DataFrame:
+    return read_prompts(download("geneval_evaluation_metadata.jsonl"))
+
+
+def write_given_prompts(path: str | Path, *, source: str | Path) -> dict[str, Any]:
+    """A stage: :func:`read_prompts` as Parquet. Returns how many there are and how many were left out."""
+    table = read_prompts(source)
+    with atomic(path) as partial:
+        table.to_parquet(partial, index=False)
+    return {"prompts": len(table), "left_out": table.attrs.get("left_out", 0)}
+
+
+# ---------------------------------------------------------------------------------------------------------- made here
+
+
+def sr2d(names: Sequence[str]) -> bytes:
+    """VISOR's SR2D prompt set, byte for byte the published ``text_spatial_rel_phrases.json`` for COCO's 80 names.
+
+    Every unordered pair of names in both orders for the four projective relations and "and", then each name alone
+    (Gokhale et al. 2022, section 3.1; microsoft/VISOR).
+    """
+    phrases = [BY_NAME[name].phrase for name in family("projective")] + ["and"]
+    prompts: list[tuple[str, str | None, str, str]] = [
+        (a, b, phrase, f"{with_article(a)} {phrase} {with_article(b)}")
+        for pair in combinations(names, 2)
+        for phrase in phrases
+        for a, b in (pair, pair[::-1])
+    ]
+    prompts += [(name, None, "single", with_article(name)) for name in names]
+    records = [
+        {
+            "unique_id": i,
+            "num_objects": 1 if b is None else 2,
+            "obj_1_attributes": [a],
+            "obj_2_attributes": [b],
+            "rel_type": phrase,
+            "text": text,
+        }
+        for i, (a, b, phrase, text) in enumerate(prompts)
+    ]
+    return json.dumps(records, indent=2).encode()
+
+
+def write_sr2d(path: str | Path) -> int:
+    """A stage: :func:`sr2d` for COCO's 80 categories. Returns the number of prompts."""
+    data = sr2d([category.name for category in boxes.COCO_CATEGORIES])
+    with atomic(path) as partial:
+        partial.write_bytes(data)
+    return len(json.loads(data))

@@ -1,0 +1,186 @@
+"""Prompts that are made here: of triplets, of true photos, drawn for tests and for validation."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..relations import BY_NAME, NAMES
+from ..store.files import atomic
+from . import boxes
+from . import triplets as dataset_triplets
+from .captions import caption
+from .prompt_sets import _with_others
+
+
+def from_triplets(
+    train: pd.DataFrame,
+    held_out: Collection[str],
+    seed: int,
+    test_per_relation: int = 500,
+    validation_per_relation: int = 100,
+    same_category: bool = False,
+    withheld: float = 0.0,
+    dosed: int = 0,
+) -> pd.DataFrame:
+    """Evaluation prompts: the training annotations' distinct triplets (:func:`triplets.frequencies`), one row each.
+
+    Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen; and
+    "withheld": seen objects, but see :func:`triplets.withheld`), in_main and in_unseen (is it among the training
+    captions of that split?), split ("validation" or "test", disjoint) and balanced
+    (in the default test set of ``test_per_relation`` prompts per relation).
+
+    Validation prompts are for choosing checkpoints: per relation at most ``validation_per_relation``, at most a tenth.
+
+    ``dosed`` prompts of each relation are for the experiment on frequency: a column objects of "dosed" and two more,
+    see :func:`_dosed`.
+    """
+    table = train if same_category else train[train.subject != train.object]
+    table = table.sort_values(["subject", "object", "relation"], ignore_index=True)
+    seen = ~(table.subject.isin(held_out) | table.object.isin(held_out))
+    back = dataset_triplets.withheld(zip(table.subject, table.relation, table.object, strict=True), withheld)
+    order = np.random.default_rng(seed).permutation(len(table))
+    rank = pd.Series(range(len(table)), index=order).groupby(table.relation.to_numpy()[order]).cumcount().sort_index()
+    of_relation = table.groupby("relation")["caption"].transform("count")
+    n_validation = np.minimum(validation_per_relation, of_relation // 10)
+    made = pd.DataFrame(
+        {
+            "prompt_id": np.arange(len(table)),
+            **{name: table[name] for name in ("subject", "relation", "object", "caption", "n_images")},
+            "objects": table.objects.mask(seen & back, "withheld"),
+            "in_main": ~back,
+            "in_unseen": seen & ~back,
+            "split": np.where(rank < n_validation, "validation", "test"),
+            "balanced": (rank >= n_validation) & (rank < n_validation + test_per_relation),
+        }
+    )
+    if dosed:
+        made = made.join(_dosed(made[(made.objects == "seen") & (made.n_images > 1)], dosed, seed))
+        made.loc[made.group.notna(), ["objects", "split", "balanced"]] = "dosed", "test", False
+    return made
+
+
+DOSE_GROUPS = 5  # of prompts; each run of the Latin square gives a group another dose
+
+
+def _dosed(table: pd.DataFrame, number: int, seed: int) -> pd.DataFrame:
+    """Prompts whose triplets fine-tuning shall meet as often as an experiment says: ``number`` of each relation, at
+    random, none with its converse, which would show the same. Their index; the ``group`` (0 to 4, as many of each) that
+    a dose goes to; and ``one_image``: are a triplet's draws all of one image?
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    taken: dict[tuple[str, str, str], Any] = {}
+    count = dict.fromkeys(NAMES, 0)
+    for row in table.sample(frac=1, random_state=np.random.default_rng(seed)).itertuples():
+        s, r, o = str(row.subject), str(row.relation), str(row.object)
+        if count[r] < number and (o, BY_NAME[r].converse, s) not in taken:
+            taken[s, r, o] = row.Index, count[r] % DOSE_GROUPS, count[r] // DOSE_GROUPS % 2 == 1
+            count[r] += 1
+    if short := [name for name in NAMES if count[name] < number]:
+        raise ValueError(f"dosed: only {count[short[0]]} triplets {short[0]!r} are shown by two images; ask for fewer")
+    rows = pd.DataFrame(taken.values(), columns=["index", "group", "one_image"]).set_index("index")
+    return rows.astype({"group": "Int8", "one_image": "boolean"})
+
+
+def write_study_prompts(path: str | Path, triplets: str | Path, **options: Any) -> int:
+    """A stage: :func:`from_triplets` of a triplet file, as Parquet. Returns their number."""
+    table = from_triplets(dataset_triplets.frequencies(triplets), **options)
+    with atomic(path) as partial:
+        table.to_parquet(partial, index=False)
+    return len(table)
+
+
+def true_prompts(table: boxes.BoxTable, n_per_relation: int, seed: int, rules: str = "visor") -> pd.DataFrame:
+    """At most ``n_per_relation`` triplets of different categories per relation, each with an image that shows it."""
+    found = []
+    for groups, counts in dataset_triplets.count_pairs(table, rules):
+        group, relation = np.nonzero(counts * (groups[:, 1] != groups[:, 2])[:, None])
+        found.append(np.column_stack([groups[group], relation]))
+    triplets = np.concatenate(found)
+    order = np.random.default_rng(seed).permutation(len(triplets))
+    rank = pd.Series(triplets[order, 3]).groupby(triplets[order, 3]).cumcount().to_numpy()
+    image, subject, object, relation = triplets[np.sort(order[rank < n_per_relation])].T
+    names = np.array(table.names, dtype="object")
+    drawn = pd.DataFrame(
+        {
+            "prompt_id": np.arange(len(image)),
+            "subject": names[subject],
+            "relation": np.array(NAMES, dtype="object")[relation],
+            "object": names[object],
+            "file_name": table.file_name.take(image).to_pylist(),
+            "width": table.width[image],
+            "height": table.height[image],
+        }
+    )
+    triplet = zip(drawn.subject, drawn.relation, drawn.object, strict=True)
+    return drawn.assign(caption=[caption(*each) for each in triplet])
+
+
+# ------------------------------------------------------------------------------------------------------------ drawing
+
+OBJECT_SETS = ("dosed", "seen", "withheld", "mixed", "unseen")  # of a prompt's objects, from the nearest to fine-tuning
+
+
+THINGS = (1, 2, 3)  # that a prompt without a relation asks for; :mod:`without_relation` writes them
+
+
+def draw_prompts(
+    table: pd.DataFrame, per_relation: int | None, seed: int, objects: Sequence[str] = ("seen", "unseen")
+) -> pd.DataFrame:
+    """The prompts to score: for each set of objects, ``per_relation`` of every relation (all of them if None).
+
+    Of the study's own prompts (with the columns ``split`` and ``objects``) only test prompts of the sets ``objects``
+    are taken; of other prompts, any, and their ``objects`` is "all". A set that has fewer gives what it has. What is
+    not drawn are its :func:`others`.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    asked = table
+    if unknown := [name for name in objects if name not in OBJECT_SETS]:
+        raise ValueError(f"prompts: {unknown[0]!r} is no set of objects; they are {', '.join(OBJECT_SETS)}")
+    if {"split", "objects"} <= set(table):
+        table = table[(table.split == "test") & table.objects.isin(objects)]
+    else:
+        table = table.assign(objects="all")
+    drawn = table.sample(frac=1, random_state=np.random.default_rng(seed))
+    if per_relation is not None:
+        drawn = drawn.groupby(["objects", "relation"], sort=False).head(per_relation)
+    if not len(drawn):
+        raise ValueError(f"prompts: no test prompt with objects that are {' or '.join(objects)} is left to score")
+    rest = asked[~asked.prompt_id.isin(drawn.prompt_id)]
+    drawn = drawn.sort_values("prompt_id", ignore_index=True)
+    return _with_others(drawn, zip(rest.prompt_id, rest.caption, strict=True))
+
+
+def write_test_prompts(path: str | Path, prompts: str | Path, **options: Any) -> dict[str, int]:
+    """A stage: :func:`draw_prompts` from a Parquet file to another. Returns how many of each set of objects."""
+    table = draw_prompts(pd.read_parquet(prompts), **options)
+    with atomic(path) as partial:
+        table.to_parquet(partial, index=False)
+    return {str(name): int(n) for name, n in table.objects.value_counts().items()}
+
+
+def validation_prompts(path: str | Path, held_out: Collection[str], number: int, seed: int) -> pd.DataFrame:
+    """The prompts that choose among checkpoints: split "validation", both objects seen, as many of each relation.
+
+    Args:
+        path: Parquet of :func:`write_study_prompts`.
+        held_out: categories that fine-tuning does not see.
+        number: prompts over all relations.
+
+    Raises:
+        ValueError: there are none.
+    """
+    table = pd.read_parquet(path)
+    seen = ~(table.subject.isin(held_out) | table.object.isin(held_out) | (table.objects == "withheld"))
+    table = table[(table.split == "validation") & seen]
+    if not len(table):
+        raise ValueError(f"{path}: no validation prompt whose objects are both seen; write more in notebook 02")
+    shuffled = table.sample(frac=1, random_state=seed)
+    each = max(number // table.relation.nunique(), 1)
+    return shuffled.groupby("relation").head(each).sort_values("prompt_id", ignore_index=True)

@@ -1,0 +1,328 @@
+"""Boxes to distinct triplets per image, the splits, the evaluation prompts and the training sampler.
+
+A triplet is one (image, subject, relation, object) of category names, however many pairs of boxes show it. "A dog to
+the left of a cat" and "a dog to the left of another dog" are both written; the second kind is left out of prompts and
+fine-tuning (paper section 3; the choices are listed in ``data/decisions.yaml``).
+"""
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Int, Int64
+
+from ..relations import BY_NAME, NAMES, judge, rules_named
+from ..store.files import atomic
+from . import coco
+from .boxes import BoxTable, Category
+from .captions import caption
+
+PAIRS_AT_ONCE = 1 << 15  # ordered pairs judged together: large enough for numpy, small enough for the cache
+
+
+PAIRS_PER_ROW_GROUP = 1 << 20  # about as many rows, which readers can filter and load alone
+
+
+THREADS = 2
+
+
+# ----------------------------------------------------------------------------------------------------------- triplets
+
+
+def pairs(table: BoxTable) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndarray, np.ndarray, np.ndarray]]:
+    """Every ordered pair of boxes of an image, some images at a time, grouped by their two categories.
+
+    Yields ``groups`` (image, subject category, object category; positions in the table, ascending), the rows
+    ``subject`` and ``object`` of each pair, and the pair with which each group starts. A box meets itself once in its
+    own group: callers leave that pair out.
+    """
+    # A run is the boxes of one category in one image; the table is sorted, so a run is a slice of it.
+    start = np.flatnonzero(np.diff(table.image, prepend=-1) | np.diff(table.category, prepend=-1))
+    length = np.diff(start, append=len(table))
+    image, category = table.image[start], table.category[start]
+    first, runs = _spans(image)  # runs of each image
+    per_image = np.add.reduceat(length, first)
+    for images in _batches(per_image**2, PAIRS_AT_ONCE):
+        # every (subject run, object run) of an image, then every (subject box, object box) of the two runs
+        s, o = _square(first[images], runs[images])
+        sizes = length[s] * length[o]
+        group = np.repeat(np.arange(len(s)), sizes)
+        begin = np.cumsum(sizes) - sizes
+        row, column = np.divmod(np.arange(len(group)) - begin[group], length[o][group])
+        groups = np.stack([image[s], category[s], category[o]], axis=1, dtype=np.int32)
+        yield groups, start[s][group] + row, start[o][group] + column, begin
+
+
+def holds(table: BoxTable, subject: np.ndarray, object: np.ndarray, rules: str) -> Bool[np.ndarray, "pair relation"]:
+    """:func:`relations.judge` on rows of a table; no relation holds between a box and itself."""
+    size = np.stack([table.width, table.height], axis=1)[table.image[subject]]
+    verdict = judge(table.xywh(subject), table.xywh(object), rules, size)
+    verdict[subject == object] = False
+    return verdict
+
+
+def count_pairs(
+    table: BoxTable, rules: str = "visor"
+) -> Iterator[tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group relation"]]]:
+    """For the groups of :func:`pairs`: of how many pairs of boxes each of the 14 relations holds."""
+    for groups, subject, object, begin in pairs(table):
+        verdict = holds(table, subject, object, rules)
+        yield groups, np.add.reduceat(verdict.T, begin, axis=1, dtype=np.int32).T.copy()
+
+
+def _spans(values: np.ndarray) -> tuple[Int64[np.ndarray, "span"], Int64[np.ndarray, "span"]]:
+    """Start and length of each stretch of equal values."""
+    start = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
+    return start, np.diff(start, append=len(values))
+
+
+def _square(first: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each i, all n[i]² ordered pairs of the numbers first[i] … first[i] + n[i] - 1."""
+    sizes = n * n
+    i = np.repeat(np.arange(len(n)), sizes)
+    left, right = np.divmod(np.arange(len(i)) - np.repeat(np.cumsum(sizes) - sizes, sizes), n[i])
+    return first[i] + left, first[i] + right
+
+
+def _batches(work: np.ndarray, most: int) -> Iterator[slice]:
+    """Slices of consecutive items, each with about ``most`` work."""
+    done = np.cumsum(work)
+    edges = np.searchsorted(done, np.arange(most, done[-1] + most, most), side="left") + 1
+    edges = np.unique(np.concatenate([[0], np.minimum(edges, len(work))]))
+    for a, b in pairwise(edges):
+        yield slice(a, b)
+
+
+def write_triplets(
+    table: BoxTable,
+    path: str | Path,
+    split: str,
+    held_out: Collection[str] = (),
+    rules: str = "visor",
+    template: str = "plain",
+) -> int:
+    """Write every distinct triplet with its caption to Parquet and return how many there are.
+
+    Columns: image_id, file_name, subject, relation, object, caption, n_pairs (pairs of boxes that show it), subject_id,
+    object_id (COCO's category ids), objects ("seen", "mixed" or "unseen") and split. Sorted by image, subject, object
+    (in the order of category ids) and relation (in the order of ``RELATIONS``).
+
+    Raises:
+        ValueError: the rules do not define all relations, or there is no triplet at all, as when every image holds a
+            single box.
+    """
+    rules_named(rules, NAMES)
+    columns = _TripletColumns(table, split, held_out, template)
+    _, per_image = _spans(table.image)
+    edges = np.concatenate([[0], np.cumsum(per_image)])
+    slices = [slice(edges[part.start], edges[part.stop]) for part in _batches(per_image**2, PAIRS_PER_ROW_GROUP)]
+
+    def batch(rows: slice) -> pa.RecordBatch:
+        groups, counts = zip(*count_pairs(table.rows(rows), rules), strict=True)
+        return columns.batch(np.concatenate(groups), np.concatenate(counts))
+
+    n = 0
+    with (
+        atomic(path) as partial,
+        # Plain strings in the file's schema: readers such as `datasets` know no Arrow dictionaries.
+        pq.ParquetWriter(
+            partial, columns.schema, store_schema=False, compression="zstd", compression_level=1,
+            dictionary_pagesize_limit=1 << 24, write_statistics=["image_id"],
+        ) as writer,
+        ThreadPoolExecutor(THREADS) as threads,
+    ):  # fmt: skip
+        for made in _in_order(threads, batch, slices):
+            writer.write_batch(made, row_group_size=max(len(made), 1))
+            n += len(made)
+        if not n:
+            raise ValueError(f"no triplet in {len(table):,} boxes: every image holds a single box")
+    return n
+
+
+def build(path: str | Path, annotations: str | Path, *, split: str, crowds: bool = False, **options: Any) -> int:
+    """A stage: read an annotation file and :func:`write_triplets`. Returns the number of captions."""
+    table = coco.read(annotations, split)
+    return write_triplets(table if crowds else table.without_crowds(), path, split, **options)
+
+
+def _in_order(
+    threads: ThreadPoolExecutor, function: Callable[[slice], pa.RecordBatch], items: list[slice]
+) -> Iterator[pa.RecordBatch]:
+    """``threads.map`` that looks only as far ahead as there are threads, so that results do not pile up."""
+    waiting: deque[Future[pa.RecordBatch]] = deque()
+    for item in items:
+        waiting.append(threads.submit(function, item))
+        if len(waiting) > THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class _TripletColumns:
+    """Turns counts into Arrow columns. Text is kept as small numbers into lists that are made once."""
+
+    def __init__(self, table: BoxTable, split: str, held_out: Collection[str], template: str) -> None:
+        self.table = table
+        names = table.names
+        self.names = pa.array(names)
+        self.captions = pa.array([caption(s, r, o, template) for s in names for o in names for r in NAMES])
+        self.category_id = np.array([category.id for category in table.categories], np.int32)
+        self.held_out = np.isin(names, list(held_out)).astype(np.int32)
+        self.split = split
+        text = pa.dictionary(pa.int32(), pa.string())
+        self.schema = pa.schema(
+            {
+                "image_id": pa.int64(), "file_name": text, "subject": text, "relation": text, "object": text,
+                "caption": text, "n_pairs": pa.int32(), "subject_id": pa.int32(), "object_id": pa.int32(),
+                "objects": text, "split": text,
+            }
+        )  # fmt: skip
+
+    def batch(self, groups: Int[np.ndarray, "group 3"], counts: Int[np.ndarray, "group relation"]) -> pa.RecordBatch:
+        group, relation = (index.astype(np.int32) for index in np.nonzero(counts))
+        image, s, o = groups.T  # per group; [group] repeats a value for each relation that holds
+        first, last = int(image[0]), int(image[-1])
+
+        def text(codes: np.ndarray, values: pa.Array) -> pa.Array:
+            return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), values)
+
+        columns = [
+            self.table.image_id[image][group],
+            text((image - first)[group], self.table.file_name[first : last + 1]),
+            text(s[group], self.names),
+            text(relation, pa.array(NAMES)),
+            text(o[group], self.names),
+            text(((s * len(self.names) + o) * len(NAMES))[group] + relation, self.captions),
+            counts[group, relation],
+            self.category_id[s][group],
+            self.category_id[o][group],
+            text((self.held_out[s] + self.held_out[o])[group], pa.array(OBJECTS)),
+            text(np.zeros_like(relation), pa.array([self.split])),
+        ]
+        return pa.record_batch([pa.array(c) if isinstance(c, np.ndarray) else c for c in columns], schema=self.schema)
+
+
+def frequencies(path: str | Path) -> pd.DataFrame:
+    """The distinct (subject, relation, object) of a triplet file with their caption, how many images and box pairs show
+    each, and whether the objects are seen; most frequent first."""
+    key = ["subject", "relation", "object", "caption", "objects"]
+    table = pq.read_table(path, columns=[*key, "n_pairs"], read_dictionary=key)
+    counted = table.unify_dictionaries().group_by(key).aggregate([("n_pairs", "count"), ("n_pairs", "sum")]).to_pandas()
+    counted = counted.rename(columns={"n_pairs_count": "n_images", "n_pairs_sum": "n_pairs"}).astype(
+        dict.fromkeys(key, str)
+    )
+    return counted.sort_values(["n_images", *key[:3]], ascending=[False, True, True, True], ignore_index=True)
+
+
+# ------------------------------------------------------------------------------------------------- splits and samples
+
+OBJECTS = ("seen", "mixed", "unseen")  # by how many of a triplet's two categories are unseen: none, one, both
+
+
+def held_out_categories(categories: Sequence[Category], n: int | Sequence[str]) -> list[str]:
+    """The categories held out of the unseen split's fine-tuning: those named, or ``n`` spread over the supercategories.
+
+    Each supercategory gives its share of ``n`` (largest remainders first, ties in file order), taken at even steps from
+    its categories in the order of their ids. No chance and no frequency enters. The paper does not list its own.
+
+    Raises:
+        ValueError: ``n`` is negative or not below the number of categories, or names a category that is none.
+    """
+    if not isinstance(n, int):
+        if unknown := sorted(set(n) - {category.name for category in categories}):
+            raise ValueError(f"unseen: the annotations have no category {unknown[0]!r}")
+        return list(n)
+    if not 0 <= n < len(categories):
+        raise ValueError(f"unseen: {n} categories cannot be held out of {len(categories)}")
+    families: dict[str, list[str]] = {}
+    for category in sorted(categories, key=lambda category: category.id):
+        families.setdefault(category.supercategory, []).append(category.name)
+    quota = {family: n * len(names) / len(categories) for family, names in families.items()}
+    share = {family: int(quota[family]) for family in families}
+    for family in sorted(families, key=lambda family: share[family] - quota[family])[: n - sum(share.values())]:
+        share[family] += 1
+    return [
+        names[int((i + 0.5) * len(names) / share[family])]
+        for family, names in families.items()
+        for i in range(share[family])
+    ]
+
+
+def withheld(triplets: Iterable[tuple[str, str, str]], share: float) -> Bool[np.ndarray, "triplet"]:
+    """Which (subject, relation, object) are held back from fine-tuning though their categories are seen: about a
+    ``share`` of all, told by the words alone. A triplet goes with its converse ("a cat right of a dog" with "a dog left
+    of a cat"), which would show the same."""
+
+    def place(s: str, r: str, o: str) -> float:
+        same = min((s, r, o), (o, BY_NAME[r].converse, s))
+        return zlib.crc32("|".join(same).encode()) / 2**32
+
+    return np.array([place(*triplet) < share for triplet in triplets], bool)
+
+
+Draw = Callable[[int, np.random.Generator], Int64[np.ndarray, "n"]]
+
+
+def sampler(relation: Int[np.ndarray, "row"], balanced: bool = True) -> Draw:
+    """What draws n rows for training, with replacement: a relation uniformly among those that occur, then one of its
+    rows.
+
+    ``relation`` is each row's relation as a number; it is sorted here, once for all draws. ``balanced=False`` draws
+    rows uniformly: the natural distribution.
+
+    Raises:
+        ValueError: there is no row to draw from.
+    """
+    if not len(relation):
+        raise ValueError("relation: no rows to sample from")
+    if not balanced:
+        return lambda n, rng: rng.integers(len(relation), size=n)
+    order = np.argsort(relation, kind="stable")
+    start, length = _spans(relation[order])
+
+    def draw(n: int, rng: np.random.Generator) -> Int64[np.ndarray, "n"]:
+        chosen = rng.integers(len(start), size=n)
+        return order[start[chosen] + rng.integers(length[chosen])]
+
+    return draw
+
+
+def sample(
+    relation: Int[np.ndarray, "row"], n: int, rng: np.random.Generator, balanced: bool = True
+) -> Int64[np.ndarray, "n"]:
+    """Draw n rows at once; see :func:`sampler`."""
+    return sampler(relation, balanced)(n, rng)
+
+
+def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: str = "visor") -> pd.DataFrame:
+    """``n`` random captions of different categories, a relation at a time, each with a pair of boxes that shows it.
+
+    Columns: caption, file_name, width, height, subject, object, subject_box and object_box (xywh).
+    """
+    text = ["file_name", "subject", "relation", "object", "caption"]
+    read = pq.read_table(triplets, columns=["image_id", *text, "subject_id", "object_id"], read_dictionary=text)
+    different = np.flatnonzero(read["subject_id"].to_numpy() != read["object_id"].to_numpy())
+    relation = read["relation"].combine_chunks()
+    codes = np.array([NAMES.index(name) for name in relation.dictionary.to_pylist()])[relation.indices.to_numpy()]
+    drawn_rows = different[sample(codes[different], n, np.random.default_rng(seed))]
+    rows = read.take(drawn_rows).select(["image_id", *text]).to_pandas().astype(dict.fromkeys(text, str))
+    at = np.searchsorted(table.image_id, rows.image_id)
+    drawn = []
+    for image, row in zip(at, rows.itertuples(), strict=True):
+        inside = slice(*np.searchsorted(table.image, [image, image + 1]))
+        part = table.rows(inside)
+        for _, s, o, _ in pairs(part):
+            names = np.array(table.names)[part.category]
+            named = (names[s] == row.subject) & (names[o] == row.object)
+            pair = np.flatnonzero(named & holds(part, s, o, rules)[:, NAMES.index(row.relation)])[0]
+            drawn.append((table.width[image], table.height[image], part.xywh([s[pair]])[0], part.xywh([o[pair]])[0]))
+    rows[["width", "height", "subject_box", "object_box"]] = pd.DataFrame(drawn, dtype=object)
+    return rows

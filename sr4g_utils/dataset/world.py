@@ -1,0 +1,374 @@
+"""The offline world: layouts in COCO's annotation form, and pictures of pictograms drawn from them.
+
+Forty of COCO's categories, each a card of a fixed colour with a glyph of the Material Design Icons. A layout is sampled
+with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on the right) and with
+enough freedom that every relation occurs for every pair of categories. The dataset stage reads the annotations as it
+reads COCO's; the renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
+"""
+
+import colorsys
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from scipy import ndimage
+from tqdm import tqdm
+
+from ..store.files import atomic, write_text
+from . import coco
+from .boxes import COCO_CATEGORIES, BoxTable, Category
+
+SIZE = 64  # pixels, width and height of a picture
+
+
+class Look(NamedTuple):
+    """A category's picture and habits: ``size`` is the root of its usual area, and ``across`` and ``down`` are its
+    centre's usual place from the left and from the top, as shares of the picture; ``aspect`` is width by height."""
+
+    glyph: str  # of Material Design Icons 6
+    colour: str  # of its card, #rrggbb
+    size: float
+    aspect: float
+    across: float
+    down: float
+
+
+LOOKS: dict[str, Look] = {
+    "person": Look("human", "#b8400e", 0.36, 0.5, 0.34, 0.6),
+    "bicycle": Look("bicycle", "#2d7eee", 0.36, 1.5, 0.66, 0.68),
+    "car": Look("car", "#ff0847", 0.40, 1.3, 0.66, 0.68),
+    "airplane": Look("airplane", "#08b0ff", 0.42, 1.3, 0.66, 0.22),
+    "bus": Look("bus", "#d2d308", 0.46, 0.9, 0.66, 0.62),
+    "train": Look("train", "#0bad64", 0.46, 0.9, 0.66, 0.60),
+    "truck": Look("truck", "#140892", 0.44, 1.4, 0.66, 0.65),
+    "boat": Look("sail-boat", "#137097", 0.38, 1.0, 0.66, 0.60),
+    "traffic light": Look("traffic-light", "#164d08", 0.30, 0.5, 0.34, 0.35),
+    "fire hydrant": Look("fire-hydrant", "#aa0832", 0.30, 0.7, 0.5, 0.70),
+    "bench": Look("bench-back", "#665d35", 0.34, 1.5, 0.34, 0.72),
+    "bird": Look("bird", "#08e4c7", 0.27, 1.1, 0.34, 0.25),
+    "cat": Look("cat", "#ffbc2e", 0.30, 1.0, 0.34, 0.68),
+    "dog": Look("dog-side", "#6b2e08", 0.32, 1.2, 0.34, 0.68),
+    "horse": Look("horse-variant", "#320808", 0.42, 1.1, 0.34, 0.62),
+    "cow": Look("cow", "#705270", 0.42, 1.1, 0.34, 0.64),
+    "elephant": Look("elephant", "#0a3d81", 0.52, 1.2, 0.34, 0.60),
+    "backpack": Look("bag-personal", "#9b08da", 0.30, 0.8, 0.5, 0.62),
+    "umbrella": Look("umbrella", "#e770af", 0.34, 1.1, 0.5, 0.32),
+    "suitcase": Look("bag-suitcase", "#8d7b08", 0.30, 0.8, 0.5, 0.70),
+    "sports ball": Look("soccer", "#08082a", 0.26, 1.0, 0.5, 0.60),
+    "kite": Look("kite", "#ff11e2", 0.28, 0.8, 0.5, 0.18),
+    "skateboard": Look("skateboard", "#1aea70", 0.28, 1.9, 0.66, 0.78),
+    "bottle": Look("bottle-soda", "#08ec08", 0.27, 0.5, 0.66, 0.58),
+    "wine glass": Look("glass-wine", "#791247", 0.27, 0.5, 0.66, 0.56),
+    "cup": Look("coffee", "#8c56d4", 0.25, 1.2, 0.66, 0.60),
+    "apple": Look("food-apple", "#ff3b08", 0.25, 1.0, 0.5, 0.60),
+    "carrot": Look("carrot", "#ff8208", 0.25, 1.0, 0.5, 0.62),
+    "pizza": Look("pizza", "#b46063", 0.30, 1.0, 0.5, 0.60),
+    "cake": Look("cake-variant", "#ff0884", 0.30, 1.0, 0.5, 0.58),
+    "chair": Look("chair-rolling", "#4d8a08", 0.34, 0.7, 0.34, 0.64),
+    "couch": Look("sofa", "#2808ff", 0.44, 1.4, 0.34, 0.66),
+    "bed": Look("bed-king", "#0a50ff", 0.48, 1.4, 0.34, 0.68),
+    "tv": Look("television-classic", "#4b0861", 0.36, 1.2, 0.66, 0.45),
+    "laptop": Look("laptop", "#243b3b", 0.30, 1.5, 0.66, 0.58),
+    "cell phone": Look("cellphone", "#ac0893", 0.25, 0.55, 0.66, 0.56),
+    "book": Look("book", "#83d21e", 0.26, 0.8, 0.5, 0.60),
+    "clock": Look("clock", "#b9cc63", 0.27, 1.0, 0.34, 0.28),
+    "teddy bear": Look("teddy-bear", "#de924f", 0.28, 0.9, 0.34, 0.60),
+    "refrigerator": Look("fridge", "#10755f", 0.44, 0.5, 0.66, 0.55),
+}
+
+
+CATEGORIES: tuple[Category, ...] = tuple(category for category in COCO_CATEGORIES if category.name in LOOKS)
+
+
+NAMES: tuple[str, ...] = tuple(category.name for category in CATEGORIES)
+
+
+N_OBJECTS = {1: 0.08, 2: 0.6, 3: 0.22, 4: 0.1}  # of a layout, with their probability
+
+
+NATURAL = 0.6  # share of objects whose size and place follow the priors; the others are free
+
+
+NESTED = 0.2  # share of layouts whose first two objects are put one inside the other
+
+
+SAME = 0.05  # share of layouts that may repeat a category
+
+
+COMPOSED = 0.7  # share of the other layouts of several objects that are composed as a photographer would: in a row
+
+
+JITTER = 0.06  # of the picture, deviation of a place in a row
+
+
+SMALLEST, LARGEST = 16, 56  # pixels, of a box's sides
+
+
+VISIBLE = 0.8  # of an object's box that no smaller box may cover
+
+
+VISIBLE_NESTED = 0.5  # the same, where one lies inside the other
+
+
+def suits(subject: str, relation: str, object: str) -> int:
+    """1 if the usual places or sizes of two things are as a projective or scale relation says, -1 if they are the other
+    way round, 0 if they say nothing."""
+    s, o = LOOKS[subject], LOOKS[object]
+    right, lower, larger = s.across - o.across, s.down - o.down, s.size - o.size
+    wider, taller = (s.size * s.aspect**power - o.size * o.aspect**power for power in (0.5, -0.5))
+    more = {"right of": right, "below": lower, "larger": larger, "wider": wider, "taller": taller}
+    less = {"left of": right, "above": lower, "smaller": larger, "narrower": wider, "shorter": taller}
+    return int(np.sign(more.get(relation, 0.0) - less.get(relation, 0.0)))
+
+
+# ------------------------------------------------------------------------------------------------------------ layouts
+
+
+def layout(rng: np.random.Generator, composed: float = COMPOSED) -> tuple[list[str], Int[np.ndarray, "object 4"]]:
+    """Names and xywh boxes (whole pixels) of one scene of ``SIZE`` × ``SIZE``; ``composed`` is the share of rows."""
+    n = int(rng.choice(list(N_OBJECTS), p=list(N_OBJECTS.values())))
+    names = [str(name) for name in rng.choice(NAMES, n, replace=rng.random() < SAME)]
+    nested = n > 1 and rng.random() < NESTED
+    row = n > 1 and not nested and rng.random() < composed
+    axis = int(rng.integers(2))
+    while True:
+        drawn = np.array([_box(LOOKS[name], rng) for name in names])
+        if nested:
+            drawn[:2] = _nest(drawn[:2], rng)
+        if row:
+            drawn = _in_a_row(drawn, axis, rng)
+        if _all_visible(drawn, VISIBLE_NESTED if nested else VISIBLE):
+            return names, drawn
+
+
+def _box(look: Look, rng: np.random.Generator) -> list[int]:
+    if rng.random() < NATURAL:
+        side = SIZE * look.size * np.exp(0.2 * rng.standard_normal())
+        aspect = look.aspect * np.exp(0.15 * rng.standard_normal())
+        cx, cy = (look.across, look.down) + np.array([0.18, 0.12]) * rng.standard_normal(2)
+    else:
+        side, aspect = rng.uniform(18, 42), np.exp(0.35 * rng.standard_normal())
+        cx, cy = rng.random(2)
+    w, h = (int(np.clip(round(s), SMALLEST, LARGEST)) for s in (side * aspect**0.5, side / aspect**0.5))
+    x, y = (int(np.clip(round(c * SIZE - length / 2), 0, SIZE - length)) for c, length in ((cx, w), (cy, h)))
+    return [x, y, w, h]
+
+
+def _in_a_row(drawn: Int[np.ndarray, "object 4"], axis: int, rng: np.random.Generator) -> Int[np.ndarray, "object 4"]:
+    """The boxes side by side (axis 0) or one above the other (1), in the order given, which is random."""
+    n = len(drawn)
+    centre = (np.arange(n) + 0.5) / n + JITTER * rng.standard_normal(n)
+    size = np.clip(drawn[:, 2:], SMALLEST, max(SMALLEST, SIZE // n - 2))
+    corner = drawn[:, :2].copy()
+    corner[:, axis] = np.round(SIZE * centre - size[:, axis] / 2)
+    return np.concatenate([np.clip(corner, 0, SIZE - size), size], 1)
+
+
+def _nest(pair: Int[np.ndarray, "2 4"], rng: np.random.Generator) -> Int[np.ndarray, "2 4"]:
+    """The same two boxes with one, by chance, strictly inside the other."""
+    outer, inner = pair[rng.permutation(2)]
+    big = np.maximum(outer[2:], rng.integers(32, 48, 2))
+    corner = np.minimum(outer[:2], SIZE - big)
+    small = np.minimum(inner[2:], np.floor(big * rng.uniform(0.4, 0.7)).astype(int))
+    small = np.clip(small, SMALLEST, big - 2)
+    place = corner + 1 + np.floor(rng.random(2) * (big - small - 1)).astype(int)
+    nested = np.array([[*corner, *big], [*place, *small]])
+    return nested if (outer == pair[0]).all() else nested[::-1]
+
+
+def _all_visible(drawn: Int[np.ndarray, "object 4"], share: float) -> bool:
+    order = painting_order(drawn)
+    for i, below in enumerate(order):
+        mask = np.ones((SIZE, SIZE), bool)
+        x, y, w, h = drawn[below]
+        for above in order[i + 1 :]:
+            ax, ay, aw, ah = drawn[above]
+            mask[ay : ay + ah, ax : ax + aw] = False
+        if mask[y : y + h, x : x + w].mean() < share:
+            return False
+    return True
+
+
+def painting_order(xywh: np.ndarray) -> Int[np.ndarray, "object"]:
+    """Larger boxes are painted first, so that smaller things lie in front."""
+    return np.argsort(-xywh[:, 2] * xywh[:, 3], kind="stable")
+
+
+def scenes(
+    n: int, seed: Sequence[int], composed: float = COMPOSED
+) -> Iterator[tuple[list[str], Int[np.ndarray, "object 4"]]]:
+    """``n`` layouts; the i-th depends on (seed, i) alone."""
+    for i in range(n):
+        yield layout(np.random.default_rng([*seed, i]), composed)
+
+
+SPLITS = {"train": 0, "val": 1}
+
+
+IMAGES = {"train": 8_000, "val": 1_000}
+
+
+def write_annotations(path: str | Path, *, split: str, images: int | None = None, seed: int = 0) -> int:
+    """Sampled layouts as a COCO ``instances`` file (a stage). Returns the number of images.
+
+    The splits share neither layouts nor image ids.
+    """
+    n = IMAGES[split] if images is None else images
+    ids = {category.name: category.id for category in CATEGORIES}
+    first = 1 + SPLITS[split] * 1_000_000
+    records: dict[str, list] = {"images": [], "annotations": [], "categories": [
+        {"id": c.id, "name": c.name, "supercategory": c.supercategory} for c in CATEGORIES
+    ]}  # fmt: skip
+    for i, (names, drawn) in enumerate(scenes(n, (seed, SPLITS[split]))):
+        image = first + i
+        records["images"].append({"id": image, "file_name": f"{image:012d}.png", "width": SIZE, "height": SIZE})
+        for name, box in zip(names, drawn.tolist(), strict=True):
+            records["annotations"].append(
+                {
+                    "id": first + len(records["annotations"]),
+                    "image_id": image,
+                    "category_id": ids[name],
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
+    write_text(path, json.dumps(records))
+    return n
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+@cache
+def _font() -> tuple[ImageFont.FreeTypeFont, dict[str, str]]:
+    """The icon font and its character map, read from qtawesome's folder; Qt is not imported."""
+    spec = importlib.util.find_spec("qtawesome")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("the miniature draws glyphs of the package qtawesome: pip install qtawesome")
+    folder = Path(spec.submodule_search_locations[0]) / "fonts"
+    font, charmap = (
+        sorted(folder.glob(f"materialdesignicons6-{kind}"))[-1] for kind in ("webfont-[0-9]*.ttf", "*.json")
+    )
+    return ImageFont.truetype(str(font), 256), json.loads(charmap.read_text(encoding="utf-8"))
+
+
+@cache
+def _glyph(name: str) -> Image.Image:
+    """A category's glyph, cut to its extent (an 8-bit mask)."""
+    font, charmap = _font()
+    character = chr(int(charmap[LOOKS[name].glyph], 16))
+    canvas = Image.new("L", (400, 400))
+    ImageDraw.Draw(canvas).text((60, 60), character, font=font, fill=255)
+    return canvas.crop(canvas.point(lambda value: 255 * (value > 127)).getbbox())
+
+
+MARGIN = 0.08  # of a card's sides, around its glyph
+
+
+LIGHT = 0.45  # luminance above which a card's glyph is dark
+
+
+@cache
+def card(name: str, w: int, h: int) -> Float[np.ndarray, "h w 3"]:
+    """A category's card, w × h pixels large."""
+    colour = np.array(ImageColor.getrgb(LOOKS[name].colour)) / 255
+    ink = 0.35 * colour if colour @ (0.3, 0.6, 0.1) > LIGHT else 0.35 * colour + 0.65
+    left, top = round(MARGIN * w), round(MARGIN * h)
+    glyph = _glyph(name).resize((w - 2 * left, h - 2 * top), Image.Resampling.BOX)
+    share = np.zeros((h, w, 1))
+    share[top : h - top, left : w - left, 0] = np.asarray(glyph) / 255
+    return (colour + share * (ink - colour)).astype(np.float32)
+
+
+def background(size: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
+    """A pale ground, plain, graded, striped or grainy; width and height in pixels."""
+    w, h = size
+    colour = np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.1), rng.uniform(0.85, 1.0)))
+    y, x = np.mgrid[0:h, 0:w] / max(w, h)
+    kind = rng.integers(4)
+    texture = np.zeros((h, w))
+    if kind == 1:
+        texture = 0.12 * (y - 0.5)
+    elif kind == 2:
+        angle, period = rng.uniform(0, np.pi), rng.uniform(0.35, 0.7)
+        texture = 0.03 * np.sign(np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / period))
+    elif kind == 3:
+        texture = ndimage.zoom(0.04 * rng.standard_normal((h // 16 + 2, w // 16 + 2)), 16, order=1)[:h, :w]
+    return (colour + texture[..., None]).clip(0, 1).astype(np.float32)
+
+
+def render(
+    xywh: Float[np.ndarray, "object 4"] | Int[np.ndarray, "object 4"],
+    names: Sequence[str],
+    size: tuple[int, int] = (SIZE, SIZE),
+    seed: int = 0,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture of a layout: xywh in pixels, width and height of the picture, and the seed of its background.
+
+    Sides of a box are rounded to whole pixels; at least one is drawn.
+
+    Raises:
+        ValueError: a name that the miniature has no picture of.
+    """
+    if unknown := sorted(set(names) - set(LOOKS)):
+        raise ValueError(f"names: the miniature has no picture of {', '.join(map(repr, unknown))}")
+    xywh = np.asarray(xywh, np.float64)
+    picture = background(size, np.random.default_rng([seed, 7]))
+    for i in painting_order(xywh):
+        x1, y1 = (round(v) for v in xywh[i, :2])
+        x2, y2 = max(round(xywh[i, 0] + xywh[i, 2]), x1 + 1), max(round(xywh[i, 1] + xywh[i, 3]), y1 + 1)
+        drawn = card(names[i], x2 - x1, y2 - y1)
+        inside = slice(max(y1, 0), min(y2, size[1])), slice(max(x1, 0), min(x2, size[0]))
+        cut = slice(inside[0].start - y1, inside[0].stop - y1), slice(inside[1].start - x1, inside[1].stop - x1)
+        picture[inside] = drawn[cut]
+    return (255 * picture).round().astype(np.uint8)
+
+
+def write_photos(folder: str | Path, annotations: str | Path, *, split: str) -> int:
+    """Draw every image of an annotation file into ``folder`` as PNG (a stage). Returns how many there are.
+
+    Images that are there already stay, so that an interrupted call goes on.
+    """
+    table = coco.read(annotations, split)
+    edges = np.searchsorted(table.image, np.arange(len(table.image_id) + 1))
+    names, xywh = np.array(table.names)[table.category], table.xywh()
+    for i, file_name in enumerate(tqdm(table.file_name.to_pylist(), f"drawing {split}", leave=False)):
+        if (path := Path(folder) / Path(file_name).with_suffix(".png")).exists():
+            continue
+        rows = slice(edges[i], edges[i + 1])
+        size = int(table.width[i]), int(table.height[i])
+        with atomic(path, durable=False) as partial:
+            Image.fromarray(render(xywh[rows], names[rows].tolist(), size, int(table.image_id[i]))).save(partial, "PNG")
+    return len(table.image_id)
+
+
+# ------------------------------------------------------------------------------------------------------- a landscape
+
+WIDE = {  # a scene twice as wide as high, in shares of its height: name -> x, y, width, height
+    "bird": (0.08, 0.12, 0.36, 0.34),
+    "cat": (0.52, 0.46, 0.52, 0.46),
+    "elephant": (1.04, 0.20, 0.62, 0.60),
+}
+
+
+def landscape(height: int = SIZE) -> tuple[BoxTable, UInt8[np.ndarray, "h w 3"]]:
+    """One picture twice as wide as ``height`` pixels, as a table and as pixels. Its middle square shows no bird, and of
+    the elephant less than of the cat: so the crop makes captions untrue and others true."""
+    xywh = np.rint(np.array(list(WIDE.values())) * height)
+    order = np.argsort([NAMES.index(name) for name in WIDE])
+    columns = dict(zip("xywh", xywh[order].T, strict=True))
+    category = np.array([NAMES.index(name) for name in WIDE])[order]
+    table = BoxTable(
+        image_id=np.array([1]), file_name=pa.array(["landscape.png"]), width=np.array([2.0 * height]),
+        height=np.array([1.0 * height]), categories=CATEGORIES, image=np.zeros(len(WIDE), np.int64), category=category,
+        crowd=np.zeros(len(WIDE), bool), **columns,
+    )  # fmt: skip
+    return table, render(xywh, list(WIDE), (2 * height, height))

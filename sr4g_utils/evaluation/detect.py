@@ -1,0 +1,263 @@
+"""Images to boxes, by VISOR's protocol: the detector is asked for a prompt's two names and for nothing else.
+
+All boxes above a low floor are stored once, with scores: thresholds and rules come later
+(:mod:`sr4g_utils.evaluation.verdicts`). A stage and a command; what a detector is and does is in
+:mod:`sr4g_utils.models.detectors`.
+"""
+
+import argparse
+import glob
+import json
+import sys
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ..dataset import coco
+from ..dataset.photos import Photos
+from ..dataset.prompt_sets import SETS
+from ..dataset.prompts import true_prompts
+from ..models.names import FLOOR, QUERY
+from ..models.sampling import Pixels
+from ..models.source import PRECISIONS
+from ..store import files
+from .detections import BEHAVIOUR, DETECTION_COLUMNS
+from .images import READERS, list_images
+
+GROUP = 128  # images that are resumed and sharded together
+
+
+def write_detections(
+    path: str | Path,
+    images: str | Path,
+    *,
+    detector: Any,
+    prompts: str | Path | None = None,
+    floor: float = FLOOR,
+    query: str = QUERY,
+    batch: int = 64,
+    dtype: str = "float32",
+    shard: int = 0,
+    shards: int = 1,
+) -> dict[str, Any]:
+    """A stage: boxes of each image's own two names as Parquet, columns ``DETECTION_COLUMNS``, width and height.
+
+    Images go in fixed groups, each kept beside ``path`` as it is finished, until all are there and become one file: a
+    run that was killed goes on where it was. Of several processes with the same arguments, ``shard`` k of ``shards`` n
+    takes the groups k, k + n, …; the last to finish puts the file together.
+
+    Args:
+        path: the Parquet file; its metadata holds the record as JSON under ``sr4g``.
+        images: a folder, of :func:`generate.write_images` or made elsewhere (see :func:`images.list_images`).
+        detector: see :class:`models.Source`.
+        prompts: the images' prompts (see :func:`prompt_sets.read_prompts`), if the folder does not hold them.
+        floor, query, batch: see :meth:`Detector.detect`. dtype: of the detector's weights.
+
+    Returns:
+        The record: detector, floor, query, images (their number and record), boxes (their number; None while other
+        shards are at work; 0, which is said, is a result that :func:`verdicts.verdicts` does not score by itself).
+
+    Raises:
+        ValueError: unfinished generation, images that belong to no prompt, an unknown name.
+        models.ModelError: the detector does not load. photos.PhotoError: an image is missing or does not decode.
+    """
+    listed = list_images(images, prompts)
+    if left_out := listed.attrs["left_out_images"]:
+        print(f"{images}: {left_out:,} images of prompts that are left out are not looked at", file=sys.stderr)
+    about = {"folder": files.digest(Path(images)), "record": files.read_json(Path(images) / "record.json")}
+    photos = Photos(images)
+    return _write(
+        path, listed, lambda row: photos.read(row.file_name), about,
+        detector=detector, floor=floor, query=query, batch=batch, dtype=dtype, shard=shard, shards=shards,
+    )  # fmt: skip
+
+
+def ceiling(
+    folder: str | Path,
+    annotations: str | Path,
+    photos: str | Path,
+    *,
+    detector: Any,
+    split: str = "val",
+    n_per_relation: int = 100,
+    seed: int = 0,
+    rules: str = "visor",
+    **options: Any,
+) -> dict[str, Any]:
+    """A stage: the same detector and protocol on real photos with captions that are true of them.
+
+    What :func:`scores.scores` gives on the result is the most that a perfect generator could reach under this detector.
+    Leaves ``folder/prompts.parquet`` (a prompt per image and triplet: prompt_id, subject, relation, object, caption,
+    file_name) and ``folder/detections.parquet``; score them with ``images=1``.
+
+    Args:
+        annotations, photos, split: COCO-form boxes, and their photos in a folder or zip.
+        n_per_relation: triplets of different categories drawn for each relation, or all where there are fewer.
+        rules: by which the triplets are true of the annotated boxes.
+        options: of :func:`write_detections`.
+    """
+    prompts = true_prompts(coco.read(annotations, split).without_crowds(), n_per_relation, seed, rules)
+    with files.atomic(Path(folder) / "prompts.parquet") as partial:
+        prompts.to_parquet(partial, index=False)
+    source, about = Photos(photos), {"annotations": files.digest(Path(annotations)), "photos": Path(photos).name}
+    return _write(
+        Path(folder) / "detections.parquet", prompts.assign(image_index=0),
+        lambda row: source.read(row.file_name, (row.width, row.height)), about, detector=detector, **options,
+    )  # fmt: skip
+
+
+def _write(
+    path: str | Path,
+    listed: pd.DataFrame,
+    read: Callable[[Any], Pixels],
+    images: dict[str, Any],
+    *,
+    detector: Any,
+    floor: float = FLOOR,
+    query: str = QUERY,
+    batch: int = 64,
+    dtype: str = "float32",
+    shard: int = 0,
+    shards: int = 1,
+) -> dict[str, Any]:
+    """Detect in every row of ``listed`` (prompt_id, image_index, subject, object, what ``read`` needs), in groups."""
+    if not 0 <= shard < shards:
+        raise ValueError(f"shard {shard} of {shards}: shards are numbered from 0 to {shards - 1}")
+    path = Path(path).absolute()
+    from ..models import detectors  # torch: not for --help
+
+    judge = detectors.load(detector, dtype)
+    record = {"detector": judge.record, "floor": floor, "query": query, "images": {"number": len(listed), **images}}
+    key = files.hash_of([record, BEHAVIOUR])
+    parts = path.with_name(f".{path.name}.{key[:8]}.parts")
+    groups = {parts / f"{i // GROUP:06}.parquet": listed.iloc[i : i + GROUP] for i in range(0, len(listed), GROUP)}
+    try:
+        if not _done(path, key):
+            _make_way(path, parts, key)
+            # all of them now: an embedding's rounding must not depend on the group
+            judge.known(list(dict.fromkeys([*listed.subject, *listed.object])), query)
+            mine = dict(list(groups.items())[shard::shards])
+            _look(judge, mine, read, floor=floor, query=query, batch=batch)
+            if all(part.is_file() for part in groups):
+                _join(list(groups), path, record, key)
+    except OSError:  # another process has put the file together and removed the parts
+        if not _done(path, key):
+            raise
+    if not (done := _done(path, key)):
+        return {**record, "boxes": None}  # other shards are at work
+    files.remove(parts)
+    return done
+
+
+def _done(path: Path, key: str) -> dict[str, Any] | None:
+    """The record of a file of boxes that was made with this key."""
+    found = _record(path) or {}
+    return found if found.pop("key", None) == key else None
+
+
+def _make_way(path: Path, parts: Path, key: str) -> None:
+    """Set aside boxes of another configuration, and say where others were begun.
+
+    Raises:
+        ValueError: there is a file that was not made here.
+    """
+    if path.exists() and not _done(path, key):
+        if _record(path) is None:
+            raise ValueError(f"{path}: is there already, and no file of boxes made here; name another one")
+        print(f"{path}: holds boxes of another configuration; {files.set_aside(path)}", file=sys.stderr)
+    for other in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.parts")):
+        if other != parts:
+            print(f"{path}: boxes of another configuration were begun in {other}; delete it at will", file=sys.stderr)
+    parts.mkdir(parents=True, exist_ok=True)
+    files.sweep(parts)
+
+
+def _look(
+    judge: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], *, floor: float, query: str, batch: int
+) -> None:
+    """Detect in every group that is not there yet, and keep each in its file."""
+    from ..models.limits import AdaptiveBatches  # torch: not for --help
+
+    todo = {part: group for part, group in mine.items() if not part.is_file()}
+    total, missing = (sum(map(len, groups.values())) for groups in (mine, todo))
+    title, batches = f"boxes {judge.record['id']}", AdaptiveBatches(batch)
+    with (
+        tqdm(total=total, initial=total - missing, desc=title, unit="image", mininterval=1) as bar,
+        ThreadPoolExecutor(READERS) as pool,
+    ):
+        ahead: deque[list[Future[Pixels]]] = deque()
+        coming = iter(todo.values())
+        for part, group in todo.items():
+            for each in islice(coming, 2 - len(ahead)):  # this group and the next
+                ahead.append([pool.submit(read, row) for row in each.itertuples()])
+            pixels = [image.result() for image in ahead.popleft()]
+            names = list(zip(group.subject, group.object, strict=True))
+            found = judge.detect(pixels, names, floor=floor, query=query, batch=batches)
+            with files.atomic(part) as partial:
+                _columns(found, group, pixels).to_parquet(partial, index=False)
+            bar.update(len(group))
+
+
+def _join(made: list[Path], path: Path, record: dict[str, Any], key: str) -> None:
+    """Put the groups together."""
+    table = pa.concat_tables(pq.read_table(part) for part in made)
+    if not len(table):  # a result, where another model's images hold something: visor.unfound decides
+        where = f"{record['images']['number']:,} images"
+        print(f"{path}: {record['detector']['id']} found nothing above {record['floor']} in {where}", file=sys.stderr)
+    metadata = {"sr4g": json.dumps({**record, "boxes": len(table), "key": key}, sort_keys=True)}
+    with files.atomic(path) as partial:
+        pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
+
+
+def _columns(found: pd.DataFrame, group: pd.DataFrame, images: list[Pixels]) -> pd.DataFrame:
+    """A group's boxes with their prompt, number and image size."""
+    at = found.image.to_numpy(int)
+    size = np.array([image.shape[:2] for image in images], np.int32)[at]
+    numbers = {name: found[name].to_numpy(np.float32) for name in ("score", *"xywh")}
+    table = {"prompt_id": group.prompt_id.to_numpy()[at], "image_index": group.image_index.to_numpy(np.int32)[at]}
+    table |= {"label": found.label.astype(str), **numbers, "width": size[:, 1], "height": size[:, 0]}
+    return pd.DataFrame(table)[[*DETECTION_COLUMNS, "width", "height"]]
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((pq.read_schema(path).metadata or {})[b"sr4g"])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Boxes in a folder of images (detect.write_detections); ``--shard k --shards n`` shares the work among jobs."""
+    parser = argparse.ArgumentParser("python -m sr4g_utils.evaluation.detect", description=main.__doc__)
+    parser.add_argument("path", type=Path, help="the Parquet file of boxes; run again to go on")
+    parser.add_argument("images", type=Path, help="folder of images")
+    parser.add_argument("--detector", required=True, help="a folder, an id on the Hub, or YAML: {id: …, revision: …}")
+    parser.add_argument("--prompts", help=f"of images made elsewhere: {', '.join(SETS)} or a file")
+    parser.add_argument("--floor", type=float, default=FLOOR, help="scores below are not stored (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", choices=PRECISIONS)
+    parser.add_argument("--shard", type=int, default=0)
+    parser.add_argument("--shards", type=int, default=1)
+    args = vars(parser.parse_args(argv))
+    files.share_cores()
+    try:
+        record = write_detections(**args | {"detector": files.read_setting(args["detector"])})
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"detect: {error}", file=sys.stderr)
+        return 1
+    if record["boxes"] == 0:
+        print("detect: no box at all: is it the right detector, and are these the prompts' images?", file=sys.stderr)
+    return int(record["boxes"] == 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

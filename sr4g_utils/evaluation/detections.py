@@ -1,0 +1,287 @@
+"""Tables of detected boxes: read and checked, ours, others', and VISOR's published results.
+
+Others spell names and ids in their own way. Which of the names asked for a label means, and which prompt an id means,
+is decided here.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from ..dataset.prompt_sets import NEEDED, check_prompts
+from ..models.names import readings
+from ..relations import BY_NAME, NAMES, judge
+from ..store.files import say
+
+BEHAVIOUR = 1  # raised by hand when the same detector gives other boxes; boxes of another behaviour are made again
+
+
+DETECTION_COLUMNS = ("prompt_id", "image_index", "label", "score", "x", "y", "w", "h")
+
+
+Number = Int[np.ndarray, "_"]
+
+
+_NUMBERS = ["score", "x", "y", "w", "h", "image_index"]
+
+
+def read_detections(path: Path | str) -> pd.DataFrame:
+    """A table of boxes from a Parquet, JSON (list of records or of columns) or JSON Lines file, checked.
+
+    Columns: prompt_id, image_index (from 0), label (a category name), score in [0, 1], and x, y, w, h: the box in
+    pixels of its image, origin at the top left. Further columns are kept.
+
+    Raises:
+        ValueError: unreadable file, missing column, or a value that cannot be; file, column and row are named.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".parquet", ".json", ".jsonl"):
+        raise ValueError(f"{path}: detections are read from .parquet, .json or .jsonl")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; `python -m sr4g_utils.evaluation.detect` writes detections")
+    try:
+        if suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            text = StringIO(path.read_text(encoding="utf-8-sig"))
+            table = pd.read_json(text, lines=suffix == ".jsonl", dtype=False)
+    except (ValueError, OSError, TypeError, AttributeError) as error:  # Arrow's errors are of the first two kinds
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: not readable as detections ({why})") from error
+    table.attrs["source"] = str(path)  # for later messages
+    return check_detections(table, str(path))
+
+
+def check_detections(table: pd.DataFrame, source: str = "detections") -> pd.DataFrame:
+    """The table itself, when it is one of detections; see :func:`read_detections`."""
+    if missing := [name for name in DETECTION_COLUMNS if name not in table]:
+        raise ValueError(f"{source}: the column {missing[0]!r} is missing; needed are {', '.join(DETECTION_COLUMNS)}")
+    if twice := [name for name in DETECTION_COLUMNS if list(table).count(name) > 1]:
+        raise ValueError(f"{source}: the column {twice[0]!r} occurs twice")
+    for name in _NUMBERS:
+        if not pd.api.types.is_any_real_numeric_dtype(table[name]) and len(table):
+            raise ValueError(f"{source}: column {name!r} must hold numbers, found {table[name].dtype}")
+    numbers = table[_NUMBERS].astype(np.float64)  # missing ones become NaN
+    score, index = numbers.score, numbers.image_index
+    wrong = {
+        "a value is missing": table[list(DETECTION_COLUMNS)].isna().any(axis=1),
+        "a number is infinite": ~np.isfinite(numbers).all(axis=1),
+        "the score is not in [0, 1]": (score < 0) | (score > 1),
+        "width or height is negative": (numbers.w < 0) | (numbers.h < 0),
+        "image_index is not a whole number from 0": (index < 0) | (index % 1 != 0),
+        "the label is not a name": _others(table.label, str),
+        "the prompt_id is neither a text nor a number": _others(table.prompt_id, (str, int, float, np.number)),
+    }
+    for problem, rows in wrong.items():
+        if np.any(rows):
+            row = int(np.flatnonzero(rows)[0])
+            values = table.iloc[row][list(DETECTION_COLUMNS)].to_dict()
+            raise ValueError(f"{source}: row {row}: {problem} ({values})")
+    return table
+
+
+def source_of(table: pd.DataFrame) -> str:
+    """What to call a table in a message: the file that it was read from."""
+    return table.attrs.get("source", "detections")
+
+
+def _others(column: pd.Series, kinds: type | tuple[type, ...]) -> np.ndarray:
+    """The rows whose value is of another kind."""
+    if _numeric(column) or isinstance(column.dtype, pd.StringDtype):
+        return np.full(len(column), _numeric(column) and kinds is str)
+    return np.array([not isinstance(value, kinds) for value in column.to_numpy(object)], bool)
+
+
+def positions(ids: pd.Series, asked: pd.Series, source: str = "detections") -> Number:
+    """The row of ``asked`` (prompt ids, each once) that each id means; -1 where it means none.
+
+    Text and numbers are compared as numbers: "7", "007", "7.0", 7 and 7.0 are one id. Text and text must be equal.
+
+    Raises:
+        ValueError: there are ids, and none means one of those asked.
+    """
+    if len({_numeric(ids), _numeric(asked)}) == 1:
+        at = pd.Index(asked).get_indexer(pd.Index(ids))
+    else:
+        index = pd.Index(_keys(asked))
+        if index.has_duplicates:
+            one, other = asked[index == index[index.duplicated()][0]].iloc[:2]
+            raise ValueError(
+                f"{source}: prompt_id is a number, and the prompts {one!r} and {other!r} have the same one"
+            )
+        at = index.get_indexer(pd.Index(_keys(ids)))
+    if len(ids) and not (at >= 0).any():
+        told = [f"{'numbers' if _numeric(c) else 'text'} such as {c.iloc[0]!s}" for c in (ids, asked)]
+        raise ValueError(
+            f"{source}: no prompt_id is one of the prompts': it holds {told[0]}, the prompts have {told[1]}; "
+            "are these the prompts that were drawn?"
+        )
+    return at
+
+
+def _numeric(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column)
+
+
+def _keys(ids: pd.Series) -> np.ndarray:
+    """Ids as text, whole numbers without leading zeros and decimals."""
+    codes, values = pd.factorize(ids.astype(object))
+    return np.array([re.sub(r"^0*(\d+)(\.0*)?$", r"\1", str(value)) for value in values], object)[codes]
+
+
+# ------------------------------------------------------------------------------------------------- images there are
+
+LEAST = 0.75  # of the prompts have a box, and have one in each image, for a table to tell how many images there are
+
+
+def scored_images(
+    prompts: pd.DataFrame, table: pd.DataFrame, at: Number, images: int | pd.DataFrame | None
+) -> tuple[Number, Number, Number, str]:
+    """All images that are scored (prompt's row and number, sorted), each box's place among them, and who says so."""
+    index = table.image_index.to_numpy(np.int64)
+    if isinstance(images, pd.DataFrame):
+        (prompt, number), told = _listed(prompts, images), "the listed images"
+    else:
+        each = _each(len(prompts), at, index, source_of(table)) if images is None else images
+        if each < 1:
+            raise ValueError(f"images={each}: a prompt has at least one image")
+        prompt, number = np.repeat(np.arange(len(prompts)), each), np.tile(np.arange(each), len(prompts))
+        told = f"images={each} per prompt" + (", by the largest image_index" if images is None else "")
+    stride = int(number.max()) + 1
+    image = pd.Index(prompt * stride + number).get_indexer(pd.Index(np.where(index < stride, at * stride + index, -1)))
+    if (beyond := table[(at >= 0) & ((image < 0) | (index >= stride))]).size:
+        raise ValueError(
+            f"{source_of(table)}: prompt {beyond.prompt_id.iloc[0]} has image_index {beyond.image_index.iloc[0]}, but "
+            f"{told.partition(',')[0]} are scored; pass the images that were generated"
+        )
+    return prompt, number, image, told
+
+
+def _each(prompts: int, at: Number, index: Number, source: str) -> int:
+    """How many images a prompt has, as far as a table of boxes can tell.
+
+    Raises:
+        ValueError: many prompts, or many images of one number, have no box: are there such images?
+    """
+    boxes = pd.DataFrame({"at": at, "index": index})[at >= 0].drop_duplicates()
+    seen = boxes["index"].value_counts()
+    each = int(seen.index.max()) + 1 if len(seen) else 0
+    fewest = 0 if len(seen) < each else seen.min()
+    if not len(seen) or fewest < LEAST * seen.max() or boxes["at"].nunique() < LEAST * prompts:
+        raise ValueError(
+            f"{source}: the table does not tell how many images a prompt has: {boxes['at'].nunique():,} of {prompts:,} "
+            f"prompts have a box, and one image_index below {each} has boxes of {fewest:,}, another of "
+            f"{seen.max() if len(seen) else 0:,}; pass images=, their number or a table of them"
+        )
+    say(f"verdicts: {each} images per prompt, by the largest image_index; pass images= if there are more")
+    return each
+
+
+def _listed(prompts: pd.DataFrame, images: pd.DataFrame) -> tuple[Number, Number]:
+    """The prompt's row and the number of each image in a table of images, sorted."""
+    if missing := [name for name in ("prompt_id", "image_index") if name not in images]:
+        raise ValueError(f"images: the column {missing[0]!r} is missing; an image has prompt_id and image_index")
+    at = positions(images.prompt_id, prompts.prompt_id, "images")
+    listed = pd.DataFrame({"at": at, "number": pd.to_numeric(images.image_index, errors="coerce").to_numpy(float)})
+    listed = listed[at >= 0].sort_values(["at", "number"], ignore_index=True)
+    wrong = ~((listed.number >= 0) & (listed.number < 2**31) & (listed.number % 1 == 0))
+    for problem, rows in {"whole number from 0": wrong, "number of one image only": listed.duplicated()}.items():
+        if rows.any():
+            row = listed[rows].iloc[0]
+            id = prompts.prompt_id.iloc[int(row["at"])]
+            raise ValueError(f"images: prompt {id} has image_index {row.number:g}, no {problem}")
+    if not len(listed):
+        raise ValueError("images: the table is empty, so there is nothing to score")
+    return listed["at"].to_numpy(np.int64), listed.number.to_numpy(np.int64)
+
+
+# -------------------------------------------------------------------------------------------------- published results
+
+
+def read_visor_results(path: Path | str, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Records from a file of VISOR's published results, for :func:`scores`, :func:`compare` and :func:`chance`.
+
+    The format of microsoft/VISOR's ``results_*.json``: ``{"<unique_id>_<n>": {"classes": [...], "centroid": [[x, y],
+    ...], "recall": 0..2, "sra": 0|1, "text": ...}}``. As in its ``visor.py``, both objects are found when their names
+    are among the classes, and an image is correct when they are and ``sra`` is 1; ``recall`` is not used. The relation
+    columns of projective relations are judged from the centroids (some pair); the others are False, since no boxes
+    are published.
+
+    Args:
+        path: the file.
+        prompts: columns prompt_id (the unique_id), subject, relation, object. Images of other prompts are left out, as
+            VISOR leaves out its "and" and single-object prompts.
+
+    Raises:
+        ValueError: not a file of that format (file, image and field are named), or no image of these prompts.
+    """
+    path, prompts = Path(path), check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)]
+    try:
+        images = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(images, dict):
+        raise ValueError(f"{path}: expected an object of images by '<unique_id>_<n>', found {type(images).__name__}")
+    keys = [key.rpartition("_") for key in images]
+    for key, (unique_id, _, index) in zip(images, keys, strict=True):
+        if not (unique_id and index.isdecimal()):
+            raise ValueError(f"{path}: image {key!r} is not named '<unique_id>_<n>'")
+    at = positions(pd.Series([unique_id for unique_id, _, _ in keys], dtype=object), prompts.prompt_id, str(path))
+    asked = prompts.to_dict("records")
+    classes = {name for image in images.values() for name in _names(image)}
+    meant = readings(classes, {*prompts.subject, *prompts.object})
+    rows = [
+        _published(asked[row], int(index), image, meant, f"{path}: image {key!r}")
+        for row, (_, _, index), (key, image) in zip(at, keys, images.items(), strict=True)
+        if row >= 0
+    ]
+    if not rows:
+        raise ValueError(f"{path}: holds no image")
+    return pd.DataFrame(rows)
+
+
+def _names(image: Any) -> list[str]:
+    classes = image.get("classes") if isinstance(image, dict) else None
+    return [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
+
+
+def _published(prompt: dict, index: int, image: Any, meant: Mapping[str, str], source: str) -> dict[str, Any]:
+    """The record of one published image; ``meant``: which of the names asked for each class means."""
+    if not isinstance(image, dict):
+        raise ValueError(f"{source}: expected an object, found {type(image).__name__}")
+    kinds: dict[str, Any] = {"classes": list, "centroid": list, "sra": (int, float)}
+    for field, kind in kinds.items():
+        if not isinstance(image.get(field), kind):
+            raise ValueError(f"{source}: the field {field!r} is missing or of the wrong type ({image.get(field)!r})")
+    classes, centroid, sra = image["classes"], image["centroid"], image["sra"]
+    if len(classes) != len(centroid):
+        raise ValueError(f"{source}: {len(classes)} classes but {len(centroid)} centroids")
+    if sra not in (0, 1):
+        raise ValueError(f"{source}: 'sra' must be 0 or 1, found {sra!r}")
+    if len(_names(image)) < len(classes):
+        raise ValueError(f"{source}: a class is not a name ({classes!r})")
+    s, o = ([i for i, name in enumerate(classes) if meant.get(name) == prompt[role]] for role in ("subject", "object"))
+    found = bool(s and o)
+    points = np.zeros((len(classes), 4))  # a centroid is a box without extent
+    try:
+        points[:, :2] = np.array(centroid, np.float64).reshape(len(classes), 2)
+    except (TypeError, ValueError):
+        raise ValueError(f"{source}: 'centroid' must hold an x and a y for each class, found {centroid!r}") from None
+    holds = np.any(judge(points[np.repeat(s, len(o)).astype(int)], points[np.tile(o, len(s)).astype(int)]), axis=0)
+    return {
+        **prompt,
+        "image_index": index,
+        "n_subject": len(s),
+        "n_object": len(o),
+        "both_found": found,
+        "correct": found and bool(sra),
+        **{name: bool(holds[i]) and BY_NAME[name].family == "projective" for i, name in enumerate(NAMES)},
+    }

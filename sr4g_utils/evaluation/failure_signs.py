@@ -1,0 +1,258 @@
+"""Failure signatures: what is wrong with a model, or with its judge, told by the verdicts on its pictures.
+
+:func:`look` asks eight questions and answers each with a number, and in words where it is a bad sign. Two more look
+like obedience and are not:
+
+* Two prompts that ask for contrary layouts ("a dog to the left of a cat", "a cat to the left of a dog"): a model that
+  never reads the roles obeys one as often as it fails the other, and obeys *both* in a quarter of cases at most.
+* Several boxes of one name, of which "any pair" finds one that obeys.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from ..relations import BY_NAME, OPPOSITES, SYMMETRIC
+from . import scores as evaluation_scores
+from . import verdicts
+from .statistics import FEWEST, Clusters, interval
+
+KINDS = ("roles swapped", "relation turned", "said from the other side")
+
+
+def partner(triplet: tuple[str, str, str], kind: str) -> tuple[str, str, str] | None:
+    """The triplet that a prompt is compared with, by kind; None where there is none.
+
+    "roles swapped": "B left of A" for "A left of B", a contrary layout; "relation turned": "A right of B", contrary as
+    well; "said from the other side": "B right of A", the same layout. Overlapping and separated read the same from both
+    sides.
+    """
+    subject, relation, object = triplet
+    opposite = BY_NAME[relation].opposite
+    if kind == "relation turned":
+        return subject, opposite, object
+    if kind == "roles swapped":
+        return None if relation in SYMMETRIC else (object, relation, subject)
+    return object, BY_NAME[relation].converse, subject
+
+
+def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """How often a model obeys two prompts that say the contrary, or the same in other words.
+
+    Args:
+        models: verdicts (:func:`verdicts.verdicts`) by the model's name.
+
+    Returns:
+        A row per model and kind that occurs: pairs (of prompts with images of both objects), one (VISOR_Cond of these
+        prompts, percent), both (of one image of each prompt, both with both objects: how often both obey, percent) with
+        low and high (95 % bootstrap over pairs of prompts), and independent: what ``both`` would be if obeying the one
+        prompt said nothing about obeying the other. Empty if no prompt has a partner.
+    """
+    rows = []
+    for model, records in models.items():
+        counts: dict[tuple[str, str, str], list[int]] = {}  # correct, and all, of the images with both objects
+        found = records[records.both_found]
+        for *triplet, correct in found[["subject", "relation", "object", "correct"]].itertuples(index=False):
+            count = counts.setdefault(tuple(triplet), [0, 0])
+            count[0] += bool(correct)
+            count[1] += 1
+        for kind in KINDS:
+            couples = {
+                tuple(sorted((triplet, other)))
+                for triplet in counts
+                if (other := partner(triplet, kind)) in counts and other != triplet
+            }
+            if couples:
+                each = np.array([[*counts[a], *counts[b]] for a, b in sorted(couples)])
+                rows.append({"model": model, "kind": kind} | _both_ways(each, resamples, seed))
+    columns = ["model", "kind", "pairs", "one", "both", "low", "high", "independent"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _both_ways(each: np.ndarray, resamples: int, seed: int) -> dict[str, float | int]:
+    """The numbers of couples of prompts: a row each with correct and all images of the first, and of the second."""
+    k1, n1, k2, n2 = each.T
+    sums = np.stack([k1 * k2, n1 * n2, k1 + k2, n1 + n2], axis=1)
+    ids = pd.Series(np.arange(len(each)))
+    drawn = Clusters(ids, resamples, seed).sums(ids, sums)
+    low, high = interval(100 * drawn[:, 0] / drawn[:, 1])
+    obeyed, of, one, images = sums.sum(axis=0)
+    independent = 100 * (k1.sum() / n1.sum()) * (k2.sum() / n2.sum())
+    return {"pairs": len(each), "one": 100 * one / images, "both": 100 * obeyed / of, "low": low, "high": high,
+            "independent": independent}  # fmt: skip
+
+
+def several_boxes(
+    prompts: pd.DataFrame,
+    detections: Mapping[str, pd.DataFrame],
+    images: int | Mapping[str, pd.DataFrame],
+    threshold: float,
+    rules: str,
+) -> pd.DataFrame:
+    """How much "any pair" gives to images in which a name has several boxes.
+
+    Args:
+        prompts, threshold, rules: as for :func:`verdicts.verdicts`.
+        detections, images: by the model's name; images as there, or their number per prompt for all models.
+
+    Returns:
+        A row per model and kind of image (of those with both objects): boxes ("one of each" or "several"), found
+        (images), share (of the images with both objects, percent), any and best (VISOR_Cond of any and of the best
+        pair, percent) and gift: any − best, points. Null where there is no such image.
+    """
+    rows = []
+    for model, table in detections.items():
+        given = images if isinstance(images, int) else images[model]
+        told = {
+            pairs: verdicts.verdicts(prompts, table, given, threshold, pairs, rules, nothing="record")
+            for pairs in ("any", "best")
+        }
+        found = told["any"].both_found
+        many = found & ((told["any"].n_subject > 1) | (told["any"].n_object > 1))
+        for boxes, of in {"one of each": found & ~many, "several": many}.items():
+            cond = {pairs: 100 * records.correct[of].mean() for pairs, records in told.items()}
+            n, share = int(of.sum()), 100 * of.sum() / max(found.sum(), 1)
+            gift = cond["any"] - cond["best"]
+            rows.append({"model": model, "boxes": boxes, "found": n, "share": share, **cond, "gift": gift})
+    return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ warnings
+
+NEAR = 10.0  # points from chance, or between two sets of objects, that are little
+
+
+APART = 30.0  # points between the intervals of two opposites that are much
+
+
+RARE, OFTEN = 20.0, 50.0  # percent
+
+
+SAME_BOX = 0.9  # intersection over union of two boxes that are one
+
+
+Sign = tuple[float, str]  # the number, and what is wrong; no words: nothing is
+
+
+def look(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
+    """Signs of failure in every model's verdicts.
+
+    Args:
+        models: verdicts (:func:`verdicts.verdicts`) by the model's name.
+        prompts: columns prompt_id and objects (the set of objects, as of :func:`prompts.draw_prompts`).
+
+    Returns:
+        A row per model and sign: model, sign, number (see ``SIGNS``), raised, and says: what is wrong, in words.
+    """
+    rows = []
+    for model, records in models.items():
+        told = records.merge(prompts[["prompt_id", "objects"]], on="prompt_id", validate="many_to_one")
+        told = told.assign(iou=_iou(told))
+        for sign, (check, _) in SIGNS.items():
+            number, says = check(told)
+            rows.append({"model": model, "sign": sign, "number": number, "raised": bool(says), "says": says})
+    return pd.DataFrame(rows)
+
+
+def _iou(records: pd.DataFrame) -> np.ndarray:
+    """The intersection over union of the two boxes that decided."""
+    s, o = (records[[f"{role}_{side}" for side in "xywh"]].to_numpy(float) for role in ("subject", "object"))
+    corner = np.minimum(s[:, :2] + s[:, 2:], o[:, :2] + o[:, 2:]) - np.maximum(s[:, :2], o[:, :2])
+    common = corner.clip(0).prod(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return common / (s[:, 2:].prod(axis=1) + o[:, 2:].prod(axis=1) - common)
+
+
+def _cond(records: pd.DataFrame) -> pd.DataFrame:
+    """VISOR_Cond by relation, with interval and chance; null ends where there are too few prompts."""
+    scores = evaluation_scores.scores(records).merge(
+        evaluation_scores.chance(records).rename(columns={"value": "chance"}), how="left"
+    )
+    return scores[scores.metric == "VISOR_Cond"].set_index("relation")
+
+
+def _ignored(records: pd.DataFrame) -> Sign:
+    row, found = _cond(records).loc["all"], 100 * records.both_found.mean()
+    told = f"draws both things in {found:.0f} % of its pictures and places them as if it had not read where: "
+    told += f"VISOR_Cond {row.value:.1f}, chance {row.chance:.1f}"
+    return row.value - row.chance, told if found > OFTEN and row.high < row.chance + NEAR else ""
+
+
+def _at_chance(records: pd.DataFrame) -> Sign:
+    each = _cond(records).drop("all")
+    idle = each.index[each.high < each.chance + NEAR].tolist()
+    return float(len(idle)), f"surely less than {NEAR:.0f} points above chance: {', '.join(idle)}" if idle else ""
+
+
+def _unseen(records: pd.DataFrame) -> Sign:
+    if not {"seen", "unseen"} <= set(records.objects):
+        return np.nan, ""
+    seen, unseen = (_cond(records[records.objects == name]).loc["all"] for name in ("seen", "unseen"))
+    gap = seen.value - unseen.value
+    told = f"VISOR_Cond is {seen.value:.1f} on seen and {unseen.value:.1f} on unseen objects"
+    return gap, told if gap > NEAR and seen.low > unseen.high else ""
+
+
+def _missing(records: pd.DataFrame) -> Sign:
+    roles = [
+        pd.DataFrame({"name": records[role], "prompt_id": records.prompt_id, "found": records[f"n_{role}"] > 0})
+        for role in ("subject", "object")
+    ]
+    each = pd.concat(roles).groupby("name").agg(found=("found", "mean"), prompts=("prompt_id", "nunique"))
+    each = 100 * each.found[each.prompts >= FEWEST]
+    if each.empty:
+        return np.nan, ""
+    never = each.index[(each < RARE) & (each.median() > OFTEN)].tolist()
+    return each.min(), f"hardly ever found, while other things are: {', '.join(never)}" if never else ""
+
+
+def _opposite(records: pd.DataFrame) -> Sign:
+    each = _cond(records)
+    pairs = [(a, b) for one, two in OPPOSITES for a, b in ((one, two), (two, one)) if a not in SYMMETRIC]
+    apart = {(a, b): each.low[a] - each.high[b] for a, b in pairs if a in each.index and b in each.index}
+    apart = {pair: value for pair, value in apart.items() if value == value}
+    if not apart:
+        return np.nan, ""
+    told = [
+        f"{a} ({each.value[a]:.0f}) rather than {b} ({each.value[b]:.0f})" for (a, b), v in apart.items() if v > APART
+    ]
+    return max(apart.values()), f"draws one of two opposites, whatever is asked: {', '.join(told)}" if told else ""
+
+
+def _several(records: pd.DataFrame) -> Sign:
+    found = records[records.both_found]
+    share = 100 * ((found.n_subject > 1) | (found.n_object > 1)).mean()
+    return share, f"{share:.0f} % of the pictures have several boxes of a name" if share > OFTEN else ""
+
+
+def _judge(records: pd.DataFrame) -> Sign:
+    found, one = 100 * records.both_found.mean(), 100 * (records.iou[records.both_found] > SAME_BOX).mean()
+    if found < RARE:
+        return found, f"both things are found in {found:.0f} % of the pictures: is the judge blind, or the model?"
+    told = f"in {one:.0f} % of the pictures both names have one and the same box: the judge sees what it is asked for"
+    return found, told if one > RARE else ""
+
+
+def _alike(records: pd.DataFrame) -> Sign:
+    sides = [f"{role}_{side}" for role in ("subject", "object") for side in "xywh"]
+    groups = records[records.both_found].groupby("prompt_id")[sides]
+    several = groups.size() > 1
+    spread, size = (groups.max() - groups.min())[several], groups.max()[several]
+    largest = size[["subject_w", "subject_h", "object_w", "object_h"]].max(axis=1)
+    if spread.empty:
+        return np.nan, ""
+    share = 100 * (spread.max(axis=1) < 0.1 * largest).mean()
+    return share, f"the pictures of a prompt are alike in {share:.0f} % of the prompts" if share > OFTEN else ""
+
+
+SIGNS: dict[str, tuple[Callable[[pd.DataFrame], Sign], str]] = {  # the question, and what its number is
+    "relations ignored": (_ignored, "VISOR_Cond less chance, points"),
+    "relations at chance": (_at_chance, "relations"),
+    "worse on unseen objects": (_unseen, "VISOR_Cond seen less unseen, points"),
+    "a thing never drawn": (_missing, "pictures in which the rarest name is found, percent"),
+    "one opposite drawn": (_opposite, "points between the intervals of two opposites, at most"),
+    "several boxes of a name": (_several, "pictures, percent"),
+    "the judge": (_judge, "pictures in which both names are found, percent"),
+    "pictures alike": (_alike, "prompts, percent"),
+}

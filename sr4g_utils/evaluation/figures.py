@@ -1,0 +1,197 @@
+"""The figures of notebook 04: scores, distances from photos, contact sheets."""
+
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from ..dataset.figures import COLOURS, MARKERS, OBJECT, SUBJECT, _offsets, draw_box
+from ..relations import NAMES
+
+
+def _models(table: pd.DataFrame) -> list[tuple[str, Any, str, float]]:
+    """Each model's name, colour, marker and offset from its row's middle."""
+    names = list(dict.fromkeys(table.model))
+    return list(zip(names, COLOURS, MARKERS, _offsets(len(names)), strict=False))
+
+
+def _rows(
+    axis: Any, part: pd.DataFrame, at: np.ndarray, columns: tuple[str, str, str], colour: Any, marker: str, label: str
+) -> None:
+    """Estimates with their intervals at given heights; where there is no interval, the point alone."""
+    value, low, high = (part[name].to_numpy(float) for name in columns)
+    error = np.nan_to_num(np.stack([value - low, high - value]).clip(0))
+    axis.errorbar(value, at, xerr=error, fmt=marker, color=colour, label=label, markersize=6)
+
+
+def scores(table: pd.DataFrame) -> Figure:
+    """Every metric over all relations, a panel per set of objects, models beside each other, 95 % intervals.
+
+    Args:
+        table: of :func:`tables.score_table`.
+    """
+    table = table[(table.relation == "all") & table.value.notna()]  # two images of a prompt have no VISOR_3
+    metrics = list(dict.fromkeys(table.metric))
+    return _panels(table, "metric", metrics, (4.0, 0.42 * len(metrics) + 1.2), "percent")
+
+
+def scores_per_relation(table: pd.DataFrame, metric: str = "VISOR_Cond") -> Figure:
+    """One metric per relation, a panel per set of objects, models beside each other, 95 % intervals.
+
+    The tick of a model's colour is chance: what the same images score against permuted prompts.
+    """
+    table = table[table.metric == metric]
+    names = [name for name in ("all", *NAMES) if name in set(table.relation)]
+    return _panels(table, "relation", names, (4.0, 0.42 * len(names) + 1.2), f"{metric} (percent)")
+
+
+def _panels(table: pd.DataFrame, by: str, rows: list[str], size: tuple[float, float], label: str) -> Figure:
+    panels = list(dict.fromkeys(table.objects))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(size[0] * len(panels) + 2, size[1]), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, objects in zip(axes[0], panels, strict=True):
+        for model, colour, marker, offset in _models(table):
+            part = table[(table.objects == objects) & (table.model == model)].set_index(by).reindex(rows)
+            at = np.arange(len(rows)) + offset
+            axis.scatter(part.chance, at, marker="|", s=90, color=colour, linewidth=2, alpha=0.7)
+            _rows(axis, part, at, ("value", "low", "high"), colour, marker, model)
+        axis.set(title=f"{objects} objects", xlabel=label, xlim=(-2, 102), yticks=range(len(rows)), yticklabels=rows)
+        axis.grid(False, axis="y")
+    axes[0, 0].invert_yaxis()
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    handles.append(Line2D([], [], marker="|", linestyle="none", color="grey", markersize=10, markeredgewidth=2))
+    axes[0, -1].legend(handles, [*labels, "chance"], loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def distances(table: pd.DataFrame, space: str) -> Figure:
+    """Each model's Fréchet distance from the photos, and (line) that of one half of the photos from the other.
+
+    Args:
+        table: of :func:`quality.distances`. space: whose features, in a word.
+    """
+    models, photos = table[table.model != "photos"], table[table.model == "photos"]
+    figure, axis = plt.subplots(figsize=(7, 0.5 * len(models) + 1.4))
+    for i, (model, colour, marker, _) in enumerate(_models(models)):
+        _rows(axis, models[models.model == model], np.array([i]), ("value", "low", "high"), colour, marker, model)
+    axis.axvline(photos.value.iloc[0], color="black", linestyle="--", label="photos from photos")
+    axis.set(
+        yticks=range(len(models)),
+        yticklabels=models.model,
+        xlabel=f"Fréchet distance from the photos (features: {space})",
+    )
+    axis.set(xlim=(0, None), ylim=(len(models) - 0.5, -0.5))
+    axis.legend(handles=axis.get_lines()[-1:], loc="upper left", bbox_to_anchor=(1.02, 1))
+    axis.grid(False, axis="y")
+    figure.tight_layout()
+    return figure
+
+
+def contact_sheet(rows: pd.DataFrame, pictures: Sequence[np.ndarray], columns: int) -> Figure:
+    """Images with the boxes that decided, the verdict and its reason; the subject's box blue, the object's orange.
+
+    Args:
+        rows: verdicts (:func:`verdicts.verdicts`) in the order of the sheet, with a column ``heading``: of the image.
+        pictures: a row's image each, uint8 (h, w, 3).
+        columns: images side by side.
+    """
+    lines = -(-len(rows) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns, 3.5 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, row, picture in zip(axes.flat, rows.to_dict("records"), pictures, strict=False):
+        h, w = picture.shape[:2]
+        axis.imshow(picture, extent=(0, w, h, 0))
+        for role, colour in (("subject", SUBJECT), ("object", OBJECT)):
+            if row[f"n_{role}"]:
+                draw_box(axis, np.array([row[f"{role}_{side}"] for side in "xywh"]), colour, "")
+        mark, colour = ("✓", COLOURS[2]) if row["correct"] else ("✗", COLOURS[3])
+        axis.set_title("\n".join(wrap(row["heading"], 30)), fontsize="x-small")
+        axis.text(
+            0.5, -0.03, "\n".join(wrap(f"{mark} {row['reason']}", 30)), transform=axis.transAxes, ha="center", va="top",
+            fontsize="x-small", color=colour,
+        )  # fmt: skip
+        axis.set(xlim=(0, w), ylim=(h, 0))
+    figure.tight_layout()
+    return figure
+
+
+def found(
+    records: pd.DataFrame, pictures: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Sequence[pd.DataFrame]
+) -> Figure:
+    """Pictures of one prompt with all boxes found in them, thin, the pair that decided, and the verdict.
+
+    Args:
+        records: the pictures' verdicts (:func:`verdicts.verdicts`).
+        boxes: of each picture, rows of label, x, y, w and h (pixels).
+    """
+    figure, axes = plt.subplots(1, len(pictures), figsize=(2.8 * len(pictures), 3.4), squeeze=False)
+    for axis, picture, rows, record in zip(axes[0], pictures, boxes, records.to_dict("records"), strict=True):
+        axis.imshow(picture, extent=(0, picture.shape[1], picture.shape[0], 0))
+        axis.set(xticks=[], yticks=[], xlim=(0, picture.shape[1]), ylim=(picture.shape[0], 0))
+        for row in rows.itertuples():
+            colour = SUBJECT if row.label == record["subject"] else OBJECT
+            axis.add_patch(Rectangle((row.x, row.y), row.w, row.h, fill=False, edgecolor=colour, linewidth=0.7))
+        for role, colour in (("object", OBJECT), ("subject", SUBJECT)):
+            if record[f"n_{role}"]:
+                xywh = np.array([record[f"{role}_{side}"] for side in "xywh"])
+                label = f"{record[role]} {record[f'{role}_score']:.2f}"
+                draw_box(axis, xywh, colour, label, below=role == "object")  # two boxes, two places for their labels
+        mark, colour = ("✓", COLOURS[2]) if record["correct"] else ("✗", COLOURS[3])
+        axis.set_title("\n".join(wrap(f"{mark} {record['reason']}", 28)), fontsize="small", color=colour)
+        axis.grid(False)
+    figure.tight_layout()
+    return figure
+
+
+def signs(table: pd.DataFrame, what: dict[str, str]) -> Figure:
+    """The failure signatures of every model: its number for each, coloured where it is a bad sign.
+
+    Args:
+        table: of :func:`failure_signs.look`.
+        what: what the number of each sign is.
+    """
+    models, names = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.sign))
+    figure, axis = plt.subplots(figsize=(6.6 + 1.5 * len(models), 0.42 * len(names) + 0.8))
+    for row in table.itertuples():
+        x, y = models.index(row.model), names.index(row.sign)
+        colour = (*COLOURS[3], 0.35) if row.raised else "white"
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="0.8"))
+        number = "–" if np.isnan(row.number) else f"{row.number:.0f}"
+        axis.text(x, y, f"{number} !" if row.raised else number, ha="center", va="center")
+    axis.set(xlim=(-0.5, len(models) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    axis.set(xticks=range(len(models)), xticklabels=models)
+    axis.set(yticks=range(len(names)), yticklabels=[f"{name} ({what[name]})" for name in names])
+    axis.xaxis.tick_top()
+    axis.grid(False)
+    figure.tight_layout()
+    return figure
+
+
+def closeness(table: pd.DataFrame, space: str) -> Figure:
+    """KID, precision, recall and diversity of every model, with 95 % intervals, a field for each.
+
+    Args:
+        table: of :func:`quality.table`. space: whose features, in a word.
+    """
+    metrics, models = (list(dict.fromkeys(table[name])) for name in ("metric", "model"))
+    figure, axes = plt.subplots(1, len(metrics), figsize=(2.5 * len(metrics) + 1, 0.4 * len(models) + 1.3), sharey=True)
+    for axis, metric in zip(axes, metrics, strict=True):
+        for i, row in enumerate(table[table.metric == metric].itertuples()):
+            error = np.nan_to_num([[row.value - row.low], [row.high - row.value]]).clip(0)
+            axis.errorbar(row.value, i, xerr=error, fmt=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)])
+        axis.set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
+        axis.set_xlabel(metric if metric == "KID" else f"{metric} (%)")
+        axis.grid(False, axis="y")
+    axes[0].set_title(f"features: {space}", loc="left", fontsize="medium")
+    figure.tight_layout()
+    return figure

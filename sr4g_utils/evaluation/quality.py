@@ -1,0 +1,285 @@
+"""Fréchet distances: does a model still draw pictures that look like photos?
+
+The distance between two Gaussians fitted to the features of two sets of images (Heusel et al. 2017, arXiv 1706.08500,
+equation 6): ``|m - m'|² + tr(S + S' - 2 (S S')^½)``, computed by torchmetrics. What it means depends on the features:
+
+* **FID** takes the 2,048 features of the Inception network of 2015, in one of two translations of the TensorFlow
+  original: torch-fidelity's, downloaded and checked by its sha256 (and read by that package, which needs torchvision),
+  or the TorchScript file ``inception-2015-12-05.pt`` that NVIDIA publishes with StyleGAN2-ADA, given as a path.
+  TorchScript has a reader of its own, which runs no Python; a pickle is read only where its sha256 is the known one.
+* **The detector's own features** (OWL-ViT's pooled image tower) need no download. Their distance is no FID and compares
+  with nothing published; it compares the models of one run.
+* **Mean colours** of a few fields are the plainest second opinion: where things and colours are, not what they are.
+
+A Fréchet distance is biased upwards, the more so the fewer images there are: compare distances of equally many images
+only, and read them beside the distance that the photos have from each other.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.numpy import load_file, save_file
+from scipy.spatial.distance import cdist
+from torchmetrics.image.fid import FrechetInceptionDistance
+from tqdm import tqdm
+
+from ..dataset import coco
+from ..dataset.photos import Photos, crop_photo
+from ..models.features import features, network
+from ..store.files import atomic
+from .images import list_images, read_images
+from .statistics import GROUPS, jackknife, parts
+
+
+def write_image_features(
+    path: str | Path,
+    images: str | Path,
+    prompts: str | Path | None = None,
+    *,
+    space: Mapping[str, Any],
+    batch: int = 64,
+) -> dict[str, int]:
+    """A stage: features of generated images, and each image's prompt. Arguments as in :func:`images.list_images`."""
+    of = list_images(images, prompts)
+    pixels = (image for _, image in read_images(images, prompts))
+    return _write(path, features(network(space), pixels, batch), pd.factorize(of.prompt_id)[0])
+
+
+def write_photo_features(
+    path: str | Path,
+    annotations: str | Path,
+    photos: str | Path,
+    *,
+    space: Mapping[str, Any],
+    count: int,
+    resolution: int,
+    seed: int = 0,
+    batch: int = 64,
+) -> dict[str, int]:
+    """A stage: features of ``count`` photos (all, if there are fewer), cropped to the size that the models draw."""
+    names = list(coco.read(annotations, "val").file_name.to_pylist())
+    chosen = sorted(np.random.default_rng(seed).permutation(len(names))[:count])
+    source = Photos(photos)
+    shown = tqdm(chosen, "photos", unit="photo", leave=False)
+    pixels = (crop_photo(source.read(names[i]), resolution) for i in shown)
+    return _write(path, features(network(space), pixels, batch), range(len(chosen)))
+
+
+def _write(path: str | Path, values: np.ndarray, group: Sequence[int] | np.ndarray) -> dict[str, int]:
+    with atomic(path) as partial:
+        save_file({"features": values, "group": np.array(group, np.int64)}, partial)
+    return {"images": len(values), "features": values.shape[1]}
+
+
+# -------------------------------------------------------------------------------------------------------- distance
+
+
+class _Given(torch.nn.Module):
+    """Features that are there already, for a metric that asks for a network."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "picture number"]) -> float:
+    """The Fréchet distance of two sets of features.
+
+    Raises:
+        ValueError: fewer than two images in a set, or features of different length.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"two sets of at least 2 images with equal features are needed; got {a.shape} and {b.shape}")
+    metric = FrechetInceptionDistance(feature=_Given(a.shape[1])).set_dtype(torch.float64)
+    centre = b.mean(axis=0)  # moves both sets alike, which changes no distance and spares digits
+    metric.update(torch.from_numpy(np.asarray(a - centre, np.float64)), real=True)
+    metric.update(torch.from_numpy(np.asarray(b - centre, np.float64)), real=False)
+    return float(metric.compute())
+
+
+def _quickly(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "picture feature"]) -> float:
+    """The same by symmetric matrices: with S = R Rᵀ, tr (S S')^½ is the sum of the roots of Rᵀ S' R's eigenvalues.
+
+    At Inception's 2,048 features that takes seconds where a general eigenvalue problem takes minutes, and a jackknife
+    asks for dozens.
+    """
+    s, other = (np.cov(x, rowvar=False).reshape(x.shape[1], -1) for x in (a, b))
+    values, vectors = np.linalg.eigh(s)
+    root = vectors * np.sqrt(values.clip(0))
+    cross = np.sqrt(np.linalg.eigvalsh(root.T @ other @ root).clip(0)).sum()
+    return float(((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + np.trace(s) + np.trace(other) - 2 * cross)
+
+
+def distances(
+    photos: str | Path, images: Mapping[str, str | Path], groups: int = GROUPS, level: float = 0.95
+) -> pd.DataFrame:
+    """Each model's distance from the photos, and how far it differs from the first model's.
+
+    Intervals are by the jackknife: one of ``groups`` parts is left out of photos and images at a time, all images of a
+    prompt together (a bootstrap would draw images twice and so add to the bias). The last row, "photos", is the
+    distance of one half of the photos from the other: about what a perfect model would score with so few images.
+
+    Args:
+        photos: features of :func:`write_photo_features`.
+        images: model name to features of :func:`write_image_features`.
+
+    Returns:
+        Columns model, value, low, high, change, change_low, change_high (null in the first row and the last), n_photos,
+        n_images and features (their number).
+    """
+    real, *drawn = [load_file(path) for path in (photos, *images.values())]
+    part = [parts(each["group"], groups) for each in (real, *drawn)]
+    value = [distance(real["features"], each["features"]) for each in drawn]
+    without = np.array(
+        [
+            [
+                _quickly(real["features"][part[0] != out], each["features"][of != out])
+                for each, of in zip(drawn, part[1:], strict=True)
+            ]
+            for out in range(groups)
+        ]
+    )
+    half = part[0] % 2 == 0
+    floor = distance(real["features"][half], real["features"][~half])
+    width, change_width = jackknife(without, level), jackknife(without - without[:, :1], level)
+    rows: list[dict[str, Any]] = [
+        {
+            "model": name,
+            "value": value[i],
+            "low": value[i] - width[i],
+            "high": value[i] + width[i],
+            "change": value[i] - value[0] if i else np.nan,
+            "change_low": value[i] - value[0] - change_width[i] if i else np.nan,
+            "change_high": value[i] - value[0] + change_width[i] if i else np.nan,
+            "n_photos": len(real["features"]),
+            "n_images": len(drawn[i]["features"]),
+        }
+        for i, name in enumerate(images)
+    ]
+    rows.append({"model": "photos", "value": floor, "n_photos": int(half.sum()), "n_images": int((~half).sum())})
+    return pd.DataFrame(rows).assign(features=real["features"].shape[1])
+
+
+NEAREST = 3  # the neighbour to which a ball reaches
+
+
+MOST = 2_000  # photos, and images of a model, for what compares each with each
+
+
+METRICS = ("KID", "precision", "recall", "diversity")
+
+
+Features = Float[np.ndarray, "image feature"]
+
+
+Groups = Int[np.ndarray, "image"]
+
+
+Some = Float[np.ndarray, "some feature"]
+
+
+Far = Float[np.ndarray, "a b"]
+
+
+def some(features: Features, group: Groups, count: int) -> tuple[Some, Int[np.ndarray, "some"]]:
+    """At most ``count`` images, of whole groups that are drawn at random, the same of every model."""
+    ids, sizes = np.unique(group, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(ids))
+    chosen = np.isin(group, ids[order[sizes[order].cumsum() <= count]])
+    return features[chosen], group[chosen]
+
+
+def kid(photos: Features, images: Some) -> float:
+    """The kernel distance of two sets of at least two images."""
+    return _kid(*(_kernel(a, b) for a, b in ((photos, photos), (images, images), (photos, images))))
+
+
+def _kernel(a: Features, b: Some) -> Far:
+    return (a.astype(float) @ b.T.astype(float) / a.shape[1] + 1) ** 3
+
+
+def _kid(photos: np.ndarray, images: np.ndarray, across: np.ndarray) -> float:
+    within = [(each.sum() - np.trace(each)) / (len(each) * (len(each) - 1)) for each in (photos, images)]
+    return float(sum(within) - 2 * across.mean())
+
+
+def among(across: Far, within: Float[np.ndarray, "b b"]) -> Bool[np.ndarray, "a"]:
+    """Which of ``a`` lie within the ball of one of ``b``.
+
+    Args:
+        across: the distances of a from b. within: those of b from each other, of which each is its own nearest.
+    """
+    radius = np.partition(within, NEAREST, axis=1)[:, NEAREST] if len(within) > NEAREST else np.zeros(len(within))
+    return np.any(across <= radius, axis=1)
+
+
+def diversity(far: Float[np.ndarray, "image image"], group: Groups) -> float:
+    """The mean distance of two images of a prompt, in percent of that of two of different prompts; else null."""
+    alike = group[:, None] == group
+    pairs = alike.sum() - len(group), (~alike).sum()
+    return 100 * (far[alike].sum() / pairs[0]) / (far[~alike].sum() / pairs[1]) if all(pairs) else np.nan
+
+
+class _Sets:
+    """Photos and a model's images, and what each is to each, so that to leave out a part costs little."""
+
+    def __init__(self, photos: tuple[Features, Groups], images: tuple[Features, Groups]) -> None:
+        self.group = images[1]
+        self.part = [parts(group) for _, group in (photos, images)]
+        pairs = [(a, b) for (a, _), (b, _) in ((photos, photos), (images, images), (photos, images))]
+        self.kernels, self.far = [_kernel(a, b) for a, b in pairs], [cdist(a, b) for a, b in pairs]
+
+    def numbers(self, out: int = -1) -> list[float]:
+        """``METRICS`` without a part; without none for −1."""
+        p, i = (part != out for part in self.part)
+        kernels, (photos, images, across) = (
+            [table[np.ix_(*rows)] for table, rows in zip(tables, ((p, p), (i, i), (p, i)), strict=True)]
+            for tables in (self.kernels, self.far)
+        )
+        precision, recall = among(across.T, photos), among(across, images)
+        return [_kid(*kernels), 100 * precision.mean(), 100 * recall.mean(), diversity(images, self.group[i])]
+
+
+def table(
+    photos: Mapping[str, np.ndarray], images: Mapping[str, Mapping[str, np.ndarray]], level: float = 0.95
+) -> pd.DataFrame:
+    """The numbers of each model, and how far they differ from the first model's.
+
+    Args:
+        photos: ``features`` and ``group``, as :func:`quality.write_photo_features` keeps them.
+        images: the same of each model's images.
+
+    Returns:
+        Columns metric, model, value, low, high, change, change_low, change_high (null for the first model), n_photos
+        and n_images: as many of one as of the other, or a few less since prompts stay whole, and ``MOST`` at most.
+
+    Raises:
+        ValueError: fewer than two photos or images.
+    """
+    count = min(MOST, *(len(each["features"]) for each in (photos, *images.values())))
+    real, *drawn = (some(each["features"], each["group"], count) for each in (photos, *images.values()))
+    if min(len(each) for each, _ in (real, *drawn)) < 2:
+        raise ValueError(
+            "KID, precision and recall need 2 photos, 2 images of each model, "
+            f"and no prompt with more than {count} images"
+        )
+    sets = [_Sets(real, each) for each in drawn]
+    value = np.array([each.numbers() for each in sets])
+    without = np.array([[each.numbers(out) for each in sets] for out in range(GROUPS)])
+    wide, apart = (
+        jackknife(x.reshape(GROUPS, -1), level).reshape(value.shape) for x in (without, without - without[:, :1])
+    )
+    columns = {"value": value, "low": value - wide, "high": value + wide, "change": value - value[0]}
+    columns |= {"change_low": columns["change"] - apart, "change_high": columns["change"] + apart}
+    made = pd.DataFrame({"metric": np.repeat(METRICS, len(sets)), "model": [*images] * len(METRICS)})
+    made = made.assign(**{name: numbers.T.ravel() for name, numbers in columns.items()})
+    made.loc[made.model == next(iter(images)), ["change", "change_low", "change_high"]] = np.nan
+    return made.assign(n_photos=len(real[0]), n_images=[len(each[0]) for each in drawn] * len(METRICS))

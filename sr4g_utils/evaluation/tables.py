@@ -1,0 +1,193 @@
+"""Tables of scores for notebook 04, and published numbers beside them."""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..dataset.prompts import OBJECT_SETS
+from ..store.files import atomic, reported
+from . import scores, statistics, verdicts
+from .detections import read_detections
+from .images import list_images
+from .statistics import agreement
+
+# ------------------------------------------------------------------------------------------- evaluation (notebook 04)
+
+WORLDS = {
+    "miniature": "The **miniature world**: pictograms drawn by the project, a tiny Stable Diffusion and a tiny OWL-ViT "
+    "of our own. Its base has met relation words at random only, and its text tower knows no places; but the world is "
+    "small, and **no number here is the paper's**. What it tests is whether the method works: on unseen objects, on "
+    "every relation, between opposites.",
+    "photos": "**Photos**, and the models that are named with every result. Numbers compare with the paper's as far as "
+    "models, prompts, steps, guidance and detector do.",
+}
+
+
+def write_verdicts(
+    path: str | Path, prompts: str | Path, detections: str | Path, images: str | Path, **options: Any
+) -> dict[str, int]:
+    """A stage: :func:`verdicts.verdicts` on a folder of images, from files to a file.
+
+    Returns how many images, with both objects, and correct.
+    """
+    asked = pd.read_parquet(prompts)
+    records = verdicts.verdicts(asked, read_detections(detections), list_images(images, asked), **options)
+    with atomic(path) as partial:
+        records.to_parquet(partial, index=False)
+    return {"images": len(records), **{name: int(records[name].sum()) for name in ("both_found", "correct")}}
+
+
+def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """Each set of objects that occurs, and its prompts' ids; "all" last, if there is more than one."""
+    for name in [name for name in (*OBJECT_SETS, "all") if (prompts.objects == name).any()]:
+        yield name, prompts.prompt_id[prompts.objects == name]
+    if prompts.objects.nunique() > 1:
+        yield "all", prompts.prompt_id
+
+
+def outcomes(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What became of each model's images: a row each for how many are correct, lack an object, or lack the relation."""
+    counts = {
+        name: {
+            "correct": records.correct.sum(),
+            "an object was not found": (~records.both_found).sum(),
+            "both found, but the relation does not hold": (records.both_found & ~records.correct).sum(),
+        }
+        for name, records in models.items()
+    }
+    return pd.DataFrame(counts).rename_axis("images").reset_index()
+
+
+def score_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
+    """:func:`scores.scores` of every model's verdicts with :func:`scores.chance` beside it, for each set of objects.
+
+    Each model is scored on all images that it has of a set; where it has none, it has no rows.
+
+    Columns: objects, model, those of ``visor.scores``, and chance: what the same images score against permuted prompts.
+    """
+    tables = []
+    for objects, ids in _sets(prompts):
+        for model, records in models.items():
+            part = records[records.prompt_id.isin(ids)]
+            if not len(part):
+                continue
+            luck = scores.chance(part).rename(columns={"value": "chance"})
+            table = scores.scores(part).merge(luck, on=["relation", "metric"], how="left")
+            tables.append(table.assign(objects=objects, model=model))
+    empty = pd.DataFrame(columns=["objects", "model", "relation", "metric"])
+    table = pd.concat(tables, ignore_index=True) if tables else empty
+    return table[["objects", "model", *table.columns.drop(["objects", "model"])]]
+
+
+def chance_table(
+    prompts: pd.DataFrame, detections: Mapping[str, pd.DataFrame], models: Mapping[str, pd.DataFrame], **judged: Any
+) -> pd.DataFrame:
+    """VISOR_Cond of any pair of boxes and of the best one, with interval and chance, from the models' boxes.
+
+    ``models``: their images (as of :func:`verdicts.verdicts`); ``judged``: options of :func:`verdicts.verdicts`.
+
+    Columns: objects, model, pair, value, low, high, chance.
+    """
+    tables = []
+    for pair in ("any", "best"):
+        told = {
+            model: verdicts.verdicts(prompts, found, models[model], **(judged | {"pairs": pair}))
+            for model, found in detections.items()
+        }
+        table = score_table(told, prompts).query("relation == 'all' and metric == 'VISOR_Cond'")
+        tables.append(table.assign(pair=pair)[["objects", "model", "pair", "value", "low", "high", "chance"]])
+    return pd.concat(tables, ignore_index=True).sort_values(["objects", "model"], kind="stable", ignore_index=True)
+
+
+def change_table(
+    models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
+) -> pd.DataFrame:
+    """:func:`scores.compare` of the first model with each of the others, for each set of objects.
+
+    Columns: objects, model (the other one), those of ``visor.compare``, lift: the difference less what chance gains on
+    the same images (:func:`scores.chance`), and left_aside: how many images of the set only one of the two has. No rows
+    where the two have no image of a set in common; empty if there is one model only.
+    """
+    (_, first), *others = models.items()
+    tables = []
+    for (objects, ids), (model, records) in product(_sets(prompts), others):
+        before, after = (table[table.prompt_id.isin(ids)] for table in (first, records))
+        if set(before.prompt_id) & set(after.prompt_id):
+            table = scores.compare(before, after, resamples, seed=seed)
+            luck = [scores.chance(one).value.to_numpy() for one in scores.common([before, after])]
+            lift = table.difference - (luck[1] - luck[0])  # rows are in the same order
+            tables.append(table.assign(lift=lift, objects=objects, model=model, left_aside=table.attrs["left_aside"]))
+    change = ["before", "after", "difference", "low", "high", "p", "lift"]
+    columns = ["relation", "metric", *change, "images", "left_aside"]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "objects", "model"])
+    return table[["objects", "model", *columns]]
+
+
+def in_words(changes: pd.DataFrame) -> list[str]:
+    """A sentence for each row of a :func:`change_table`: what changed, whether it can be told from no change, and how
+    many images were left aside because one of the models lacks them."""
+    sentences = []
+    for row in changes.itertuples():
+        than = "more than" if row.low > 0 else "less than" if row.high < 0 else "not distinguishable from"
+        aside = f" ({row.left_aside:,} images that only one of the two has left aside)" if row.left_aside else ""
+        sentences.append(
+            f"{row.model}, {row.objects} objects: {row.metric} {row.before:.1f} → {row.after:.1f} "
+            f"({row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]), {than} before{aside}"
+        )
+    return sentences
+
+
+def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """How far two judges agree on the same images, from their verdicts; of images that one of them lacks, nothing.
+
+    Returns:
+        A row for "both objects found" and one for "relation holds" (where both judges found both objects): judged
+        (images), both_yes, first_only, second_only, both_no; agreement (percent) with low and high
+        (:func:`statistics.ratio`, the cluster being the prompt), and Cohen's kappa.
+    """
+    both = first.merge(second, on=["prompt_id", "image_index"], suffixes=("", "_second"))
+    found = both[both.both_found & both.both_found_second]
+    rows = []
+    for what, part, column in (("both objects found", both, "both_found"), ("relation holds", found, "correct")):
+        a, b = part[column].to_numpy(bool), part[f"{column}_second"].to_numpy(bool)
+        counts = np.array([(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()])
+        accuracy, _, _, kappa = agreement(counts)
+        agreed = pd.Series(a == b).groupby(part.prompt_id.to_numpy()).agg(["sum", "size"]).to_numpy(np.float64)
+        (low,), (high,) = statistics.ratio(agreed[:, :1], agreed[:, 1:])
+        row = dict(zip(("both_yes", "first_only", "second_only", "both_no"), counts.tolist(), strict=True))
+        rows.append({"verdict": what, "judged": len(part), **row, "agreement": 100 * accuracy, "low": 100 * low,
+                     "high": 100 * high, "kappa": kappa})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def agreed(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The first judge's verdicts on the images of which the second says the same: both objects found or not, and the
+    relation obeyed or not. Images that look alike to two judges are clearer ones than the rest."""
+    told = second[["prompt_id", "image_index", "both_found", "correct"]]
+    both = first.merge(told, on=["prompt_id", "image_index"], suffixes=("", "_second"))
+    alike = (both.both_found == both.both_found_second) & (both.correct == both.correct_second)
+    return both.loc[alike, list(first)].reset_index(drop=True)
+
+
+def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFrame:
+    """Our OA, VISOR and VISOR_Cond beside those of published systems: name, prompts, metrics and source.
+
+    Args:
+        scores: of :func:`score_table`.
+        rescored: of :func:`agreement.scores`: systems that we score from their published boxes, by VISOR's rule
+            and any pair, as VISOR scores its own. The other rows are those of ``data/reported.yaml``.
+    """
+    ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")
+    ours = ours.reset_index().assign(prompts=lambda table: table.objects + " objects", source="this run")
+    by_visor = rescored[(rescored.rules == "visor") & (rescored.pairs == "any")]
+    theirs = by_visor.pivot(index=["model", "detector"], columns="metric", values="value")
+    theirs = theirs.dropna(subset="VISOR_4").reset_index()  # a detector that saw some pictures only is no ruler here
+    told = "scored by us from published boxes (" + theirs.detector + ")"
+    theirs = theirs.assign(prompts="SpatialBench-UC", source=told)
+    named = pd.DataFrame.from_dict(reported("visor"), orient="index").rename_axis("model").reset_index()
+    rows = pd.concat([ours, theirs, named.assign(prompts="SR2D")], ignore_index=True).rename(columns={"model": "name"})
+    return rows[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]

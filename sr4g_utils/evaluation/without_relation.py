@@ -1,0 +1,137 @@
+"""Prompts without a relation: does fine-tuning on relations cost the things themselves?
+
+"a dog", "a dog and a cat", "a dog, a cat and a bench": a picture obeys if all of them are found. Where they are is not
+asked.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..dataset.captions import listing
+from ..dataset.prompts import THINGS
+from ..store.files import atomic
+from ..store.run import Run
+from . import statistics, steps, verdicts
+from .detections import read_detections
+from .images import list_images
+
+SETS = ("seen", "unseen", "all")  # "all" are the prompts that know of no sets
+
+
+UNASKED = "separated"  # a prompt has a relation; this one is neither said nor scored
+
+
+def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int) -> int:
+    """A stage: ``number`` prompts for each number of ``THINGS`` and each of ``SETS``, of the names of other prompts.
+
+    Columns are those of a prompt, objects, things (how many it says) and third (the third name). A prompt that says
+    fewer than three has names that are not asked for: a detector is asked for two at a time. A set that names fewer
+    than three things is left out. Returns how many.
+    """
+    asked, random = pd.read_parquet(prompts), np.random.default_rng(seed)
+    rows = []
+    for objects in SETS:
+        names = np.unique(asked.loc[asked.objects == objects, ["subject", "object"]].to_numpy(str))
+        for things in THINGS if len(names) >= max(THINGS) else ():
+            for i in range(number):
+                drawn = random.choice(names, max(THINGS), replace=False).tolist()
+                text = {"prompt_id": f"{objects}-{things}-{i}", "caption": listing(drawn[:things]), "objects": objects}
+                named = {"subject": drawn[0], "relation": UNASKED, "object": drawn[1], "third": drawn[2]}
+                rows.append(text | named | {"things": things})
+    with atomic(path) as partial:
+        pd.DataFrame(rows).to_parquet(partial, index=False)
+    return len(rows)
+
+
+def write_thirds(path: str | Path, prompts: str | Path) -> int:
+    """A stage: the same prompts with the third thing as their subject, for the detector. Returns how many."""
+    asked = pd.read_parquet(prompts)
+    with atomic(path) as partial:
+        asked.assign(subject=asked.third).to_parquet(partial, index=False)
+    return len(asked)
+
+
+def found(
+    prompts: pd.DataFrame, boxes: pd.DataFrame, thirds: pd.DataFrame, images: pd.DataFrame, threshold: float
+) -> pd.DataFrame:
+    """A row for each image: prompt_id, objects, things, and found: whether all things that its prompt says are.
+
+    Args:
+        prompts: of :func:`write_prompts`. boxes, thirds: detections of the first two names, and of the third.
+        images: as :func:`images.list_images` lists them.
+    """
+    first, last = (
+        verdicts.verdicts(asked, table, images, threshold, nothing="record")
+        for asked, table in ((prompts, boxes), (prompts.assign(subject=prompts.third), thirds))
+    )
+    told = first[["prompt_id"]].merge(prompts[["prompt_id", "objects", "things"]], validate="many_to_one")
+    there = np.column_stack([first.n_subject, first.n_object, last.n_subject]) > 0
+    asked = np.arange(max(THINGS)) < told.things.to_numpy()[:, None]
+    return told.assign(found=(there | ~asked).all(axis=1))
+
+
+def scores(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How often all things are found, by set of objects and number of things, and in all.
+
+    Args:
+        models: tables of :func:`found`, of the same prompts, by the model's name.
+
+    Returns:
+        Columns model, objects, things ("all" in the last row of a model), found (percent) with low and high, change
+        from the first model (points) with change_low and change_high, prompts and images.
+    """
+    first, rows = next(iter(models.values())), []
+    for model, table in models.items():
+        parts = [(*key, part) for key, part in table.groupby(["objects", "things"])]
+        for objects, things, part in [*parts, ("all", "all", table)]:
+            before, after = (_counts(each[each.prompt_id.isin(part.prompt_id)]) for each in (first, part))
+            (low,), (high,) = statistics.ratio(*after)
+            change, lowest, highest = (
+                (_share(after) - _share(before), *np.concatenate(statistics.difference(before, after)))
+                if table is not first
+                else [np.nan] * 3
+            )
+            numbers = {"found": part.found.mean(), "low": low, "high": high, "change": change, "change_low": lowest,
+                       "change_high": highest}  # fmt: skip
+            about = {"model": model, "objects": objects, "things": str(things)}
+            rows.append(about | {name: 100 * number for name, number in numbers.items()}
+                        | {"prompts": len(after[0]), "images": len(part)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _counts(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Of each prompt, in the order of ids: images with all things, and images."""
+    each = table.groupby("prompt_id").found.agg(["sum", "size"]).to_numpy(float)
+    return each[:, :1], each[:, 1:]
+
+
+def _share(counts: tuple[np.ndarray, np.ndarray]) -> float:
+    return counts[0].sum() / counts[1].sum()
+
+
+def evaluate(
+    run: Run, models: Mapping[str, Any], asked: Path, number: int, options: Mapping[str, Any], dtype: str,
+    detector: Any, threshold: float, seed: int, about: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """Every model's :func:`scores`, from prompts to table and result ``plain``; models whose images were made elsewhere
+    are left out. Empty, and nothing is kept, for a number of 0, without a model, or if prompts name too few things."""
+    models = {name: spec for name, spec in models.items() if "images" not in spec}
+    if not (number and models):
+        return pd.DataFrame()
+    prompts, count = run.stage("plain_prompts.parquet", write_prompts, {"prompts": asked}, number=number, seed=seed)
+    if not count:
+        return pd.DataFrame()
+    thirds, _ = run.stage("plain_thirds.parquet", write_thirds, {"prompts": prompts})
+    images, _ = steps.draw(run, models, prompts, options, dtype, "plain/images")
+    boxes, _ = steps.find(run, images, prompts, detector, "plain/detections")
+    others, _ = steps.find(run, images, thirds, detector, "plain/thirds")
+    table, told = pd.read_parquet(prompts), {}
+    for name, folder in images.items():
+        first, last = (read_detections(each[name]) for each in (boxes, others))
+        told[name] = found(table, first, last, list_images(folder, table), threshold)
+    made = run.result(scores(told), "plain", **about, per_cell=number)
+    return run.table(made, "plain", "Prompts without a relation: all things found (percent), with 95 % intervals")

@@ -1,0 +1,80 @@
+"""The figures of notebook 03: crops, loss and validation along the steps."""
+
+from collections.abc import Sequence
+from textwrap import wrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ..dataset.figures import COLOURS, MARKERS, METRIC_COLOUR, Boxed, draw_box
+
+
+def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, frame: np.ndarray) -> Figure:
+    """What a photo's crop leaves: the photo with its boxes and the frame (xywh) of the crop, and what the model sees.
+
+    Args:
+        photo, cropped: uint8 (h, w, 3).
+        before, after: names and xywh boxes in the photo's and in the crop's pixels.
+    """
+    names = list(dict.fromkeys(name for name, _ in before))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4))
+    for axis, picture, boxes in zip(axes, (photo, cropped), (before, after), strict=True):
+        h, w = picture.shape[:2]
+        axis.imshow(picture, extent=(0, w, h, 0))
+        for name, xywh in boxes:
+            draw_box(axis, xywh, COLOURS[names.index(name) % len(COLOURS)], name)
+        axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {w} × {h} pixels")
+        axis.grid(False)
+    for colour, style in (("white", "-"), ("black", "--")):  # to be seen on any ground
+        axes[0].add_patch(Rectangle((frame[0], frame[1]), *frame[2:], fill=False, ec=colour, lw=2, linestyle=style))
+    figure.tight_layout()
+    return figure
+
+
+def loss_curve(log: pd.DataFrame) -> Figure:
+    """The loss of fine-tuning by step, and its running mean.
+
+    Args:
+        log: columns step and loss; rows without a loss are left aside.
+    """
+    rows = log.dropna(subset="loss")
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    axis.plot(rows.step, rows.loss, color=COLOURS[7], alpha=0.6, label="logged")
+    mean = rows.loss.rolling(max(len(rows) // 20, 1), min_periods=1, center=True).mean()
+    axis.plot(rows.step, mean, color=COLOURS[0], label="running mean")
+    axis.set(xlabel="step", ylabel="loss (mean squared error)")
+    axis.legend()
+    figure.tight_layout()
+    return figure
+
+
+def validation_curve(log: pd.DataFrame) -> Figure:
+    """OA, VISOR and VISOR_Cond of the validation prompts by step; rows of the log without them are left aside."""
+    rows = log.dropna(subset="OA")
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    for (name, colour), marker in zip(METRIC_COLOUR.items(), MARKERS, strict=False):
+        axis.plot(rows.step, rows[name].astype(float), marker=marker, color=colour, label=name)
+    axis.set(xlabel="step", ylabel="percent of validation images", ylim=(-2, 102))
+    axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def pictures(rows: Sequence[UInt8[np.ndarray, "n h w 3"]], names: Sequence[str], titles: Sequence[str] = ()) -> Figure:
+    """Pictures in a grid: a row for each array, with its name to the left, and a title above each column."""
+    columns = len(rows[0])
+    size = (1.6 * columns + 1, 1.75 * len(rows))
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
+    for line, name, shown in zip(axes, names, rows, strict=True):
+        for axis, picture in zip(line, shown, strict=True):
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize="small")
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title("\n".join(wrap(title, 22)), fontsize="x-small")
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,142 @@
+"""Prompts to pixels: any text-to-image pipeline of diffusers, in batches across prompts.
+
+**What a sample's noise depends on.** Each image has a generator of its own on the CPU, seeded by a hash of (the
+profile's seed, the prompt's text, the image's number) and of nothing else; it gives the initial noise and what the
+scheduler adds on the way. So two models, two prompt sets or two machines start the same prompt from the same noise.
+
+**What its bytes depend on.** Prompts form fixed groups, and a group is always made in the same batches. Same group,
+batch size, library versions and hardware: same bytes, however often the run was interrupted and however many processes
+shared it. Otherwise a sum may be rounded in another order, and pixels differ by a few levels.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import diffusers
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from jaxtyping import UInt8
+
+from .limits import AdaptiveBatches, check_words, tokenizers
+from .sampling import Pixels, Sampling
+
+Wanted = tuple[Any, str, int]  # prompt_id, caption and number of an image
+
+
+def noise(seed: int, text: str, index: int) -> torch.Generator:
+    """The random numbers of one image: a function of the seed, the prompt's text and the image's number alone."""
+    data = json.dumps([seed, text, index]).encode()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> 1)
+
+
+def sample(
+    pipeline: DiffusionPipeline,
+    prompts: pd.DataFrame,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+) -> Iterator[tuple[Any, int, Pixels]]:
+    """Images of every prompt, ``sampling.images`` each, in the order of the prompts.
+
+    Batches reach across prompts, but not from one group of ``sampling.group`` prompts into the next. When a batch does
+    not fit into memory, it is halved, that is said, and the rest goes on with the smaller one.
+
+    Args:
+        pipeline: from :func:`models.load_pipeline`; left as it was.
+        prompts: columns prompt_id and caption.
+        sampling: see :class:`Sampling`.
+
+    Yields:
+        prompt_id, the image's number (from 0) and the image, uint8 RGB.
+
+    Raises:
+        ValueError: a caption that the pipeline's vocabulary lacks words for, an unknown scheduler, or pixels that are
+            none. FloatingPointError: the model gives NaN or infinity.
+    """
+    for tokenizer in tokenizers(pipeline):
+        check_words(tokenizer, [*prompts.caption, sampling.negative_prompt])
+    own, pipeline.scheduler = pipeline.scheduler, _scheduler(pipeline, sampling.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    batches = AdaptiveBatches(sampling.batch)
+    try:
+        for group in groups(prompts, sampling.group):
+            rows = zip(group.prompt_id, group.caption, strict=True)
+            wanted = [(id, text, i) for id, text in rows for i in range(sampling.images)]
+            call = _caller(pipeline, list(group.caption), sampling)
+            for part, made in batches(wanted, call):
+                for (id, _, index), image in zip(part, made, strict=True):
+                    yield id, index, image
+    finally:
+        pipeline.scheduler = own
+
+
+def groups(table: pd.DataFrame, size: int) -> list[pd.DataFrame]:
+    return [table.iloc[start : start + size] for start in range(0, len(table), size)]
+
+
+def _caller(
+    pipeline: DiffusionPipeline, texts: list[str], sampling: Sampling
+) -> Callable[[Sequence[Wanted]], UInt8[np.ndarray, "image height width 3"]]:
+    """A function that draws a batch of images. Stable Diffusion's prompts are encoded here, each once."""
+    options: dict[str, Any] = {
+        "num_inference_steps": sampling.steps,
+        "guidance_scale": sampling.guidance,
+        "output_type": "np",  # which a pipeline converts to [0, 1] itself; not all do so for "pt"
+    }
+    if isinstance(pipeline, StableDiffusionPipeline):
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        with torch.inference_mode():
+            guided = sampling.guidance > 1
+            negative = [sampling.negative_prompt] * len(distinct)
+            states, empty = pipeline.encode_prompt(list(distinct), pipeline.device, 1, guided, negative)
+
+        def prompt(texts: list[str]) -> dict[str, Any]:
+            rows = [distinct[text] for text in texts]
+            return {"prompt_embeds": states[rows], "negative_prompt_embeds": empty[rows] if guided else None}
+    else:
+        takes = inspect.signature(pipeline.__call__).parameters
+        options = {name: value for name, value in options.items() if name in takes}
+
+        def prompt(texts: list[str]) -> dict[str, Any]:
+            negative = {"negative_prompt": [sampling.negative_prompt] * len(texts)}
+            return {"prompt": texts, **(negative if sampling.negative_prompt and "negative_prompt" in takes else {})}
+
+    def call(wanted: Sequence[Wanted]) -> UInt8[np.ndarray, "image height width 3"]:
+        texts, generators = [text for _, text, _ in wanted], [noise(sampling.seed, text, i) for _, text, i in wanted]
+        with torch.inference_mode():
+            images = pipeline(**prompt(texts), **options, generator=generators).images
+        return _pixels(images, texts, type(pipeline).__name__, str(pipeline.dtype).removeprefix("torch."))
+
+    return call
+
+
+def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> UInt8[np.ndarray, "image height width 3"]:
+    """What a pipeline returns, in grey levels: a black picture in place of NaN would be scored as one that disobeys."""
+    values = np.stack([np.asarray(image) for image in images])
+    if values.ndim != 4 or values.shape[-1] != 3:
+        raise ValueError(f"{kind}: returns arrays of shape {values.shape}, not RGB images; it cannot be scored")
+    if values.dtype == np.uint8:  # a pipeline that knows images alone
+        return values
+    if len(bad := np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))):
+        raise FloatingPointError(
+            f"{kind}: {texts[bad[0]]!r} gives pixels that are not numbers in {dtype}; use dtype "
+            f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does not help"
+        )
+    if values.min() < -1e-3 or values.max() > 1 + 1e-3:
+        raise ValueError(f"{kind}: returns pixels from {values.min():.3g} to {values.max():.3g}, not from 0 to 1")
+    return (values * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _scheduler(pipeline: DiffusionPipeline, name: str | None) -> Any:
+    """A fresh scheduler of that class with the model's noise schedule."""
+    kind = type(pipeline.scheduler) if name is None else getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        known = ", ".join(sorted(each.__name__ for each in pipeline.scheduler.compatibles))
+        raise ValueError(f"sampling: diffusers has no scheduler {name!r}; this pipeline takes {known}")
+    if "noise_sampler_seed" in inspect.signature(kind).parameters:
+        raise ValueError(f"sampling: {name} draws noise of its own for a whole batch; choose another scheduler")
+    fresh: Any = kind
+    return fresh.from_config(pipeline.scheduler.config)

@@ -1,0 +1,54 @@
+"""Trains the miniature's models from nothing: ``python -m sr4g_utils.models.miniature``, on two cores, offline.
+
+    python -m sr4g_utils.models.miniature --work runs/miniature_models
+
+Five parts, each seeded, each resumed from its last checkpoint in ``--work`` after an interruption:
+
+* ``vae``: pictures of 64 × 64 to latents of 16 × 8 × 8 and back (L1, light KL);
+* ``text``: a CLIP text tower that parses captions made of random words. Its last four states stand for the first four
+  things that a caption names, and say of each which it is, and whether it is the subject or the object of which
+  relation word (:func:`meaning`). No picture, box or place enters: what "left of" means is for the UNet to learn;
+* ``base``: the denoising UNet (v-prediction); the text tower is frozen. ``RELATION_SHARE`` of its captions name two of
+  a picture's things and a relation *drawn at random*: it meets the words, and can learn nothing from them;
+* ``detector``: an OWL-ViT on pictures and on their VAE reconstructions, since it will see what a decoder does to them;
+* ``export``: the folders that stock diffusers and transformers load, in fp16 safetensors, with checksums and scores;
+  after ``--until base``, too: then the detector is the shipped one.
+
+The pool of scenes that models learn from shares no scene with the train and val splits of :mod:`.world`. Its things
+lie anywhere, as on the web: no scene is composed.
+"""
+
+import argparse
+from pathlib import Path
+
+PARTS = ("vae", "text", "base", "detector")
+
+
+def main(argv: list[str] | None = None) -> None:
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        "python -m sr4g_utils.models.miniature",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/miniature_models"), help="folder of checkpoints (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the exported models (default: export in --work; data/models has the shipped)",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="multiplies the steps; 0.01 tries everything in a minute"
+    )
+    parser.add_argument("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
+    args = parser.parse_args(argv)
+    from . import recipe  # torch: not for --help
+
+    recipe.train(args.work, args.out or args.work / "export", args.seed, args.scale, args.until)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""How images are sampled: what a profile may say of it, checked; and what models' cards say of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from jaxtyping import UInt8
+
+Pixels = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
+
+
+BEHAVIOUR = 1  # raised by hand when the same choices give other pixels; images of another behaviour are made again
+
+
+class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How images are sampled; every result names all of it. ``scheduler``: a class of diffusers, or the model's own."""
+
+    images: int = 4  # per prompt
+    steps: int = 50
+    guidance: float = 7.5
+    scheduler: str | None = None
+    negative_prompt: str = ""
+    seed: int = 0
+    batch: int = 16  # images made together
+    group: int = 16  # prompts that are resumed and sharded together
+
+    @classmethod
+    def of(cls, values: "Sampling | dict[str, Any]") -> "Sampling":
+        """Checked sampling parameters.
+
+        Raises:
+            ValueError: an unknown key or a value that cannot be, in one line.
+        """
+        try:
+            made = values if isinstance(values, cls) else msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"sampling: {error}; its keys are {', '.join(cls.__struct_fields__)}") from None
+        for name in ("images", "steps", "batch", "group"):
+            if getattr(made, name) < 1:
+                raise ValueError(f"sampling: {name} must be at least 1, got {getattr(made, name)}")
+        return made
+
+
+ENTRY = ("model", "unet", "images", "sampling")  # what a profile may say of a model that is evaluated
+
+
+def of_model(name: str, entry: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model of a profile is sampled: as all are (``common``), but for what its own entry says.
+
+    Raises:
+        ValueError: an unknown key in the entry, sampling that cannot be, or of images that are there already.
+    """
+    if unknown := [key for key in entry if key not in ENTRY]:
+        raise ValueError(f"models: {name} has an unknown key {unknown[0]!r}; its keys are {', '.join(ENTRY)}")
+    if ("model" in entry) == ("images" in entry):
+        raise ValueError(f"models: {name} needs either a model or a folder of images")
+    if "images" in entry and "sampling" in entry:
+        raise ValueError(f"models: {name} is a folder of images, which are not sampled here; leave sampling out")
+    own = entry.get("sampling") or {}
+    if not isinstance(own, Mapping):
+        raise ValueError(f"models: {name}: sampling must be a mapping such as {{steps: 4, guidance: 0}}, got {own!r}")
+    try:
+        Sampling.of(values := {**common, **own})
+    except ValueError as error:
+        raise ValueError(f"models: {name}: {error}") from None
+    return values
+
+
+# Steps and guidance that the model cards of distilled models ask for. With the 50 steps at guidance 7.5 that suit
+# Stable Diffusion they draw something else, and lose a comparison that they did not enter.
+_DISTILLED: dict[str, tuple[int, float]] = {
+    "stabilityai/sdxl-turbo": (1, 0.0),
+    "stabilityai/sd-turbo": (1, 0.0),
+    "stabilityai/stable-diffusion-3.5-large-turbo": (4, 0.0),
+    "simianluo/lcm_dreamshaper_v7": (4, 8.0),
+    "pixart-alpha/pixart-lcm-xl-2-1024-ms": (4, 0.0),
+    "black-forest-labs/flux.1-schnell": (4, 0.0),
+    "black-forest-labs/flux.2-klein-4b": (4, 1.0),
+    "black-forest-labs/flux.2-klein-9b": (4, 1.0),
+    "efficient-large-model/sana_sprint_0.6b_1024px_diffusers": (2, 4.5),
+    "efficient-large-model/sana_sprint_1.6b_1024px_diffusers": (2, 4.5),
+    "tongyi-mai/z-image-turbo": (8, 0.0),  # its card says 9, of which diffusers made 8 when it was written
+    "lykon/dreamshaper-xl-v2-turbo": (6, 2.0),
+}
+
+
+def recommended_sampling(id: str) -> dict[str, Any] | None:
+    """``steps`` and ``guidance`` of a distilled model as its card gives them; None for any other id on the Hub."""
+    found = _DISTILLED.get(id.lower())
+    return None if found is None else {"steps": found[0], "guidance": found[1]}
+
+
+def against_card(id: str, sampling: Sampling, card: Mapping[str, Any] | None) -> str | None:
+    """A warning where a distilled model is sampled otherwise than its card (:func:`recommended_sampling`) asks for.
+
+    Up to 4 steps, or twice the card's, are as good; guidance up to 1 is none.
+    """
+    if card is None:
+        return None
+    steps, guidance = card["steps"], card["guidance"]
+    if sampling.steps <= max(4, 2 * steps) and max(1.0, sampling.guidance) == max(1.0, guidance):
+        return None
+    return (
+        f"WARNING: {id} is distilled: its model card samples it with {steps} step{'s'[: steps > 1]} at guidance "
+        f"{guidance:g}, here it is sampled with {sampling.steps} at {sampling.guidance:g}, and scores too low. "
+        f"Put `sampling: {{steps: {steps}, guidance: {guidance:g}}}` into its entry of models"
+    )

@@ -1,0 +1,212 @@
+"""The figures of notebook 06, and of people's agreement in notebook 01."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..dataset.figures import COLOURS, MARKERS, _offsets, _points, rules_colour
+from ..relations import GENEVAL_SLACK, PEOPLE_HALF_WIDTH
+
+
+def human_agreement(
+    table: pd.DataFrame, measures: Sequence[str] = ("accuracy", "kappa", "precision", "recall")
+) -> Figure:
+    """Agreement with people per relation and rule set, with 95 % intervals."""
+    table = table[table.frame == "all"]
+    names = list(dict.fromkeys(table.relation))
+    figure, axes = plt.subplots(1, len(measures), figsize=(3.4 * len(measures), 6), sharey=True)
+    for axis, measure in zip(axes, measures, strict=True):
+        parts = table.groupby("rules", sort=False)
+        for offset, (rules, part) in zip(_offsets(len(parts)), parts, strict=True):
+            rows = part.set_index("relation").reindex(names)
+            _points(axis, rows, measure, offset, rules_colour(rules), rules)
+        axis.set(xlabel="Cohen's κ" if measure == "kappa" else measure, xlim=(0, 1.02))
+    n = table.groupby("relation", sort=False).n.first()
+    axes[0].set(yticks=range(len(names)), yticklabels=[f"{name}\n(n = {n[name]:,})" for name in names])
+    axes[0].invert_yaxis()
+    axes[-1].legend(title="rules", loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def frames(table: pd.DataFrame) -> Figure:
+    """Recall per reference frame: of the captions that people call true, the share that the rules call true as well."""
+    shown = list(dict.fromkeys(table.rules))
+    table = table[table.relation.isin(["left of", "right of"]) & table.frame.isin(["0", "1", "2"])]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharex=True)
+    for axis, relation in zip(axes, ("left of", "right of"), strict=True):
+        rows = table[table.relation == relation]  # few photos may leave none
+        for offset, rules in zip(_offsets(len(shown)), shown, strict=True):
+            _points(axis, rows[rows.rules == rules], "recall", offset, rules_colour(rules), rules)
+        n = rows.groupby("frame").n.first()
+        axis.set(
+            yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()], xlabel="recall"
+        )
+        axis.set(title=relation, xlim=(-0.02, 1.02))
+        axis.invert_yaxis()
+    axes[-1].legend(title="rules", loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+VERDICTS = {  # a person's: colour, marker
+    "true": (COLOURS[0], "o"), "undecidable": (COLOURS[7], "x"), "false": (COLOURS[3], "^"),
+}  # fmt: skip
+
+
+def agreement(table: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
+    """Agreement and kappa of every rule set with the person, any and best pair, and how often two people agree.
+
+    Args:
+        table: of :func:`agreement.with_people`; all pictures and the published boxes are shown.
+        ceiling: of :func:`agreement.ceiling`; the band spans its models.
+    """
+    table = table[(table.images == "all") & (table.threshold == table.groupby("detector").threshold.transform("min"))]
+    people = ceiling[ceiling.pictures == "all"]
+    rules, detectors = list(dict.fromkeys(table.rules)), list(dict.fromkeys(table.detector))
+    figure, axes = plt.subplots(2, len(detectors), figsize=(5.2 * len(detectors), 7), sharey=True, sharex="row")
+    for row, (measure, label) in enumerate({"agreement": "agreement (percent)", "kappa": "κ"}.items()):
+        for axis, detector in zip(axes[row], detectors, strict=True):
+            band = axis.axvspan(people[measure].min(), people[measure].max(), color="0.88", label="two people")
+            for pairs, marker, offset, fill in (("any", "o", -0.15, "white"), ("best", "s", 0.15, None)):
+                part = table[(table.detector == detector) & (table.pairs == pairs)].set_index("rules").loc[rules]
+                for i, (name, one) in enumerate(part.iterrows()):
+                    error = [[one[measure] - one[f"{measure}_low"]], [one[f"{measure}_high"] - one[measure]]]
+                    axis.errorbar(
+                        one[measure], i + offset, xerr=error, fmt=marker, color=rules_colour(str(name)),
+                        markerfacecolor=fill or rules_colour(str(name)), label=f"{pairs} pair" if i == 0 else None,
+                    )  # fmt: skip
+            axis.set(yticks=range(len(rules)), yticklabels=rules, xlabel=label, ylim=(len(rules) - 0.5, -0.5))
+            axis.grid(False, axis="y")
+            if row == 0:
+                axis.set_title(f"{detector}, n = {part.n.iloc[0]}")
+    points = [plt.Line2D([], [], marker=m, linestyle="none", color="black", markerfacecolor=f) for m, f in
+              (("o", "white"), ("s", "black"))]  # fmt: skip
+    axes[0, -1].legend([*points, band], ["any pair", "best pair", "two people\n(range of 3 models)"],
+                       loc="upper left", bbox_to_anchor=(1.02, 1))  # fmt: skip
+    figure.tight_layout()
+    return figure
+
+
+def offsets(table: pd.DataFrame) -> Figure:
+    """Where the most confident boxes stand, turned so that the asked direction is to the right, and each rule's border.
+
+    Args:
+        table: of :func:`agreement.offsets`. GenEval's border depends on the boxes' sizes: it is drawn for the
+            median ones, and containment, which sg2im and sstd ask first, is drawn as a ring.
+    """
+    found = table[table.both_found]
+    figure, axis = plt.subplots(figsize=(7.5, 6))
+    for verdict, (colour, marker) in VERDICTS.items():
+        part = found[found.verdict == verdict]
+        axis.scatter(
+            part.along, part.across, color=colour, marker=marker, s=40, label=f"{verdict} ({len(part)})", zorder=3
+        )
+    inside = found[found.contains]
+    axis.scatter(
+        inside.along, inside.across, facecolors="none", edgecolors="black", s=110, label="one box in the other"
+    )
+    reach = 0.85
+    lines = [axis.axvline(0, color=rules_colour("visor"), linewidth=2)]
+    for rules, degrees, style in (("sg2im", 45, "--"), ("people", PEOPLE_HALF_WIDTH, "-")):
+        across = reach * np.tan(np.radians(degrees))
+        lines += axis.plot([reach, 0, reach], [across, 0, -across], style, color=rules_colour(rules), linewidth=2)
+    along, across = np.meshgrid(np.linspace(0, reach, 300), np.linspace(-reach, reach, 600))
+    slack = GENEVAL_SLACK * found[["extent_along"]].to_numpy().astype(float)
+    holds = along - np.median(slack) > 0.5 * np.hypot(along, across)
+    axis.contour(along, across, holds, levels=[0.5], colors=[rules_colour("geneval")], linestyles=":", linewidths=2)
+    lines.append(plt.Line2D([], [], color=rules_colour("geneval"), linestyle=":", linewidth=2))
+    verdicts = axis.legend(title="the person says", loc="upper left", bbox_to_anchor=(1.02, 1))
+    names = ["visor", "sg2im, sstd", f"people ({PEOPLE_HALF_WIDTH:.0f}°)", "geneval (median boxes)"]
+    axis.legend(lines, names, title="border of", loc="upper left", bbox_to_anchor=(1.02, 0.55))
+    axis.add_artist(verdicts)
+    axis.set(xlim=(-0.75, reach), ylim=(reach, -reach), aspect="equal", ylabel="across it")
+    axis.set_xlabel("along the asked direction (sides of the picture)")
+    figure.tight_layout()
+    return figure
+
+
+def curve(table: pd.DataFrame) -> Figure:
+    """Kappa with people on VSR at every half-width, on the half that it was fitted on and on the other.
+
+    Args:
+        table: of :func:`fitted_rule.curve`.
+    """
+    groups = list(dict.fromkeys(table.relations))
+    figure, axes = plt.subplots(1, len(groups), figsize=(4 * len(groups), 3.8), sharex=True, sharey=True)
+    for axis, group in zip(axes, groups, strict=True):
+        for (half, part), style, colour in zip(
+            table[table.relations == group].groupby("half"), ("-", "--"), (COLOURS[0], COLOURS[1]), strict=True
+        ):
+            axis.plot(part.half_width, part.kappa, style, color=colour, label=f"{half} (n = {part.n.iloc[0]:,})")
+        axis.axvline(PEOPLE_HALF_WIDTH, color="black", linewidth=1)
+        axis.set(title=group, xlabel="half-width of the sector (degrees)")
+        axis.legend(fontsize="small", loc="lower center", framealpha=1)  # the line passes behind it
+    axes[0].set_ylabel("κ with people")
+    axes[0].set_ylim(bottom=0)
+    figure.tight_layout()
+    return figure
+
+
+def risk(margins: pd.DataFrame) -> Figure:
+    """Risk against coverage: a rule set speaks on the pictures farthest from its border, and is silent on the others.
+
+    Args:
+        margins: of :func:`margins.margins`.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4.2))
+    for (rules, part), marker in zip(margins.groupby("rules", sort=False), MARKERS, strict=False):
+        ordered = part.sort_values("margin", ascending=False)
+        wrong = (ordered.holds != (ordered.verdict == "true")).cumsum().to_numpy()
+        kept = np.arange(1, len(ordered) + 1)
+        whole = np.append(np.diff(ordered.margin.to_numpy()) != 0, True) & (kept >= 20)  # equal margins stay together
+        axis.plot(
+            100 * kept[whole] / len(ordered), 100 * wrong[whole] / kept[whole], marker=marker, markersize=4,
+            color=rules_colour(str(rules)), label=rules,
+        )  # fmt: skip
+    axis.set(xlabel="coverage: pictures that get a verdict (percent)", ylabel="risk: differs from the person (percent)")
+    axis.set(xlim=(0, 102), ylim=(0, None))
+    axis.legend(title="rules", loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def systems(table: pd.DataFrame, metrics: tuple[str, ...] = ("VISOR", "VISOR_Cond")) -> Figure:
+    """The score of each published system under every rule set, any pair (hollow) and best pair (filled).
+
+    Args:
+        table: of :func:`agreement.scores`.
+    """
+    models, detectors = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.detector))
+    rules = list(dict.fromkeys(table.rules))
+    size = (5 * len(detectors), 3 * len(metrics))
+    figure, axes = plt.subplots(len(metrics), len(detectors), figsize=size, sharex=True, sharey=True)
+    at = dict(zip(rules, np.linspace(-0.32, 0.32, len(rules)), strict=True))
+    for row, metric in zip(axes, metrics, strict=True):
+        for axis, detector in zip(row, detectors, strict=True):
+            for name in rules:
+                for pairs, marker, fill, shift in (("any", "o", "white", -0.03), ("best", "s", None, 0.03)):
+                    part = table[(table.metric == metric) & (table.detector == detector) & (table.rules == name)]
+                    part = part[part.pairs == pairs].set_index("model").loc[models]
+                    _row(axis, part, np.arange(len(models)) + at[name] + shift, name, marker, fill)
+            axis.set(title=detector, xlabel=f"{metric} (percent)", yticks=range(len(models)), yticklabels=models)
+            axis.set(xlim=(-2, 102), ylim=(len(models) - 0.5, -0.5))
+            axis.grid(False, axis="y")
+    handles = [plt.Line2D([], [], marker="s", linestyle="none", color=rules_colour(name)) for name in rules]
+    handles.append(plt.Line2D([], [], marker="o", linestyle="none", color="black", markerfacecolor="white"))
+    axes[0, -1].legend(handles, [*rules, "any pair (filled: best)"], loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def _row(axis: Any, part: pd.DataFrame, at: np.ndarray, rules: str, marker: str, fill: str | None) -> None:
+    value = part.value.to_numpy(float)
+    error = np.stack([value - part.low.to_numpy(float), part.high.to_numpy(float) - value]).clip(0)
+    colour = rules_colour(rules)
+    axis.errorbar(
+        value, at, xerr=error, fmt=marker, color=colour, markerfacecolor=fill or colour, markersize=5, linewidth=1
+    )

@@ -1,0 +1,172 @@
+"""Published human verdicts on generated pictures, read into tables: SpatialBench-UC and GenEval."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..store.files import cache_folder, download
+
+FILES = {
+    "spatialbench_uc": (
+        "sd15_promptonly.jsonl", "sd15_boxdiff.jsonl", "sd14_gligen.jsonl", "labels_filled.csv", "sample.csv",
+    ),
+    "geneval_people": ("geneval_clip.csv", "geneval_sdv2.csv", "geneval_if-xl.csv"),
+}  # fmt: skip
+
+
+SYSTEMS = {"sd15_promptonly": "SD 1.5", "sd15_boxdiff": "SD 1.5 + BoxDiff", "sd14_gligen": "SD 1.4 + GLIGEN"}
+
+
+DETECTORS = {"fasterrcnn": "Faster R-CNN", "grounding_dino": "Grounding DINO"}
+
+
+FLOORS = {"Faster R-CNN": 0.5, "Grounding DINO": 0.35}  # boxes below are not published
+
+
+SIDE = 512.0  # pixels of a generated picture
+
+
+ANSWERS = {"PASS": "true", "FAIL": "false", "UNDECIDABLE": "undecidable"}
+
+
+RELATION = {"left_of": "left of", "right_of": "right of", "above": "above", "below": "below"}
+
+
+_PICTURE = [
+    "picture",
+    "model",
+    "prompt_id",
+    "image_index",
+    "subject",
+    "relation",
+    "object",
+    "checker",
+    *DETECTORS.values(),
+]
+
+
+def folder_of(source: str | Path | None, kind: str) -> Path:
+    """The folder of a source, ``"spatialbench_uc"`` or ``"geneval_people"``: as given, or downloaded if None.
+
+    Raises:
+        ValueError: the given folder lacks a file.
+    """
+    names = FILES[kind]
+    if source is None:
+        for name in names:
+            download(f"{kind}/{name}")
+        return cache_folder() / kind
+    if missing := [name for name in names if not (Path(source) / name).is_file()]:
+        raise ValueError(f"{source}: {missing[0]} is missing; the folder must hold {', '.join(names)}")
+    return Path(source)
+
+
+def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """SpatialBench-UC (arXiv 2601.13462): the pictures of three systems, a person's verdict on some, and all boxes.
+
+    Returns:
+        pictures: a row each with picture (its sample id), model, prompt_id, image_index, subject, relation, object,
+        verdict (a person's "true", "false" or "undecidable"; missing where nobody was asked), checker (the published
+        checker's) and a bool column per detector: was it run here?
+        boxes: of :func:`detections.read_detections`, with width, height, picture, model and detector.
+
+    Raises:
+        ValueError: a file is missing, or a line is not as published; file, line and field are named.
+    """
+    folder = folder_of(folder, "spatialbench_uc")
+    pictures, boxes = [], []
+    for stem, model in SYSTEMS.items():
+        path = folder / f"{stem}.jsonl"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                picture, found = _sample(json.loads(line), model)
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}, line {number}: not as published ({type(error).__name__}: {error})") from None
+            pictures.append(picture)
+            boxes += found
+    table = pd.DataFrame(pictures, columns=_PICTURE)
+    if (twice := table.picture[table.picture.duplicated()]).size:
+        raise ValueError(f"{folder}: the sample {twice.iloc[0]} occurs twice")
+    labels = _labels(folder / "labels_filled.csv", set(table.picture))
+    table.insert(_PICTURE.index("object") + 1, "verdict", table.picture.map(labels))
+    names = ["picture", "model", "detector", "prompt_id", "image_index", "label", "score", "x", "y", "w", "h"]
+    return table, pd.DataFrame(boxes, columns=names).assign(width=SIDE, height=SIDE)
+
+
+def _sample(record: dict[str, Any], model: str) -> tuple[list[Any], list[list[Any]]]:
+    """One line of per_sample.jsonl: the picture's row and the rows of its boxes."""
+    id, prompt, seed = record["sample_id"], record["prompt_id"], int(record["sample_id"].rpartition("_seed")[2])
+    ran = {DETECTORS[detector["type"]]: detector["detections"] for detector in record["detectors"].values()}
+    boxes = []
+    for detector, found in ran.items():
+        for box in found:
+            x1, y1, x2, y2 = map(float, box["box_xyxy"])
+            boxes.append(
+                [id, model, detector, prompt, seed, box["label"], float(box["score"]), x1, y1, x2 - x1, y2 - y1]
+            )
+    asked = [record["object_a"], RELATION[record["relation"]], record["object_b"]]
+    row = [id, model, prompt, seed, *asked, ANSWERS[record["verdict_raw"]], *(d in ran for d in DETECTORS.values())]
+    return row, boxes
+
+
+def _labels(path: Path, known: set[str]) -> dict[str, str]:
+    """A person's verdicts by sample id."""
+    table = pd.read_csv(path, dtype=str)
+    if missing := {"sample_id", "human_verdict"} - set(table):
+        raise ValueError(f"{path}: the column {min(missing)!r} is missing")
+    for row, (id, verdict) in enumerate(zip(table.sample_id, table.human_verdict, strict=True), 2):
+        if verdict not in ANSWERS:
+            raise ValueError(f"{path}, line {row}: human_verdict {verdict!r} is none of {', '.join(ANSWERS)}")
+        if id not in known:
+            raise ValueError(
+                f"{path}, line {row}: sample_id {id!r} is in none of {', '.join(FILES['spatialbench_uc'][:3])}"
+            )
+    return dict(zip(table.sample_id, table.human_verdict.map(ANSWERS), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------ GenEval
+
+MODELS = {"geneval_clip.csv": "CLIP retrieval", "geneval_sdv2.csv": "SD 2.1", "geneval_if-xl.csv": "IF-XL"}
+
+
+_PROMPT = r"a photo of an? (?P<subject>.+?) (?P<relation>left of|right of|above|below) an? (?P<object>.+)"
+
+
+_AXIS = {"left of": "x", "right of": "x", "above": "y", "below": "y"}
+
+
+def read_geneval_people(folder: str | Path) -> pd.DataFrame:
+    """GenEval's crowd (arXiv 2310.11513): what five people answered on each picture of a relational prompt.
+
+    People were not asked for a verdict: they counted both things, and where they saw both they said where the first
+    stands, on each axis. Our verdict is that the answer names the prompt's direction; without an answer it is "false".
+
+    Returns:
+        A row per person and picture: model, picture, subject, relation, object, verdict ("true" or "false") and both
+        (did this person see both things?).
+
+    Raises:
+        ValueError: a file or column is missing; file and column are named.
+    """
+    folder = folder_of(folder, "geneval_people")
+    tables = []
+    for name, model in MODELS.items():
+        table = pd.read_csv(folder / name)
+        counts, where = (["Answer.task-count-0", "Answer.task-count-1"], {a: f"Answer.task-position-{a}" for a in "xy"})
+        if missing := {"Input.index", "Input.caption", *counts, *where.values()} - set(table):
+            raise ValueError(f"{folder / name}: the column {min(missing)!r} is missing")
+        table = table.join(table["Input.caption"].str.extract(_PROMPT)).dropna(subset="relation")
+        across = table.relation.map(_AXIS) == "x"
+        said = table[where["x"]].where(across, table[where["y"]])
+        obeyed = said == table.relation.str.removesuffix(" of")
+        tables.append(
+            table.assign(
+                model=model, picture=table["Input.index"], verdict=np.where(obeyed, "true", "false"),
+                both=(table[counts] > 0).all(axis=1),
+            )
+        )  # fmt: skip
+    columns = ["model", "picture", "subject", "relation", "object", "verdict", "both"]
+    return pd.concat(tables, ignore_index=True)[columns]

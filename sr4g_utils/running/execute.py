@@ -1,0 +1,158 @@
+"""Executing notebooks, and what a run reports at its end."""
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..store import files
+from ..store.files import read_json
+from . import crate, done, index, pages, profiles
+from .done import outputs
+
+# No advice about the kernel's transport, no word that it was interrupted before its end, nor a traceback when a kernel
+# that goes loses its sockets before its last word
+KERNEL = [
+    "--log-level=CRITICAL",
+    "--IPKernelApp.exec_lines=__import__('logging').getLogger('tornado.general').setLevel('CRITICAL')",
+]
+
+
+def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, force: bool) -> dict[str, float | None]:
+    """Run notebooks; the seconds that each took, None for those of which nothing has changed."""
+    log(folder / "run.log")
+    took: dict[str, float | None] = {}
+    try:
+        for number, name in enumerate(names, 1):
+            head = f"[{number}/{len(names)}] {name}"
+            if not force and done.is_done(name, profile[name], folder):
+                print(f"{head}: nothing changed, skipped")
+                took[name] = None
+                continue
+            began = time.monotonic()
+            done.start(name, folder)
+            (folder / crate.NAME).unlink(missing_ok=True)  # it tells of a run that ended
+            index.write_index(folder, profile)  # a run that is killed has said that it is unfinished
+            notebook = execute(name, profile[name], folder, head)
+            done.finish(name, profile[name], folder, also=[notebook, pages.to_html(notebook)])
+            took[name] = time.monotonic() - began
+            print(f"{head}: done in {took[name]:.0f} s", flush=True)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk is said once
+            index.write_index(folder, profile)
+        with contextlib.suppress(Exception):  # what ended the run is what its user has to read
+            crate.write_crate(folder, profile)
+        raise
+    index.write_index(folder, profile)
+    crate.write_crate(folder, profile)
+    return took
+
+
+def log(path: Path) -> None:
+    """papermill and the notebooks' own output go to the run's log file; the screen shows progress."""
+    logger = logging.getLogger("papermill")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers = [logging.FileHandler(path, encoding="utf-8")]
+    logger.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.raiseExceptions = False  # a full disk is said once, by the run
+
+
+def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> Path:
+    """Execute a notebook with papermill and return the executed one, which is kept also when it fails.
+
+    Raises:
+        RuntimeError: a cell failed, the kernel died or the disk is full; the message names notebook, cell and error.
+        KeyboardInterrupt: Ctrl-C; the message names notebook and cell.
+    """
+    import papermill  # imports half of Jupyter: not for --help
+
+    output = folder / "notebooks" / f"{name}.ipynb"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # the kernel imports this checkout, whatever else is installed
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(files.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on optional packages is no part of a notebook
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, of a widget we do not use
+    files.share_cores()
+    at = [0]
+    try:
+        papermill.execute_notebook(
+            *(str(path).replace("{", "{{").replace("}", "}}") for path in (profiles.notebooks()[name], output)),
+            parameters,
+            kernel_name="python3",
+            kernel_manager_class=own_kernel(),
+            cwd=profiles.NOTEBOOKS,
+            progress_bar={"desc": head, "file": sys.stderr},
+            log_output=True,
+            stderr_file=sys.stderr,  # a stage's own progress
+            on_cell_start=lambda cell, cell_index: at.append(cell_index + 1),
+            extra_arguments=KERNEL,
+        )
+        profiles.tidy(output)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{name}, cell {at[-1]}") from None
+    except Exception as error:
+        if isinstance(error, papermill.PapermillExecutionError):
+            problem = f"{error.ename}: {error.evalue}"
+        else:  # the kernel died, or the disk is full
+            problem = f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"{name}, cell {at[-1]}: {problem}\nSee {output}") from error
+    return output
+
+
+def own_kernel() -> type:
+    """What starts kernels of this very Python, whatever kernel somebody has installed under the name of python3."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    class OwnKernel(AsyncKernelManager):
+        @default("kernel_spec_manager")
+        def _only_ours(self) -> KernelSpecManager:
+            return KernelSpecManager(kernel_dirs=[], parent=self)  # what is left is this Python's
+
+    return OwnKernel
+
+
+def report(folder: Path, notebooks: dict[str, float | None]) -> dict[str, Any]:
+    """The end of a run as one record.
+
+    Args:
+        notebooks: the seconds that each took, in order; None for those that were skipped.
+
+    Returns:
+        folder, index, notebooks, seconds, made (how many tables, figures and artifacts lie there), and headline: the
+        change of VISOR_Cond of each model of notebook 04 with its interval; empty where there is none.
+    """
+    files = {file for name in notebooks for file in outputs(name, folder) if (folder / file).exists()}
+    made = {part: len({Path(f).with_suffix("") for f in files if f.startswith(part)}) for part in ("tables", "figures")}
+    made["artifacts"] = sum(file.startswith("artifacts") for file in files)
+    changes = read_json(folder / "artifacts" / "results" / "changes.json") if "04_evaluation" in notebooks else None
+    headline = [
+        {key: row[key] for key in ("model", "objects", "metric", "before", "after", "difference", "low", "high")}
+        for row in (changes or {"rows": []})["rows"]
+        if row["relation"] == "all" and row["metric"] == "VISOR_Cond"
+    ]
+    seconds = sum(each for each in notebooks.values() if each is not None)
+    index = str(folder / "index.html")
+    return {"folder": str(folder), "index": index, "notebooks": notebooks, "seconds": seconds, "made": made,
+            "headline": headline}  # fmt: skip
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """The record in plain words, a few lines."""
+    run = [name for name, seconds in record["notebooks"].items() if seconds is not None]
+    made = ", ".join(f"{number} {part if number != 1 else part[:-1]}" for part, number in record["made"].items())
+    lines = [f"{len(run)} of {len(record['notebooks'])} notebooks run in {record['seconds'] / 60:.1f} min: {made}."]
+    for row in record["headline"]:
+        ends = "no interval" if row["low"] is None else f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
+        if row["difference"] is not None:
+            lines.append(
+                f"{row['model']}, {row['objects']} objects: VISOR_Cond {row['before']:.1f} → {row['after']:.1f}, "
+                f"{row['difference']:+.1f} points ({ends})."
+            )
+    return "\n".join([*lines, f"Done. Open {record['index']}"])

@@ -1,0 +1,309 @@
+"""Several runs beside each other: scores, seeds, paired differences, and what differed between the runs."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..dataset.prompts import OBJECT_SETS
+from ..evaluation import scores
+from ..store import files
+from . import profiles
+from .sweep import measured_minutes
+
+OF = ["kind", "objects", "model", "relation", "metric"]  # what a number is of; kind: "score" or "change"
+
+
+PROMPT = ["subject", "relation", "object", "caption", "objects"]  # two runs' prompts are the same where these are
+
+
+HEADLINES = ("OA", "VISOR", "VISOR_Cond")
+
+
+RESAMPLES = 1_000
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, or the results that were recorded of one.
+
+    numbers: columns ``OF``, value, low and high (over prompts). verdicts: by model, with ``prompt`` numbered alike in
+    all runs; empty where only results are there.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    about: Mapping[str, Any]
+    numbers: pd.DataFrame
+    verdicts: Mapping[str, pd.DataFrame]
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def finished_in(folders: Sequence[Path]) -> list[Path]:
+    """The run folders that have scores, among some folders and right below them.
+
+    Raises:
+        ValueError: there is none in one of the folders.
+    """
+    found = []
+    for folder in folders:
+        below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        runs = [path for path in ([folder] if _results(folder) else below) if _results(path)]
+        if not runs:
+            raise ValueError(f"--summary: {folder} holds no run with scores; run notebook 04 first")
+        found += runs
+    return list(dict.fromkeys(path.resolve() for path in found))
+
+
+def _results(folder: Path) -> Path | None:
+    """Where a run's results are, if its scores are there; those of ``data/results`` stand in their folder itself."""
+    places = (folder / "artifacts" / "results", folder)
+    return next((place for place in places if (place / "scores.json").is_file()), None)
+
+
+def read(folder: Path, name: str, numbered: dict[tuple[Any, ...], int]) -> Finished:
+    """A finished run.
+
+    Args:
+        numbered: the numbers of the prompts met so far, which grow: as a prompt's id is its run's own.
+    """
+    place = _results(folder)
+    assert place is not None
+    found = {path.stem: files.read_json(path) for path in sorted(place.glob("*.json"))}
+    scores = pd.DataFrame(found["scores"]["rows"]).assign(kind="score")
+    changes = pd.DataFrame(found.get("changes", {"rows": []})["rows"]).rename(columns={"difference": "value"})
+    numbers = pd.concat([scores, changes.assign(kind="change")])[[*OF, "value", "low", "high"]]
+    minutes = measured_minutes(folder)
+    about = {k: v for k, v in found["scores"]["provenance"].items() if not isinstance(v, dict | list)}
+    parameters = _parameters(folder) or {
+        f"{result}.{key}": value
+        for result, each in found.items()
+        for key, value in each["about"].items()
+        if not isinstance(value, dict)
+    }
+    about |= {} if minutes is None else {"minutes of notebooks": round(minutes, 1)}
+    return Finished(name, parameters, about, numbers.reset_index(drop=True), _verdicts(folder, numbered))
+
+
+def _parameters(folder: Path) -> dict[str, Any]:
+    """All parameters of a run's executed notebooks, but for its own folder."""
+    found: dict[str, Any] = {}
+    for path in sorted((folder / "notebooks").glob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        values = {key: default for key, (_, default) in profiles.declared_in(notebook["cells"]).items()}
+        values |= notebook["metadata"].get("papermill", {}).get("parameters", {})
+        found |= {f"{path.stem}.{key}": value for key, value in values.items() if key != "run_folder"}
+    return found
+
+
+def _verdicts(folder: Path, numbered: dict[tuple[Any, ...], int]) -> dict[str, pd.DataFrame]:
+    asked = folder / "artifacts" / "prompts_test.parquet"
+    if not asked.is_file():
+        return {}
+    prompts = pd.read_parquet(asked, columns=["prompt_id", *PROMPT])
+    rows = prompts[PROMPT].itertuples(index=False, name=None)
+    prompts = prompts.assign(prompt=[numbered.setdefault(row, len(numbered)) for row in rows])
+    prompts = prompts[["prompt_id", "prompt", "objects"]]
+    needed = ["prompt_id", "image_index", "relation", "both_found", "correct"]
+    made = {}
+    for path in sorted(asked.parent.glob("verdicts_*.parquet")):
+        table = pd.read_parquet(path, columns=needed).merge(prompts, on="prompt_id", validate="many_to_one")
+        table = table.drop(columns="prompt_id").rename(columns={"prompt": "prompt_id"})
+        made[path.stem.removeprefix("verdicts_")] = table
+    return made
+
+
+# ---------------------------------------------------------------------------------------------------------- comparing
+
+
+def differing(runs: Sequence[Finished]) -> pd.DataFrame:
+    """What is not the same in all runs: a row per parameter, version or machine, a column per run."""
+    rows = []
+    for kind in ("parameters", "about"):
+        values = [getattr(run, kind) for run in runs]
+        for key in dict.fromkeys(key for each in values for key in each):
+            told = [str(each.get(key, "–")) for each in values]
+            if len(set(told)) > 1:
+                rows.append({"what": key, **dict(zip((run.name for run in runs), told, strict=True))})
+    return pd.DataFrame(rows, columns=["what", *(run.name for run in runs)])
+
+
+def by_seed(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
+    """The runs that differ in seeds only, under a name for each such group; only groups of at least two."""
+    groups: dict[str, list[Finished]] = {}
+    for run in runs:
+        rest = {key: value for key, value in run.parameters.items() if key.rpartition(".")[2] != "seed"}
+        groups.setdefault(files.hash_of(rest), []).append(run)
+    several = [group for group in groups.values() if len(group) > 1]
+    return {" | ".join(run.name for run in group): group for group in several}
+
+
+def over_seeds(runs: Sequence[Finished], level: float = 0.95) -> pd.DataFrame:
+    """The mean over runs that differ in seeds only, and how sure it is, of every number that all of them have.
+
+    Returns:
+        Columns ``OF``, value (the mean), runs, low and high over seeds (Student's t: what another seed would give), and
+        prompts_low and prompts_high (bootstrap over prompts, these seeds kept: what other prompts would give). The last
+        two are null where the runs are not scored on the same images.
+    """
+    every = pd.concat([run.numbers for run in runs]).groupby(OF, sort=False, dropna=False).value
+    table = every.agg(["mean", "std", "count"]).reset_index().rename(columns={"mean": "value", "count": "runs"})
+    table = table[table.runs == len(runs)].reset_index(drop=True)
+    half = stats.t.ppf((1 + level) / 2, len(runs) - 1) * table["std"] / np.sqrt(len(runs))
+    table = table.assign(low=table.value - half, high=table.value + half).drop(columns="std")
+    ends = pd.DataFrame(_over_prompts(runs, level), columns=[*OF, "prompts_low", "prompts_high"])
+    return table.merge(ends, on=OF, how="left") if len(ends) else table.assign(prompts_low=np.nan, prompts_high=np.nan)
+
+
+def _over_prompts(runs: Sequence[Finished], level: float) -> Iterator[tuple[Any, ...]]:
+    """Intervals over prompts of the runs' mean: of each score, and of each change from the first model."""
+    if not all(run.verdicts for run in runs):
+        return
+    models = [m for m in _models(runs[0]) if all(m in run.verdicts for run in runs)]
+    tables = [run.verdicts[model] for model in models for run in runs]
+    if len({tuple(sorted(zip(t.prompt_id, t.image_index, strict=True))) for t in tables}) != 1:
+        return
+    for objects, parts in _sets(tables):
+        for relation, drawn in scores.draws(parts, RESAMPLES).items():
+            means = drawn.reshape(len(models), len(runs), *drawn.shape[1:]).mean(axis=1)
+            for i, model in enumerate(models):
+                for kind, values in (("score", means[i]), ("change", means[i] - means[0])):
+                    if kind == "score" or i:
+                        ends = _quantiles(values[1:], level)
+                        yield from (
+                            (kind, objects, model, relation, metric, *ends[:, j])
+                            for j, metric in enumerate(scores.METRICS)
+                        )
+
+
+def _quantiles(drawn: np.ndarray, level: float) -> np.ndarray:
+    """(2, metric): the ends of each metric's percentile interval; null where it was never measurable."""
+    ends = np.full((2, drawn.shape[1]), np.nan)
+    known = ~np.isnan(drawn).all(axis=0)
+    ends[:, known] = np.nanquantile(drawn[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return ends
+
+
+def _models(run: Finished) -> list[str]:
+    return list(dict.fromkeys(run.numbers.model))
+
+
+def _sets(tables: Sequence[pd.DataFrame]) -> Iterator[tuple[str, list[pd.DataFrame]]]:
+    """Each set of objects that occurs in all tables, with their records of it; "all" last, if there are several."""
+    kinds = set.intersection(*(set(table.objects) for table in tables))
+    for name in [name for name in (*OBJECT_SETS, "all") if name in kinds]:
+        yield name, [table[table.objects == name] for table in tables]
+    if len(kinds) > 1:
+        yield "all", list(tables)
+
+
+def differences(runs: Sequence[Finished]) -> pd.DataFrame:
+    """Every two runs' difference in a model's scores over all relations, on the prompts that both have, paired.
+
+    Returns:
+        Columns run and other, objects, model, then those of :func:`scores.compare` (before: run, after: other). Where
+        two runs have no prompt in common, or only results were kept, they have no rows.
+    """
+    tables = []
+    for a, b in combinations(runs, 2):
+        for model in (m for m in _models(a) if m in a.verdicts and m in b.verdicts):
+            for objects, (one, other) in _sets([a.verdicts[model], b.verdicts[model]]):
+                if set(one.prompt_id) & set(other.prompt_id):
+                    table = scores.compare(one, other, RESAMPLES, per_relation=False)
+                    table.attrs = {}
+                    tables.append(table.assign(run=a.name, other=b.name, objects=objects, model=model))
+    columns = ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images"]
+    first = ["run", "other", "objects", "model"]
+    return pd.concat(tables, ignore_index=True)[first + columns] if tables else pd.DataFrame(columns=first + columns)
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
+
+
+WHAT = {
+    "What differs between the runs": "Parameters, versions, machines and times that are not the same in all runs.",
+    "Scores": "Percent, with 95 % intervals over prompts. A change is that from a run's first model, in points.",
+    "Over seeds": "Runs that differ in seeds only: their mean, with Student's 95 % interval over seeds, beside the "
+    "bootstrap's over prompts.",
+    "Differences between runs": "The other run minus the run, in points, paired by prompt, on images that both have.",
+}
+
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;font-size:.9em}
+td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}div{overflow-x:auto}"""
+
+
+def main(folders: Sequence[Path], into: Path) -> None:
+    """``run_all.py --summary``: write ``summary.html`` and ``summary.csv`` for all finished runs in some folders.
+
+    Raises:
+        ValueError: one of them holds no finished run.
+    """
+    found = finished_in(folders)
+    unique = len({path.name for path in found}) == len(found)
+    numbered: dict[tuple[Any, ...], int] = {}
+    runs = [read(path, path.name if unique else str(path), numbered) for path in found]
+    scores = pd.concat([run.numbers.assign(run=run.name) for run in runs], ignore_index=True)
+    seeds = [over_seeds(group).assign(run=name) for name, group in by_seed(runs).items()]
+    every = differences(runs)
+    paired = every.rename(columns={"difference": "value"}).assign(kind="difference")
+    parts = [scores, *(table.assign(kind="mean " + table.kind) for table in seeds), paired]
+    columns = ["run", "other", *OF, "value", "low", "high", "runs", "prompts_low", "prompts_high", "p", "images"]
+    text = pd.concat(parts, ignore_index=True).reindex(columns=columns).to_csv(index=False)
+    files.write_text(into / "summary.csv", text)
+    files.write_text(into / "summary.html", _page(runs, scores, seeds, every))
+    print(f"{len(runs)} runs beside each other: {into / 'summary.html'} and summary.csv")
+
+
+def _page(runs: Sequence[Finished], scores: pd.DataFrame, seeds: Sequence[pd.DataFrame], every: pd.DataFrame) -> str:
+    order = {"columns": "run", "index": ["kind", "objects", "model", "metric"]}
+    wide = _headlines(scores).assign(told=lambda t: _told(t.value, t.low, t.high))
+    wide = wide.pivot(**order, values="told")[[run.name for run in runs]].reset_index()
+    mean = _headlines(pd.concat(seeds)) if seeds else pd.DataFrame(columns=[*OF, "run"])
+    if seeds:
+        mean = mean.assign(
+            **{"mean, interval over seeds": _told(mean.value, mean.low, mean.high)},
+            **{"interval over prompts": _told(None, mean.prompts_low, mean.prompts_high)},
+        ).drop(columns=["value", "low", "high", "prompts_low", "prompts_high", "relation"])
+        mean.insert(0, "run", mean.pop("run"))
+    paired = _headlines(every)
+    paired = paired.assign(difference=_told(paired.difference, paired.low, paired.high))
+    paired = paired.drop(columns=["low", "high", "relation"]).round(3)
+    sections = {
+        "What differs between the runs": differing(runs),
+        "Scores": wide,
+        "Over seeds": mean,
+        "Differences between runs": paired,
+    }
+    body = "".join(
+        f"<h2>{title}</h2><p>{WHAT[title]}</p>" + (_table(table) if len(table) else "<p>None.</p>")
+        for title, table in sections.items()
+    )
+    title = f"SR4G: {len(runs)} runs"
+    note = '<p>All numbers, per relation as well: <a href="summary.csv">summary.csv</a></p>'
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n' \
+        f"<h1>{title}</h1>{note}{body}</html>\n"  # fmt: skip
+
+
+def _headlines(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table.relation == "all") & table.metric.isin(HEADLINES)]
+
+
+def _told(value: pd.Series | None, low: pd.Series, high: pd.Series) -> list[str]:
+    """ "12.3 [11.0, 13.6]" of each row; a dash where a number is not known."""
+    ends = [f"[{a:.1f}, {b:.1f}]" if a == a and b == b else "[–]" for a, b in zip(low, high, strict=True)]
+    if value is None:
+        return ends
+    return [f"{v:.1f} {end}" if v == v else "–" for v, end in zip(value, ends, strict=True)]
+
+
+def _table(table: pd.DataFrame) -> str:
+    return f"<div>{table.to_html(index=False, border=0, na_rep='–')}</div>"

@@ -1,0 +1,330 @@
+"""The run folder: where a run leaves things, and how it knows what is already done.
+
+A stage or a notebook is done when a record written *after* its files says so, and the record still fits: same
+configuration, code, inputs and outputs.
+"""
+
+import ast
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from . import files
+from .files import (
+    PACKAGE,
+    atomic,
+    digest,
+    hash_of,
+    lock,
+    provenance,
+    read_json,
+    remove,
+    temporary,
+    write_json,
+    write_text,
+)
+
+
+class Run:
+    """A run folder as one notebook sees it: where figures, tables and artifacts go, and what is done already.
+
+    Opening it takes a shared lock that lasts as long as the process, so that a second batch run can tell that a kernel
+    is still at work here. Every input and output that passes through is recorded for :func:`is_done`.
+    """
+
+    def __init__(self, folder: str | Path, notebook: str) -> None:
+        self.folder = Path(folder).resolve()
+        self.notebook = notebook
+        self.inputs: dict[str, str | None] = {}
+        self.outputs: list[str] = []
+        for part in ("artifacts", "figures", "tables", "notebooks"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        for part in ("figures", "tables", "artifacts/results", ".state"):
+            files.sweep(self.folder / part)
+        self._lock = lock(self.folder / ".kernels", shared=True)
+        self._note()
+
+    def _note(self) -> None:
+        write_json(_state(self.folder, self.notebook, "files"), {"inputs": self.inputs, "outputs": self.outputs})
+
+    def _made(self, path: Path) -> Path:
+        if (name := str(path.relative_to(self.folder))) not in self.outputs:
+            self.outputs.append(name)
+            self._note()
+        return path
+
+    def read(self, path: str | Path) -> Path:
+        """Record that this notebook reads ``path`` (an artifact's name or any file) and return it.
+
+        Raises:
+            FileNotFoundError: it does not exist; the message says which notebook makes it.
+        """
+        found = self.folder / "artifacts" / path
+        if not found.exists():
+            hint = "run the notebook that makes it first" if not Path(path).is_absolute() else "check the path"
+            raise FileNotFoundError(f"{found} is missing: {hint}")
+        self.inputs[str(found)] = digest(found)
+        self._note()
+        return found
+
+    def stage(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        inputs: Mapping[str, str | Path] | None = None,
+        *,
+        heavy: bool = False,
+        prolongs: Mapping[str, Any] | None = None,
+        **config: Any,
+    ) -> tuple[Path, Any]:
+        """Make the artifact ``name`` with ``function(path, **inputs, **prolongs, **config)`` unless it is there.
+
+        It is there if it was finished with the same configuration, the same content of the input files and of the local
+        models that the configuration names, and the same code: the function's module and the modules that one imports,
+        not the rest of the package. A ``heavy`` stage is kept when only code has changed, which is said: nobody wants
+        three days of training again for a changed message. Where its module states a ``BEHAVIOUR``, that decides.
+
+        The artifact may be a folder in which the function keeps its own state: what an interrupted stage left there is
+        handed to it again, and so is what differs in ``prolongs`` alone. What belongs to another configuration is
+        removed first (of a heavy stage: moved to ``<name>.before``, ``.before-2``, …), which is said.
+
+        Returns:
+            The artifact's path, and the function's JSON-able result (kept beside the artifact).
+
+        Raises:
+            BlockingIOError: another process is making it. ValueError: the name leads out of the artifacts' folder.
+        """
+        path, record = self._artifact(name), _state(self.folder, name, "stage")
+        inputs = {key: self.read(Path(value).resolve()) for key, value in (inputs or {}).items()}
+        behaviour = getattr(sys.modules.get(function.__module__), "BEHAVIOUR", None) if heavy else None
+        code = code_digest(function.__module__) if behaviour is None else f"behaviour {behaviour}"
+        wanted = {
+            "function": function.__qualname__,
+            "code": None if heavy and behaviour is None else code,
+            "inputs": {key: self.inputs[str(value)] for key, value in inputs.items()},
+            "config": config,
+            "models": {name: digest(Path(name)) for name in _models(config)},
+        }
+        keys = {"key": hash_of([wanted, dict(prolongs or {})]), "belongs": hash_of(wanted)}
+        found = read_json(record) or {}
+        if found.get("key") == keys["key"] and "output" in found and found["output"] == digest(path):
+            if found["code"] != code:
+                print(f"{name} was made by other code than today's; delete {path} to make it again", file=sys.stderr)
+        else:
+            with lock(_state(self.folder, name, "lock"), of=path):
+                if found and found.get("belongs") != keys["belongs"]:
+                    _clear(name, path, heavy)
+                files.sweep(path.parent)
+                write_json(record, keys)
+                options = {**inputs, **(prolongs or {}), **config}
+                result = made(path, hash_of([keys["key"], code]), lambda: function(path, **options))
+                found = {**keys, "code": code, "output": digest(path), "result": result}
+                write_json(record, found)
+        self._made(path)
+        return path, found["result"]
+
+    def _artifact(self, name: str) -> Path:
+        path, root = self.folder / "artifacts" / name, self.folder / "artifacts"
+        if path == root or ".." in Path(name).parts or not path.is_relative_to(root):
+            raise ValueError(f"{name!r} cannot name an artifact: it leads out of {root}; choose a plain name")
+        return path
+
+    def figure(self, figure: Any, name: str, caption: str) -> None:
+        """Save a matplotlib figure as PNG and PDF. The caption travels in the PNG; there are no dates in either.
+
+        In a notebook the figure is shown here, with the caption as its alternative text.
+        """
+        for suffix, metadata in {
+            "png": {"Description": caption, "Software": None},
+            "pdf": {"Title": caption, "CreationDate": None, "Creator": None, "Producer": None},
+        }.items():
+            with atomic(self.folder / "figures" / f"{name}.{suffix}") as partial:
+                figure.savefig(partial, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
+            self._made(self.folder / "figures" / f"{name}.{suffix}")
+        from IPython import display, get_ipython  # not for --help
+        from matplotlib import pyplot as plt
+
+        if get_ipython() is not None:
+            display.display(figure, metadata={"image/png": {"alt": caption}})
+            plt.close(figure)  # else it is shown once more at the cell's end
+
+    def table(self, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
+        """Save a table as CSV (full precision), Markdown and LaTeX (four digits, caption first), and return it."""
+        rows, headers = table.astype(object).where(table.notna(), None).values.tolist(), list(table.columns)
+        texts = {
+            "csv": table.to_csv(index=False),
+            "md": f"**{caption}**\n\n" + tabulate(rows, headers, "github", missingval="–", intfmt=",", floatfmt=".4g"),
+            "tex": f"% {caption}\n" + tabulate(rows, headers, "latex_booktabs", missingval="--", floatfmt=".4g"),
+        }
+        for suffix, text in texts.items():
+            write_text(path := self.folder / "tables" / f"{name}.{suffix}", text.rstrip("\n") + "\n")
+            self._made(path)
+        return table
+
+    def result(self, table: pd.DataFrame, name: str, **about: Any) -> pd.DataFrame:
+        """Save a table as a result with its provenance: ``artifacts/results/{name}.json``, which a run can record."""
+        path = self.folder / "artifacts" / "results" / f"{name}.json"
+        rows = json.loads(table.to_json(orient="records", double_precision=12))
+        write_json(path, {"about": about, "provenance": provenance(), "rows": rows})
+        self._made(path)
+        return table
+
+    def recorded(self, name: str, profile: str = "coco") -> tuple[pd.DataFrame, dict[str, Any]]:
+        """A result of a recorded run, shipped in ``data/results``: its rows, and where they come from."""
+        found = json.loads(self.read(files.DATA / "results" / profile / f"{name}.json").read_text(encoding="utf-8"))
+        return pd.DataFrame(found["rows"]), {**found["about"], **found["provenance"]}
+
+
+def _models(value: Any) -> list[str]:
+    """The local models that a configuration names."""
+    if isinstance(value, Mapping):
+        return [name for each in value.values() for name in _models(each)]
+    files = ("model_index.json", "config.json")
+    return [value] if isinstance(value, str) and any((Path(value) / file).is_file() for file in files) else []
+
+
+def _clear(name: str, path: Path, keep: bool) -> None:
+    """Make way for a stage of another configuration, and say so."""
+    why = f"{name} was made under another configuration, from other inputs or by other code: starting afresh"
+    if keep and path.exists():
+        print(f"{why}; {files.set_aside(path)}", file=sys.stderr)
+    elif path.is_dir():
+        files.remove(path)
+        print(why, file=sys.stderr)
+
+
+def _state(folder: Path, name: str, kind: str) -> Path:
+    return folder / ".state" / f"{name.replace('/', '%')}.{kind}.json"
+
+
+# -------------------------------------------------------------------------------------------------- what is done
+
+
+ROOMS_OF_RUNS = tuple(f"{PACKAGE.name}.{room}" for room in ("store", "running"))
+
+
+@cache
+def code_digest(module: str | None = None) -> str:
+    """Hash of a module's code and of every module of the package that it imports; of the whole package if None.
+
+    Comments, docstrings and layout do not count, and neither do the rooms of runs: where a stage's files lie
+    does not change what is in them. Of a function that is no module's, as a notebook's own, the code is not known.
+    """
+    every = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in PACKAGE.rglob("*.py")]
+    todo = [module] if module else sorted(every)
+    seen: dict[str, str] = {}
+    while todo:
+        name = todo.pop()
+        file = source_file(name)
+        if name in seen or not file.is_file() or (module and name.startswith(ROOMS_OF_RUNS)):
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        todo += imports(name, tree)
+        seen[name] = ast.dump(_without_docstrings(tree))
+    return hash_of(seen)
+
+
+def source_file(module: str) -> Path:
+    """The file of a module of the package; it need not exist."""
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imports(module: str, tree: ast.Module) -> set[str]:
+    """The modules of this package that a module imports, those inside its functions, too."""
+    package = module.split(".") if source_file(module).name == "__init__.py" else module.split(".")[:-1]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            place = ".".join([*base, *filter(None, [node.module])])
+            found |= {place, *(f"{place}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] == PACKAGE.name and source_file(name).is_file()}
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree
+
+
+WRITTEN_ON = (".jsonl",)  # files that a prolonged stage appends to; all others are replaced whole
+
+
+def store() -> Path | None:
+    """The folder that this run's stages are shared in; None if they are not."""
+    folder = os.environ.get("SR4G_STAGES")
+    return Path(folder) if folder else None
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is in a block with the same lock file. A process that dies lets the next one in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def made(path: Path, key: str, make: Callable[[], Any]) -> Any:
+    """The result of ``make()``, which writes the artifact ``path``; or that of a run that has made the same before.
+
+    Args:
+        path: a file or folder. Of a folder, what an interrupted ``make`` left there is handed to it again.
+        key: of all that the artifact depends on: where keys are equal, so are the artifacts.
+    """
+    if (folder := store()) is None:
+        return make()
+    entry = folder / key
+    kept = entry / "artifact"
+    with alone(folder / f"{key}.lock"):
+        files.sweep(entry)
+        found = read_json(entry / "record.json")
+        if found and found["output"] == digest(kept):
+            copy(kept, path)
+        else:
+            found = {"result": make(), "output": digest(path)}
+            copy(path, kept)
+            write_json(entry / "record.json", found)
+    return found["result"]
+
+
+def copy(source: Path, target: Path) -> None:
+    """Put a file or folder, whole or not at all, in the place of ``target``: as hard links, where the disk has them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary(target)
+    if source.is_dir():
+        shutil.copytree(source, partial, copy_function=_link)
+    else:
+        _link(str(source), str(partial))
+    if target.is_dir():
+        remove(target)
+    target.unlink(missing_ok=True)  # renamed over a link to itself, a link would stay
+    partial.replace(target)
+
+
+def _link(source: str, target: str) -> None:
+    if not source.endswith(WRITTEN_ON):
+        with contextlib.suppress(OSError):  # another disk, or one without links
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
+
+
+RECORDED = "recorded"
+
+
+Told = tuple[pd.DataFrame, dict[str, Any]]  # a table, and what it was made from

@@ -1,0 +1,207 @@
+"""Exercise 6: judge pictures, and how far two judges agree beyond chance."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from ..dataset import world
+from ..evaluation.statistics import agreement
+from ..relations import BY_NAME, NAMES, judge
+from .answer import accept, call, refuse, words
+
+COLUMNS = ["picture", "question", "answer", "annotator"]
+
+
+ANSWERS = ("yes", "no")
+
+
+_KIT = {"item": "picture", "person": "annotator"}  # a kit's own names for these columns
+
+
+_THINGS = (("dog", "cat"), ("cup", "book"), ("chair", "tv"), ("bird", "kite"))
+
+
+def _scenes(n: int = 16, seed: int = 6) -> list[tuple[str, str, str, np.ndarray]]:
+    """Subject, relation, object and their two boxes, with the subject anywhere around the object, often aslant."""
+    rng, made = np.random.default_rng(seed), []
+    for i in range(n):
+        subject, object = _THINGS[i % len(_THINGS)]
+        angle, far = 2 * np.pi * (i + rng.uniform(0, 0.9)) / n, rng.uniform(15, 22)
+        sizes = rng.integers(16, 24, (2, 2))
+        centre = 32 + np.outer([0.5, -0.5], [np.cos(angle), np.sin(angle)]) * 2 * far * 0.6
+        corner = np.clip(np.round(centre - sizes / 2), 0, 64 - sizes)
+        made.append((subject, NAMES[(i // len(_THINGS) + i) % 4], object, np.concatenate([corner, sizes], axis=1)))
+    return made
+
+
+def questions() -> pd.DataFrame:
+    """What is asked of each of the 16 pictures: picture and question."""
+    asked = [f"Is the {s} {BY_NAME[r].phrase} the {o}?" for s, r, o, _ in _scenes()]
+    return pd.DataFrame({"picture": np.arange(len(asked)), "question": asked})
+
+
+def pictures() -> Figure:
+    """The 16 pictures with their questions. They bear no verdict."""
+    figure, axes = plt.subplots(4, 4, figsize=(11, 12))
+    for picture, axis in enumerate(axes.flat):
+        _draw(axis, picture)
+    figure.tight_layout()
+    return figure
+
+
+def _draw(axis: plt.Axes, picture: int) -> None:
+    s, _, o, boxes = _scenes()[picture]
+    axis.imshow(world.render(boxes, [s, o], seed=picture))
+    axis.set_title(f"{picture}: {questions().question[picture]}", fontsize="x-small")
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+
+
+def judged(answers: Sequence[str], annotator: str) -> pd.DataFrame:
+    """Answers to the 16 questions, in their order, as a table of judgements.
+
+    Raises:
+        ValueError: there are more answers or fewer.
+    """
+    if len(answers) != len(questions()):
+        raise ValueError(f"answers: {len(answers)} of them for {len(questions())} pictures; answer each picture once")
+    return questions().assign(answer=list(answers), annotator=annotator)
+
+
+def judged_by_rules(rules: str) -> pd.DataFrame:
+    """What a rule set answers to the same questions."""
+    verdicts = [
+        judge(boxes[[0]], boxes[[1]], rules, np.array([[64.0, 64.0]]))[0, NAMES.index(r)]
+        for _, r, _, boxes in _scenes()
+    ]
+    return judged([ANSWERS[not verdict] for verdict in verdicts], f"rules: {rules}")
+
+
+def read_judgements(path: str | Path) -> pd.DataFrame:
+    """Judgements of people: a CSV with the columns picture, question, answer (yes or no) and annotator.
+
+    Answers to a blind kit (``python -m sr4g_utils.people kit``) are read as well: its items and persons are pictures
+    and annotators, it asks one question of each, and a missing object is a no. Left aside are other columns, and
+    pictures that someone left without an answer or called unclear.
+
+    Raises:
+        ValueError: a column is missing, an answer is neither yes nor no, or someone judges a question twice.
+    """
+    found = pd.read_csv(path, dtype=str)
+    if set(_KIT) <= set(found):
+        found = found.rename(columns=_KIT).assign(question="as in the kit")
+    if missing := [name for name in COLUMNS if name not in found]:
+        raise ValueError(f"{path}: the column {missing[0]!r} is missing; judgements have {', '.join(COLUMNS)}")
+    found = found[COLUMNS].dropna(subset="answer")
+    found["answer"] = found.answer.str.strip().str.lower().replace({"missing": "no"})
+    found = found[found.answer != "unclear"]
+    if (odd := found[~found.answer.isin(ANSWERS)]).size:
+        raise ValueError(f"{path}, row {odd.index[0] + 2}: the answer is {odd.answer.iloc[0]!r}; it must be yes or no")
+    twice = found.duplicated(["picture", "question", "annotator"])
+    if twice.any():
+        row = found[twice].iloc[0]
+        raise ValueError(f"{path}: {row.annotator} answers {row.question!r} of picture {row.picture} twice; keep one")
+    return found.reset_index(drop=True)
+
+
+def paired(judgements: pd.DataFrame, one: str, other: str) -> tuple[list[bool], list[bool]]:
+    """The answers of two annotators to the questions that both answered; True is yes.
+
+    Raises:
+        ValueError: they share no question.
+    """
+    sides = [
+        judgements[judgements.annotator == name].set_index(["picture", "question"]).answer for name in (one, other)
+    ]
+    both = pd.concat(sides, axis=1, join="inner") == "yes"
+    if not len(both):
+        raise ValueError(f"judgements: {one!r} and {other!r} answered no question in common")
+    return both.iloc[:, 0].tolist(), both.iloc[:, 1].tolist()
+
+
+def check_answers(answers: Sequence[str]) -> None:
+    """Whether all 16 questions are answered, each with yes or no. There is no wrong answer here.
+
+    Raises:
+        CounterExample: one is missing or is another word; its picture is drawn.
+    """
+    for picture in range(len(questions())):
+        said = answers[picture] if picture < len(answers) else None
+        if said not in ANSWERS:
+            figure, axis = plt.subplots(figsize=(3, 3.2))
+            _draw(axis, picture)
+            told = "has no answer" if said is None else f"has the answer {said!r}"
+            refuse(f"Picture {picture} {told}: yes or no?", figure)
+    if len(answers) != len(questions()):
+        refuse(f"There are {len(questions())} pictures and {len(answers)} answers.", words("one answer per picture"))
+    if len(set(answers)) == 1:
+        refuse("All answers are the same: look once more, or kappa will have nothing to say.", pictures())
+    accept("Every picture is judged.")
+
+
+_TABLES = [
+    [6, 2, 1, 7],
+    [9, 1, 1, 1],
+    [2, 6, 2, 6],
+    [8, 0, 0, 8],
+    [0, 8, 8, 0],
+    [1, 5, 0, 10],
+    [0, 0, 0, 9],
+    [12, 0, 0, 0],
+]
+
+
+def check_kappa(function: Callable[[list[bool], list[bool]], float]) -> None:
+    """Whether a function is Cohen's kappa.
+
+    Args:
+        function: takes two lists of answers (True is yes); it returns NaN where both always say the same word.
+
+    Raises:
+        CounterExample: two judges, drawn as their 2 × 2 table, of whom it says something else.
+    """
+    rng = np.random.default_rng(0)
+    for counts in [*_TABLES, *rng.integers(0, 9, (60, 4)).tolist()]:
+        if not sum(counts):
+            continue
+        a = np.repeat([True, True, False, False], counts).tolist()
+        b = np.repeat([True, False, True, False], counts).tolist()
+        said = call(function, a, b, figure=partial(_two_by_two, counts))
+        if not isinstance(said, int | float | np.number):
+            refuse(f"{function.__name__} returns {said!r}; kappa is a number.", _two_by_two(counts, "which number?"))
+        right = agreement(np.array(counts))[-1]
+        if not np.isclose(said, right, equal_nan=True):
+            refuse(_hint(float(said), counts), _two_by_two(counts, f"yours: {said:.2f}"))
+    accept("Your kappa is Cohen's.")
+
+
+def _hint(said: float, counts: list[int]) -> str:
+    yes_yes, yes_no, no_yes, no_no = (count / sum(counts) for count in counts)
+    same, one, other = yes_yes + no_no, yes_yes + yes_no, yes_yes + no_yes
+    if np.isnan(agreement(np.array(counts))[-1]):
+        return "Both always say the same word: there was no chance to disagree, so what can be said beyond chance?"
+    if np.isclose(said, same):
+        return "That is how often they agree; how often would two such judges agree by chance?"
+    if np.isclose(said, 2 * same - 1):
+        return "By chance they would agree in half of the cases only if each said yes half of the time: do they?"
+    if any(np.isclose(said, (same - c) / (1 - c)) for c in (one**2 + (1 - one) ** 2, other**2 + (1 - other) ** 2)
+           if c < 1):  # fmt: skip
+        return "Chance has two judges: each has a share of yes of their own."
+    if np.isclose(said, (same - one * other) / (1 - one * other) if one * other < 1 else np.nan):
+        return "Two judges can also agree by chance on no."
+    return "Count by hand: how often do they agree, and how often would they if each answered blindly?"
+
+
+def _two_by_two(counts: list[int], title: str) -> Figure:
+    figure, axis = plt.subplots(figsize=(3.4, 3))
+    sns.heatmap(np.array(counts).reshape(2, 2), annot=True, fmt="d", cmap="cividis", cbar=False, square=True, ax=axis,
+                xticklabels=ANSWERS, yticklabels=ANSWERS, vmin=0)  # fmt: skip
+    axis.set(xlabel="the other judge", ylabel="one judge", title=title)
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,298 @@
+"""The analysis of notebooks 04 and 05 on worlds whose answers are known."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from pretend import LAYOUT, draw, make_prompts
+
+from sr4g_utils.analysis import bias, frequency, rescoring
+from sr4g_utils.dataset import coco, counts, triplets
+from sr4g_utils.dataset.prompts import draw_prompts
+from sr4g_utils.evaluation import scores as evaluation_scores
+from sr4g_utils.evaluation import tables
+from sr4g_utils.evaluation import verdicts as evaluation_verdicts
+from sr4g_utils.relations import BY_NAME, NAMES, RULES, complete_rules, family, judge
+from sr4g_utils.store.files import DATA, read_json
+
+
+@pytest.fixture(scope="module")
+def world():
+    prompts = draw_prompts(make_prompts(), 8, seed=0)
+    detections = {"base": draw(prompts, 0.5, 1), "fine-tuned": draw(prompts, 0.9, 2)}
+    return (
+        prompts,
+        detections,
+        {name: evaluation_verdicts.verdicts(prompts, table, 4) for name, table in detections.items()},
+    )
+
+
+def test_layouts_show_the_relation_and_not_its_opposite():
+    for name, (s, o) in LAYOUT.items():
+        holds = dict(zip(NAMES, judge(np.array([s], float), np.array([o], float))[0], strict=True))
+        assert holds[name] and not holds[BY_NAME[name].opposite], name
+
+
+# ------------------------------------------------------------------------------------------------ notebooks 01 and 02
+
+
+def test_where_rule_sets_disagree(shared, tmp_path):
+    """Every two rule sets, and only relations that both define."""
+    path = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
+    counts.write_rule_disagreement(tmp_path / "d.parquet", path, split="val")
+    found = pd.read_parquet(tmp_path / "d.parquet").set_index(["a", "b", "relation"])
+    both = {(a, b): [n for n in NAMES if n in RULES[a].defines and n in RULES[b].defines] for a in RULES for b in RULES}
+    names = list(RULES)
+    assert list(found.index) == [
+        (a, b, name) for i, a in enumerate(names) for b in names[i + 1 :] for name in both[a, b]
+    ]  # fmt: skip
+    assert {name for a, _, name in found.index if "geneval" in (a, _)} == set(family("projective"))
+    table = coco.read(path, "val").without_crowds()
+    of = {rules: np.zeros(len(NAMES), int) for rules in RULES}
+    apart = np.zeros(len(NAMES), int)  # of visor and geneval
+    for _, s, o, _ in triplets.pairs(table):
+        held = {rules: triplets.holds(table, s, o, rules) for rules in RULES}
+        for rules in RULES:
+            of[rules] += held[rules].sum(0)
+        apart += (held["visor"] & ~held["geneval"]).sum(0)
+    for (a, b, name), row in found.iterrows():
+        assert (row.both + row.only_a, row.both + row.only_b) == tuple(of[rules][NAMES.index(name)] for rules in (a, b))
+        if (a, b) == ("visor", "geneval"):
+            assert row.only_a == apart[NAMES.index(name)]
+
+
+def test_readings_of_the_paper_are_counted(shared, tmp_path):
+    paths = {
+        split: shared / "coco_excerpt" / "annotations" / f"instances_{split}2017.json" for split in ("train", "val")
+    }
+    counts.write_reconstruction(tmp_path / "r.parquet", **paths)
+    found = pd.read_parquet(tmp_path / "r.parquet")
+    assert set(found.rules) == set(complete_rules()), "those that define all relations"
+    assert len(found) == 3 * 3 * len(complete_rules()) * 6 and not found.iloc[:, :-1].duplicated().any()
+    found = found.set_index(["images", "rules", "boxes", "counted", "categories"]).n.sort_index()
+    for rules, crowds in product(("visor", "sg2im"), (False, True)):
+        written = []
+        for split, path in paths.items():
+            triplets.build(tmp_path / "t.parquet", path, split=split, rules=rules, crowds=crowds)
+            written.append(pd.read_parquet(tmp_path / "t.parquet"))
+        for images, parts in {"train": written[:1], "val": written[1:], "train + val": written}.items():
+            rows = pd.concat(parts)
+            each = {"all": rows, "different": rows[rows.subject != rows.object]}
+            ours = found[images, rules, "with crowds" if crowds else "all boxes"]
+            key = ["subject", "relation", "object"]
+            assert ours["triplets per image"].to_dict() == {which: len(part) for which, part in each.items()}
+            assert ours["box pairs"].to_dict() == {which: part.n_pairs.sum() for which, part in each.items()}
+            distinct = {which: len(part.drop_duplicates(key)) for which, part in each.items()}
+            assert ours["distinct triplets"].to_dict() == distinct
+    filtered = found.xs("sg2im's filter", level="boxes")
+    assert (filtered > 0).all() and (filtered < found.xs("all boxes", level="boxes")).all()
+
+
+def test_crowds_are_counted_where_annotations_have_them(shared, tmp_path):
+    val = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
+    none = tmp_path / "train.json"
+    official = json.loads(val.read_text())
+    none.write_text(json.dumps(official | {"annotations": [a for a in official["annotations"] if not a["iscrowd"]]}))
+    counts.write_reconstruction(tmp_path / "r.parquet", none, val)
+    found = pd.read_parquet(tmp_path / "r.parquet")
+    assert set(found.images[found.boxes == "with crowds"]) == {"val"}
+    official["categories"][0]["name"] = "somebody"
+    none.write_text(json.dumps(official))
+    with pytest.raises(ValueError, match="have not the same categories"):
+        counts.write_reconstruction(tmp_path / "r.parquet", none, val)
+
+
+def test_ours_beside_the_reported_numbers():
+    claims = counts.beside_reported("dataset", {"captions": 9_815_810})
+    assert claims.iloc[0]["ours / reported"] == pytest.approx(0.99149, abs=1e-5) and claims.iloc[0].source
+
+
+# -------------------------------------------------------------------------------------------------------- notebook 04
+
+
+def test_tables_hold_what_visor_says_of_each_part(world):
+    prompts, _, records = world
+    scores = tables.score_table(records, prompts)
+    seen = records["base"][records["base"].prompt_id.isin(prompts.prompt_id[prompts.objects == "seen"])]
+    mine = scores[(scores.objects == "seen") & (scores.model == "base")].reset_index(drop=True)
+    expected = evaluation_scores.scores(seen)
+    pd.testing.assert_frame_equal(mine[list(expected)], expected)
+    luck = evaluation_scores.chance(seen).set_index(["relation", "metric"]).value
+    assert mine.set_index(["relation", "metric"]).chance.to_dict() == pytest.approx(luck.to_dict(), nan_ok=True)
+    assert list(dict.fromkeys(scores.objects)) == ["seen", "unseen", "all"]
+    changes = tables.change_table(records, prompts, resamples=200)
+    total = changes[(changes.relation == "all") & (changes.metric == "VISOR_Cond")].set_index("objects")
+    assert (total.low > 20).all() and (total.p < 0.01).all() and (total.model == "fine-tuned").all()
+    assert tables.change_table({"base": records["base"]}, prompts, 10).empty
+
+
+def test_two_judges_agree_as_far_as_they_do(world):
+    prompts, detections, records = world
+    same = tables.second_opinion(records["base"], records["base"])
+    assert (same.agreement == 100).all() and same.kappa.tolist() == [1, 1] and same.judged[0] == 4 * len(prompts)
+    blind = detections["base"].drop(detections["base"][detections["base"].label == "cat"].sample(frac=0.5).index)
+    first, second = records["base"].query("image_index == 0"), evaluation_verdicts.verdicts(prompts, blind, 4)
+    table = tables.second_opinion(first, second).set_index("verdict")
+    found, holds = table.loc["both objects found"], table.loc["relation holds"]
+    assert found.judged == len(prompts) and found.second_only == 0 and 40 < found.agreement < 75
+    assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.judged == found.both_yes
+
+
+def test_where_two_judges_agree(world):
+    prompts, detections, records = world
+    first = records["base"].query("image_index == 0")
+    second = evaluation_verdicts.verdicts(prompts, detections["base"].sample(frac=0.7, random_state=0), 4)
+    alike, key = tables.agreed(first, second), ["prompt_id", "image_index"]
+    verdicts = [table.set_index(key)[["both_found", "correct"]].apply(tuple, axis=1) for table in (first, second)]
+    expected = [image for image, verdict in verdicts[0].items() if verdicts[1][image] == verdict]
+    assert list(alike[key].itertuples(index=False, name=None)) == expected and list(alike) == list(first)
+    opinion = tables.second_opinion(first, second).set_index("verdict")
+    found, holds = opinion.loc["both objects found"], opinion.loc["relation holds"]
+    assert len(alike) == holds.both_yes + holds.both_no + found.both_no
+    score = tables.score_table({"base": alike}, prompts).query("objects == 'all' and relation == 'all'")
+    score = score.set_index("metric").loc["VISOR_Cond"]
+    assert (score["count"], score["of"]) == (holds.both_yes, holds.both_yes + holds.both_no)
+    nothing = tables.agreed(first, first.assign(both_found=~first.both_found))
+    assert nothing.empty and tables.score_table({"base": nothing}, prompts).empty
+
+
+def test_published_rows_stand_beside_ours(world):
+    prompts, _, records = world
+    scores = tables.score_table(records, prompts)
+    rescored = pd.DataFrame(read_json(DATA / "results" / "people" / "people_scores.json")["rows"])
+    table = tables.beside_published(scores, rescored).set_index(["name", "prompts"])
+    assert table.loc[("stable diffusion 1.4", "SR2D"), "VISOR_Cond"] == 62.98  # microsoft/VISOR
+    assert table.loc[("fine-tuned", "unseen objects"), "OA"] > 80 and table.source.notna().all()
+
+
+def test_verdicts_as_a_stage(world, tmp_path):
+    prompts, detections, records = world
+    prompts.to_parquet(tmp_path / "prompts.parquet")
+    detections["base"].to_parquet(tmp_path / "detections.parquet")
+    for prompt, number in product(prompts.prompt_id, range(4)):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{prompt}_{number}.png").touch()
+    files = [tmp_path / name for name in ("v.parquet", "prompts.parquet", "detections.parquet", "images")]
+    about = tables.write_verdicts(*files, threshold=0.1, pairs="any", rules="visor")
+    assert about == {"images": 4 * len(prompts), **records["base"][["both_found", "correct"]].sum().to_dict()}
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "v.parquet"), records["base"])
+
+
+# -------------------------------------------------------------------------------------------------------- notebook 05
+
+
+def test_draws_agree_with_scores_and_compare(world):
+    _, _, records = world
+    drawn = evaluation_scores.draws(list(records.values()), resamples=4000)
+    for i, table in enumerate(records.values()):
+        scores = evaluation_scores.scores(table).set_index(["relation", "metric"])
+        for name, values in drawn.items():
+            assert values[i, 0] == pytest.approx(scores.loc[name].value.to_numpy(), nan_ok=True)
+            low, high = np.nanquantile(values[i, 1:, bias.COND], [0.025, 0.975])
+            # a relation's few prompts: Wilson's interval reaches further towards 50 % than the bootstrap's
+            near = 1.5 if name == "all" else 8
+            assert (low, high) == pytest.approx(tuple(scores.loc[(name, "VISOR_Cond"), ["low", "high"]]), abs=near)
+    left, right = (drawn[name][0, 1:, bias.COND] for name in ("left of", "right of"))
+    assert abs(np.corrcoef(left, right)[0, 1]) < 0.06  # relations are drawn independently
+    fewer = evaluation_scores.draws([records["base"], records["base"].iloc[4:]], 10)["all"]
+    assert fewer[0, 0] == pytest.approx(fewer[1, 0], nan_ok=True), "on the images that all have"
+
+
+def test_bias_is_seen_and_its_end_too(world):
+    prompts, _, _ = world
+    one_sided = {name: 0.95 if i % 2 == 0 else 0.15 for i, name in enumerate(NAMES)}
+    records = [evaluation_verdicts.verdicts(prompts, draw(prompts, p, i), 4) for i, p in enumerate((one_sided, 0.9))]
+    table = bias.bias(dict(zip(("before", "after"), records, strict=True)), resamples=500)
+    pairs = table[table.with_opposite.notna()]
+    assert len(pairs) == 14 and (pairs[pairs.model == "before"].gap > 50).all()
+    assert (pairs[pairs.model == "after"].gap.abs() < 25).all()
+    assert pairs[pairs.model == "before"].opposite.between(30, 60).all()  # half of the time by far too often
+    before, after = table[table.relation == "true opposites"].itertuples()
+    squared = pairs[(pairs.model == "before") & (pairs.relation != "overlapping")].gap.pow(2).mean()
+    assert np.sqrt(squared) - 5 < before.gap < np.sqrt(squared), "less what noise adds"
+    assert after.gap < 15 and after.change_high < -(50**2) and np.isnan(before.change)
+    even = bias.bias({"even": evaluation_verdicts.verdicts(prompts, draw(prompts, 0.5, 7), 4)}, resamples=500).iloc[-1]
+    assert even.gap_low < 0 < even.gap_high
+    left = prompts[prompts.relation == "left of"]
+    alone = bias.bias({"x": evaluation_verdicts.verdicts(left, draw(left, 0.5, 0), 4)})
+    assert alone.relation.tolist() == ["true opposites"] and alone.gap.isna().all(), "no opposite is asked for"
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.4])
+def test_gain_by_frequency(slope):
+    prompts = draw_prompts(make_prompts(40), 30, 0).query("objects == 'seen'").reset_index(drop=True)
+    rank = prompts.groupby("relation").n_images.rank(pct=True)
+    base = evaluation_verdicts.verdicts(prompts, draw(prompts, 0.4, 1), 4)
+    parts = [draw(prompts[rank.round(1) == r], float(0.5 + slope * r), int(10 * r)) for r in rank.round(1).unique()]
+    after = evaluation_verdicts.verdicts(prompts, pd.concat(parts), 4)
+    table = frequency.gain_by_frequency(base, after, prompts, resamples=500).set_index("frequency")
+    assert table.prompts.tolist() == [140, 140, 140, 420] and list(table.index[:3]) == list(frequency.THIRDS)
+    assert table.images_median[:3].is_monotonic_increasing
+    contrast = table.loc["most − least"]
+    assert contrast.difference == pytest.approx(table.difference.iloc[2] - table.difference.iloc[0])
+    assert (contrast.low > 0) == (slope > 0)
+
+
+def test_rescoring_under_other_rules_is_what_verdicts_says(world):
+    prompts, detections, records = world
+    table = rescoring.ablation(prompts, detections, dict.fromkeys(detections, 4), thresholds=(0.1, 0.95), resamples=50)
+    assert len(table) == len(complete_rules()) * 2 * 2
+    ours = table[(table.rules == "visor") & (table.pairs == "any")].set_index("threshold")
+    expected = evaluation_scores.compare(*records.values(), resamples=50).set_index(["relation", "metric"])
+    assert ours.loc[0.1, "difference"] == expected.loc[("all", "VISOR_Cond"), "difference"]
+    assert table[table.threshold == 0.95].difference.isna().all()  # no box scores above it
+    projective = prompts[prompts.relation.isin(family("projective"))]
+    able = rescoring.ablation(projective, detections, dict.fromkeys(detections, 4), thresholds=(0.1,), resamples=0)
+    assert list(able.rules.unique()) == list(RULES), "GenEval's rules as well, where they define what is asked"
+
+
+# ------------------------------------------------------------------------------------- what the notebooks only call
+
+
+def test_outcomes_add_up(world):
+    _, _, models = world
+    table = tables.outcomes(models).set_index("images")
+    assert (table.sum() == [len(records) for records in models.values()]).all()
+    assert table.loc["correct"].tolist() == [records.correct.sum() for records in models.values()]
+
+
+def test_chance_of_both_choices_of_pairs_is_that_of_the_score_table(world):
+    prompts, detections, models = world
+    table = tables.chance_table(prompts, detections, models, threshold=0.1, rules="visor", pairs="best")
+    assert set(table.pair) == {"any", "best"} and set(table.model) == set(models)
+    for pair in ("any", "best"):
+        told = {name: evaluation_verdicts.verdicts(prompts, found, pairs=pair) for name, found in detections.items()}
+        expected = tables.score_table(told, prompts).query("relation == 'all' and metric == 'VISOR_Cond'")
+        found = table[table.pair == pair].set_index(["objects", "model"])[["value", "low", "high", "chance"]]
+        expected = expected.set_index(["objects", "model"])[["value", "low", "high", "chance"]]
+        pd.testing.assert_frame_equal(found.sort_index(), expected.sort_index())
+
+
+def test_lift_is_the_change_less_that_of_chance(world):
+    prompts, _, models = world
+    table = tables.change_table(models, prompts, 10).query("metric == 'VISOR_Cond'").set_index(["objects", "relation"])
+    scores = tables.score_table(models, prompts).query("metric == 'VISOR_Cond'")
+    scores = (
+        scores.assign(lift=scores.value - scores.chance).set_index(["model", "objects", "relation"]).lift
+    )
+    expected = scores["fine-tuned"] - scores["base"]
+    assert len(table) == 45 and (table.lift - expected.reindex(table.index)).abs().max() < 1e-9
+    assert (table.lift - table.difference).abs().max() > 1
+
+
+def test_a_change_in_words():
+    row = {"model": "m", "objects": "seen", "metric": "OA", "before": 10.0, "after": 20.0, "difference": 10.0}
+    ends = [(1.0, 19.0, 0), (-1.0, 21.0, 0), (-19.0, -1.0, 1200), (np.nan, np.nan, 0)]
+    changes = pd.DataFrame([row | {"low": low, "high": high, "left_aside": n} for low, high, n in ends])
+    more, same, less, few = tables.in_words(changes)
+    assert more == "m, seen objects: OA 10.0 → 20.0 (+10.0 [+1.0, +19.0]), more than before"
+    assert same.endswith("not distinguishable from before") and few.endswith("not distinguishable from before")
+    assert less.endswith("less than before (1,200 images that only one of the two has left aside)")
+
+
+def test_known_prompts_are_the_seen_ones_or_all():
+    prompts = pd.DataFrame({"objects": ["seen", "unseen", "seen"]})
+    assert frequency.known(prompts).index.tolist() == [0, 2]
+    assert len(frequency.known(prompts.assign(objects="all"))) == 3

@@ -1,0 +1,326 @@
+"""Arms and seeds: what is gathered of a sweep, effects and their intervals, and the protocol's tests."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sr4g_utils.analysis import effects as analysis_effects
+from sr4g_utils.analysis import figures, frequency, sweeps
+from sr4g_utils.dataset.captions import caption
+from sr4g_utils.evaluation import scores as evaluation_scores
+from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.relations import NAMES, family
+from sr4g_utils.running import profiles
+from sr4g_utils.store.run import Run
+
+OBJECTS = ("seen", "withheld", "mixed", "unseen")
+EACH = 6  # prompts of a relation and set
+GROUP = np.arange(len(OBJECTS) * len(NAMES) * EACH) % 5  # of doses
+DOSES = [0, 2, 8, 32, 128]
+
+
+def prompts() -> pd.DataFrame:
+    rows = [("dog", name, "cat", objects) for objects in OBJECTS for name in NAMES for _ in range(EACH)]
+    table = pd.DataFrame(rows, columns=["subject", "relation", "object", "objects"])
+    return table.assign(prompt_id=range(len(table)), caption=list(map(caption, *table.iloc[:, :3].T.to_numpy())))
+
+
+def drawn(share: float, found: float, seed: int, images: int = 2) -> pd.DataFrame:
+    """Verdicts of a model that obeys a share of its prompts; what else holds is a coin's toss."""
+    rng, asked = np.random.default_rng(seed), prompts()
+    table = asked.loc[asked.index.repeat(images)].reset_index(drop=True)
+    table = table.assign(image_index=np.tile(np.arange(images), len(asked)), both_found=rng.random(len(table)) < found)
+    holds = rng.random((len(table), len(NAMES))) < 0.5
+    of = table.relation.map(NAMES.index).to_numpy()
+    holds[np.arange(len(table)), of] = rng.random(len(table)) < share
+    holds &= table.both_found.to_numpy()[:, None]
+    table = table.assign(correct=holds[np.arange(len(table)), of], **dict(zip(NAMES, holds.T, strict=True)))
+    return table[[*sweeps.PROMPT, "image_index", "both_found", "correct", *NAMES]]
+
+
+def told(arm: str, seed: int, model: str, share: float, found: float = 0.9) -> pd.DataFrame:
+    return drawn(share, found, hash_of(arm, seed, model)).assign(arm=arm, seed=seed, model=model)
+
+
+def hash_of(*what: object) -> int:
+    return zlib.crc32(json.dumps(what).encode())
+
+
+def three_seeds() -> pd.DataFrame:
+    parts = [told("base", -1, "base", 0.5)]
+    for model in ("main", "unseen"):
+        for seed in range(3):
+            parts += [told("relations", seed, model, 0.8), told("list", seed, model, 0.5)]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def study() -> pd.DataFrame:
+    return three_seeds()
+
+
+def quality(change: float) -> pd.DataFrame:
+    rows = [{"model": "base", "value": 2.0, "arm": "relations", "seed": seed} for seed in range(3)]
+    for seed in range(3):
+        ends = {"change": change, "change_low": change - 0.1, "change_high": change + 0.1}
+        rows.append({"model": "main", "value": 2.0 + change, "arm": "relations", "seed": seed, **ends})
+    return pd.DataFrame(rows)
+
+
+def test_an_effect_is_the_mean_of_the_seeds_differences(study):
+    base, treated = sweeps.base_of(study), list(sweeps.verdicts_of(study, "main", "relations").values())
+    found = analysis_effects.effect(treated, [base])
+    scores = [
+        evaluation_scores.scores(one).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
+        for one in treated
+    ]
+    before = evaluation_scores.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
+    assert found["difference"] == pytest.approx(np.mean(scores) - before) and found["before"] == pytest.approx(before)
+    assert found["low"] < found["difference"] < found["high"] and (found["seeds"], found["prompts"]) == (
+        3,
+        len(prompts()),
+    )
+    one = analysis_effects.effect(treated[:1], [base])
+    (alone,) = (
+        evaluation_scores.compare(base, treated[0], 10)
+        .query("relation == 'all' and metric == 'VISOR_Cond'")
+        .itertuples()
+    )
+    assert (one["low"], one["high"]) == pytest.approx((alone.low, alone.high), abs=0.3), "Newcombe's, with one seed"
+    none = analysis_effects.effect([base], [base])
+    assert none["difference"] == 0 and none["p"] == 1
+
+
+def test_lift_is_what_permuted_prompts_do_not_give(study):
+    base = sweeps.base_of(study)
+    luck = evaluation_scores.chance(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
+    score = evaluation_scores.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
+    assert analysis_effects.effect([base], [base], "lift")["after"] == pytest.approx(score - luck)
+
+
+def test_the_table_of_effects(study):
+    table = analysis_effects.effects(study)
+    assert set(zip(table.arm, table.over, strict=True)) == {
+        ("relations", "base"), ("list", "base"), ("relations", "list"),
+    }  # fmt: skip
+    assert set(table.objects) == {*OBJECTS, "all"} and set(table.model) == {"main", "unseen"}
+    cond = table[(table.metric == "VISOR_Cond") & (table.objects == "all")].set_index(["model", "arm", "over"])
+    assert (cond.xs("relations", level="arm").difference > 20).all()
+    assert (cond.xs(("list", "base"), level=("arm", "over")).low < 0).all()
+    assert (table[table.metric == "OA"].difference.abs() < 12).all()
+    fewer = study[(study.arm != "list") | (study.seed != 1)]
+    seeds = analysis_effects.effects(fewer, ["OA"]).groupby(["arm", "over"]).seeds.first()
+    assert seeds.to_dict() == {("relations", "base"): 3, ("list", "base"): 2, ("relations", "list"): 2}, "seed by seed"
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_over_prompts_and_seeds_cover(seeds):
+    """Simulated: prompts differ, seeds differ, and a prompt differs from seed to seed."""
+    rng, hits, runs, n = np.random.default_rng(seeds), 0, 400, 60
+    spread = 6.0 if seeds > 1 else 0.0  # of a seed, in points; with one, nothing can be known of it
+    for _ in range(runs):
+        easy = rng.normal(0, 0.15, n)
+
+        def arm(mean: float, easy=easy) -> pd.DataFrame:
+            p = np.clip(mean + easy + rng.normal(0, 0.1, n), 0, 1).repeat(2)
+            found = rng.random(2 * n) < 0.9
+            told = pd.DataFrame({"prompt_id": np.arange(n).repeat(2), "relation": "above", "both_found": found})
+            return told.assign(correct=found & (rng.random(2 * n) < p), **dict.fromkeys(NAMES, False))
+
+        base = arm(0.5)
+        found = analysis_effects.effect([arm(0.6 + rng.normal(0, spread / 100)) for _ in range(seeds)], [base])
+        hits += found["low"] <= 10 <= found["high"]
+    assert hits / runs >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs)
+
+
+def test_figures_of_any_arms(study):
+    effects = analysis_effects.effects(study)
+    for table in (effects, effects[effects.over == "base"], effects[effects.model == "main"]):
+        figures.effects(table, "VISOR_Cond", "points").canvas.draw()
+    figures.relations(analysis_effects.by_relation(study, "main")).canvas.draw()
+
+
+def test_the_confirmatory_tests(study):
+    table = analysis_effects.confirmed(study, quality(-0.2), 200).set_index("claim")
+    verdicts = {name.partition(".")[0]: row.verdict for name, row in table.iterrows()}
+    assert {verdicts.pop("3"), verdicts.pop("5")} <= {"holds", "undecided"}, "24 prompts of a relation are few"
+    assert verdicts.pop("4") == "nothing to reduce" and len(verdicts) == 4 and set(verdicts.values()) == {"holds"}
+    idle = study.assign(arm=study.arm.replace({"relations": "list", "list": "relations"}))
+    verdicts = {
+        row.claim.partition(".")[0]: row.verdict
+        for row in analysis_effects.confirmed(idle, quality(0.5), 200).itertuples()
+    }
+    assert verdicts["1"] == verdicts["2"] == "undecided" and verdicts["1, control"] == "contradicted"
+    assert verdicts["5"] == "contradicted", "the distance grew by a quarter"
+    with pytest.raises(ValueError, match="no verdicts of the model main with relations"):
+        analysis_effects.confirmed(study[study.model != "main"], quality(0.0))
+
+
+def test_the_distance_has_both_errors():
+    table = quality(-0.2)
+    value, low, high = analysis_effects.distance_change(table, "main")
+    assert value == pytest.approx(-10) and (low, high) == pytest.approx((-15, -5))
+    table.loc[table.model == "main", "change"] = [-0.3, -0.2, -0.1]
+    _, low, high = analysis_effects.distance_change(table, "main")
+    seeds = stats.t.ppf(0.975, 2) * 5 / np.sqrt(3)
+    assert (high - low) / 2 == pytest.approx(np.hypot(5, seeds))
+
+
+# ------------------------------------------------------------------------------------------------------------ frequency
+
+
+def dosed(slope: float, rng: np.random.Generator) -> pd.DataFrame:
+    """Five runs of a Latin square, and a base: prompts and runs differ, and success rises with each doubling."""
+    asked = prompts()[["prompt_id", "relation"]].assign(group=GROUP, one_image=GROUP % 2 == 0)
+    parts = [asked.assign(model="base", run=-1, dose=0, p=0.4)]
+    easy, runs = rng.normal(0, 0.15, len(asked)), rng.normal(0, 0.03, 5)
+    for run in range(5):
+        dose = np.take(DOSES, (GROUP + run) % 5)
+        p = 0.5 + easy + runs[run] + slope / 100 * np.log2(1 + dose)
+        parts.append(asked.assign(model="main", run=run, dose=dose, p=p))
+    table = pd.concat(parts).loc[lambda t: t.index.repeat(2)].reset_index(drop=True)
+    table["both_found"] = rng.random(len(table)) < 0.8
+    return table.assign(correct=table.both_found & (rng.random(len(table)) < table.p))
+
+
+def test_the_slope_of_doses_is_that_of_a_regression_and_covers():
+    rng, runs = np.random.default_rng(0), 200
+    found = [frequency.slopes(dosed(1.5, rng)).set_index("part") for _ in range(runs)]
+    for part in ("all", "scale", "one image"):
+        hits = np.mean([table.low[part] <= 1.5 <= table.high[part] for table in found])
+        assert hits >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs), part
+    table = dosed(1.5, rng)
+    told = table[(table.model == "main") & table.both_found]
+    plain = np.column_stack([np.log2(1 + told.dose), pd.get_dummies(told.prompt_id), pd.get_dummies(told.run)])
+    oracle = np.linalg.lstsq(plain.astype(float), 100.0 * told.correct)[0][0]  # picture by picture
+    ours = frequency.slopes(table).set_index("part").loc["all"]
+    assert ours.slope == pytest.approx(oracle) and ours.pictures == len(told)
+    figures.doses(frequency.by_dose(table)).canvas.draw()
+
+
+def test_what_a_dose_gains_is_an_effect_over_the_base():
+    table = dosed(0.0, np.random.default_rng(1))
+    gains = frequency.by_dose(table).set_index(["dose", "part"])
+    base, high = table[table.model == "base"], table[table.dose.eq(128) & table.run.ge(0)]
+    assert gains.loc[(128, "all")].to_dict() == analysis_effects.effect([high], [base])
+    named = base.relation.isin(family("scale"))
+    assert gains.before[0, "scale"] == pytest.approx(100 * base[named].correct.sum() / base[named].both_found.sum())
+
+
+def test_the_verdict_on_doses():
+    told = [(0.1, 0.9), (-0.9, 0.9), (-0.2, 1.2), (-2, -1.5)]
+    verdicts = ["matters", "does not matter", "undecided", "undecided"]
+    assert [frequency.dose_verdict({"low": low, "high": high}) for low, high in told] == verdicts
+
+
+# ------------------------------------------------------------------------------------------------------------ gathering
+
+
+def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int] = (), **other: Any) -> Path:
+    artifacts = sweep / name / "artifacts"
+    (artifacts / "results").mkdir(parents=True)
+    (artifacts / "finetune_main").mkdir()
+    arms = profiles.load_profile("arms", [], Path())["03_finetuning"]
+    declared = {name: value for name, (_, value) in profiles.declared("03_finetuning").items()} | arms
+    choices = {name: declared[name] for name in Choices.__struct_fields__}
+    choices |= {"control": control, "seed": seed, "doses": doses, **other}
+    (artifacts / "finetune_main" / "result.json").write_text(json.dumps({"result": {"choices": choices}}))
+    (artifacts / "results" / "scores.json").write_text("{}")
+    (artifacts / "results" / "quality_detector.json").write_text(json.dumps({"rows": [{"model": "base", "value": 1}]}))
+    prompts().assign(group=GROUP, one_image=GROUP == 1).to_parquet(artifacts / "prompts_test.parquet")
+    for model in ("base", "main"):
+        table = drawn(0.5, 0.9, 0 if model == "base" else seed + 1).drop(columns=sweeps.PROMPT[1:])
+        table.to_parquet(artifacts / f"verdicts_{model}.parquet")
+    return artifacts
+
+
+def test_a_sweep_is_gathered(tmp_path):
+    for seed, control in ((0, "none"), (0, "list"), (1, "none")):
+        run_of(tmp_path, f"{seed}-{control}", control, seed)
+    (tmp_path / "unfinished" / "artifacts").mkdir(parents=True)
+    table = sweeps.gather(sweeps.finished([tmp_path]))
+    groups = table.groupby(["arm", "seed", "model"]).size()
+    arms = [("base", -1, "base"), ("list", 0, "main"), ("relations", 0, "main"), ("relations", 1, "main")]
+    assert groups.to_dict() == dict.fromkeys(arms, 2 * len(prompts()))
+    assert len(sweeps.gather_quality(sweeps.finished([tmp_path]))) == 3
+    pd.testing.assert_frame_equal(
+        sweeps.verdicts_of(table, "main", "relations")[1][["both_found", *NAMES]].reset_index(drop=True),
+        drawn(0.5, 0.9, 2)[["both_found", *NAMES]],
+    )
+
+
+def test_ones_own_runs_take_the_place_of_recorded_ones(tmp_path):
+    run_of(tmp_path / "early", "a", "none", 0)
+    run_of(tmp_path / "early", "b", "list", 0)
+    early, kept = sweeps.finished([tmp_path / "early"]), tmp_path / "kept"
+    kept.mkdir()
+    recorded = sweeps.gather(early).assign(correct=False)
+    recorded.to_parquet(kept / "verdicts.parquet")
+    rows = sweeps.gather_quality(early).assign(value=7).to_dict("records")
+    (kept / "quality.json").write_text(json.dumps({"rows": rows}))
+    alone, of = sweeps.read(Run(tmp_path / "alone", "07"), [kept])
+    pd.testing.assert_frame_equal(alone, recorded)
+    assert of.value.eq(7).all()
+    run_of(tmp_path / "late", "a", "shuffled", 1)
+    run_of(tmp_path / "late", "b", "none", 0)
+    table, quality = sweeps.read(Run(tmp_path / "run", "07"), [kept, tmp_path / "late"])
+    right = table.groupby(["arm", "seed"]).correct.any().to_dict()
+    assert right == {("base", -1): False, ("list", 0): False, ("relations", 0): True, ("shuffled", 1): True}
+    assert not table.duplicated([*sweeps.ARM, "prompt_id", "image_index"]).any()
+    assert quality.groupby("arm").value.unique().map(list).to_dict() == {"list": [7], "relations": [1], "shuffled": [1]}
+    run_of(tmp_path / "late", "c", "none", 0)
+    with pytest.raises(ValueError, match=r"c/artifacts: arm relations, seed 0, as .*b/artifacts is; give one of them"):
+        sweeps.read(Run(tmp_path / "run", "07"), [tmp_path / "late"])
+
+
+def latin(sweep: Path) -> Path:
+    for i in range(5):
+        run_of(sweep, str(i), "none", 0, DOSES[i:] + DOSES[:i])
+    return sweep
+
+
+def test_a_latin_square_of_doses_is_gathered(tmp_path):
+    table = sweeps.read_doses(Run(tmp_path / "run", "07"), latin(tmp_path / "sweep"))
+    treated = table[table.model == "main"]
+    assert (treated.groupby("prompt_id").dose.agg(lambda doses: sorted(set(doses))).map(lambda d: d == DOSES)).all()
+    assert (treated.dose == [DOSES[(g + i) % 5] for g, i in zip(treated.group, treated.run, strict=True)]).all()
+    assert table[table.model == "base"].run.eq(-1).all() and len(table) == 6 * 2 * len(prompts())
+    run_of(tmp_path / "few", "0", "none", 0, DOSES)
+    with pytest.raises(ValueError, match="its 1 finished runs are no Latin square: a triplet lacks a dose"):
+        sweeps.read_doses(Run(tmp_path / "run", "07"), tmp_path / "few")
+    run_of(tmp_path / "few", "1", "none", 1)
+    with pytest.raises(ValueError, match="1/artifacts: a run without doses; give the folder of a sweep of the profile"):
+        sweeps.read_doses(Run(tmp_path / "run", "07"), tmp_path / "few")
+    told = [about["arm"] for about, _ in sweeps.finished([tmp_path / "few"])]
+    assert told == ["doses", "relations"], "doses are no arm with relations"
+
+
+def test_what_cannot_be_gathered_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no run is finished; sweep the profile arms"):
+        sweeps.gather(sweeps.finished([tmp_path]))
+    run_of(tmp_path, "a", "none", 0)
+    other = run_of(tmp_path, "b", "none", 1)
+    prompts().assign(subject="cow").to_parquet(other / "prompts_test.parquet")
+    with pytest.raises(ValueError, match="b/artifacts: its test prompts are not those of"):
+        sweeps.gather(sweeps.finished([tmp_path]))
+
+
+def test_a_run_that_was_trained_otherwise_is_another_arm(tmp_path):
+    told = {
+        "relations": {},
+        "relations, balanced False, lr 0.001": {"lr": 1e-3, "balanced": False},
+        "list by sg2im": {"control": "list", "rules": "sg2im"},
+        "scale, shuffled, 50 % told": {"control": "shuffled", "told": 0.5, "families": ["scale"]},
+        "projective and scale, steps 400": {"families": ["projective", "scale"], "steps": 400},
+    }
+    for i, other in enumerate(told.values()):
+        run_of(tmp_path, str(i), **{"control": "none", "seed": 0, **other})
+    run_of(tmp_path, "seen", "none", 1, validation_prompts=3, milestones=[4], log_every=1)  # nothing of what is learnt
+    assert [about["arm"] for about, _ in sweeps.finished([tmp_path])] == [*told, "relations"]

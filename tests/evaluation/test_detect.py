@@ -1,0 +1,182 @@
+"""Boxes in a folder of images as a stage and as a command: resuming, shards, kills, the ceiling."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import tiny
+from PIL import Image
+from pretend import picture
+
+from sr4g_utils.dataset.prompt_sets import read_prompts
+from sr4g_utils.evaluation import detect, detections, scores, verdicts
+from sr4g_utils.evaluation.detections import BEHAVIOUR, DETECTION_COLUMNS, read_detections
+from sr4g_utils.evaluation.images import list_images
+from sr4g_utils.models import detectors
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("detectors")
+    tiny.owlvit(made / "owlvit")
+    return made
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of images made elsewhere, three per prompt, with the file of its prompts beside it."""
+    names = ["dog", "cat", "tv", "car"]
+    table = pd.DataFrame({"subject": names, "relation": "left of", "object": names[1:] + names[:1]})
+    table.to_csv(tmp_path / "prompts.csv", index=False)
+    for i in range(len(table)):
+        for n in range(3):
+            (tmp_path / "images").mkdir(exist_ok=True)
+            Image.fromarray(picture(40 + n, 60, 10 * i + n)).save(tmp_path / "images" / f"{i}_{n + 1}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(detect, "GROUP", 5)
+    yield
+
+
+def test_write_detections(images: Path, folder: Path, small_groups: None) -> None:
+    path, prompts = images.parent / "boxes.parquet", images.parent / "prompts.csv"
+    record = detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2)
+    table = read_detections(path)
+    assert list(table.columns) == [*DETECTION_COLUMNS, "width", "height"]
+    assert record["boxes"] == len(table) and record["images"]["number"] == 12
+    assert set(table.image_index) == {0, 1, 2} and set(table.width) == {60} and set(table.height) == {40, 41, 42}
+    # the same as asking for each image directly
+    listed = list_images(images, prompts)
+    pixels = [np.asarray(Image.open(images / name)) for name in listed.file_name]
+    pairs = list(zip(listed.subject, listed.object, strict=True))
+    direct = detectors.load(folder / "owlvit").detect(pixels, pairs, floor=0.2)
+    assert list(table.label) == list(direct.label)
+    np.testing.assert_allclose(table[["score", *"xywh"]], direct[["score", *"xywh"]], atol=1e-3)
+    assert list(table.prompt_id) == list(listed.prompt_id.iloc[direct.image])
+    # scored in one call, and nothing is done again
+    assert scores.scores(verdicts.verdicts(read_prompts(prompts), table, images=3)).value.notna().any()
+    before = path.stat().st_mtime_ns
+    assert detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2) == record
+    assert path.stat().st_mtime_ns == before
+
+
+def test_resume_and_shards_give_the_same_bytes(
+    images: Path, folder: Path, small_groups: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
+    whole, resumed, shared = (images.parent / f"{name}.parquet" for name in ("whole", "resumed", "shared"))
+    record = detect.write_detections(whole, images, **options)
+    own, calls = detectors.Detector.detect, []
+    monkeypatch.setattr(
+        detectors.Detector, "detect", lambda *a, **k: calls.append(1) or (own(*a, **k) if len(calls) < 3 else 1 / 0)
+    )
+    with pytest.raises(ZeroDivisionError):
+        detect.write_detections(resumed, images, **options)
+    assert not resumed.exists()
+    calls.clear()
+    detect.write_detections(resumed, images, **options)
+    assert len(calls) == 1  # of three groups, two were done
+    assert resumed.read_bytes() == whole.read_bytes()
+    monkeypatch.setattr(detectors.Detector, "detect", own)
+    assert detect.write_detections(shared, images, **options, shard=1, shards=2)["boxes"] is None
+    assert not shared.exists()
+    assert detect.write_detections(shared, images, **options, shard=0, shards=2) == record
+    assert shared.read_bytes() == whole.read_bytes()
+    assert not list(images.parent.glob(".*.parts"))
+    # another configuration starts afresh
+    assert detect.write_detections(whole, images, **{**options, "floor": 0.3})["boxes"] < record["boxes"]
+    with pytest.raises(ValueError, match="shard 2 of 2"):
+        detect.write_detections(shared, images, **options, shard=2, shards=2)
+
+
+def test_only_other_behaviour_makes_other_boxes(
+    images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
+    record = detect.write_detections(tmp_path / "b.parquet", images, **options)
+    own, calls = detectors.Detector.detect, []
+    monkeypatch.setattr(detectors.Detector, "detect", lambda *a, **k: calls.append(1) or own(*a, **k))
+    monkeypatch.setattr(detectors, "__file__", __file__)  # as after a comment
+    assert detect.write_detections(tmp_path / "b.parquet", images, **options) == record and not calls
+    monkeypatch.setattr(detections, "BEHAVIOUR", BEHAVIOUR + 1)
+    assert detect.write_detections(tmp_path / "b.parquet", images, **options) == record and calls
+
+
+def test_killed_at_any_moment(images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
+    whole, killed = (images.parent / f"{name}.parquet" for name in ("whole", "killed"))
+    prompts = images.parent / "prompts.csv"
+    code = "from sr4g_utils import detect; detect.GROUP = 1; raise SystemExit(detect.main())"
+    command = [sys.executable, "-c", code, str(killed), str(images), "--detector", str(folder / "owlvit")]
+    process = subprocess.Popen(
+        [*command, "--prompts", str(prompts), "--floor", "0.2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    parts = images.parent / ".killed.parquet.parts"
+    while process.poll() is None and not list(parts.glob("[0-9]*.parquet")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    monkeypatch.setattr(detect, "GROUP", 1)
+    for path in (killed, whole):
+        detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2)
+    assert pq.read_table(killed).equals(pq.read_table(whole))
+
+
+def test_a_detector_that_finds_nothing_says_so(images: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """A result, if another model's images hold something; by itself it is never scored."""
+    path, prompts = images.parent / "none.parquet", images.parent / "prompts.csv"
+    detector = ["--detector", str(folder / "owlvit"), "--prompts", str(prompts), "--floor", "0.9999999"]
+    assert detect.main([str(path), str(images), *detector]) == 1
+    told = capsys.readouterr().err
+    assert "owlvit found nothing above 0.9999999 in 12 images" in told and "is it the right detector" in told
+    table = read_detections(path)
+    assert not len(table) and table.label.dtype != float
+    with pytest.raises(verdicts.NothingFound, match=r"none\.parquet: the detector found nothing"):
+        verdicts.verdicts(read_prompts(prompts), table, 3)
+    assert not verdicts.verdicts(read_prompts(prompts), table, 3, nothing="record").both_found.any()
+
+
+def test_the_command_says_what_is_wrong(images: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    path = str(images.parent / "boxes.parquet")
+    assert detect.main([path, str(images), "--detector", str(folder / "owlvit")]) == 1
+    assert "made elsewhere (it has no prompts.parquet), so give the file of its prompts" in capsys.readouterr().err
+    assert detect.main([path, str(images), "--detector", "{folder: nowhere}", "--prompts", "sr2d"]) == 1
+    assert capsys.readouterr().err.strip().endswith("correct the profile's 'folder', or give an 'id'")
+
+
+# ------------------------------------------------------------------------------------------------------------- ceiling
+
+
+def test_ceiling_on_real_photos(shared: Path, folder: Path, tmp_path: Path) -> None:
+    excerpt = shared / "coco_excerpt"
+    options = {"detector": str(folder / "owlvit"), "n_per_relation": 4, "floor": 0.2}
+    annotations = excerpt / "annotations" / "instances_val2017.json"
+    record = detect.ceiling(tmp_path / "ceiling", annotations, excerpt / "val2017", **options)
+    prompts = pd.read_parquet(tmp_path / "ceiling" / "prompts.parquet")
+    assert record["images"]["number"] == len(prompts) == 4 * 14
+    assert set(prompts.relation.value_counts()) == {4} and (prompts.subject != prompts.object).all()
+    # each is true of its photo, by pycocotools' own reading
+    file = json.loads(annotations.read_text())
+    name = {c["id"]: c["name"] for c in file["categories"]}
+    image = {i["file_name"]: i["id"] for i in file["images"]}
+    for row in prompts.itertuples():
+        boxes = [a for a in file["annotations"] if a["image_id"] == image[row.file_name] and not a["iscrowd"]]
+        rows = [(image[row.file_name], 0, name[a["category_id"]], 1.0, *a["bbox"]) for a in boxes]
+        truth = pd.DataFrame(rows, columns=list(DETECTION_COLUMNS)).assign(prompt_id=row.prompt_id)
+        assert verdicts.verdicts(prompts[prompts.prompt_id == row.prompt_id], truth, images=1).correct.all(), row
+    table = read_detections(tmp_path / "ceiling" / "detections.parquet")
+    scores.scores(verdicts.verdicts(prompts, table, images=1))

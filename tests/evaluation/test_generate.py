@@ -1,0 +1,132 @@
+"""Images of a prompt set as a stage and as a command: resuming, shards, kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from pretend import five_prompts
+
+from sr4g_utils.evaluation import generate, images
+from sr4g_utils.models import diffusion, load, sampling
+from sr4g_utils.models.sampling import BEHAVIOUR, Sampling
+
+FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("pipelines")
+    for version in ("v1.4", "v2.1"):
+        tiny.stable_diffusion(made / version, version)
+    return made
+
+
+@pytest.fixture
+def prompts() -> pd.DataFrame:
+    return five_prompts()
+
+
+@pytest.fixture
+def file(prompts: pd.DataFrame, tmp_path: Path) -> Path:
+    prompts.to_parquet(tmp_path / "prompts.parquet")
+    return tmp_path / "prompts.parquet"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+
+
+def test_write_images(folder: Path, file: Path, prompts: pd.DataFrame, tmp_path: Path) -> None:
+    record = generate.write_images(tmp_path / "images", file, model=str(folder / "v1.4"), sampling=FAST)
+    assert record == json.loads((tmp_path / "images" / "record.json").read_text())
+    assert record["model"]["prediction_type"] == "epsilon" and record["sampling"]["steps"] == 2
+    assert record["prompts"]["number"] == 5 and record["behaviour"] == BEHAVIOUR
+    assert str(tmp_path) not in json.dumps(record)
+    pipeline, _ = load.load_pipeline(folder / "v1.4", device="cpu")
+    drawn = diffusion.sample(pipeline, prompts, Sampling(**FAST))
+    expected = {(id, index): image for id, index, image in drawn}
+    read = list(images.read_images(tmp_path / "images"))
+    assert [(row["prompt_id"], row["image_index"]) for row, _ in read] == list(expected)
+    assert all(np.array_equal(image, expected[row["prompt_id"], row["image_index"]]) for row, image in read)
+    assert read[0][0]["caption"] == "a dog to the left of a cat"
+
+
+def test_interrupted_and_shared_runs_end_with_the_same_bytes(
+    folder: Path, file: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    options = {"model": str(folder / "v2.1"), "sampling": FAST}
+    generate.write_images(tmp_path / "whole", file, **options)
+    own, calls = generate._write, []
+
+    def stops(path: Path, image: np.ndarray) -> None:
+        calls.append(path)
+        if len(calls) == 7:
+            raise OSError(28, "No space left on device")
+        own(path, image)
+
+    monkeypatch.setattr(generate, "_write", stops)
+    with pytest.raises(OSError, match="No space"):
+        generate.write_images(tmp_path / "resumed", file, **options)
+    with pytest.raises(ValueError, match="run the generation again to finish it"):
+        images.list_images(tmp_path / "resumed")
+    generate.write_images(tmp_path / "resumed", file, **options)
+    assert len(calls) == 8 + 6  # the second group of two again, and the third
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+    for shard in (2, 0, 1):
+        generate.write_images(tmp_path / "shared", file, **options, shard=shard, shards=3)
+    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+    # nothing is made again
+    calls.clear()
+    generate.write_images(tmp_path / "shared", file, **options)
+    assert not calls
+    monkeypatch.setattr(generate, "_write", own)
+    # another configuration starts afresh, but not under the feet of other shards
+    other = {**options, "sampling": {**FAST, "seed": 1}}
+    with pytest.raises(ValueError, match=r"another configuration \(sampling\); move it away first"):
+        generate.write_images(tmp_path / "shared", file, **other, shard=0, shards=3)
+    generate.write_images(tmp_path / "shared", file, **other)
+    assert "another configuration (sampling): starting afresh" in capsys.readouterr().err
+    new, old = contents(tmp_path / "shared"), contents(tmp_path / "whole")
+    assert new.keys() == old.keys() and all(new[k] != old[k] for k in new if k.endswith("webp"))
+    with pytest.raises(ValueError, match="shards are numbered from 0 to 1"):
+        generate.write_images(tmp_path / "shared", file, **options, shard=2, shards=2)
+
+
+def test_other_behaviour_makes_other_images(folder: Path, file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    options = {"model": str(folder / "v1.4"), "sampling": FAST}
+    generate.write_images(tmp_path / "images", file, **options)
+    monkeypatch.setattr(sampling, "BEHAVIOUR", BEHAVIOUR + 1)
+    generate.write_images(tmp_path / "images", file, **options)
+    assert "another configuration (behaviour): starting afresh" in capsys.readouterr().err
+
+
+def test_killed_at_any_moment(folder: Path, file: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
+    settings = [f"{key}={value}" for key, value in FAST.items()]
+    command = [sys.executable, "-m", "sr4g_utils.evaluation.generate", str(tmp_path / "killed"), "--prompts", str(file)]
+    command += ["--model", str(folder / "v1.4"), *(word for each in settings for word in ("--set", each))]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list((tmp_path / "killed").rglob("*.webp"))) < 5:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for name in ("killed", "whole"):
+        generate.write_images(tmp_path / name, file, model=str(folder / "v1.4"), sampling=FAST)
+    made, expected = (contents(tmp_path / name) for name in ("killed", "whole"))
+    assert {k: v for k, v in made.items() if ".partial" not in k} == expected
+
+
+def test_the_command_says_what_is_wrong(folder: Path, tmp_path: Path, capsys) -> None:
+    command = [str(tmp_path / "images"), "--model", str(folder / "v1.4"), "--prompts"]
+    assert generate.main([*command, "nothing"]) == 1
+    assert capsys.readouterr().err == "generate: prompts: 'nothing' is neither a file nor one of sr2d, sr4g, geneval\n"
+    assert generate.main([*command, "sr2d", "--set", "steps=many"]) == 1
+    assert "Expected `int`, got `str`" in capsys.readouterr().err

@@ -1,0 +1,156 @@
+"""Folders of images as they lie about: one model's images, each once, or one line that says what is wrong."""
+
+import json
+from pathlib import Path
+
+import mutate
+import pandas as pd
+import pytest
+
+from sr4g_utils.dataset.prompt_sets import others, read_prompts
+from sr4g_utils.dataset.prompts import draw_prompts
+from sr4g_utils.evaluation.images import list_images
+
+PROMPTS = pd.DataFrame(
+    {
+        "prompt_id": [0, 7],
+        "subject": ["dog", "cup"],
+        "relation": ["left of", "above"],
+        "object": ["cat", "tv"],
+        "caption": ["a dog to the left of a cat", "a cup above a tv"],
+    }
+)
+
+
+def put(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def refusal(folder: Path, prompts: pd.DataFrame = PROMPTS) -> str:
+    with pytest.raises(ValueError) as caught:
+        list_images(folder, prompts)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("second", "both"),
+    [
+        ("0_0.jpg", "0_0.jpg and 0_0.png"),
+        ("0_00.png", "0_0.png and 0_00.png"),
+        ("00_0.png", "00_0.png and 0_0.png"),
+        ("a dog to the left of a cat_0.png", "0_0.png and a dog to the left of a cat_0.png"),
+    ],
+)
+def test_two_files_for_one_image_are_both_named(tmp_path: Path, second: str, both: str) -> None:
+    assert f"{both} are both image 0 of prompt 0; keep one" in refusal(put(tmp_path, "0_0.png", "7_0.png", second))
+
+
+@pytest.mark.parametrize("layout", ["{m}/{id}_{n}.png", "{m}/{id:05}/samples/{n:04}.png", "{m}/x/{id}_{n}.png"])
+def test_several_models_are_not_pooled(tmp_path: Path, layout: str) -> None:
+    """VISOR publishes seven models' images side by side in ``images/``."""
+    for number, model in enumerate(("cogview2", "dalle-v2", "glide")):
+        first = 10 * number  # other numbers do not make it one model
+        put(tmp_path, *(layout.format(m=model, id=id, n=first + n) for id in (0, 7) for n in range(4)))
+    told = refusal(tmp_path)
+    assert all(model in told for model in ("cogview2", "dalle-v2", "glide")) and "give one of them" in told
+    assert len(list_images(tmp_path / "glide", PROMPTS)) == 8
+
+
+def test_sub_folders_of_different_prompts_are_one_model(tmp_path: Path) -> None:
+    listed = list_images(put(tmp_path, "00000/0_0.png", "00000/0_1.png", "00001/7_0.png", "00001/7_1.png"), PROMPTS)
+    assert list(listed.prompt_id) == [0, 0, 7, 7]
+
+
+def test_what_systems_leave_about_is_no_image(tmp_path: Path) -> None:
+    put(tmp_path, "0_0.png", "7_0.png", *mutate.LITTER, "#recycle/0_0.png", "x/lost+found/0_0.png", ".git/0_0.png")
+    assert list(list_images(tmp_path, PROMPTS).file_name) == ["0_0.png", "7_0.png"]
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    folder = put(tmp_path / "images", "real/0_0.png")
+    put(tmp_path / "elsewhere", "7_0.png")
+    links = {"loop": folder, "up": tmp_path, "again": folder / "real", "there": tmp_path / "elsewhere"}
+    links |= {"there too": tmp_path / "elsewhere"}
+    for name, target in links.items():
+        (folder / name).symlink_to(target, target_is_directory=True)
+    assert list(list_images(folder, PROMPTS).file_name) == ["real/0_0.png", "there/7_0.png"]
+    (tmp_path / "linked").symlink_to(folder, target_is_directory=True)
+    assert list(list_images(tmp_path / "linked", PROMPTS).file_name) == ["real/0_0.png", "there/7_0.png"]
+
+
+def test_an_image_of_no_prompt_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "0_0.png", "7_0.png")
+    assert "99_0.png: belongs to no prompt; images are named <prompt_id>_<number>" in refusal(put(tmp_path, "99_0.png"))
+    (tmp_path / "99_0.png").unlink()
+    for name in ("grid.png", "0.png", "x/samples/0.png", "a cat_0.png"):
+        assert "belongs to no prompt" in refusal(put(tmp_path, name))
+        (tmp_path / name).unlink()
+
+
+def test_a_text_of_two_prompts_names_neither(tmp_path: Path) -> None:
+    twice = PROMPTS.assign(caption="a cup above a tv")
+    assert "belongs to several prompts of one text" in refusal(put(tmp_path, "a cup above a tv_0.png"), twice)
+
+
+def test_images_of_prompts_that_were_left_out_are_counted(tmp_path: Path) -> None:
+    sr2d = read_prompts("sr2d")
+    put(tmp_path, *(f"{id}_{n}.png" for id in (0, 10, 31_600, 31_679) for n in range(4)))  # two of a single object
+    listed = list_images(tmp_path, sr2d)
+    assert len(listed) == 8 and listed.attrs == {"without_images": 25_278, "left_out_images": 8}
+    assert "31680_0.png: belongs to no prompt" in refusal(put(tmp_path, "31680_0.png"), sr2d)
+    (tmp_path / "31680_0.png").unlink()
+    drawn = draw_prompts(sr2d[sr2d.prompt_id < 8], per_relation=1, seed=0)
+    assert set(sr2d[sr2d.prompt_id < 8].prompt_id) - set(drawn.prompt_id) <= {int(id) for id in others(drawn)}
+    (only_others := tmp_path / "b").mkdir()
+    assert "holds no image of these prompts, 1 of others" in refusal(put(only_others, "31600_0.png"), sr2d)
+
+
+def test_geneval_as_its_readme_lays_it_out(shared: Path, tmp_path: Path) -> None:
+    prompts = read_prompts(shared / "prompts" / "geneval_evaluation_metadata.jsonl")
+    for id in range(553):
+        put(tmp_path / f"{id:05}", "metadata.jsonl", "grid.png", *(f"samples/{n:04}.png" for n in range(2)))
+    listed = list_images(tmp_path, prompts)
+    assert len(listed) == 200 and listed.attrs == {"without_images": 0, "left_out_images": 906}
+    assert listed.file_name[0] == f"{prompts.prompt_id[0]:05}/samples/0000.png"
+
+
+@pytest.mark.parametrize("blank", [" ", "_"])
+def test_compbench_as_its_script_names_files(shared: Path, tmp_path: Path, blank: str) -> None:
+    """GORS_finetune/inference_eval.py: one running number over all prompts, and a grid beside ``samples``."""
+    path = shared / "prompts" / "t2icompbench_spatial_val.txt"
+    for i, text in enumerate(path.read_text().splitlines()):
+        name = text.replace(" ", blank)
+        put(tmp_path, *(f"samples/{name}_{2 * i + n:06}.png" for n in range(2)), f"{name}-grid-{i:05}.png")
+    listed = list_images(tmp_path, path)
+    assert len(listed) == 2 * 215 and listed.attrs == {"without_images": 0, "left_out_images": 2 * 85}
+    assert listed.file_name[0] == f"samples/{'a girl on the top of a frog'.replace(' ', blank)}_000002.png"
+    stopped = tmp_path / "stopped"
+    put(stopped, "A girl on the top of a frog._000000.png")
+    assert list(list_images(stopped, path).prompt_id) == [1]
+
+
+def test_a_record_that_is_not_ours_is_no_record(tmp_path: Path) -> None:
+    put(tmp_path, "0_0.png", "7_0.png")
+    for record in ([], {"sampling": 3}, {"sampling": {}}, {"sampling": {"images": 9}}):
+        (tmp_path / "record.json").write_text(json.dumps(record))
+        assert len(list_images(tmp_path, PROMPTS)) == 2
+
+
+def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path: Path) -> None:
+    put(tmp_path, "00000/0_0.webp", "00000/7_0.webp")
+    PROMPTS.to_parquet(tmp_path / "prompts.parquet")
+    (tmp_path / "record.json").write_text(json.dumps({"model": {}, "sampling": {"images": 1}}))
+    assert list_images(tmp_path, PROMPTS.iloc[:1]).attrs == {"without_images": 0, "left_out_images": 1}
+    other = PROMPTS.assign(caption=["a cow", "a tv"], subject="cow")
+    assert "prompt 0 was drawn as 'a dog to the left of a cat', but the prompts given say 'a cow'" in refusal(
+        tmp_path, other
+    )
+
+
+def test_mutated_image_folders_end_in_a_right_list_or_one_line() -> None:
+    ends = mutate.run("images", 200)
+    assert min(ends["right"], ends["refused"]) > 50

@@ -1,0 +1,222 @@
+"""Fréchet distances against a closed form, by their laws, and from images to table on tiny networks."""
+
+import json
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from scipy import linalg
+
+from sr4g_utils.evaluation import quality, statistics
+from sr4g_utils.models import detectors
+from sr4g_utils.models import features as models_features
+from sr4g_utils.store import files
+from sr4g_utils.store.files import digest
+
+
+def closed_form(a: np.ndarray, b: np.ndarray) -> float:
+    """Equation 6 of arXiv 1706.08500 with scipy's matrix square root, from nothing in the package."""
+    root = linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root))
+
+
+def two_sets(seed: int, d: int, n: int = 60, m: int = 80) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(n, d)), rng.normal(size=(m, d))
+    return a @ rng.normal(size=(d, d)), b @ rng.normal(size=(d, d)) + rng.normal(size=d)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
+def test_the_distance_is_the_closed_form_and_obeys_its_laws(seed, d):
+    a, b = two_sets(seed, d)
+    d2 = quality.distance(a, b)
+    if d > 1:
+        assert d2 == pytest.approx(closed_form(a, b), rel=1e-6, abs=1e-6)
+    assert quality._quickly(a, b) == pytest.approx(d2, rel=1e-6, abs=1e-6)
+    scale = np.trace(np.atleast_2d(np.cov(a.T)))
+    assert quality.distance(a, a) == pytest.approx(0, abs=1e-6 * scale)
+    assert quality.distance(b, a) == pytest.approx(d2, rel=1e-6, abs=1e-6 * scale)
+    shift = np.random.default_rng(seed + 1).normal(size=d) * 10
+    assert quality.distance(a, a + shift) == pytest.approx((shift**2).sum(), rel=1e-6, abs=1e-6 * scale)
+    assert quality.distance(a + shift, b + shift) == pytest.approx(d2, rel=1e-6, abs=1e-6 * scale)
+    assert quality.distance(3 * a, 3 * b) == pytest.approx(9 * d2, rel=1e-6, abs=1e-5 * scale)
+
+
+def test_fewer_images_than_features():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(20, 64)), rng.normal(size=(30, 64)) + 1
+    # the covariances are singular; tr (S S')^½ is the nuclear norm of the product of the centred sets
+    centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
+    cross = np.linalg.norm(centred[0] @ centred[1].T, "nuc")
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + sum((c**2).sum() for c in centred) - 2 * cross
+    assert quality.distance(a, b) == pytest.approx(expected, rel=1e-5)
+    assert quality._quickly(a, b) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sets_that_have_no_distance_are_named():
+    for a, b in [((1, 4), (5, 4)), ((5, 4), (5, 3)), ((0, 4), (5, 4))]:
+        with pytest.raises(ValueError, match="at least 2 images"):
+            quality.distance(np.zeros(a), np.zeros(b))
+
+
+def test_the_interval_is_about_as_wide_as_the_distance_varies(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def draw(path, n, shift):
+        save_file({"features": rng.normal(size=(n, 3)) + shift, "group": np.arange(n) // 4}, path)
+        return path
+
+    def table(folder):
+        photos = draw(folder / "photos", 400, 0)
+        return quality.distances(photos, {"near": draw(folder / "a", 400, 0.5), "far": draw(folder / "b", 400, 1)})
+
+    tables = [table(tmp_path).set_index("model") for _ in range(40)]
+    values = np.array([t.loc["far", "value"] for t in tables])
+    assert np.mean([t.loc["far", "high"] - t.loc["far", "low"] for t in tables]) == pytest.approx(
+        2 * 2.09 * values.std(), rel=0.35
+    )
+    changes = np.array([t.loc["far", "change"] for t in tables])
+    inside = [t.loc["far", "change_low"] <= changes.mean() <= t.loc["far", "change_high"] for t in tables]
+    assert np.mean(inside) > 0.85
+    first = tables[0]
+    assert np.isnan(first.loc["near", "change"]) and first.loc["photos", "value"] < 0.2
+    assert list(first.n_images) == [400, 400, 200] and list(first.n_photos) == [400, 400, 200]
+
+
+def test_images_of_a_prompt_are_left_out_together():
+    parts = statistics.parts(np.array([7, 7, 3, 3, 9, 9]), 2)
+    assert (parts[::2] == parts[1::2]).all() and set(parts) == {0, 1}
+
+
+# ------------------------------------------------------------------------------------------------ from images
+
+
+class Average(torch.nn.Module):
+    """Called as NVIDIA's Inception is."""
+
+    def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        return images.float().mean(dim=(2, 3))
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    path = tmp_path_factory.mktemp("inception") / "inception-2015-12-05.pt"
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(Average()).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    return tiny.owlvit(tmp_path_factory.mktemp("detector"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Three prompts of two images, and a COCO-form file of nine photos of other sizes."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    columns = ["prompt_id", "subject", "relation", "object", "caption"]
+    prompts = pd.DataFrame([(f"p{i}", "dog", "above", "cat", "a dog above a cat") for i in range(3)], columns=columns)
+    prompts.to_parquet(folder / "prompts.parquet")
+    for i, n in [(i, n) for i in range(3) for n in range(2)]:
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(folder / f"p{i}_{n}.png")
+    (folder / "photos").mkdir()
+    coco = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "dog", "supercategory": "animal"}]}
+    for i in range(9):
+        Image.fromarray(rng.integers(0, 255, (70 + i, 80, 3), np.uint8)).save(folder / "photos" / f"{i}.png")
+        coco["images"].append({"id": i, "file_name": f"{i}.png", "width": 80, "height": 70 + i})
+        for k in range(2):
+            box = {"id": 2 * i + k, "image_id": i, "category_id": 1, "bbox": [1 + k, 1, 20, 20], "iscrowd": 0}
+            coco["annotations"].append({**box, "area": 400})
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["detector", "inception"])
+def test_from_images_to_the_table(kind, images, detector, inception, tmp_path):
+    space = {kind: str({"detector": detector, "inception": inception}[kind])}
+    drawn = images / "drawn"
+    drawn.mkdir(exist_ok=True)
+    for path in images.glob("p*_*.png"):
+        (drawn / path.name).write_bytes(path.read_bytes())
+    about = quality.write_image_features(tmp_path / "a", drawn, images / "prompts.parquet", space=space, batch=4)
+    assert about == {"images": 6, "features": 32 if kind == "detector" else 3}
+    photos = {"annotations": images / "annotations.json", "photos": images / "photos"}
+    assert quality.write_photo_features(tmp_path / "p", **photos, space=space, count=8, resolution=64)["images"] == 8
+    first = load_file(tmp_path / "a")
+    assert first["group"].tolist() == [0, 0, 1, 1, 2, 2]
+    quality.write_image_features(tmp_path / "b", drawn, images / "prompts.parquet", space=space, batch=1)
+    assert np.allclose(load_file(tmp_path / "b")["features"], first["features"], atol=1e-5)  # whatever the batch
+    table = quality.distances(tmp_path / "p", {"one": tmp_path / "a", "two": tmp_path / "b"}, groups=3)
+    assert list(table.model) == ["one", "two", "photos"] and table.change[1] == pytest.approx(0, abs=1e-4)
+
+
+def test_the_detectors_features_are_those_of_its_own_processor(images, detector):
+    loaded = detectors.load(detector)
+    pictures = [np.asarray(Image.open(path)) for path in sorted(images.glob("p*_*.png"))]
+    inputs = loaded.processor.image_processor(images=pictures, return_tensors="pt")
+    with torch.no_grad():
+        expected = loaded.model.owlvit.vision_model(**inputs).pooler_output
+    found = models_features.features(models_features.DetectorSpace(loaded), pictures)
+    assert np.allclose(found, expected, atol=1e-4)
+
+
+def test_torch_fidelitys_weights_are_read_only_if_they_are_the_published_ones(monkeypatch, tmp_path):
+    """The package is replaced: it needs torchvision. Its file is a pickle, so nobody else's may reach it."""
+    given = []
+
+    class Extractor(Average):
+        def __init__(self, name, features, feature_extractor_weights_path):
+            super().__init__()
+            given.append(feature_extractor_weights_path)
+
+        def forward(self, images):
+            assert images.dtype == torch.uint8
+            return (super().forward(images),)
+
+    path = tmp_path / models_features.FIDELITY
+    path.write_bytes(b"weights")
+    monkeypatch.setitem(sys.modules, "torch_fidelity", SimpleNamespace())
+    module = SimpleNamespace(FeatureExtractorInceptionV3=Extractor)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
+    with pytest.raises(ValueError, match="not the file that torch-fidelity publishes"):
+        models_features.network({"inception": str(path)})
+    assert not given
+    known = {models_features.FIDELITY: {"hash": f"sha256:{digest(path)}"}}
+    monkeypatch.setattr(files, "sources", lambda: known)
+    monkeypatch.setattr(files, "download", lambda name: {models_features.FIDELITY: path}[name])
+    pictures = [np.full((8, 8, 3), value, np.uint8) for value in (0, 7)]
+    assert models_features.features(models_features.network({"inception": "download"}), pictures).tolist() == [
+        [0] * 3,
+        [7] * 3,
+    ]
+    assert given == [str(path)]
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(ImportError, match="pip install torch-fidelity torchvision"):
+        models_features.network({"inception": str(path)})
+
+
+def test_what_cannot_be_is_named(images, tmp_path, tmp_path_factory):
+    (tmp_path / "inception-2015-12-05.pt").write_bytes(b"no network")
+    with pytest.raises(ValueError, match=r"inception-2015-12-05\.pt: not a TorchScript network"):
+        models_features.network({"inception": str(tmp_path / "inception-2015-12-05.pt")})
+    with pytest.raises(ValueError, match="space: expected"):
+        models_features.network({"detectors": "x"})
+    with pytest.raises(ValueError, match="RTDetrForObjectDetection has no pooled image features"):
+        models_features.network({"detector": str(tiny.rt_detr(tmp_path_factory.mktemp("rt_detr")))})
+    with pytest.raises(ValueError, match="no image"):
+        models_features.features(Average(), [])
+    broken = torch.nn.Module()
+    broken.forward = lambda images: torch.full((len(images), 2), torch.nan)
+    with pytest.raises(ValueError, match="feature of image 0 is not finite"):
+        models_features.features(broken, [np.zeros((4, 4, 3), np.uint8)])

@@ -1,0 +1,281 @@
+"""VISOR's scores against an independent slow scorer, and by their properties."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slowly import make_detections, make_prompts, random_world, score_slowly
+
+from sr4g_utils.evaluation import scores
+from sr4g_utils.evaluation import verdicts as evaluation_verdicts
+from sr4g_utils.relations import BY_NAME, NAMES
+
+
+def verdicts(prompts, detections, images=4, **options):
+    """As VISOR's protocol has it: four images a prompt, whatever was found in them."""
+    return evaluation_verdicts.verdicts(prompts, detections, images, **options)
+
+
+@pytest.mark.parametrize("variant", ["any-pair", "best-pair"])
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_equal_the_slow_scorer(variant, seed):
+    prompts, detections = random_world(seed, 60)
+    records = verdicts(prompts, detections, threshold=0.3, **evaluation_verdicts.VARIANTS[variant])
+    table = scores.scores(records)
+    for relation in ["all", *NAMES]:
+        of = prompts if relation == "all" else prompts[prompts.relation == relation]
+        expected = score_slowly(of, detections, 0.3, variant == "best-pair")
+        found = table[table.relation == relation].set_index("metric")["value"].to_dict()
+        assert found == pytest.approx(expected, nan_ok=True), relation
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def test_a_record_tells_verdict_boxes_and_reason():
+    prompts = make_prompts(("dog", "left of", "cat"), ("dog", "above", "cat"))
+    detections = make_detections(
+        (100, 0, "dog", 0.9, 50, 0, 10, 10),  # right of the cat
+        (100, 0, "dog", 0.2, 0, 0, 10, 10),  # left of it: any pair will do
+        (100, 0, "cat", 0.8, 30, 0, 10, 10),
+        (100, 1, "dog", 0.9, 50, 5, 10, 10),
+        (100, 1, "cat", 0.8, 30, 0, 10, 10),
+        (100, 2, "dog", 0.9, 50, 0, 10, 10),
+        (100, 2, "cat", 0.1, 30, 0, 10, 10),  # not above the threshold
+        (100, 3, "sofa", 0.9, 0, 0, 5, 5),  # not asked for
+        (101, 0, "cat", 0.8, 30, 0, 10, 10),
+        (999, 0, "dog", 0.9, 0, 0, 5, 5),  # another prompt's
+    )
+    records = verdicts(prompts, detections)
+    assert records.prompt_id.tolist() == [100] * 4 + [101] * 4
+    assert records.image_index.tolist() == [0, 1, 2, 3] * 2
+    assert records.correct.tolist() == [True] + [False] * 7
+    assert records.both_found.tolist() == [True, True] + [False] * 6
+    assert records.reason.tolist() == [
+        "the dog is to the left of the cat",
+        "the dog is not to the left of the cat but to the right of it",
+        "no cat found",
+        "neither dog nor cat found",
+        "no dog found",
+        *["neither dog nor cat found"] * 3,
+    ]
+    assert (records.n_subject[0], records.n_object[0]) == (2, 1)
+    assert records.subject_x[:4].tolist() == pytest.approx([0, 50, 50, np.nan], nan_ok=True)
+    assert records.subject_score[0] == 0.2, "the pair that satisfies the relation, not the most confident one"
+    assert records.loc[0, ["left of", "right of"]].all(), "both hold for some pair"
+    best = verdicts(prompts, detections, **evaluation_verdicts.VARIANTS["best-pair"])
+    assert not best.correct[0] and best.subject_score[0] == 0.9 and best.n_subject[0] == 2
+
+
+def test_two_of_a_kind_are_two_different_boxes():
+    prompts = make_prompts(("dog", "left of", "dog"))
+    one = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5))
+    two = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5), (100, 0, "dog", 0.8, 20, 0, 5, 5))
+    for pairs in ("any", "best"):
+        assert verdicts(prompts, one, images=1, pairs=pairs).reason.item() == "only one dog found"
+        assert verdicts(prompts, two, images=1, pairs=pairs).correct.item()
+
+
+def test_rule_sets_and_their_needs():
+    prompts = make_prompts(("dog", "left of", "cat"))
+    apart = make_detections((100, 0, "dog", 0.9, 0, 50, 9, 9), (100, 0, "cat", 0.9, 10, 0, 9, 9))
+    assert verdicts(prompts, apart, images=1).correct.item(), "centres: left of and below at once"
+    assert not verdicts(prompts, apart, images=1, rules="sg2im").correct.item(), "sectors: below"
+    assert not verdicts(prompts, apart, images=1, **evaluation_verdicts.VARIANTS["geneval"]).correct.item()
+    with pytest.raises(ValueError, match=r"sstd.*'width'"):
+        verdicts(prompts, apart, images=1, rules="sstd")
+    assert len(verdicts(prompts, apart.assign(width=64, height=64), images=1, rules="sstd"))
+    with pytest.raises(ValueError, match=r"prompt 101: rules='geneval' define left of, .* only, not 'wider'"):
+        scale = make_prompts(("dog", "left of", "cat"), ("dog", "wider", "cat"))
+        verdicts(scale, apart, images=1, rules="geneval")
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.sampled_from(["any", "best"]))
+def test_properties(seed, pairs):
+    prompts, detections = random_world(seed, 12)
+    records = verdicts(prompts, detections, pairs=pairs)
+    assert not (records.correct & ~records.both_found).any()
+    shuffled = detections.sample(frac=1, random_state=seed)
+    at = {r["prompt_id"]: r["relation"] for r in prompts.to_dict("records")}
+    wanted = records.prompt_id.map(at)
+    assert (
+        records.correct == [row[relation] for (_, row), relation in zip(records.iterrows(), wanted, strict=True)]
+    ).all()
+    if pairs == "any":  # ties of the score may be broken otherwise by "best"
+        pd.testing.assert_frame_equal(records[["correct", *NAMES]], verdicts(prompts, shuffled)[["correct", *NAMES]])
+        # naming the objects the other way round and turning the relation about is the same prompt
+        turned = prompts.assign(
+            subject=prompts.object, object=prompts.subject, relation=[_converse(r) for r in prompts.relation]
+        )
+        assert (verdicts(turned, detections).correct == records.correct).all()
+        # a lower threshold can only find more
+        assert (verdicts(prompts, detections, threshold=0.05).correct >= records.correct).all()
+    table = scores.scores(records).set_index(["relation", "metric"])["value"]
+    assert table["all", "VISOR"] <= table["all", "OA"]
+    if table["all", "OA"] > 0:
+        assert table["all", "VISOR"] == pytest.approx(table["all", "VISOR_Cond"] * table["all", "OA"] / 100)
+    visor_n = [table["all", f"VISOR_{n}"] for n in (1, 2, 3, 4)]
+    assert visor_n == sorted(visor_n, reverse=True)
+    assert sum(visor_n) / 4 == pytest.approx(table["all", "VISOR"])
+
+
+def _converse(relation: str) -> str:
+    return relation if relation in ("overlapping", "separated") else BY_NAME[relation].opposite
+
+
+# ----------------------------------------------------------------------------------------------------------- intervals
+
+
+def test_draws_are_those_of_prompts_one_by_one_and_the_intervals_are_near_theirs():
+    prompts, detections = random_world(3, 80)
+    records = verdicts(prompts, detections, threshold=0.3)
+    table = scores.scores(records).set_index(["relation", "metric"])
+    drawn = scores.draws([records], 20_000, seed=1)["all"][0]
+    rng = np.random.default_rng(7)
+    by_prompt = records.groupby("prompt_id")[["both_found", "correct"]].sum().to_numpy()
+    one_by_one = by_prompt[rng.integers(0, 80, (4000, 80))].sum(axis=1)
+    for metric, values in {
+        "OA": one_by_one[:, 0] / 3.2,
+        "VISOR": one_by_one[:, 1] / 3.2,
+        "VISOR_Cond": 100 * one_by_one[:, 1] / one_by_one[:, 0],
+    }.items():
+        expected = np.quantile(values, [0.025, 0.975])
+        ours = drawn[1:, scores.METRICS.index(metric)]
+        assert np.quantile(ours, [0.025, 0.975]) == pytest.approx(expected, abs=0.8)
+        assert table.loc[("all", metric), ["low", "high"]].tolist() == pytest.approx(expected, abs=2.5)
+
+
+def test_the_interval_covers_the_truth():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(150):
+        n = rng.binomial(4, rng.beta(2, 2, 100))  # prompts differ in difficulty; the truth is one half
+        correct = (np.arange(4) < n[:, None]).ravel()
+        records = pd.DataFrame({"prompt_id": np.repeat(np.arange(100), 4), "relation": "above", "correct": correct})
+        table = scores.scores(records.assign(both_found=True))
+        row = table[(table.relation == "all") & (table.metric == "VISOR_Cond")].iloc[0]
+        covered += row.low <= 50 <= row.high
+    assert 0.88 <= covered / 150 <= 1
+
+
+def test_compare_is_paired():
+    prompts, detections = random_world(5, 300)
+    before = verdicts(prompts, detections)
+    same = scores.compare(before, before, resamples=500).dropna()
+    assert (same.difference == 0).all() and (same.low <= 0).all() and (same.high >= 0).all() and (same.p == 1).all()
+    # one found but wrong image of each tenth prompt becomes right: a small gain, but the same images otherwise
+    wrong = before[before.both_found & ~before.correct].drop_duplicates("prompt_id").index[::10]
+    after = before.assign(correct=before.correct | before.index.isin(wrong))
+    change = scores.compare(before, after, resamples=2000).set_index(["relation", "metric"]).loc[("all", "VISOR_Cond")]
+    assert change.difference == pytest.approx(100 * len(wrong) / before.both_found.sum())
+    assert change.low > 0 and change.p < 0.01
+    assert scores.compare(after, before).set_index(["relation", "metric"]).difference["all", "VISOR"] < 0
+    unpaired = scores.scores(before).set_index(["relation", "metric"]).loc[("all", "VISOR_Cond")]
+    assert change.high - change.low < (unpaired.high - unpaired.low) / 2, "pairing is what makes it sharp"
+    fewer = scores.compare(before, after[after.prompt_id != 299])
+    assert fewer.attrs["left_aside"] == 4 and fewer.images.iloc[0] == len(before) - 4, "on the images that both have"
+    with pytest.raises(ValueError, match=r"no image .* is in all models"):
+        scores.compare(before[before.prompt_id == 299], after[after.prompt_id != 299])
+
+
+def test_p_values_are_uniform_without_a_difference():
+    rng = np.random.default_rng(1)
+    p = []
+    for _ in range(100):
+        one, two = (
+            pd.DataFrame(
+                {
+                    "prompt_id": np.repeat(np.arange(60), 4),
+                    "image_index": np.tile(np.arange(4), 60),
+                    "relation": "above",
+                    "both_found": rng.random(240) < 0.8,
+                    "correct": rng.random(240) < 0.5,
+                }
+            )
+            for _ in range(2)
+        )
+        for table in (one, two):
+            table["correct"] &= table.both_found
+        p.append(scores.compare(one, two, resamples=200).set_index(["relation", "metric"]).p["all", "VISOR_Cond"])
+    assert 0.01 <= np.mean(np.array(p) < 0.1) <= 0.2
+    assert 0.38 <= np.mean(p) <= 0.62
+
+
+def test_chance_is_the_mean_over_permuted_prompts():
+    prompts, detections = random_world(11, 40, relations=("left of", "above", "separated"))
+    records = verdicts(prompts, detections)
+    expected = scores.chance(records).set_index(["relation", "metric"])["value"]
+    rng = np.random.default_rng(0)
+    order = [rng.permutation(len(prompts)) for _ in range(3000)]
+    relations = prompts.relation.to_numpy(object)
+    runs = []
+    holds = records[list(NAMES)].to_numpy(bool).reshape(len(prompts), 4, len(NAMES))
+    column = pd.Index(NAMES).get_indexer(pd.Index(relations))
+    for permutation in order:
+        correct = np.take_along_axis(holds, column[permutation][:, None, None], axis=2)[:, :, 0].sum(axis=1)
+        runs.append([correct.sum() / 1.6, *(100 * (correct >= n).mean() for n in (1, 2, 3, 4))])
+    mean = dict(zip(("VISOR", *scores.METRICS[3:]), np.mean(runs, axis=0), strict=True))
+    for metric, value in mean.items():
+        assert value == pytest.approx(expected["all", metric], abs=0.4), metric
+    table = scores.scores(verdicts(prompts.assign(relation=relations[order[0]]), detections))
+    table = table.set_index(["relation", "metric"])["value"]
+    assert table["all", "VISOR"] == pytest.approx(runs[0][0]), "a permutation is a scoring against permuted prompts"
+    assert table["all", "OA"] == expected["all", "OA"]
+    assert expected["all", "VISOR_Cond"] == pytest.approx(100 * expected["all", "VISOR"] / expected["all", "OA"])
+    opposite = make_prompts(("dog", "left of", "cat"), ("dog", "right of", "cat"))
+    boxes = [(i, 0, "dog", 0.9, x, 0, 5, 5) for i, x in ((100, 0), (101, 40))]
+    boxes += [(i, 0, "cat", 0.9, 20, 0, 5, 5) for i in (100, 101)]
+    perfect = verdicts(opposite, make_detections(*boxes), images=1)
+    assert perfect.correct.all()
+    assert scores.chance(perfect).set_index(["relation", "metric"])["value"]["all", "VISOR_Cond"] == 50
+
+
+# ----------------------------------------------------------------------------------------------------- nulls and errors
+
+
+def test_nothing_to_divide_by_is_null_and_never_zero():
+    prompts = make_prompts(("dog", "left of", "cat"), ("dog", "above", "cat"))
+    detections = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5), (100, 0, "cat", 0.9, 9, 0, 5, 5))
+    table = scores.scores(verdicts(prompts, detections, images=2)).set_index(["relation", "metric"])
+    assert table.loc[("left of", "VISOR_Cond"), "value"] == 100
+    assert table.loc[("above", "VISOR_Cond"), ["value", "low", "high"]].isna().all()
+    assert table.loc[("above", "VISOR_Cond"), "of"] == 0
+    assert table.loc[("above", "VISOR"), "value"] == 0
+    assert table.loc[("all", "VISOR_2"), "value"] == 0 and np.isnan(table.loc[("all", "VISOR_3"), "value"])
+
+
+def test_a_detector_that_found_nothing_is_an_error():
+    prompts = make_prompts(("dog", "left of", "cat"))
+    for row in [
+        (100, 0, "dog", 0.05, 0, 0, 5, 5),  # nothing above the threshold
+        (100, 0, "sofa", 0.9, 0, 0, 5, 5),  # nothing that was asked for
+    ]:
+        with pytest.raises(ValueError, match="the detector found nothing"):
+            verdicts(prompts, make_detections(row))
+    with pytest.raises(ValueError, match="no prompt_id is one of the prompts'"):
+        verdicts(prompts, make_detections((7, 0, "dog", 0.9, 0, 0, 5, 5)))
+    with pytest.raises(ValueError, match="the detector found nothing"):
+        verdicts(prompts, make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5)).iloc[:0])
+
+
+GOOD = (100, 0, "dog", 0.9, 0.0, 0.0, 5.0, 5.0)
+
+
+def test_other_errors_say_what_to_do():
+    prompts, detections = make_prompts(("dog", "left of", "cat")), make_detections(GOOD)
+    with pytest.raises(ValueError, match=r"prompt 100 has image_index 4, but images=4"):
+        verdicts(prompts, detections.assign(image_index=4))
+    with pytest.raises(ValueError, match="relation 'near'"):
+        verdicts(make_prompts(("dog", "near", "cat")), detections)
+    with pytest.raises(ValueError, match="prompt_id '100' occurs twice"):
+        verdicts(pd.concat([prompts, prompts]), detections)
+    with pytest.raises(ValueError, match="empty"):
+        verdicts(prompts.iloc[:0], detections)
+    with pytest.raises(ValueError, match="column 'object' is missing"):
+        verdicts(prompts.drop(columns="object"), detections)
+    with pytest.raises(ValueError, match="pairs: unknown value 'all'"):
+        verdicts(prompts, detections, pairs="all")
+    with pytest.raises(ValueError, match="rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd, geneval"):
+        verdicts(prompts, detections, rules="coco")

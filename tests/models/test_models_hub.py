@@ -1,0 +1,194 @@
+"""Models found on the Hub, its mirrors and in its cache, from a Hub on this machine; every failure in one line."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import tiny
+from hub import Hub, use
+from huggingface_hub import constants
+
+from sr4g_utils.models.load import load_detector, load_pipeline
+from sr4g_utils.models.source import ModelError
+from sr4g_utils.running.profiles import load_profile
+from sr4g_utils.store.files import ROOT
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for version in ("v1.4", "v2.1-base", "v2.1"):
+        tiny.stable_diffusion(folder / version, version)
+    tiny.owlvit(folder / "owlvit")
+    tiny.pickle(copytree(folder / "v1.4", folder / "pickled"))
+    tiny.pickle(copytree(folder / "owlvit", folder / "pickled-owlvit"))
+    for file in list(copytree(folder / "v1.4", folder / "half").glob("*/*.safetensors")):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    (folder / "lora").mkdir()
+    (folder / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def hub(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The Hub on this machine, with an empty cache."""
+    folders: dict[str, Path | str] = {f"a/{path.name}": path for path in made.iterdir()}
+    folders |= {f"CompVis/v1.4@{COMMIT}": made / "v1.4", "a/pickled@refs/pr/3": made / "v1.4"}
+    with Hub(folders | {"a/gated": "gated", "b/withdrawn": "withdrawn"}) as hub:
+        use(monkeypatch, hub.url, tmp_path)
+        yield hub
+
+
+def load(kind: str, **source: object) -> str:
+    """The commit that was loaded, or the error."""
+    try:
+        return {"pipeline": load_pipeline, "detector": load_detector}[kind](source, device="cpu")[-1]["commit"]
+    except ModelError as error:
+        assert "\n" not in str(error)
+        return str(error)
+
+
+def test_models_from_a_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloaded, by mirror, gated, withdrawn, missing, a wrong revision; then offline from the cache."""
+    assert load("pipeline", id="CompVis/v1.4", revision=COMMIT) == f"CompVis/v1.4@{COMMIT}"
+    assert not any("safety_checker" in path for path in hub.fetched)
+    assert load("pipeline", id="a/missing", mirrors=["a/v2.1@main"]) == f"a/v2.1@{hub.commit('a/v2.1@main')}"
+    assert load("detector", id="a/owlvit") == f"a/owlvit@{hub.commit('a/owlvit@main')}"
+    gated = load("pipeline", id="a/gated")
+    assert "a/gated: it is gated: accept its licence at https://huggingface.co/a/gated and run `hf auth login`" in gated
+    assert gated.endswith("Or copy the model here and give its path as 'folder'")
+    neither = load("pipeline", id="a/missing", mirrors=["b/withdrawn"])
+    assert "a/missing: no such model on the Hub (or a private one)" in neither
+    assert "b/withdrawn: it was withdrawn from the Hub; name a mirror" in neither
+    assert "it has no revision 'v9'; correct 'revision'" in load("pipeline", id="CompVis/v1.4", revision="v9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load("pipeline", id="CompVis/v1.4", revision=COMMIT) == f"CompVis/v1.4@{COMMIT}"
+    assert load("detector", id="a/owlvit") == f"a/owlvit@{hub.commit('a/owlvit@main')}"
+    offline = load("pipeline", id="a/v2.1-base")
+    assert "a/v2.1-base: not (wholly) in the cache, and the Hub cannot be reached; connect once" in offline
+
+
+def test_what_is_in_the_cache_is_not_fetched_again(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    load("pipeline", id="a/v1.4")
+    fetched = len([path for path in hub.asked if "/resolve/" in path])
+    capfd.readouterr()
+    load("pipeline", id="a/v1.4")
+    assert len([path for path in hub.asked if "/resolve/" in path]) == fetched
+    assert capfd.readouterr().err == ""
+
+
+def test_half_downloaded_models(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interrupted download leaves is said offline, and completed by the next attempt."""
+    whole = load("pipeline", id="a/v2.1-base")
+    (weights,) = tmp_path.rglob("snapshots/*/unet/*.safetensors")
+    weights.resolve().rename(weights.resolve().with_suffix(".incomplete"))
+    weights.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        answer = load("pipeline", id="a/v2.1-base")
+    assert "a/v2.1-base: not (wholly) in the cache, and the Hub cannot be reached; connect once" in answer
+    assert load("pipeline", id="a/v2.1-base") == whole == f"a/v2.1-base@{hub.commit('a/v2.1-base@main')}"
+
+
+def test_a_cache_of_a_version_that_kept_no_list_of_files(hub: Hub, tmp_path: Path, monkeypatch) -> None:
+    whole = load("pipeline", id="a/v1.4")
+    for file in tmp_path.rglob("trees/*.json"):
+        file.unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load("pipeline", id="a/v1.4") == whole
+
+
+def test_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "http://127.0.0.1:9", tmp_path)
+    answer = load("pipeline", id="CompVis/v1.4")
+    assert "not (wholly) in the cache, and the Hub cannot be reached; connect once" in answer
+
+
+# ------------------------------------------------------------------------------------------- said before the download
+
+
+PICKLED = "{}has only pickled weights, which are not read unasked; name a conversion's `revision: refs/pr/N` (see {}"
+FORMS = {
+    "a/pickled": PICKLED.format(
+        "a/pickled: text_encoder ", "https://huggingface.co/a/pickled/discussions), or add `pick"
+    ),
+    "a/pickled-owlvit": PICKLED.format(
+        "a/pickled-owlvit: the folder ", "https://huggingface.co/a/pickled-owlvit/discus"
+    ),
+    "a/half": "a/half: text_encoder has weights of the variant fp16 only; add `variant: fp16` to the model",
+    "a/lora": "a/lora has no model_index.json: it is not in the layout of diffusers or transformers; a LoRA",
+    "a/owlvit": "a/owlvit has no model_index.json: it is not in the layout of diffusers or transformers",
+}
+
+
+@pytest.mark.parametrize("id", FORMS)
+def test_weights_in_a_form_that_is_not_read_are_refused_before_the_download(hub: Hub, id: str) -> None:
+    assert FORMS[id] in load("detector" if "pickled-owlvit" in id else "pipeline", id=id)
+    assert {path.removeprefix(f"{id}/") for path in hub.fetched} <= {"model_index.json", "config.json"}
+
+
+def test_what_helps_helps(hub: Hub) -> None:
+    """The variant, the conversion's revision and the opt-in: each as the message says."""
+    assert load("pipeline", id="a/half", variant="fp16").startswith("a/half@")
+    assert load("pipeline", id="a/pickled", revision="refs/pr/3") == f"a/pickled@{hub.commit('a/pickled@refs/pr/3')}"
+    assert not any(path.endswith(".bin") for path in hub.fetched)
+    assert load("pipeline", id="a/pickled", pickled=True) == f"a/pickled@{hub.commit('a/pickled@main')}"
+    assert load("detector", id="a/pickled-owlvit", pickled=True).startswith("a/pickled-owlvit@")
+    assert load("pipeline", id="a/pickled", mirrors=["a/v1.4"]) == f"a/v1.4@{hub.commit('a/v1.4@main')}"
+
+
+def change(file: str, **values: object) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | values))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "edit", "message"),
+    [
+        ("pipeline", "v1.4", change("model_index.json", _class_name="KandinskyV22Pipeline"), "takes no prompt"),
+        ("pipeline", "v1.4", change("model_index.json", unet=["mine", "Net"]), "its unet is code of its own"),
+        ("detector", "owlvit", change("config.json", model_type="detr"), "names the model_type 'detr'; detectors are"),
+    ],
+)
+def test_models_of_no_use_are_refused_before_the_download(
+    made: Path, tmp_path: Path, monkeypatch, kind: str, name: str, edit, message: str
+) -> None:
+    edit(copytree(made / name, tmp_path / "model"))
+    with Hub({"a/b": tmp_path / "model"}) as hub:
+        use(monkeypatch, hub.url, tmp_path / "cache")
+        assert message in load(kind, id="a/b")
+        assert hub.fetched <= {"a/b/model_index.json", "a/b/config.json"}
+
+
+def test_kandinskys_decoder_is_refused_before_the_download(shared: Path, tmp_path: Path, monkeypatch) -> None:
+    """The published file, of which the weights are 5 GB."""
+    id = "kandinsky-community/kandinsky-2-2-decoder"
+    with Hub({id: shared / "hub" / id.replace("/", "--")}) as hub:
+        use(monkeypatch, hub.url, tmp_path)
+        answer = load("pipeline", id=id)
+    assert answer == (
+        f"{id} is a KandinskyV22Pipeline, which takes no prompt (it needs image_embeds, negative_image_embeds); "
+        "name a text-to-image model"
+    )
+
+
+def test_checksums_of_the_profile_hold_for_mirrors(hub: Hub, made: Path) -> None:
+    name = "unet/diffusion_pytorch_model.safetensors"
+    answer = load("pipeline", id="a/missing", mirrors=["a/v1.4"], weights={name: "0" * 64})
+    assert f"a/missing: {name} has sha256" in answer and "as in the model's 'weights'; fetch it again" in answer
+
+
+@pytest.mark.parametrize(("profile", "name"), [("paper", "v1.4"), ("paper_v21", "v2.1")])
+def test_other_weights_under_a_profiles_own_id_are_refused(made, tmp_path, monkeypatch, profile, name) -> None:
+    source = load_profile(profile, [], ROOT)["03_finetuning"]["model"]
+    with Hub({f"{source['id']}@{source['revision']}": made / name}) as hub:
+        use(monkeypatch, hub.url, tmp_path)
+        answer = load("pipeline", **source)
+        assert load("pipeline", id=source["id"], revision=source["revision"]).endswith(source["revision"])
+    assert "unet/diffusion_pytorch_model.safetensors has sha256" in answer and "fetch it again" in answer

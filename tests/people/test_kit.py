@@ -1,0 +1,256 @@
+"""The annotators' kit: made, used to its end in a real browser, and read back."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sr4g_utils.people import answers, kit
+from sr4g_utils.people.__main__ import main
+from sr4g_utils.store.files import ROOT
+
+CHROME = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+    "disable-background-networking", "disable-component-update",
+)  # fmt: skip
+ANSWERS = ("yes", "no", "unclear", "missing")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two models' pictures of twenty spatial prompts, each of a colour of its own."""
+    rng = np.random.default_rng(0)
+    prompts = pd.DataFrame(
+        {"prompt_id": f"p{i}", "subject": "dog", "relation": name, "object": "cat", "caption": f"a dog {name} a cat"}
+        for i, name in enumerate(("left of", "right of", "above", "below", "inside") * 4)
+    )
+    made = {}
+    for model in ("base", "tuned"):
+        folder = tmp_path_factory.mktemp(model)
+        prompts.to_parquet(folder / "prompts.parquet")
+        for id in prompts.prompt_id:
+            pixels = np.broadcast_to(rng.integers(0, 255, 3, dtype=np.uint8), (40, 60, 3))
+            Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{id}_0.png")
+        made[model] = folder
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(folders, tmp_path_factory):
+    path = tmp_path_factory.mktemp("kit") / "kit.html"
+    images = [f"{model}={folder}" for model, folder in folders.items()]
+    assert main(["kit", "--images", *images, "--per-relation", "4", "--seed", "3", "--out", str(path)]) == 0
+    return path
+
+
+def answers_of(page, person: str, answer) -> pd.DataFrame:
+    name, key = kit.read_key(page)
+    rows = [{"kit": name, "person": person, "item": item, "position": i + 1, "answer": answer(i), "seconds": 1.5}
+            for i, item in enumerate(key["item"])]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_tenth_is_asked_again_later_and_the_page_tells_nothing(page, folders):
+    _, key = kit.read_key(page)
+    again = key[key.repeat_of.notna()]
+    assert len(key) == 22 and len(again) == 2 and key["item"].is_unique
+    place = {item: i for i, item in enumerate(key["item"])}
+    assert all(place[row["item"]] > place[row.repeat_of] for _, row in again.iterrows())
+    assert set(key.model) == {"base", "tuned"}
+    assert key[key.repeat_of.isna()].groupby("relation").model.value_counts().eq(2).all()
+    text = page.read_text()
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+    shown = json.dumps(data["items"])
+    for hidden in ("base", "tuned", "prompt", *(f"p{i}_" for i in range(20)), *map(str, folders.values())):
+        assert hidden not in shown and f'"{hidden}"' not in text
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//|@import|url\(", text), "nothing comes from the network"
+
+
+def test_the_same_seed_makes_the_same_page(page, folders, tmp_path):
+    images = [f"{model}={folder}" for model, folder in folders.items()]
+    for seed, same in (("3", True), ("4", False)):
+        other = tmp_path / f"{seed}.html"
+        main(["kit", "--images", *images, "--per-relation", "4", "--seed", seed, "--out", str(other)])
+        assert (other.read_bytes() == page.read_bytes()) == same
+
+
+@pytest.mark.skipif(
+    not (CHROME and DRIVER), reason="needs chromium and chromedriver (Debian: chromium, chromium-driver)"
+)
+def test_a_person_answers_all_twenty_in_a_browser(page, tmp_path):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (the extra `test`)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROME
+    for flag in FLAGS:
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        use(browser, page)
+        saved = saved_in(tmp_path)
+        assert not browser.get_log("browser"), "no error, and nothing was fetched"
+    finally:
+        browser.quit()
+    _, key = kit.read_key(page)
+    told = answers.read(page, [saved])
+    assert told["item"].tolist() == key["item"].tolist() and set(told.person) == {"Ada L."}
+    assert told.answer.tolist() == ["no", *(ANSWERS[i % 4] for i in range(1, 22))]
+    assert (told.seconds >= 0).all() and told.repeat_of.notna().sum() == 2
+    again = answers.among(told, resamples=10).query("between == 'Ada L. and Ada L. again' and relation == 'all'")
+    first = told.set_index("item").verdict
+    same = [first[row["item"]] == first[row.repeat_of] for _, row in told[told.repeat_of.notna()].iterrows()]
+    assert again.n.item() == 2 and again.agreement.item() == 100 * np.mean(same)
+
+
+def use(browser, page) -> None:
+    """Begin, answer some by key and some by touch, go back and correct, leave and come back, and go on to the end."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def there(id: str):
+        return browser.find_element(By.ID, id)
+
+    def press(key: str) -> None:
+        browser.find_element(By.TAG_NAME, "body").send_keys(key)
+
+    browser.get(page.as_uri())
+    there("begin").click()
+    assert there("start").is_displayed(), "a name is needed"
+    there("person").send_keys("Ada L.", Keys.ENTER)
+    assert there("where").text == "Picture 1 of 22" and there("question").text.startswith("Does the picture show a dog")
+    assert browser.execute_script("return document.getElementById('picture').naturalWidth") > 0
+    press("1")
+    press(Keys.ARROW_LEFT)
+    assert browser.find_element(By.CSS_SELECTOR, "[data-answer=yes]").get_attribute("aria-pressed") == "true"
+    press("2")
+    for i in range(1, 8):
+        press(str(i % 4 + 1))
+    browser.get(page.as_uri())  # gone and back again
+    there("person").send_keys("Ada L.", Keys.ENTER)
+    assert there("where").text == "Picture 9 of 22"
+    for i in range(8, 22):
+        browser.find_element(By.CSS_SELECTOR, f"[data-answer={ANSWERS[i % 4]}]").click()
+    assert there("end").is_displayed()
+    there("save").click()
+
+
+def saved_in(folder):
+    for _ in range(50):
+        if found := list(folder.glob("answers-*.csv")):
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError("no CSV was saved")
+
+
+# ------------------------------------------------------------------------------------------------------- reading back
+
+
+def test_several_people_agree_and_disagree(page, tmp_path):
+    people = {"Ann": lambda i: ANSWERS[i % 2], "Ben": lambda i: ANSWERS[i % 2], "Cy": lambda i: ANSWERS[1 - i % 2]}
+    files = []
+    for person, answer in people.items():
+        answers_of(page, person, answer).to_csv(path := tmp_path / f"{person}.csv", index=False)
+        files.append(path)
+    told = answers.read(page, files)
+    table = answers.among(told, resamples=100).query("relation == 'all'").set_index("between")
+    assert table.loc["Ann and Ben", ["n", "agreement", "kappa"]].tolist() == [20, 100, 1]
+    assert table.loc["Ann and Cy", "agreement"] == 0
+    assert table.loc["everybody", "agreement"] == pytest.approx(100 / 3) and table.loc["everybody", "n"] == 20
+    # one rule set that says what Ann says, and one that never says yes
+    first = told[(told.person == "Ann") & told.repeat_of.isna()]
+    said = pd.DataFrame({"item": first["item"], "visor": first.verdict == "true", "never": False})
+    rows = answers.with_rules(told, said, resamples=50).query("relation == 'all'").set_index(["rules", "person"])
+    assert rows.loc[("visor", "majority"), "kappa"] == rows.loc[("visor", "Ann"), "kappa"] == 1
+    assert rows.loc[("visor", "Cy"), "accuracy"] == 0 and rows.loc[("never", "Ann"), "recall"] == 0
+
+
+def test_generated_pictures_meet_their_detections(page, tmp_path, capsys):
+    answers_of(page, "Ann", lambda i: "yes").to_csv(tmp_path / "ann.csv", index=False)
+    found = [
+        {"prompt_id": f"p{i}", "image_index": 0, "label": label, "score": 0.9, "x": x, "y": 0.0, "w": 9.0, "h": 9.0,
+         "width": 60, "height": 40}
+        for i in range(20) for label, x in (("dog", 0.0), ("cat", 40.0))
+    ]  # fmt: skip
+    pd.DataFrame(found).to_parquet(tmp_path / "d.parquet")
+    files = [f"{model}={tmp_path / 'd.parquet'}" for model in ("base", "tuned")]
+    command = ["read", str(page), str(tmp_path / "ann.csv"), "--resamples", "20", "--out", str(tmp_path / "out")]
+    assert main([*command, "--detections", *files]) == 0
+    table = pd.read_csv(tmp_path / "out" / "with_rules.csv").set_index(["relation", "rules"])
+    assert table.loc[("left of", "visor"), "recall"] == 1 and table.loc[("right of", "visor"), "recall"] == 0
+    assert table.loc[("all", "visor"), "n"] == 20 and ("inside", "geneval") not in table.index
+    assert main([*command, "--detections", files[0]]) == 1
+    assert "the model 'tuned' of the kit has no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kit": "other"}, r"a.csv, line 2: an answer to the kit 'other', not to"),
+        ({"item": "x"}, r"a.csv, line 2: the kit has no item 'x'"),
+        ({"answer": "perhaps"}, r"a.csv, line 2: answer 'perhaps' is none of yes, no, unclear, missing"),
+        ({"person": ""}, r"a.csv, line 2: the person has no name"),
+    ],
+)
+def test_a_spoilt_answer_is_named(page, tmp_path, change, message):
+    table = answers_of(page, "Ann", lambda i: "yes")
+    table.loc[0, list(change)] = list(change.values())
+    table.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(ValueError, match=message):
+        answers.read(page, [tmp_path / "a.csv"])
+
+
+def test_other_mistakes_are_named(page, tmp_path):
+    table = answers_of(page, "Ann", lambda i: "yes")
+    for name in ("a", "b"):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(ValueError, match=r"b.csv: 'Ann' answered \w+ in another file, too"):
+        answers.read(page, [tmp_path / "a.csv", tmp_path / "b.csv"])
+    table.drop(columns="answer").to_csv(tmp_path / "c.csv", index=False)
+    with pytest.raises(ValueError, match="column 'answer' is missing"):
+        answers.read(page, [tmp_path / "c.csv"])
+    (tmp_path / "no.html").write_text("<html></html>")
+    with pytest.raises(ValueError, match=r"no.html: not a kit written by"):
+        answers.read(tmp_path / "no.html", [tmp_path / "a.csv"])
+
+
+def test_photos_are_stratified_by_margin_and_weighted_back(shared, tmp_path):
+    excerpt = shared / "coco_excerpt"
+    annotations = excerpt / "annotations" / "instances_val2017.json"
+    path = tmp_path / "photos.html"
+    command = ["--images", str(excerpt / "val2017"), "--annotations", str(annotations), "--out", str(path)]
+    assert main(["kit", *command, "--per-relation", "4"]) == 0
+    _, key = kit.read_key(path)
+    asked = key[key.repeat_of.isna()]
+    common = asked[asked.relation.isin(["left of", "above", "larger"])]
+    assert common.groupby("relation").stratum.apply(set).map(len).eq(4).all()
+    assert asked.drop_duplicates(["relation", "stratum"]).groupby("relation").share.sum().le(1 + 1e-9).all()
+    answers_of(path, "Ann", lambda i: "yes").to_csv(tmp_path / "a.csv", index=False)
+    told = answers.read(path, [tmp_path / "a.csv"])
+    from sr4g_utils.dataset import coco
+
+    said = answers.by_rules(told, [coco.read(annotations, "val").without_crowds()])
+    items = said.merge(asked, on="item")
+    assert (items.visor.astype(bool) == items.stratum.str.startswith("true")).all()
+    rows = answers.with_rules(told, said, resamples=10).set_index(["relation", "rules"])
+    left = asked[asked.relation == "left of"]
+    true = left[left.stratum.str.startswith("true")].drop_duplicates("stratum").share.sum()
+    assert rows.loc[("left of", "visor"), "accuracy"] == pytest.approx(
+        true / left.drop_duplicates("stratum").share.sum()
+    )
+
+
+def test_making_a_kit_loads_no_model():
+    code = "import sys; sys.modules['torch'] = None; from sr4g_utils.people import main; main(['kit', '--help'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--per-relation" in done.stdout, done.stderr

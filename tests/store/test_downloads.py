@@ -1,0 +1,137 @@
+"""Downloads from a local server: once, whole, by their hash, and never half."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import yaml
+from test_boxes import official
+
+from sr4g_utils.dataset import inputs
+from sr4g_utils.store import files
+from sr4g_utils.store.run import Run
+
+
+class Server:
+    """Serves one body: whole, broken off in the middle (once or always), slowly, or not at all."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body, self.mode, self.requests = body, "whole", 0
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.requests += 1
+                if server.mode == "missing":
+                    return self.send_error(404)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(server.body)))
+                self.end_headers()
+                if server.mode == "broken" or (server.mode == "broken once" and server.requests == 1):
+                    self.wfile.write(server.body[: len(server.body) // 2])
+                elif server.mode == "slow":
+                    for at in range(0, len(server.body), 1000):
+                        with contextlib.suppress(OSError):
+                            self.wfile.write(server.body[at : at + 1000])
+                        time.sleep(0.05)
+                else:
+                    self.wfile.write(server.body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+
+NAME = "annotations_trainval2017.zip"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A mirror that holds a small annotation zip, whose hash is the one that is expected."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("annotations/instances_val2017.json", json.dumps(official()))
+    server = Server(buffer.getvalue() + b"\0" * 100_000)
+    data = tmp_path / "data"
+    shutil.copytree(files.DATA, data)
+    sources = yaml.safe_load((data / "sources.yaml").read_text())
+    sources[NAME]["hash"] = "sha1:" + hashlib.sha1(server.body).hexdigest()
+    (data / "sources.yaml").write_text(yaml.safe_dump(sources))
+    monkeypatch.setattr(files, "DATA", data)
+    monkeypatch.setenv("SR4G_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SR4G_MIRROR", server.url)
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def test_download_once(server, tmp_path):
+    path = files.download(NAME)
+    assert path.parent == tmp_path / "cache" and path.read_bytes() == server.body
+    server.mode = "missing"
+    assert files.download(NAME) == path and server.requests == 1
+    assert inputs.annotations(Run(tmp_path / "run", "x"), None, "val") == path
+
+
+def test_a_broken_download_starts_again(server):
+    server.mode = "broken once"
+    assert files.download(NAME).read_bytes() == server.body and server.requests == 2
+
+
+@pytest.mark.parametrize("mode", ["broken", "missing", "wrong"])
+def test_a_failed_download_leaves_no_half_file(server, tmp_path, mode):
+    server.mode = mode
+    if mode == "wrong":
+        server.body = b"something else"
+    with pytest.raises(RuntimeError, match=rf"{NAME}: could not download .* download the file yourself") as caught:
+        files.download(NAME)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cache" / NAME).exists()
+
+
+def test_a_file_that_was_damaged_since_is_downloaded_again(server):
+    path = files.download(NAME)
+    path.write_bytes(b"half")
+    assert files.download(NAME).read_bytes() == server.body
+
+
+def test_killed_in_the_middle(server, tmp_path):
+    server.mode = "slow"
+    code = f"from sr4g_utils.running import files; from pathlib import Path; files.DATA = Path({str(files.DATA)!r});"
+    code += f"files.download({NAME!r})"
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=files.ROOT, env=os.environ.copy())
+    while not server.requests:
+        assert child.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "cache" / NAME).exists()
+    server.mode = "whole"
+    assert files.download(NAME).read_bytes() == server.body
+
+
+def test_the_official_hashes():
+    sources = yaml.safe_load((files.DATA / "sources.yaml").read_text())
+    assert {
+        name: source["hash"] for name, source in sources.items() if name.endswith(("2017.zip", "validated.jsonl"))
+    } == {
+        "annotations_trainval2017.zip": "sha1:8551ee4bb5860311e79dace7e79cb91e432e78b3",
+        "val2017.zip": "sha1:4950dc9d00dbe1c933ee0170f5797584351d2a41",
+        "train2017.zip": "sha1:10ad623668ab00c62c096f0ed636d6aff41faca5",
+        "all_vsr_validated.jsonl": "sha256:096251a50060c63b242e074697d835acd0e7d5c97eedaeeccf08301982f1252e",
+    }

@@ -1,0 +1,217 @@
+"""The run folder: stages, figures, tables and results."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+
+from sr4g_utils.running import done
+from sr4g_utils.store import files
+from sr4g_utils.store import run as store_run
+
+matplotlib.use("Agg")
+
+
+def make(path: Path, text: str, **about: object) -> dict:
+    """A stage: counts in the file itself how often it was called."""
+    calls.append(path)
+    files.write_text(path, text)
+    return {"n": len(text), **about}
+
+
+def make_folder(path: Path, parts: int, fail_at: int | None = None) -> int:
+    """A heavy stage with a state of its own: what is there is not made again."""
+    path.mkdir(parents=True, exist_ok=True)
+    for i in range(parts):
+        if not (path / f"{i}.txt").exists():
+            if i == fail_at:
+                raise OSError("no more")
+            calls.append(path / f"{i}.txt")
+            files.write_text(path / f"{i}.txt", str(i))
+    return parts
+
+
+calls: list[Path] = []
+
+
+@pytest.fixture
+def run(tmp_path):
+    calls.clear()
+    return store_run.Run(tmp_path / "run", "01_test")
+
+
+# ------------------------------------------------------------------------------------------------------------- stages
+
+
+def test_a_stage_is_made_once(run):
+    path, result = run.stage("a/b.txt", make, text="hello")
+    assert path == run.folder / "artifacts" / "a" / "b.txt" and result == {"n": 5}
+    assert run.stage("a/b.txt", make, text="hello") == (path, {"n": 5}) and len(calls) == 1
+    assert done.outputs("01_test", run.folder) == ["artifacts/a/b.txt"]
+
+
+def test_a_stage_is_made_again_for_another_configuration_input_or_output(run, tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("1")
+
+    def stage(text="hello"):
+        return run.stage("b.txt", copy, {"source": source}, text=text)[0].read_text()
+
+    def copy(path, source, text):
+        calls.append(path)
+        files.write_text(path, text + source.read_text())
+
+    copy.__module__ = "sr4g_utils.runs"
+    assert stage() == stage() == "hello1" and len(calls) == 1
+    assert stage("bye") == "bye1" and len(calls) == 2
+    source.write_text("2")
+    assert stage("bye") == "bye2" and len(calls) == 3
+    (run.folder / "artifacts" / "b.txt").write_text("damaged")
+    assert stage("bye") == "bye2" and len(calls) == 4
+    (run.folder / "artifacts" / "b.txt").unlink()
+    assert stage("bye") == "bye2" and len(calls) == 5
+
+
+def test_only_heavy_stages_outlive_a_change_of_code(run, monkeypatch, capsys):
+    run.stage("light.txt", make, text="a")
+    run.stage("heavy.txt", make, text="a", heavy=True)
+    assert len(calls) == 2
+    monkeypatch.setattr(store_run, "code_digest", lambda module=None: "other code")
+    run.stage("light.txt", make, text="a")
+    assert [path.name for path in calls] == ["light.txt", "heavy.txt", "light.txt"]
+    assert capsys.readouterr().err == ""
+    run.stage("heavy.txt", make, text="a", heavy=True)
+    assert len(calls) == 3 and "heavy.txt was made by other code than today's; delete" in capsys.readouterr().err
+
+
+def test_an_interrupted_folder_goes_on_and_another_configuration_starts_afresh(run, capsys):
+    with pytest.raises(OSError, match="no more"):
+        run.stage("images", make_folder, parts=4, fail_at=2)
+    assert len(calls) == 2
+    with pytest.raises(OSError, match="no more"):
+        run.stage("images", make_folder, parts=4, fail_at=2)
+    assert len(calls) == 2 and capsys.readouterr().err == ""
+    assert run.stage("images", make_folder, parts=4)[1] == 4
+    assert "images was made under another configuration" in capsys.readouterr().err
+    assert len(calls) == 2 + 4
+    assert run.stage("images", make_folder, parts=4)[1] == 4 and len(calls) == 6
+    (run.folder / "artifacts" / "images" / "1.txt").unlink()
+    assert run.stage("images", make_folder, parts=4)[1] == 4 and len(calls) == 7  # only what is missing
+
+
+def test_what_a_heavy_stage_made_is_moved_not_lost(run, capsys):
+    run.stage("images", make_folder, parts=3, heavy=True)
+    run.stage("images", make_folder, parts=1, heavy=True)
+    folder = run.folder / "artifacts"
+    assert f"starting afresh; the old one is {folder / 'images.before'}" in capsys.readouterr().err
+    assert [len(list((folder / name).iterdir())) for name in ("images.before", "images")] == [3, 1]
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package whose modules import each other in every way; what changes its files, by name."""
+    folder = tmp_path / "package"
+    monkeypatch.setattr(files, "PACKAGE", folder)
+    sources = {
+        "__init__": "", "top": "from . import mid, other\n", "mid": "from .low import (\n    a,\n    b,\n)\n",
+        "low": "a = b = 1\n", "other": "from .running.files import x\n", "far": "x = 1\n",
+        "running/__init__": "", "running/files": "from ..far import x\n",
+        "room/__init__": "", "room/inner": "from .. import top\n\ndef f():\n    from . import beside\n",
+        "room/beside": "import package.low\n\ny = 1\n",
+    }  # fmt: skip
+
+    def change(name: str, text: str) -> None:
+        path = folder / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        store_run.code_digest.cache_clear()
+
+    for name, text in sources.items():
+        change(name, text)
+    yield change
+    store_run.code_digest.cache_clear()
+
+
+def test_code_digest_follows_imports(package):
+    def digests():
+        return [store_run.code_digest(f"package.{name}") for name in ("top", "room.inner")] + [store_run.code_digest()]
+
+    def changed(name, text):
+        before = digests()
+        package(name, text)
+        return [one != other for one, other in zip(before, digests(), strict=True)]
+
+    assert changed("far", "x = 2\n") == [False, False, True]
+    assert changed("running/files", "from ..far import x\n\ny = 2\n") == [False, False, True], "where files lie"
+    assert changed("low", "a = b = 2\n") == [True, True, True]
+    assert changed("room/beside", "import package.low\n\ny = 2\n") == [False, True, True]
+    assert changed("room/__init__", "z = 1\n") == [False, True, True]
+
+
+def test_comments_docstrings_and_layout_are_no_code(package):
+    package("low", '"""One."""\n\n\ndef f(x):\n    """Two."""\n    return x + 1\n')
+    before = store_run.code_digest("package.top"), store_run.code_digest()
+    package("low", '"""Three."""\ndef f(x):  # the next one\n    return (x +\n        1)\n')
+    assert (store_run.code_digest("package.top"), store_run.code_digest()) == before
+    package("low", '"""Three."""\ndef f(x):\n    return x + 2\n')
+    assert store_run.code_digest("package.top") != before[0]
+
+
+def test_a_function_of_no_module_is_a_stage_too(run):
+    """As one that is written in a notebook."""
+    scope: dict = {"__name__": "__main__", "write_text": files.write_text}
+    exec("def written(path, n):\n    write_text(path, str(n))", scope)
+    assert run.stage("n.txt", scope["written"], n=3)[0].read_text() == "3"
+
+
+def test_reading_what_is_not_there(run):
+    with pytest.raises(FileNotFoundError, match=r"prompts.parquet is missing: run the notebook that makes it first"):
+        run.read("prompts.parquet")
+    with pytest.raises(FileNotFoundError, match=r"nowhere.json is missing: check the path"):
+        run.read("/nowhere.json")
+
+
+# -------------------------------------------------------------------------------------------------- figures and tables
+
+
+def test_tables(run):
+    table = pd.DataFrame({"relation": ["left of", "above"], "n": [1234567, 2], "kappa": [0.123456789, None]})
+    assert run.table(table, "t", "A caption") is table
+    read = pd.read_csv(run.folder / "tables" / "t.csv")
+    pd.testing.assert_frame_equal(read, table)
+    markdown = (run.folder / "tables" / "t.md").read_text()
+    assert markdown.startswith("**A caption**\n\n") and "1,234,567" in markdown and "0.1235" in markdown
+    assert "–" in markdown and "nan" not in markdown.lower()
+    latex = (run.folder / "tables" / "t.tex").read_text()
+    assert latex.startswith("% A caption\n") and r"\toprule" in latex
+
+
+def test_figures_are_the_same_bytes_each_time(run):
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    def bytes_of():
+        figure, axis = plt.subplots()
+        axis.plot([1, 2, 3])
+        run.figure(figure, "f", "Three points")
+        plt.close(figure)
+        return [(run.folder / "figures" / f"f.{suffix}").read_bytes() for suffix in ("png", "pdf")]
+
+    first = bytes_of()
+    assert bytes_of() == first and b"Date" not in first[1]
+    assert Image.open(run.folder / "figures" / "f.png").info["Description"] == "Three points"
+
+
+def test_results_carry_their_provenance(run, tmp_path, monkeypatch):
+    table = pd.DataFrame({"n": [9_815_810], "share": [1 / 3]})
+    run.result(table, "counts", annotations="train2017", seed=0)
+    saved = json.loads((run.folder / "artifacts" / "results" / "counts.json").read_text())
+    assert saved["about"] == {"annotations": "train2017", "seed": 0}
+    assert {"sr4g_utils", "commit", "python", "numpy", "torch", "diffusers", "machine"} <= set(saved["provenance"])
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
+    files.write_json(tmp_path / "data" / "results" / "coco" / "counts.json", saved)
+    rows, about = run.recorded("counts")
+    pd.testing.assert_frame_equal(rows, table)
+    assert about["seed"] == 0 and about["numpy"]
