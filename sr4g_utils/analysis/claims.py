@@ -20,11 +20,7 @@ from ..store.files import protocol, reported
 from ..store.run import Run
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
-
-
 NOTHING, NOT_TESTABLE = "nothing to reduce", "not testable here"
-
-
 ALPHA = 0.05
 
 

@@ -19,23 +19,11 @@ from ..store.files import DATA, atomic, digest, protocol, read_json
 from ..store.run import Run
 
 RECORDED = DATA / "results" / "experiments"
-
-
 BASE = "base"
-
-
 ARM = ["arm", "seed", "model"]
-
-
 ARMS = {"none": "relations", "list": "list", "shuffled": "shuffled"}  # by the choice ``control``
-
-
 VARIED = ("control", "told", "families", "rules", "doses", "seed")  # of fine-tuning's choices, by the arms
-
-
 SHOWN = ("milestones", "validate_every", "validation_prompts", "sampling", "threshold", "pairs", "oa_floor")
-
-
 PROMPT = ["prompt_id", "subject", "relation", "object", "objects"]
 
 

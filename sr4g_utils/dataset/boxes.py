@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float64, Int, Int64
 
-from .coco import _Id
+_LARGEST = (1 << 63) - 1
+Id = Annotated[int, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
 
 
 class Category(msgspec.Struct, frozen=True):
     """A COCO category record."""
 
-    id: _Id
+    id: Id
     name: Annotated[str, msgspec.Meta(pattern=r"\S")]
     supercategory: str = ""
 
@@ -48,15 +49,11 @@ COCO: dict[str, dict[int, str]] = {
     },
 }  # fmt: skip
 
-
 COCO_CATEGORIES: tuple[Category, ...] = tuple(
     Category(id, name, supercategory) for supercategory, names in COCO.items() for id, name in names.items()
 )
 
-
 SLICE = 1 << 20  # rows worked on together where a column's worth of intermediate values would be too many
-
-
 OUTSIDE_TOLERANCE = 1.0  # pixels; official boxes are rounded polygons and may end a fraction beyond the border
 
 

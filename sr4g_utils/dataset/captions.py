@@ -11,8 +11,6 @@ TEMPLATES: dict[str, str] = {
     "photo": "a photo of {subject} {phrase} {object}",
     "sentence": "There is {subject} {phrase} {object}.",
 }
-
-
 _PHRASES = {relation.phrase: relation.name for relation in RELATIONS}
 
 

@@ -31,8 +31,6 @@ def write_card(
 
 
 COCO, MINIATURE = "COCO annotations", "the miniature world"  # what captions are made from
-
-
 LICENCES = {  # as the Hub writes them, and their terms
     COCO: (
         "cc-by-4.0",

@@ -21,17 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64
 
-from .boxes import COCO_CATEGORIES, OUTSIDE_TOLERANCE, SLICE, BoxTable, Category
+from .boxes import COCO_CATEGORIES, OUTSIDE_TOLERANCE, SLICE, BoxTable, Category, Id
 from .jsonstream import JsonStream
 
 NO_ID = -(1 << 63)  # no image or category has it
 
 
-_LARGEST = (1 << 63) - 1
-
-
 _EXACT = 1 << 53  # up to here a float is the number that was written
-
 
 _EXPECTED = {
     **dict.fromkeys(("id", "image_id", "category_id"), "a whole number"),
@@ -40,16 +36,13 @@ _EXPECTED = {
 }  # fmt: skip
 
 
-_Id = Annotated[int, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
-
-
 _Size = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 
 
 class ImageRecord(msgspec.Struct, gc=False):
     """A COCO image record: width and height in pixels."""
 
-    id: _Id
+    id: Id
     width: _Size
     height: _Size
     file_name: str | None = None
@@ -58,9 +51,9 @@ class ImageRecord(msgspec.Struct, gc=False):
 class Annotation(msgspec.Struct, gc=False):
     """A COCO annotation record: the box is xywh in pixels."""
 
-    id: _Id
-    image_id: _Id
-    category_id: _Id
+    id: Id
+    image_id: Id
+    category_id: Id
     bbox: tuple[float, float, float, float]
     iscrowd: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
 

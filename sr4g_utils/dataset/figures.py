@@ -15,17 +15,10 @@ from .. import relations
 from ..relations import BY_NAME, FAMILIES, NAMES, OPPOSITES, RULES, judge
 
 COLOURS = sns.color_palette("colorblind")
-
-
 FAMILY_COLOUR = dict(zip(FAMILIES, COLOURS, strict=False))
-
-
 SUBJECT, OBJECT = COLOURS[0], COLOURS[1]  # in every drawing of boxes
 
-
 IMAGE = (640, 480)  # pixels; the image in which relations are drawn: not square, so that sstd's sectors show
-
-
 LANDMARK = np.array([240.0, 180.0, 160.0, 120.0])  # the object's box there, xywh
 
 
@@ -230,6 +223,4 @@ def draw_box(axis: Any, xywh: np.ndarray, colour: Any, label: str, below: bool =
 # ------------------------------------------------------------------------------------------------ notebooks 03, 04, 05
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-
-
 METRIC_COLOUR = {"OA": COLOURS[2], "VISOR": COLOURS[4], "VISOR_Cond": COLOURS[3]}

@@ -25,10 +25,7 @@ from ..store import files
 from .boxes import BoxTable
 
 CROP = "shorter side resized bicubically, centre cut out"  # what encoded photos are filed under
-
-
 DROPPED = "mostly outside the crop"  # the reason under which `crop_table` counts
-
 
 Size = tuple[int | float, int | float]  # width and height in pixels
 

@@ -14,17 +14,9 @@ from typing import Any
 import pandas as pd
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt")
-
-
 WRITTEN = ("prompt_id", "subject", "relation", "object", "caption")  # stay as they are written: 007, 1e5, NA
-
-
 _UNNAMED = "unnamed column"
-
-
 _UTF8 = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
-
-
 _OTHERS = {  # what a file of another kind starts with
     b"PK\x03\x04": f"is a spreadsheet or another zip file; {_UTF8}",
     b"\xd0\xcf\x11\xe0": f"is an old spreadsheet; {_UTF8}",
@@ -33,8 +25,6 @@ _OTHERS = {  # what a file of another kind starts with
     b"\x1f\x8b": "is compressed; unpack it with gunzip",
     b"PAR1": "is Parquet; let its name end in .parquet",
 }
-
-
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # JSON for half of a surrogate pair
 
 

@@ -187,12 +187,9 @@ _TIDY: dict[str, Callable[[pd.Series], Any]] = {
     "caption": lambda column: [value.strip() if isinstance(value, str) else value for value in column],
 }
 
-
 # ----------------------------------------------------------------------------------------------- published sets' rows
 
 _WORDS = {word: r.name for r in RELATIONS for word in (r.name, r.phrase)}
-
-
 # Words of published sets. T2I-CompBench (Huang et al. 2023), whose "next to", "near" and "on side of" are none of ours;
 # HRS-Bench (Bakr et al. 2023), grouped as its calc_spatial_relation_acc.py does; NSR-1K (Feng et al. 2023, LayoutGPT).
 _COMPBENCH = {
@@ -201,8 +198,6 @@ _COMPBENCH = {
     "on the top of": "above",
     "on the bottom of": "below",
 }
-
-
 _HRS = {
     "on the left of": "left of",
     "on the right of": "right of",
@@ -210,11 +205,7 @@ _HRS = {
     **dict.fromkeys(("under", "beneath"), "below"),
     "bigger": "larger",
 }
-
-
 _NSR = {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}
-
-
 _COMPBENCH_LINE = re.compile(
     rf"(?:an?|the) (.+?) ({'|'.join([*_COMPBENCH, *(r.phrase for r in RELATIONS)])}) (?:an?|the|another) (.+)"
 )

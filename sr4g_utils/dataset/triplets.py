@@ -26,13 +26,8 @@ from .boxes import BoxTable, Category
 from .captions import caption
 
 PAIRS_AT_ONCE = 1 << 15  # ordered pairs judged together: large enough for numpy, small enough for the cache
-
-
 PAIRS_PER_ROW_GROUP = 1 << 20  # about as many rows, which readers can filter and load alone
-
-
 THREADS = 2
-
 
 # ----------------------------------------------------------------------------------------------------------- triplets
 

@@ -82,38 +82,16 @@ LOOKS: dict[str, Look] = {
     "teddy bear": Look("teddy-bear", "#de924f", 0.28, 0.9, 0.34, 0.60),
     "refrigerator": Look("fridge", "#10755f", 0.44, 0.5, 0.66, 0.55),
 }
-
-
 CATEGORIES: tuple[Category, ...] = tuple(category for category in COCO_CATEGORIES if category.name in LOOKS)
-
-
 NAMES: tuple[str, ...] = tuple(category.name for category in CATEGORIES)
-
-
 N_OBJECTS = {1: 0.08, 2: 0.6, 3: 0.22, 4: 0.1}  # of a layout, with their probability
-
-
 NATURAL = 0.6  # share of objects whose size and place follow the priors; the others are free
-
-
 NESTED = 0.2  # share of layouts whose first two objects are put one inside the other
-
-
 SAME = 0.05  # share of layouts that may repeat a category
-
-
 COMPOSED = 0.7  # share of the other layouts of several objects that are composed as a photographer would: in a row
-
-
 JITTER = 0.06  # of the picture, deviation of a place in a row
-
-
 SMALLEST, LARGEST = 16, 56  # pixels, of a box's sides
-
-
 VISIBLE = 0.8  # of an object's box that no smaller box may cover
-
-
 VISIBLE_NESTED = 0.5  # the same, where one lies inside the other
 
 
@@ -210,8 +188,6 @@ def scenes(
 
 
 SPLITS = {"train": 0, "val": 1}
-
-
 IMAGES = {"train": 8_000, "val": 1_000}
 
 
@@ -271,8 +247,6 @@ def _glyph(name: str) -> Image.Image:
 
 
 MARGIN = 0.08  # of a card's sides, around its glyph
-
-
 LIGHT = 0.45  # luminance above which a card's glyph is dark
 
 

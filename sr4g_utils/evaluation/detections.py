@@ -24,11 +24,7 @@ BEHAVIOUR = 1  # raised by hand when the same detector gives other boxes; boxes 
 
 
 DETECTION_COLUMNS = ("prompt_id", "image_index", "label", "score", "x", "y", "w", "h")
-
-
 Number = Int[np.ndarray, "_"]
-
-
 _NUMBERS = ["score", "x", "y", "w", "h", "image_index"]
 
 

@@ -121,17 +121,9 @@ def several_boxes(
 # ------------------------------------------------------------------------------------------------------------ warnings
 
 NEAR = 10.0  # points from chance, or between two sets of objects, that are little
-
-
 APART = 30.0  # points between the intervals of two opposites that are much
-
-
 RARE, OFTEN = 20.0, 50.0  # percent
-
-
 SAME_BOX = 0.9  # intersection over union of two boxes that are one
-
-
 Sign = tuple[float, str]  # the number, and what is wrong; no words: nothing is
 
 

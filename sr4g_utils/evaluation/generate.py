@@ -22,8 +22,6 @@ from ..models.source import PRECISIONS
 from ..store import files
 
 LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "method": 0, "quality": 50}
-
-
 WRITERS = 4  # threads that encode images while the next batch is made
 
 

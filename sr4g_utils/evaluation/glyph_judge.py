@@ -15,17 +15,9 @@ from .detections import DETECTION_COLUMNS
 from .images import list_images
 
 GRID = tuple(int(side) for side in np.geomspace(SMALLEST, LARGEST, 9).round())  # sides that cards are tried at
-
-
 RING = 2  # pixels around a card, in which its colour must not go on
-
-
 LIKE = 0.22  # mean colour distance (0 to 1) from the card, at most
-
-
 FAR = 0.5  # colour distance of the ring beyond which it counts no more
-
-
 SCORE = 0.06  # at least
 
 

@@ -16,21 +16,11 @@ from ..models.sampling import Pixels
 from ..store.files import read_json
 
 READERS = 4  # threads that decode ahead of need
-
-
 SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
-
-
 # Folders of systems and their waste, not of the user.
 SKIPPED = ("@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-
-
 _NAME = re.compile(r"(?:(?P<base>.*)/)?(?P<id>[^/]+?)(?:_|/samples/)(?P<number>\d+)\.\w+")
-
-
 _GRID = re.compile(r"(.*-)?grid(-\d+)?\.\w+")  # GenEval's and T2I-CompBench's overviews
-
-
 _LEFT_OUT, _SEVERAL = -1, -2  # in place of a prompt's row
 
 

@@ -169,23 +169,12 @@ def distances(
 
 
 NEAREST = 3  # the neighbour to which a ball reaches
-
-
 MOST = 2_000  # photos, and images of a model, for what compares each with each
-
-
 METRICS = ("KID", "precision", "recall", "diversity")
 
-
 Features = Float[np.ndarray, "image feature"]
-
-
 Groups = Int[np.ndarray, "image"]
-
-
 Some = Float[np.ndarray, "some feature"]
-
-
 Far = Float[np.ndarray, "a b"]
 
 

@@ -25,7 +25,6 @@ from . import statistics as evaluation_statistics
 
 AT_LEAST = (1, 2, 3, 4)  # images of a prompt, in VISOR_1 to VISOR_4
 
-
 # What each metric divides by what. The counts are of images, but for those of prompts with at least n correct ones.
 FORMULAS: dict[str, tuple[str, str]] = {
     "OA": ("both_found", "images"),
@@ -33,22 +32,14 @@ FORMULAS: dict[str, tuple[str, str]] = {
     "VISOR_Cond": ("correct", "both_found"),
     **{f"VISOR_{n}": (f"at_least_{n}", "prompts") for n in AT_LEAST},
 }
-
-
 METRICS = tuple(FORMULAS)
-
-
 STATISTICS = ("prompts", "images", "both_found", "correct", *(f"at_least_{n}" for n in AT_LEAST))  # of a prompt
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
 
 _AT = {name: i for i, name in enumerate(STATISTICS)}
-
-
 _ABOVE = [_AT[above] for above, _ in FORMULAS.values()]
-
-
 _BELOW = [_AT[below] for _, below in FORMULAS.values()]
 
 

@@ -6,14 +6,9 @@ from jaxtyping import Bool, Float, Float64, Int, Real
 from scipy import special
 
 GROUPS = 20  # of the jackknife
-
-
 FEWEST = 8  # clusters with a denominator, below which there is no interval: from here on they cover (tests/mistakes)
 
-
 Counts = Float[np.ndarray, "cluster ratio"]  # of each cluster, what is above and what is below the fraction's line
-
-
 Ratios = Float[np.ndarray, "ratio"]
 
 

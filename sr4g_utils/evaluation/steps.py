@@ -21,17 +21,10 @@ from .images import list_images
 from .statistics import ratio
 
 TEMPLATES = "templates"  # the second judge that matches the miniature's own cards
-
-
 MAIN = ("OA", "VISOR", "VISOR_Cond")
 
-
 Files = dict[str, Path]  # by the model's name
-
-
 Features = dict[str, tuple[Path, Files]]  # by the space's name: of photos, and of each model's images
-
-
 Records = Mapping[str, pd.DataFrame]  # verdicts (visor.verdicts) by the model's name
 
 

@@ -22,7 +22,6 @@ VARIANTS: dict[str, dict[str, str]] = {
     "geneval": {"pairs": "best", "rules": "geneval"},  # GenEval: highest scores, slack around the axes
 }
 
-
 # ----------------------------------------------------------------------------------------------------------- verdicts
 
 

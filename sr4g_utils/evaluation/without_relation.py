@@ -20,8 +20,6 @@ from .detections import read_detections
 from .images import list_images
 
 SETS = ("seen", "unseen", "all")  # "all" are the prompts that know of no sets
-
-
 UNASKED = "separated"  # a prompt has a relation; this one is neither said nor scored
 
 

@@ -18,8 +18,6 @@ from ..store.run import Run
 from .stage import follow, stage
 
 NOTEBOOK = "03_finetuning"
-
-
 HELP = """\
 examples:
   python -m sr4g_utils.finetuning                                        the miniature, on this machine

@@ -14,16 +14,12 @@ from ..store.files import digest, write_text
 from ..store.run import copy
 
 RAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
-
-
 LICENCES = {  # of base models, by their id's owner or their name
     "CompVis": ("creativeml-openrail-m", RAIL),
     "stable-diffusion-v1-5": ("creativeml-openrail-m", RAIL),
     "sd2-community": ("openrail++", "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL"),
     "tiny-sd": ("apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
 }
-
-
 WORLDS = {"miniature": "the miniature world's pictures", "photos": "COCO 2017's photos"}
 
 

@@ -21,8 +21,6 @@ from ..store import files
 from ..store.run import alone
 
 SHARD = 256  # photos in a file of latents
-
-
 ENCODED = 8  # photos that pass through the VAE together
 
 

@@ -26,7 +26,6 @@ from .choices import Choices
 
 TIMEOUT = timedelta(hours=3)  # for which processes wait for each other, as while one encodes the last photos
 
-
 # Dense bfloat16 FLOP/s by the vendors' data sheets, for model FLOPs utilisation (MFU).
 PEAKS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A40": 150e12, "A10G": 70e12,
@@ -86,8 +85,6 @@ def images_per_second_at_peak(unet: Any, samples: Sampler, text: Text, c: Choice
 
 
 SCORES = ("OA", "VISOR", "VISOR_Cond")  # of a validation
-
-
 LOGGED = ("loss", "lr", "grad_norm", "images_per_s", "eta_s", "mfu", *SCORES, "images", "both_found")
 
 

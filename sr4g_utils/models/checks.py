@@ -18,8 +18,6 @@ from tqdm import tqdm
 from .source import ModelError, Source
 
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configurations and vocabularies
-
-
 _WEIGHTS = re.compile(  # name [.variant] [-shard-of-shards] [.variant, as once written] .format
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d{5}-of-\d{5})?(?:\.(\w+))?\.(?:safetensors|bin)"
 )

@@ -25,17 +25,9 @@ from .load import load_detector
 from .names import FLOOR, QUERY, plain
 
 Image = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
-
-
 Pixels = Float[torch.Tensor, "image 3 height width"]
-
-
 Sizes = Int64[torch.Tensor, "image 2"]  # height and width of the images as they came
-
-
 Asked = Int64[torch.Tensor, "image query"]  # positions of names; -1 where an image has fewer
-
-
 # image, position of the name, score, xywh in pixels
 Found = tuple[
     Int64[torch.Tensor, "box"], Int64[torch.Tensor, "box"], Float[torch.Tensor, "box"], Float[torch.Tensor, "box 4"]

@@ -14,8 +14,6 @@ from . import detectors
 from .load import default_device
 
 Image = UInt8[np.ndarray, "height width 3"]
-
-
 FIDELITY = "weights-inception-2015-12-05-6726825d.pth"  # of torch-fidelity's release 0.2.0
 
 

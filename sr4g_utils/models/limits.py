@@ -35,8 +35,6 @@ def check_words(tokenizer: Any, texts: Iterable[str]) -> None:
 
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
 
 

@@ -29,23 +29,17 @@ from . import checks, hub, pipelines
 from .source import PRECISIONS, ModelError, Source, causes
 
 DTYPES = {name: getattr(torch, name) for name in PRECISIONS}
-
-
 DETECTORS = {
     "owlvit": "OwlViTForObjectDetection",  # VISOR's protocol
     "owlv2": "Owlv2ForObjectDetection",
     "rt_detr": "RTDetrForObjectDetection",  # closed vocabulary: COCO's 80 categories
 }
-
-
 # Names of numbers that published files hold and today's libraries do not, or the other way round, and nothing is lost:
 HARMLESS = (
     "position_ids",  # 0, 1, 2, …
     "inv_freq",  # of rotary embeddings, computed from the configuration
     "num_batches_tracked",  # batch normalisation counts with it in training only
 )
-
-
 # What a pipeline gives its UNet and takes from it. ``sample_size`` is the size that it draws at: a UNet of another one
 # (2.1's in 2.1-base's pipeline) may predict something else as well, which no UNet's configuration says.
 INTERFACE = (

@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 FLOOR = 0.01  # scores below it are not stored; VISOR's threshold is 0.1
-
-
 QUERY = "a photo of a {name}"  # VISOR's
 
 

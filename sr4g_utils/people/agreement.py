@@ -24,13 +24,8 @@ boxes below a score of 0.5 (Faster R-CNN) are not published. Grounding DINO was 
 Faster R-CNN had found both objects, so its numbers are of an easier selection. GenEval: its people were not asked for a
 verdict but for positions, and 80 pictures a model, fewer with both objects, leave wide intervals."""
 
-
 PAIRS = ("any", "best")
-
-
 THRESHOLDS = {"Faster R-CNN": (0.5, 0.7, 0.9), "Grounding DINO": (0.35, 0.5, 0.7)}
-
-
 IMAGES = ("all", "both boxes", "decided")
 
 

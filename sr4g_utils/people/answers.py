@@ -14,8 +14,6 @@ from .kit import read_key
 from .vsr import judge_like_people
 
 VERDICTS = {"yes": "true", "no": "false", "unclear": "undecidable", "missing": "false"}
-
-
 _COLUMNS = ("kit", "person", "item", "answer", "seconds")
 
 

@@ -17,11 +17,7 @@ from ..relations import RULES, family
 from .vsr import box_pairs, judge_like_people
 
 HALF_WIDTHS = np.arange(30.0, 91.0)  # degrees that were tried
-
-
 TOWARDS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}  # y grows downwards
-
-
 GROUPS = {"left, right": ("left of", "right of"), "above, below": ("above", "below"), "all four": family("projective")}
 
 

@@ -26,23 +26,11 @@ from ..store.files import write_text
 from .margins import margin
 
 TEMPLATE = Path(__file__).with_name("kit.html")
-
-
 LONGEST_SIDE = 640  # pixels of an embedded picture
-
-
 REPEATED = 0.1  # of the questions are asked twice, for self-agreement
-
-
 CANDIDATES = 5_000  # pairs of boxes among which a kit of photos chooses,
-
-
 PER_PHOTO = 4  # at most so many of one photo: a crowded one has hundreds
-
-
 STRATA = ("true, near a border", "true, far from it", "false, near a border", "false, far from it")
-
-
 KEY = ("item", "repeat_of", "model", "prompt_id", "image_index", "image_id", "subject", "relation", "object", "stratum",
        "share")  # fmt: skip
 

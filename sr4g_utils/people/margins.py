@@ -10,11 +10,7 @@ from .agreement import judged
 from .published import SIDE
 
 STEPS = np.arange(1, 65) / 128  # how far boxes are moved or resized, in units of the picture's longer side
-
-
 COVERAGES = (100, 90, 75, 50)  # percent of the pictures that get a verdict
-
-
 # x, y, w, h: moved in 16 directions; grown and shrunk about the centre in width, in height and in both
 _MOVES = np.array(
     [(np.cos(a), np.sin(a), 0.0, 0.0) for a in np.linspace(0, 2 * np.pi, 16, endpoint=False)]

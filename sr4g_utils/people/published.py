@@ -16,25 +16,12 @@ FILES = {
     "geneval_people": ("geneval_clip.csv", "geneval_sdv2.csv", "geneval_if-xl.csv"),
 }  # fmt: skip
 
-
 SYSTEMS = {"sd15_promptonly": "SD 1.5", "sd15_boxdiff": "SD 1.5 + BoxDiff", "sd14_gligen": "SD 1.4 + GLIGEN"}
-
-
 DETECTORS = {"fasterrcnn": "Faster R-CNN", "grounding_dino": "Grounding DINO"}
-
-
 FLOORS = {"Faster R-CNN": 0.5, "Grounding DINO": 0.35}  # boxes below are not published
-
-
 SIDE = 512.0  # pixels of a generated picture
-
-
 ANSWERS = {"PASS": "true", "FAIL": "false", "UNDECIDABLE": "undecidable"}
-
-
 RELATION = {"left_of": "left of", "right_of": "right of", "above": "above", "below": "below"}
-
-
 _PICTURE = [
     "picture",
     "model",
@@ -130,11 +117,7 @@ def _labels(path: Path, known: set[str]) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------ GenEval
 
 MODELS = {"geneval_clip.csv": "CLIP retrieval", "geneval_sdv2.csv": "SD 2.1", "geneval_if-xl.csv": "IF-XL"}
-
-
 _PROMPT = r"a photo of an? (?P<subject>.+?) (?P<relation>left of|right of|above|below) an? (?P<object>.+)"
-
-
 _AXIS = {"left of": "x", "right of": "x", "above": "y", "below": "y"}
 
 

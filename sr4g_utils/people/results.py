@@ -16,8 +16,6 @@ RESULTS = (
     "people_checker", "people_margins", "people_scores", "people_differences", "people_order", "people_swapped",
     "people_several",
 )  # fmt: skip
-
-
 RECORDED = "recorded"
 
 

@@ -16,14 +16,8 @@ from ..store.files import ROOT, atomic, read_json, write_json
 from . import index, profiles
 
 NAME = "ro-crate-metadata.json"
-
-
 PROFILES = ("ro/wfrun/process/0.5", "ro/wfrun/workflow/0.5", "workflowhub/workflow-ro-crate/1.0")
-
-
 TYPES = {bool: "Boolean", int: "Integer", float: "Float", str: "Text"}  # another type's value stands there as JSON
-
-
 TERMS = "The project's own work: Apache-2.0. What was made from others' data or models keeps their terms as well."
 
 

@@ -18,10 +18,7 @@ from ..store.files import read_json, write_text
 from . import done, profiles, verify
 
 HEADLINES = ("scores", "people_agreement", "captions_per_relation")  # the first of these figures that there is
-
-
 METRICS = ("OA", "VISOR", "VISOR_Cond")
-
 
 STYLE = """
 .answer { line-height: 1.5 }
@@ -46,8 +43,6 @@ STYLE = """
   .answer .claims td + td { border: 0; padding-top: 0 }
 }
 """
-
-
 PAGE_STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem;

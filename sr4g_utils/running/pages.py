@@ -15,7 +15,6 @@ from ..teaching import widget
 
 WITH_BOXES = "01_heuristics"  # the notebook whose page has two boxes to drag
 
-
 ENLARGE_STYLE = """
 dialog.picture { width: 100vw; max-width: 100vw; height: 100vh; max-height: 100vh; padding: 0; border: 0;
   overflow: auto; background: #fff }
@@ -27,8 +26,6 @@ dialog.picture button { position: sticky; top: .5rem; left: .5rem; font: inherit
   img[data-large] + .tap { display: block }
 }
 """
-
-
 # A picture opens in a dialog as large as it is and at least as wide as the window; without scripts it stays as it is
 ENLARGE = """
 for (const picture of document.querySelectorAll(".jp-RenderedImage img, .cell_output img")) {
@@ -59,7 +56,6 @@ for (const picture of document.querySelectorAll(".jp-RenderedImage img, .cell_ou
 }
 """
 
-
 # Chromium alone looks for the first of these fonts only
 EQUATION_STYLE = """
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "Noto Sans Math", "DejaVu Math TeX Gyre",
@@ -67,8 +63,6 @@ math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "Noto 
 .no-math-font math { padding-bottom: .2em }
 .no-math-font msub > :last-child { position: relative; top: .2em }
 """
-
-
 # Without a font for equations it sets an index on the line of its letter, and x_t reads as a product
 EQUATION = """
 const probe = document.createElement("p");
@@ -79,7 +73,6 @@ const [letter, index] = [...probe.querySelectorAll("mi")].map((each) => each.get
 probe.remove();
 document.body.classList.toggle("no-math-font", index - letter < 15);
 """
-
 
 STYLE = """
 body.jp-Notebook { padding: 1rem }
@@ -98,8 +91,6 @@ math[display=block] { margin: 1rem 0; overflow-x: auto }
   main .jp-OutputArea-output.jp-RenderedHTMLCommon :is(td, th) { max-width: 10rem; overflow-wrap: anywhere }
 }
 """
-
-
 # nbconvert's own page, less what it loads (require.js, MathJax, Mermaid, widgets), plus alt texts and the night
 TEMPLATE = """
 {%- extends 'index.html.j2' -%}

@@ -19,11 +19,7 @@ from ..store import files
 from . import profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
-
-
 IMAGE_BYTES = 1.5  # of a lossless image, per pixel (measured at 512 × 512: 389 kB)
-
-
 STATES = 5  # numbers of 4 bytes per weight while training: weight, average, gradient, two moments
 
 

@@ -56,10 +56,7 @@ def declared_in(cells: list[dict[str, Any]]) -> dict[str, tuple[str, Any]]:
 
 
 CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str
-
-
 NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say in place of a path
-
 
 # -------------------------------------------------------------------------------------------------------- profiles
 

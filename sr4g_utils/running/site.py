@@ -19,16 +19,9 @@ from ..store.files import ROOT, read_json, remove, temporary, write_text
 from . import done, index, pages, profiles
 
 MARK = ".sr4g-site"  # a folder with this file was made here and may be replaced
-
-
 ROWS = 200  # of a table on a page; the rest is in its CSV
-
-
 NEEDS = ("sphinx", "myst_nb", "furo")
-
-
 PICTURES = ("image/svg+xml", "image/png", "image/jpeg")  # what MyST-NB draws
-
 
 STYLE = """
 article { overflow-wrap: break-word }

@@ -18,14 +18,8 @@ from . import profiles
 from .sweep import measured_minutes
 
 OF = ["kind", "objects", "model", "relation", "metric"]  # what a number is of; kind: "score" or "change"
-
-
 PROMPT = ["subject", "relation", "object", "caption", "objects"]  # two runs' prompts are the same where these are
-
-
 HEADLINES = ("OA", "VISOR", "VISOR_Cond")
-
-
 RESAMPLES = 1_000
 
 
@@ -235,8 +229,6 @@ WHAT = {
     "bootstrap's over prompts.",
     "Differences between runs": "The other run minus the run, in points, paired by prompt, on images that both have.",
 }
-
-
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;font-size:.9em}
 td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}div{overflow-x:auto}"""
 

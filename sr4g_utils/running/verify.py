@@ -9,11 +9,7 @@ from ..store import files
 from ..store.files import atomic, read_json
 
 FOLLOWS = ("low", "high", "count", "of", "p", "noise")  # columns that move with the others and are not compared
-
-
 FOUND = ("judged", "both_yes", "first_only", "second_only", "both_no")  # images, by what was found in them
-
-
 TOLERANCE = (
     "Texts and whole numbers must be equal. Training and sampling round differently from machine to machine, so a "
     "number with an interval may differ by the interval's width (or by 1 %, if that is more), a percentage of n images "

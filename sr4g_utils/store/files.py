@@ -59,19 +59,12 @@ def lock(path: Path, shared: bool = False, of: Path | None = None) -> Any:
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
-
-
 ROOT = PACKAGE.parent
-
-
 DATA = ROOT / "data"
-
 
 # ---------------------------------------------------------------------------------------------------------- writing
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial")  # machine, process and a number of its own
-
-
 _FORGOTTEN = 24 * 3600  # seconds after which a temporary of another machine belongs to nobody
 
 
@@ -209,17 +202,9 @@ def read_setting(text: str) -> Any:
 # ------------------------------------------------------------------------------------------------------------ hashes
 
 WHOLE, BLOCK = 4 << 20, 1 << 16  # bytes up to which a file in a folder is read whole, else in blocks
-
-
 OTHERS_AT_WORK = 25  # percent of the cores
-
-
 CLOCK = 2  # seconds; a file that is younger may be written again without a new time
-
-
 MANY = 1000  # files of a folder from which on their hashes are kept between processes
-
-
 _seen: dict[str, Any] = {}  # a file's size and times when it was read, and the hash of its content
 
 

@@ -74,11 +74,7 @@ def pair(subject: np.ndarray, object: np.ndarray, title: str, names: tuple[str, 
 
 
 STATES = ("not both found", "both found, relation wrong", "relation holds")
-
-
 _MARKS = ("", "✗", "✓")
-
-
 _SHADES = ("#ffffff", "#f7d9a8", "#0173b2")
 
 

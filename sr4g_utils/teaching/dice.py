@@ -12,14 +12,8 @@ from ..evaluation.verdicts import verdicts
 from .answer import accept, grid, refuse, words
 
 IMAGES = 4  # of each prompt, as in VISOR
-
-
 FOUND = 0.8  # how often each object is drawn so that the detector finds it, the two independently of each other
-
-
 GENERATORS = ("dice", "stubborn")  # both objects anywhere; the subject always on the left
-
-
 RELATIONS = ("left of", "right of")  # half of the prompts each
 
 

@@ -15,8 +15,6 @@ from ..evaluation import scores
 from .answer import accept, call, refuse, words
 
 Verdicts = Bool[np.ndarray, "prompt image"]
-
-
 PROMPTS, IMAGES = 160, 4
 
 

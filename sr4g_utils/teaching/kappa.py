@@ -16,14 +16,8 @@ from ..relations import BY_NAME, NAMES, judge
 from .answer import accept, call, refuse, words
 
 COLUMNS = ["picture", "question", "answer", "annotator"]
-
-
 ANSWERS = ("yes", "no")
-
-
 _KIT = {"item": "picture", "person": "annotator"}  # a kit's own names for these columns
-
-
 _THINGS = (("dog", "cat"), ("cup", "book"), ("chair", "tv"), ("bird", "kite"))
 
 

@@ -14,8 +14,6 @@ import pandas as pd
 from .answer import accept, call, grid, refuse, words
 
 Metric = Callable[[pd.DataFrame], float]
-
-
 Law = Callable[[Metric, pd.DataFrame], bool]
 
 
@@ -45,8 +43,6 @@ def _all_but_one(records: pd.DataFrame) -> float:
 
 
 METRICS: dict[str, Metric] = {"A": _by_prompt, "B": _all_but_one, "C": _pooled, "D": _zero, "E": _of_all}
-
-
 # Each law and the suspect that breaks it.
 LAWS: dict[str, str] = {"order": "B", "missing": "E", "owner": "A", "nothing": "D"}
 

@@ -20,11 +20,7 @@ HINTS: dict[str, str] = {
     "diagonal": "The centres lie exactly on a diagonal: to whom does it belong?",
     "random": "Nothing is special about this pair: go through your function with these numbers.",
 }
-
-
 _Pair = tuple[tuple[int, int, int, int], tuple[int, int, int, int]]
-
-
 _PAIRS: dict[str, list[_Pair]] = {
     "apart": [
         ((120 + dx, 160 + dy, 60, 40), (120, 160, 60, 40)) for dx, dy in ((-99, 15), (99, -15), (-15, -90), (15, 90))

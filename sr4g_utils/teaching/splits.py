@@ -15,8 +15,6 @@ from ..relations import BY_NAME, NAMES, judge
 from .answer import accept, call, refuse
 
 PICTURES, SEED = 300, 4
-
-
 UNSEEN = ("dog", "cat", "bus", "apple")  # the objects that training must not see
 
 

@@ -22,14 +22,8 @@ from ..dataset.captions import TEMPLATES, caption
 from ..relations import NAMES, RELATIONS, RULES, judge, rules_named
 
 MODULE = Path(__file__).with_name("boxes.mjs")
-
-
 SIZE = (640, 480)  # pixels, of the picture if none is given
-
-
 SUBJECT_BOX, OBJECT_BOX = (80, 150, 160, 120), (320, 200, 200, 160)
-
-
 _CONSTANTS = ("SSTD_SLACK", "GENEVAL_SLACK", "PEOPLE_HALF_WIDTH")
 
 

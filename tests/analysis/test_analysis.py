@@ -274,9 +274,7 @@ def test_lift_is_the_change_less_that_of_chance(world):
     prompts, _, models = world
     table = tables.change_table(models, prompts, 10).query("metric == 'VISOR_Cond'").set_index(["objects", "relation"])
     scores = tables.score_table(models, prompts).query("metric == 'VISOR_Cond'")
-    scores = (
-        scores.assign(lift=scores.value - scores.chance).set_index(["model", "objects", "relation"]).lift
-    )
+    scores = scores.assign(lift=scores.value - scores.chance).set_index(["model", "objects", "relation"]).lift
     expected = scores["fine-tuned"] - scores["base"]
     assert len(table) == 45 and (table.lift - expected.reindex(table.index)).abs().max() < 1e-9
     assert (table.lift - table.difference).abs().max() > 1

@@ -33,8 +33,6 @@ from .pool import POOL_SEED, Pool, encode_texts
 from .training import BATCH, RATE, RELATION_SHARE, Trainer, reconstruct
 
 TRIPLET = ["subject", "relation", "object"]
-
-
 THRESHOLD = 0.18  # of the shipped detector: calibrated, see the card
 
 
@@ -203,12 +201,8 @@ def absent_threshold(
 # --------------------------------------------------------------------------------------------------------------- card
 
 OURS = "`tiny-owlvit/` is an `OwlViTForObjectDetection` with its processor."
-
-
 EARLIER = """Its judge, `tiny-owlvit/`, is an `OwlViTForObjectDetection` that an earlier recipe trained
 beside another VAE (commit 215c9e1)."""
-
-
 CARD = Template("""# The miniature's models
 
 A tiny Stable Diffusion and a tiny OWL-ViT for the offline world of pictograms, trained by this project from nothing.

@@ -13,11 +13,7 @@ from ...dataset.world import NAMES, SIZE
 from ...relations import RELATIONS
 
 LENGTH = 24  # tokens of a caption
-
-
 SLOTS = 4  # positions at the end of a caption's states, one for each thing that it names
-
-
 WIDTH = 128  # of the text states
 
 

@@ -22,14 +22,8 @@ from ...dataset.world import NAMES, SIZE
 from ...relations import RELATIONS
 
 POOL = 40_000  # scenes to learn from
-
-
 POOL_SEED = 2  # world.SPLITS are 0 and 1
-
-
 MOST = max(world.N_OBJECTS)
-
-
 FOREGROUND = 5.0  # weight of a pixel inside a box in the VAE's loss; grounds are easy and large
 
 

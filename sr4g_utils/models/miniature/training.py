@@ -27,11 +27,7 @@ from .networks import LENGTH, SCHEDULE, SLOTS, WIDTH, make_detector, make_text, 
 from .pool import Pool, encode_texts
 
 STEPS = {"vae": 12_000, "text": 1200, "base": 4000, "detector": 6000}
-
-
 BATCH = {"vae": 8, "text": 128, "base": 48, "detector": 32}
-
-
 RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3}
 
 
@@ -122,17 +118,9 @@ class Trainer:
 
 
 RELATION_SHARE = 0.1  # of the base's captions name a relation, drawn at random: it meets the words and learns nothing
-
-
 THING, RELATION = 5.0, 10.0  # how loud a text state says what a thing is, and its role in which relation
-
-
 ROLES = 2 * len(RELATIONS)  # subject or object of each
-
-
 NOISE = 0.3  # at most, of unit latents, on the detector's reconstructions: a generator's latents are not perfect either
-
-
 DROPOUT = 0.1  # of captions, for classifier-free guidance
 
 
