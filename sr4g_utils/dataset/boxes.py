@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float64, Int, Int64
 
-_LARGEST = (1 << 63) - 1
-Id = Annotated[int, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
+LARGEST = (1 << 63) - 1
+Id = Annotated[int, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
 
 
 class Category(msgspec.Struct, frozen=True):

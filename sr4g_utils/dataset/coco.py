@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64
 
-from .boxes import COCO_CATEGORIES, OUTSIDE_TOLERANCE, SLICE, BoxTable, Category, Id
+from .boxes import COCO_CATEGORIES, LARGEST, OUTSIDE_TOLERANCE, SLICE, BoxTable, Category, Id
 from .jsonstream import JsonStream
 
 NO_ID = -(1 << 63)  # no image or category has it
@@ -112,7 +112,7 @@ def _whole_number(value: Any) -> int:
         value = int(value.partition(".")[0])
     elif isinstance(value, float) and abs(value) <= _EXACT and value.is_integer():
         value = int(value)
-    return value if type(value) is int and abs(value) <= _LARGEST else NO_ID
+    return value if type(value) is int and abs(value) <= LARGEST else NO_ID
 
 
 def _box(value: Any) -> tuple[float, float, float, float]:
@@ -140,7 +140,7 @@ def _flag(value: Any) -> int:
 
 def _text(value: Any) -> str:
     """A text; a whole number as its digits; nothing for all else, half of a surrogate pair included."""
-    if type(value) is int and abs(value) <= _LARGEST:
+    if type(value) is int and abs(value) <= LARGEST:
         return str(value)
     return value if isinstance(value, str) and not re.search("[\ud800-\udfff]", value) else ""
 

@@ -518,7 +518,7 @@ def test_distilled_models_say_how_they_are_sampled() -> None:
     assert recommended_sampling("CompVis/stable-diffusion-v1-4") is None
 
 
-@pytest.mark.parametrize("module", ["source", "checks", "words", "hub"])
+@pytest.mark.parametrize("module", ["source", "checks", "sampling", "hub"])
 def test_modules_without_torch(module: str) -> None:
     code = (
         "import sys, types\nimport sr4g_utils\npackage = types.ModuleType('sr4g_utils.models')\n"
