@@ -48,7 +48,7 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
                 runs.append(({"arm": _arm(choices), **about}, artifacts))
         if len(runs) == before:
             raise ValueError(
-                f"{sweep}: no run is finished; sweep the profile arms, families or doses first (docs/miniature.md)"
+                f"{sweep}: no run is finished; sweep the profile arms, families or doses first (docs/results.md)"
             )
     return runs
 

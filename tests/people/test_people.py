@@ -270,6 +270,10 @@ def test_the_readme_tells_the_recorded_agreement():
     agreed, kappa = others.agreement, others.kappa
     assert told in text
     assert f"{agreed.min():.0f} to {agreed.max():.1f} % (κ {kappa.min():.2f} to {kappa.max():.2f})" in text
+
+
+def test_the_docs_tell_the_recorded_scores():
+    text = " ".join((ROOT / "docs" / "people.md").read_text(encoding="utf-8").split())
     scores = recorded("people_scores").query("model == 'SD 1.5' and detector == 'Faster R-CNN' and pairs == 'any'")
     cond = scores[scores.metric == "VISOR_Cond"].set_index("rules").value
     assert f"from {cond['visor']:.0f} to {cond['sg2im']:.0f}" in text
