@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..dataset.figures import COLOURS, MARKERS, METRIC_COLOUR, rules_colour
-from ..evaluation.figures import _models, _rows
+from ..dataset.figures import COLOURS, MARKERS, METRIC_COLOUR, estimates, rules_colour
+from ..evaluation.figures import look_of
 from ..relations import FAMILIES, NAMES
 
 
@@ -21,11 +21,11 @@ def bias(table: pd.DataFrame) -> Figure:
     pairs, total = table[table.with_opposite.notna()], table[table.with_opposite.isna()]
     names = list(dict.fromkeys(zip(pairs.relation, pairs.with_opposite, strict=True)))
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(2.2, 1))
-    for model, colour, marker, offset in _models(table):
+    for model, colour, marker, offset in look_of(table):
         part = pairs[pairs.model == model].set_index("relation").reindex([name for name, _ in names])
-        _rows(left, part, np.arange(len(names)) + offset, ("gap", "gap_low", "gap_high"), colour, marker, model)
+        estimates(left, part, np.arange(len(names)) + offset, "gap", color=colour, fmt=marker, label=model)
         beyond = total[total.model == model]
-        _rows(right, beyond, np.array([offset]), ("gap", "gap_low", "gap_high"), colour, marker, model)
+        estimates(right, beyond, [offset], "gap", color=colour, fmt=marker, label=model)
     for axis in (left, right):
         axis.axvline(0, color="black", linewidth=1)
     left.set(yticks=range(len(names)), yticklabels=[f"{one} − {other}" for one, other in names])
@@ -46,7 +46,7 @@ def gain_by_frequency(table: pd.DataFrame) -> Figure:
     """
     rows = table[(table.frequency != "most − least") & (table.prompts > 0)]
     figure, axis = plt.subplots(figsize=(6.5, 3.2))
-    _rows(axis, rows, np.arange(len(rows)), ("difference", "low", "high"), COLOURS[0], "o", "")
+    estimates(axis, rows, np.arange(len(rows)), "difference", color=COLOURS[0], fmt="o")
     axis.axvline(0, color="black", linewidth=1)
     labels = [f"{r.frequency}\n(median {r.images_median:,.0f} images)" for r in rows.itertuples()]
     axis.set(yticks=range(len(rows)), yticklabels=labels, ylim=(len(rows) - 0.5, -0.5))
@@ -83,11 +83,6 @@ KINDS = {  # arm and what it is compared with: colour, marker, words
 }
 
 
-def _ends(rows: pd.DataFrame) -> np.ndarray:
-    """The lengths of an interval's arms, as Matplotlib wants them."""
-    return np.stack([rows.difference - rows.low, rows.high - rows.difference])
-
-
 def effects(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Each comparison of arms, by model and set of objects, with 95 % intervals.
 
@@ -106,9 +101,8 @@ def effects(table: pd.DataFrame, metric: str, label: str) -> Figure:
         ):
             part = table[(table.model == model) & (table.arm == kind[0]) & (table.over == kind[1])]
             part = part.set_index("objects").reindex(sets)
-            error = _ends(part)
             at = np.arange(len(sets)) + offset
-            axis.errorbar(part.difference, at, xerr=error, fmt=marker, color=colour, markersize=6, label=words)
+            estimates(axis, part, at, "difference", fmt=marker, color=colour, label=words)
         axis.axvline(0, color="black", linewidth=1)
         names = [f"{name} triplets" if name == "withheld" else f"{name} objects" for name in sets]
         axis.set(title=f"model {model}", xlabel=label, yticks=range(len(sets)), yticklabels=names)
@@ -179,11 +173,8 @@ def doses(table: pd.DataFrame) -> Figure:
         offsets = np.linspace(-0.18, 0.18, len(parts))
         for part, offset, marker, colour in zip(parts, offsets, MARKERS, ["black", *COLOURS], strict=False):
             rows = table[table.part == part]
-            error = _ends(rows)
-            at = np.log2(1 + rows.dose) + offset
-            axis.errorbar(
-                at, rows.difference, yerr=error, fmt=f"{marker}-", color=colour, markersize=6, linewidth=1, label=part
-            )
+            at, line = np.log2(1 + rows.dose) + offset, {"fmt": f"{marker}-", "linewidth": 1}
+            estimates(axis, rows, at, "difference", upright=True, color=colour, label=part, **line)
         axis.axhline(0, color="black", linewidth=1)
         every = table.dose.unique()
         axis.set(xticks=np.log2(1 + every), xticklabels=every, xlabel="draws of the triplet in fine-tuning")
@@ -204,7 +195,8 @@ def shares(table: pd.DataFrame) -> Figure:
     for metric, marker in zip(table.metric.unique(), MARKERS, strict=False):
         rows, colour = table[table.metric == metric], METRIC_COLOUR[metric]
         at = np.arange(len(rows)) + (0.04 if metric == "OA" else -0.04)
-        axis.errorbar(at, rows.difference, yerr=_ends(rows), fmt=f"{marker}-", color=colour, linewidth=1, label=metric)
+        line = {"fmt": f"{marker}-", "linewidth": 1}
+        estimates(axis, rows, at, "difference", upright=True, color=colour, label=metric, **line)
     axis.axhline(0, color="black", linewidth=1)
     names = [f"{share:g}" for share in table.share.unique()]
     axis.set(xticks=range(len(names)), xticklabels=names, xlabel="captions that tell a relation (percent)")
@@ -228,7 +220,7 @@ def held_out(table: pd.DataFrame) -> Figure:
     ):
         rows = table[table.objects == objects].set_index("held_out").reindex(categories)
         at = np.arange(len(categories)) + offset
-        axis.errorbar(rows.difference, at, xerr=_ends(rows), fmt=marker, color=colour, markersize=6, label=objects)
+        estimates(axis, rows, at, "difference", fmt=marker, color=colour, label=objects)
     axis.axvline(0, color="black", linewidth=1)
     axis.set(yticks=range(len(categories)), yticklabels=[textwrap.fill(names, 38) for names in categories])
     axis.set(xlabel="change of VISOR_Cond (points)", title="held out of fine-tuning's captions")
@@ -249,8 +241,9 @@ def along(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(2, -(-len(metrics) // 2), figsize=(12, 5.6), sharex=True)
     for metric, axis in zip(metrics, axes.flat, strict=False):
         rows = table[table.metric == metric]
-        error = np.stack([rows.change - rows.low, rows.high - rows.change])
-        axis.errorbar(rows.step, rows.value, yerr=np.nan_to_num(error), fmt="o-", color=COLOURS[0], linewidth=1)
+        before = rows.value - rows.change  # the base's; the interval is of the change from it
+        rows = rows.assign(low=before + rows.low, high=before + rows.high)
+        estimates(axis, rows, rows.step, upright=True, fmt="o-", color=COLOURS[0], linewidth=1)
         axis.axhline(rows.value.iloc[0], color="0.6", linewidth=1, linestyle="--")
         unit = "" if metric in ("KID", "Fréchet distance") else " (%)"
         axis.set(title=metric + unit, xticks=rows.step)

@@ -30,9 +30,22 @@ def rules_colour(rules: str) -> Any:
     return COLOURS[list(RULES).index(rules) % len(COLOURS)]
 
 
-def _offsets(n: int, width: float = 0.4) -> list[float]:
+def spread(n: int, width: float = 0.4) -> list[float]:
     """Where n estimates of one row stand around its middle."""
     return np.linspace(-width / 2, width / 2, n).tolist() if n != 1 else [0.0]
+
+
+def estimates(
+    axis: Any, rows: pd.DataFrame, at: Any, number: str = "value", *, upright: bool = False, **look: Any
+) -> None:
+    """A column of numbers at the given places, with their intervals; where there is none, the point alone.
+
+    The interval is in the columns ``number``_low and ``number``_high, or else in low and high. ``look``: of Matplotlib.
+    """
+    value = rows[number].to_numpy(float)
+    low, high = (rows[end if end in rows else end.rpartition("_")[2]] for end in (f"{number}_low", f"{number}_high"))
+    error = np.nan_to_num(np.stack([value - low.to_numpy(float), high.to_numpy(float) - value]).clip(0))
+    axis.errorbar(*((at, value) if upright else (value, at)), **{"yerr" if upright else "xerr": error}, **look)
 
 
 def use_style() -> None:
@@ -121,12 +134,6 @@ def disagreement(table: pd.DataFrame) -> Figure:
     axis.set(xlabel="", ylabel="")
     figure.tight_layout()
     return figure
-
-
-def _points(axis: Any, part: pd.DataFrame, measure: str, offset: float, colour: Any, label: str) -> None:
-    """A row of estimates with their intervals, one height each."""
-    error = [part[measure] - part[f"{measure}_low"], part[f"{measure}_high"] - part[measure]]
-    axis.errorbar(part[measure], np.arange(len(part)) + offset, xerr=error, fmt="o", color=colour, label=label)
 
 
 def captions_per_relation(frequencies: pd.DataFrame) -> Figure:

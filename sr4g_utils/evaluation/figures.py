@@ -12,23 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from ..dataset.figures import COLOURS, MARKERS, OBJECT, SUBJECT, _offsets, draw_box
+from ..dataset.figures import COLOURS, MARKERS, OBJECT, SUBJECT, draw_box, estimates, spread
 from ..relations import NAMES
 
 
-def _models(table: pd.DataFrame) -> list[tuple[str, Any, str, float]]:
+def look_of(table: pd.DataFrame) -> list[tuple[str, Any, str, float]]:
     """Each model's name, colour, marker and offset from its row's middle."""
     names = list(dict.fromkeys(table.model))
-    return list(zip(names, COLOURS, MARKERS, _offsets(len(names)), strict=False))
-
-
-def _rows(
-    axis: Any, part: pd.DataFrame, at: np.ndarray, columns: tuple[str, str, str], colour: Any, marker: str, label: str
-) -> None:
-    """Estimates with their intervals at given heights; where there is no interval, the point alone."""
-    value, low, high = (part[name].to_numpy(float) for name in columns)
-    error = np.nan_to_num(np.stack([value - low, high - value]).clip(0))
-    axis.errorbar(value, at, xerr=error, fmt=marker, color=colour, label=label, markersize=6)
+    return list(zip(names, COLOURS, MARKERS, spread(len(names)), strict=False))
 
 
 def scores(table: pd.DataFrame) -> Figure:
@@ -58,11 +49,11 @@ def _panels(table: pd.DataFrame, by: str, rows: list[str], size: tuple[float, fl
         1, len(panels), figsize=(size[0] * len(panels) + 2, size[1]), sharex=True, sharey=True, squeeze=False
     )
     for axis, objects in zip(axes[0], panels, strict=True):
-        for model, colour, marker, offset in _models(table):
+        for model, colour, marker, offset in look_of(table):
             part = table[(table.objects == objects) & (table.model == model)].set_index(by).reindex(rows)
             at = np.arange(len(rows)) + offset
             axis.scatter(part.chance, at, marker="|", s=90, color=colour, linewidth=2, alpha=0.7)
-            _rows(axis, part, at, ("value", "low", "high"), colour, marker, model)
+            estimates(axis, part, at, color=colour, fmt=marker, label=model)
         axis.set(title=f"{objects} objects", xlabel=label, xlim=(-2, 102), yticks=range(len(rows)), yticklabels=rows)
         axis.grid(False, axis="y")
     axes[0, 0].invert_yaxis()
@@ -81,8 +72,8 @@ def distances(table: pd.DataFrame, space: str) -> Figure:
     """
     models, photos = table[table.model != "photos"], table[table.model == "photos"]
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(models) + 1.4))
-    for i, (model, colour, marker, _) in enumerate(_models(models)):
-        _rows(axis, models[models.model == model], np.array([i]), ("value", "low", "high"), colour, marker, model)
+    for i, (model, colour, marker, _) in enumerate(look_of(models)):
+        estimates(axis, models[models.model == model], [i], color=colour, fmt=marker, label=model)
     axis.axvline(photos.value.iloc[0], color="black", linestyle="--", label="photos from photos")
     axis.set(
         yticks=range(len(models)),
@@ -96,21 +87,21 @@ def distances(table: pd.DataFrame, space: str) -> Figure:
     return figure
 
 
-def contact_sheet(rows: pd.DataFrame, pictures: Sequence[np.ndarray], columns: int) -> Figure:
+def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int) -> Figure:
     """Images with the boxes that decided, the verdict and its reason; the subject's box blue, the object's orange.
 
     Args:
         rows: verdicts (:func:`verdicts.verdicts`) in the order of the sheet, with a column ``heading``: of the image.
-        pictures: a row's image each, uint8 (h, w, 3).
+        images: a row's image each, uint8 (h, w, 3).
         columns: images side by side.
     """
     lines = -(-len(rows) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns, 3.5 * lines), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, row, picture in zip(axes.flat, rows.to_dict("records"), pictures, strict=False):
-        h, w = picture.shape[:2]
-        axis.imshow(picture, extent=(0, w, h, 0))
+    for axis, row, image in zip(axes.flat, rows.to_dict("records"), images, strict=False):
+        h, w = image.shape[:2]
+        axis.imshow(image, extent=(0, w, h, 0))
         for role, colour in (("subject", SUBJECT), ("object", OBJECT)):
             if row[f"n_{role}"]:
                 draw_box(axis, np.array([row[f"{role}_{side}"] for side in "xywh"]), colour, "")
@@ -125,19 +116,17 @@ def contact_sheet(rows: pd.DataFrame, pictures: Sequence[np.ndarray], columns: i
     return figure
 
 
-def found(
-    records: pd.DataFrame, pictures: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Sequence[pd.DataFrame]
-) -> Figure:
-    """Pictures of one prompt with all boxes found in them, thin, the pair that decided, and the verdict.
+def found(records: pd.DataFrame, images: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Sequence[pd.DataFrame]) -> Figure:
+    """Images of one prompt with all boxes found in them, thin, the pair that decided, and the verdict.
 
     Args:
-        records: the pictures' verdicts (:func:`verdicts.verdicts`).
-        boxes: of each picture, rows of label, x, y, w and h (pixels).
+        records: the images' verdicts (:func:`verdicts.verdicts`).
+        boxes: of each image, rows of label, x, y, w and h (pixels).
     """
-    figure, axes = plt.subplots(1, len(pictures), figsize=(2.8 * len(pictures), 3.4), squeeze=False)
-    for axis, picture, rows, record in zip(axes[0], pictures, boxes, records.to_dict("records"), strict=True):
-        axis.imshow(picture, extent=(0, picture.shape[1], picture.shape[0], 0))
-        axis.set(xticks=[], yticks=[], xlim=(0, picture.shape[1]), ylim=(picture.shape[0], 0))
+    figure, axes = plt.subplots(1, len(images), figsize=(2.8 * len(images), 3.4), squeeze=False)
+    for axis, image, rows, record in zip(axes[0], images, boxes, records.to_dict("records"), strict=True):
+        axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
+        axis.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
         for row in rows.itertuples():
             colour = SUBJECT if row.label == record["subject"] else OBJECT
             axis.add_patch(Rectangle((row.x, row.y), row.w, row.h, fill=False, edgecolor=colour, linewidth=0.7))
@@ -186,9 +175,9 @@ def closeness(table: pd.DataFrame, space: str) -> Figure:
     metrics, models = (list(dict.fromkeys(table[name])) for name in ("metric", "model"))
     figure, axes = plt.subplots(1, len(metrics), figsize=(2.5 * len(metrics) + 1, 0.4 * len(models) + 1.3), sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):
-        for i, row in enumerate(table[table.metric == metric].itertuples()):
-            error = np.nan_to_num([[row.value - row.low], [row.high - row.value]]).clip(0)
-            axis.errorbar(row.value, i, xerr=error, fmt=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)])
+        rows = table[table.metric == metric]
+        for i, (_, colour, marker, _) in enumerate(look_of(rows)):
+            estimates(axis, rows[i : i + 1], [i], color=colour, fmt=marker)
         axis.set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
         axis.set_xlabel(metric if metric == "KID" else f"{metric} (%)")
         axis.grid(False, axis="y")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..dataset.figures import COLOURS, MARKERS, _offsets, _points, rules_colour
+from ..dataset.figures import COLOURS, MARKERS, estimates, rules_colour, spread
 from ..relations import GENEVAL_SLACK, PEOPLE_HALF_WIDTH
 
 
@@ -21,9 +21,9 @@ def human_agreement(
     figure, axes = plt.subplots(1, len(measures), figsize=(3.4 * len(measures), 6), sharey=True)
     for axis, measure in zip(axes, measures, strict=True):
         parts = table.groupby("rules", sort=False)
-        for offset, (rules, part) in zip(_offsets(len(parts)), parts, strict=True):
+        for offset, (rules, part) in zip(spread(len(parts)), parts, strict=True):
             rows = part.set_index("relation").reindex(names)
-            _points(axis, rows, measure, offset, rules_colour(rules), rules)
+            _estimates(axis, rows, measure, offset, rules)
         axis.set(xlabel="Cohen's κ" if measure == "kappa" else measure, xlim=(0, 1.02))
     n = table.groupby("relation", sort=False).n.first()
     axes[0].set(yticks=range(len(names)), yticklabels=[f"{name}\n(n = {n[name]:,})" for name in names])
@@ -33,6 +33,10 @@ def human_agreement(
     return figure
 
 
+def _estimates(axis: Any, rows: pd.DataFrame, measure: str, offset: float, rules: str) -> None:
+    estimates(axis, rows, np.arange(len(rows)) + offset, measure, fmt="o", color=rules_colour(rules), label=rules)
+
+
 def frames(table: pd.DataFrame) -> Figure:
     """Recall per reference frame: of the captions that people call true, the share that the rules call true as well."""
     shown = list(dict.fromkeys(table.rules))
@@ -40,8 +44,8 @@ def frames(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharex=True)
     for axis, relation in zip(axes, ("left of", "right of"), strict=True):
         rows = table[table.relation == relation]  # few photos may leave none
-        for offset, rules in zip(_offsets(len(shown)), shown, strict=True):
-            _points(axis, rows[rows.rules == rules], "recall", offset, rules_colour(rules), rules)
+        for offset, rules in zip(spread(len(shown)), shown, strict=True):
+            _estimates(axis, rows[rows.rules == rules], "recall", offset, rules)
         n = rows.groupby("frame").n.first()
         axis.set(
             yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()], xlabel="recall"
@@ -74,12 +78,10 @@ def agreement(table: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
             band = axis.axvspan(people[measure].min(), people[measure].max(), color="0.88", label="two people")
             for pairs, marker, offset, fill in (("any", "o", -0.15, "white"), ("best", "s", 0.15, None)):
                 part = table[(table.detector == detector) & (table.pairs == pairs)].set_index("rules").loc[rules]
-                for i, (name, one) in enumerate(part.iterrows()):
-                    error = [[one[measure] - one[f"{measure}_low"]], [one[f"{measure}_high"] - one[measure]]]
-                    axis.errorbar(
-                        one[measure], i + offset, xerr=error, fmt=marker, color=rules_colour(str(name)),
-                        markerfacecolor=fill or rules_colour(str(name)), label=f"{pairs} pair" if i == 0 else None,
-                    )  # fmt: skip
+                for i, name in enumerate(rules):
+                    colour = rules_colour(name)
+                    look = {"fmt": marker, "color": colour, "markerfacecolor": fill or colour}
+                    estimates(axis, part.loc[[name]], [i + offset], measure, **look)
             axis.set(yticks=range(len(rules)), yticklabels=rules, xlabel=label, ylim=(len(rules) - 0.5, -0.5))
             axis.grid(False, axis="y")
             if row == 0:
@@ -192,7 +194,9 @@ def systems(table: pd.DataFrame, metrics: tuple[str, ...] = ("VISOR", "VISOR_Con
                 for pairs, marker, fill, shift in (("any", "o", "white", -0.03), ("best", "s", None, 0.03)):
                     part = table[(table.metric == metric) & (table.detector == detector) & (table.rules == name)]
                     part = part[part.pairs == pairs].set_index("model").loc[models]
-                    _row(axis, part, np.arange(len(models)) + at[name] + shift, name, marker, fill)
+                    colour = rules_colour(name)
+                    look = {"fmt": marker, "color": colour, "markerfacecolor": fill or colour, "markersize": 5}
+                    estimates(axis, part, np.arange(len(models)) + at[name] + shift, linewidth=1, **look)
             axis.set(title=detector, xlabel=f"{metric} (percent)", yticks=range(len(models)), yticklabels=models)
             axis.set(xlim=(-2, 102), ylim=(len(models) - 0.5, -0.5))
             axis.grid(False, axis="y")
@@ -201,12 +205,3 @@ def systems(table: pd.DataFrame, metrics: tuple[str, ...] = ("VISOR", "VISOR_Con
     axes[0, -1].legend(handles, [*rules, "any pair (filled: best)"], loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.tight_layout()
     return figure
-
-
-def _row(axis: Any, part: pd.DataFrame, at: np.ndarray, rules: str, marker: str, fill: str | None) -> None:
-    value = part.value.to_numpy(float)
-    error = np.stack([value - part.low.to_numpy(float), part.high.to_numpy(float) - value]).clip(0)
-    colour = rules_colour(rules)
-    axis.errorbar(
-        value, at, xerr=error, fmt=marker, color=colour, markerfacecolor=fill or colour, markersize=5, linewidth=1
-    )

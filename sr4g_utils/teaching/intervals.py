@@ -68,9 +68,7 @@ def draw() -> Figure:
 
 def _estimates(axis: plt.Axes, rows: pd.DataFrame) -> None:
     at = np.arange(len(rows))
-    axis.errorbar(
-        rows.value, at, xerr=[rows.value - rows.low, rows.high - rows.value], fmt="o", color=figures.COLOURS[0]
-    )
+    figures.estimates(axis, rows, at, fmt="o", color=figures.COLOURS[0])
     axis.set(yticks=at, yticklabels=rows.what, ylim=(len(rows) - 0.5, -0.5))
     axis.grid(False, axis="y")
 
