@@ -25,7 +25,7 @@ def sources(profile: str, version: str) -> tuple[dict, dict]:
     own = load_profile(profile, [], ROOT)
     model, detector = own["03_finetuning"]["model"], own["04_evaluation"]["detector"]
     assert own["04_evaluation"]["models"]["base"]["model"] == model
-    assert "weights" in model and "weights" in detector
+    assert "checksums" in model and "checksums" in detector
     model = BASE if version == "v2.1-base" else model
     return tuple({key: each[key] for key in ("id", "revision")} for each in (model, detector))
 

@@ -1,10 +1,9 @@
-"""What a model's folder must hold: which of its files are read, that they are whole, and that they are the ones meant.
+"""Chooses the files of a model to load, checks that they are complete and that they match their checksums.
 
 The files are chosen from names alone, so that a folder here and a repository on the Hub, of which nothing has been
-fetched yet, are judged by the same rules. Nothing here imports torch, and nothing is unpickled.
+fetched yet, follow the same rules. Nothing here imports torch, and nothing is unpickled.
 """
 
-import hashlib
 import json
 import re
 import zipfile
@@ -15,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..store.files import digest
 from .source import ModelError, Source
 
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configurations and vocabularies
@@ -87,40 +87,41 @@ def is_weights(name: str) -> bool:
 
 def _weights(names: list[str], part: str, source: Source) -> list[str]:
     """A part's weights: of the wanted variant, else of none; pickled ones only where allowed and nothing else is."""
-    found: dict[tuple[str, str | None], list[str]] = {}
+    names_of: dict[tuple[str, str | None], list[str]] = {}
     for name in filter(is_weights, names):
-        found.setdefault((name.rpartition(".")[2], variant(name)), []).append(name)
+        names_of.setdefault((name.rpartition(".")[2], variant(name)), []).append(name)
     forms = ("safetensors", "bin") if source.pickled else ("safetensors",)
     for key in [(form, kind) for form in forms for kind in (source.variant, None)]:
-        if key in found:
-            return _all_shards(found[key], part, source)
-    raise ModelError(f"{source.name}: {part or 'the folder'} has {_remedy(set(found), source)}")
+        if key in names_of:
+            return _all_shards(names_of[key], part, source)
+    raise ModelError(f"{source.name}: {part or 'the folder'} has {_remedy(set(names_of), source)}")
 
 
 def _all_shards(names: list[str], part: str, source: Source) -> list[str]:
     """The names, if they are not some of several files of one set of weights."""
-    of = [int(shards[1]) for name in names if (shards := re.search(r"-of-(\d{5})\.", name))]
-    if len(of) == len(names) < max(of):
+    totals = [int(shards[1]) for name in names if (shards := re.search(r"-of-(\d{5})\.", name))]
+    if len(totals) == len(names) < max(totals):
         raise ModelError(
-            f"{source.name}: {part or 'the folder'} has {len(of)} of the {max(of)} files of its weights; fetch it again"
+            f"{source.name}: {part or 'the folder'} has {len(totals)} of the {max(totals)} files of its weights; "
+            "fetch it again"
         )
     return names
 
 
-def _remedy(found: set[tuple[str, str | None]], source: Source) -> str:
+def _remedy(kinds_found: set[tuple[str, str | None]], source: Source) -> str:
     """What a part has in place of the weights that are wanted, and what would help."""
-    safe = sorted(str(kind) for form, kind in found if form == "safetensors")
+    safe = sorted(str(kind) for form, kind in kinds_found if form == "safetensors")
     if safe:
         return f"weights of the variant {' or '.join(safe)} only; add `variant: {safe[0]}` to the model"
-    if not found:
+    if not kinds_found:
         return "no weights; fetch it again"
     conversion = (
         f"name a conversion's `revision: refs/pr/N` (see https://huggingface.co/{source.id}/discussions)"
         if source.folder is None
         else "convert them to safetensors"
     )
-    kinds = sorted(str(kind) for _, kind in found if kind is not None)
-    more = f" and `variant: {kinds[0]}`" if kinds and ("bin", None) not in found else ""
+    kinds = sorted(str(kind) for _, kind in kinds_found if kind is not None)
+    more = f" and `variant: {kinds[0]}`" if kinds and ("bin", None) not in kinds_found else ""
     return f"only pickled weights, which are not read unasked; {conversion}, or add `pickled: true`{more} to the model"
 
 
@@ -128,26 +129,29 @@ def _remedy(found: set[tuple[str, str | None]], source: Source) -> str:
 
 
 def verify(folder: Path, files: list[str], source: Source) -> dict[str, str]:
-    """sha256 of the files by path, once they are known to be whole and to be the ones that ``source`` lists.
+    """sha256 of the files by path, once they are known to be whole and to be the ones that the manifest lists: the
+    ``checksums`` of the source, or else ``SHA256SUMS`` in the model's folder.
 
     Raises:
-        ModelError: a file is damaged, or its sha256 is not the one listed.
+        ModelError: a file is damaged or not listed, or its sha256 is not the one listed.
     """
     for name in filter(is_weights, files):
         _check_whole(folder / name, source)
     hashes = dict(zip(files, _sha256([folder / name for name in files]), strict=True))
-    _check_listed(hashes, source.weights, "the model's 'weights'", source)
-    if (own := folder / "SHA256SUMS").is_file():  # as the miniature's models have
-        listed = _manifest(own, source)
-        _check_listed(hashes, {name: listed[name] for name in hashes if name in listed}, own.name, source)
-    if source.checksums is not None:
-        manifest = Path(source.checksums).expanduser()
+    manifest = Path(source.checksums).expanduser() if source.checksums else folder / "SHA256SUMS"
+    if source.checksums or manifest.is_file():  # as the miniature's models have
         listed = _manifest(manifest, source)
-        if more := sorted(hashes.keys() - listed.keys()):
+        for name, expected in listed.items():
+            if name in hashes and hashes[name] != expected.lower():
+                raise ModelError(
+                    f"{source.name}: {name} has sha256 {hashes[name][:12]}…, not {expected.lower()[:12]}… as in "
+                    f"{manifest.name}; fetch it again"
+                )
+        every = any(name.endswith(SMALL) for name in listed)  # else only weights are listed, and checked
+        if more := [name for name in hashes if name not in listed and (every or is_weights(name))]:
             raise ModelError(
                 f"{source.name}: {more[0]} is not listed in {manifest.name}; remove it, or renew the checksums"
             )
-        _check_listed(hashes, {name: listed[name] for name in hashes}, manifest.name, source)
     return hashes
 
 
@@ -177,13 +181,10 @@ def _check_whole(path: Path, source: Source) -> None:
 
 
 def _sha256(files: list[Path]) -> list[str]:
-    def one(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     with ThreadPoolExecutor(4) as pool:  # hashing releases the lock
         large = sum(path.stat().st_size for path in files) > 1 << 30
-        return list(tqdm(pool.map(one, files), "hashing the model", len(files), disable=not large, leave=False))
+        hashes = tqdm(pool.map(digest, files), "hashing the model", len(files), disable=not large, leave=False)
+        return [str(value) for value in hashes]
 
 
 def _manifest(path: Path, source: Source) -> dict[str, str]:
@@ -192,16 +193,3 @@ def _manifest(path: Path, source: Source) -> dict[str, str]:
         return {name.strip().lstrip("*").removeprefix("./"): value for value, name in lines}
     except (OSError, ValueError) as error:
         raise ModelError(f"{source.name}: the checksums {path} are not readable ({error})") from error
-
-
-def _check_listed(hashes: Mapping[str, str], listed: Mapping[str, str], where: str, source: Source) -> None:
-    for name, value in listed.items():
-        if name not in hashes:
-            raise ModelError(
-                f"{source.name}: {name}, listed in {where}, is not among the files that are read; correct or remove it"
-            )
-        if hashes[name] != value.lower():
-            raise ModelError(
-                f"{source.name}: {name} has sha256 {hashes[name][:12]}…, not {value.lower()[:12]}… as in {where}; "
-                "fetch it again"
-            )

@@ -1,4 +1,4 @@
-"""Detectors, a class per family: what it is asked, how pictures are prepared for it, what it finds, and its features.
+"""Detectors, a class per family: what it is asked, how images are prepared for it, what it finds, and its features.
 
 OWL-ViT and OWLv2 are queried "a photo of a {name}"; each of their boxes carries the better of the two queries, as the
 stock post-processing gives it. RT-DETR knows COCO's 80 names; of its boxes those of the two names are kept. No boxes
@@ -8,7 +8,7 @@ The image tower runs once per image, the text tower once per name. Images are re
 detector's device, equal to the stock processor's within one grey level (OWLv2's, which resizes in floating point:
 within 0.01 levels); the tests hold both it and the boxes against transformers' own.
 
-A further family is a subclass of :class:`Detector` and a line in ``FAMILIES``.
+A further family is a subclass of :class:`Detector` that names its ``family``, and what transformers loads it with.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from .limits import AdaptiveBatches, check_words
 from .load import load_detector
-from .names import FLOOR, QUERY, plain
+from .names import FLOOR, QUERY, spelling
 
 Image = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
 Pixels = Float[torch.Tensor, "image 3 height width"]
@@ -34,8 +34,17 @@ Found = tuple[
 ]
 
 
+FAMILIES: dict[str, type["Detector"]] = {}  # by the model_type of config.json
+
+
 class Detector:
     """A loaded detector; its family is its class. ``record`` says what was loaded."""
+
+    architecture: str  # transformers' classes of the model, and of what prepares images and names for it
+    loader = "AutoProcessor"
+
+    def __init_subclass__(cls, family: str) -> None:
+        FAMILIES[family] = cls
 
     def __init__(self, model: Any, processor: Any, record: dict[str, Any]) -> None:
         self.model, self.processor, self.record = model, processor, record
@@ -61,9 +70,9 @@ class Detector:
         """
         raise ValueError(f"detector: {type(self.model).__name__} has no pooled image features; take OWL-ViT or OWLv2")
 
-    def _numbers(self, *made: torch.Tensor) -> None:
+    def _numbers(self, *outputs: torch.Tensor) -> None:
         """Raises FloatingPointError where the model made NaN or infinity, which would read as "not found"."""
-        if not all(bool(each.isfinite().all()) for each in made):
+        if not all(bool(output.isfinite().all()) for output in outputs):
             dtype = str(self.model.dtype).removeprefix("torch.")
             raise FloatingPointError(
                 f"detector: {self.record['id']} gives scores or boxes that are not numbers in {dtype}; use dtype "
@@ -73,9 +82,9 @@ class Detector:
 
     def features(self, images: Sequence[Image]) -> Float[torch.Tensor, "image feature"]:
         """The image tower's pooled output; errors as of :attr:`image_tower`."""
-        made = self.image_tower(self.preprocess(images)).pooler_output.float()
-        self._numbers(made)
-        return made
+        pooled = self.image_tower(self.preprocess(images)).pooler_output.float()
+        self._numbers(pooled)
+        return pooled
 
     def resize(self, images: Float[torch.Tensor, "image 3 h w"], size: tuple[int, int]) -> Pixels:
         """Images of one size, in grey levels, as the stock processor resizes them."""
@@ -89,12 +98,12 @@ class Detector:
         """What the stock image processor makes of the images, in torch; images of one size go together."""
         stock, device = self._stock, self.model.device
         size = stock.size["height"], stock.size["width"]
-        made: dict[int, torch.Tensor] = {}
+        resized: dict[int, torch.Tensor] = {}
         for shape in {image.shape for image in images}:
             rows = [i for i, image in enumerate(images) if image.shape == shape]
             stack = torch.from_numpy(np.stack([images[i] for i in rows])).to(device).permute(0, 3, 1, 2)
-            made.update(zip(rows, self.resize(stack.float(), size), strict=True))
-        pixels = torch.stack([made[i] for i in range(len(images))]) * stock.rescale_factor
+            resized.update(zip(rows, self.resize(stack.float(), size), strict=True))
+        pixels = torch.stack([resized[i] for i in range(len(images))]) * stock.rescale_factor
         if stock.do_normalize:
             mean, deviation = torch.tensor([stock.image_mean, stock.image_std], device=device)[..., None, None]
             pixels = (pixels - mean) / deviation
@@ -130,8 +139,8 @@ class Detector:
         if len(images) != len(names):
             raise ValueError(f"detect: {len(images)} images but names for {len(names)}")
         position = {name: i for i, name in enumerate(dict.fromkeys(name for each in names for name in each))}
-        asked = np.full((len(names), max((len(set(each)) for each in names), default=0)), -1)
-        for row, each in zip(asked, names, strict=True):
+        queries = np.full((len(names), max((len(set(each)) for each in names), default=0)), -1)
+        for row, each in zip(queries, names, strict=True):
             numbers = [position[name] for name in dict.fromkeys(each)]
             row[: len(numbers)] = numbers
         known = self.known(list(position), query)
@@ -139,20 +148,22 @@ class Detector:
         def look(rows: Sequence[int]) -> list[np.ndarray]:
             part = [images[row] for row in rows]
             sizes = torch.tensor([image.shape[:2] for image in part], device=self.model.device)
-            ask = torch.from_numpy(asked[rows]).to(self.model.device)
+            ask = torch.from_numpy(queries[rows]).to(self.model.device)
             return [each.cpu().numpy() for each in self.find(self.preprocess(part), sizes, ask, known, floor)]
 
-        found = []
+        tables = []
         batches = batch if isinstance(batch, AdaptiveBatches) else AdaptiveBatches(batch)
         for rows, (image, name, score, xywh) in batches(range(len(images)), look):
-            found.append([image + rows[0], np.array(list(position), object)[name], score, *xywh.T])
-        columns = [np.concatenate(column) for column in zip(*found, strict=True)] if found else [np.empty(0)] * 7
+            tables.append([image + rows[0], np.array(list(position), object)[name], score, *xywh.T])
+        columns = [np.concatenate(column) for column in zip(*tables, strict=True)] if tables else [np.empty(0)] * 7
         table = pd.DataFrame(dict(zip(("image", "label", "score", *"xywh"), columns, strict=True)))
         return table.sort_values(["image", "score"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
-class OwlVit(Detector):
+class OwlVit(Detector, family="owlvit"):
     """OWL-ViT, VISOR's detector: asked in words."""
+
+    architecture = "OwlViTForObjectDetection"
 
     def __init__(self, model: Any, processor: Any, record: dict[str, Any]) -> None:
         super().__init__(model, processor, record)
@@ -194,8 +205,10 @@ class OwlVit(Detector):
         return self.towers.vision_model
 
 
-class Owlv2(OwlVit):
+class Owlv2(OwlVit, family="owlv2"):
     """OWLv2: OWL-ViT that sees the image padded to a square."""
+
+    architecture = "Owlv2ForObjectDetection"
 
     def resize(self, images: Float[torch.Tensor, "image 3 h w"], size: tuple[int, int]) -> Pixels:
         return _resize_square(images, size)
@@ -204,18 +217,20 @@ class Owlv2(OwlVit):
         return sizes.max(dim=1, keepdim=True).values.expand(-1, 2)
 
 
-class RtDetr(Detector):
+class RtDetr(Detector, family="rt_detr"):
     """RT-DETR: a closed vocabulary, COCO's 80 names."""
+
+    architecture, loader = "RTDetrForObjectDetection", "AutoImageProcessor"
 
     def known(self, names: Sequence[str], query: str = QUERY) -> torch.Tensor:
         """The number of each name's own label, (name)."""
         kinds = self.model.config.id2label
-        labels = {plain(label): int(i) for i, label in kinds.items()}
-        if unknown := [name for name in names if plain(name) not in labels]:
+        labels = {spelling(label): int(i) for i, label in kinds.items()}
+        if unknown := [name for name in names if spelling(name) not in labels]:
             raise ValueError(
                 f"{type(self.model).__name__} does not know {unknown[0]!r}; its labels are {', '.join(kinds.values())}"
             )
-        return torch.tensor([labels[plain(name)] for name in names], device=self.model.device)
+        return torch.tensor([labels[spelling(name)] for name in names], device=self.model.device)
 
     def find(self, pixels: Pixels, sizes: Sizes, ask: Asked, known: torch.Tensor, floor: float) -> Found:
         """RT-DETR and its post-processing (as many best pairs of box and label as it has queries), the names asked."""
@@ -231,12 +246,13 @@ class RtDetr(Detector):
         return image, name, score[image, kept], _pixels(made.pred_boxes.float()[image, box[image, kept]], sizes[image])
 
 
-FAMILIES: dict[str, type[Detector]] = {"owlvit": OwlVit, "owlv2": Owlv2, "rt_detr": RtDetr}  # by model_type
-
-
 def load(source: Any, dtype: str = "float32", device: Any = None) -> Detector:
-    """The detector that a source names; arguments and errors as in :func:`load.load_detector`."""
-    model, processor, record = load_detector(source, dtype, device)
+    """The detector that a source names; arguments and errors as in :func:`load.load_pipeline`.
+
+    Its record also names the ``model_type`` (a key of ``FAMILIES``) and the ``resolution`` that the processor resizes
+    to. Neither timm nor torchvision is needed.
+    """
+    model, processor, record = load_detector(source, dtype, device, families=FAMILIES)
     return FAMILIES[record["model_type"]](model, processor, record)
 
 

@@ -66,8 +66,8 @@ def sample(
             rows = zip(group.prompt_id, group.caption, strict=True)
             wanted = [(id, text, i) for id, text in rows for i in range(sampling.images)]
             call = _caller(pipeline, list(group.caption), sampling)
-            for part, made in batches(wanted, call):
-                for (id, _, index), image in zip(part, made, strict=True):
+            for part, images in batches(wanted, call):
+                for (id, _, index), image in zip(part, images, strict=True):
                     yield id, index, image
     finally:
         pipeline.scheduler = own
@@ -114,7 +114,7 @@ def _caller(
 
 
 def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> UInt8[np.ndarray, "image height width 3"]:
-    """What a pipeline returns, in grey levels: a black picture in place of NaN would be scored as one that disobeys."""
+    """What a pipeline returns, in grey levels: a black image in place of NaN would be scored as one that disobeys."""
     values = np.stack([np.asarray(image) for image in images])
     if values.ndim != 4 or values.shape[-1] != 3:
         raise ValueError(f"{kind}: returns arrays of shape {values.shape}, not RGB images; it cannot be scored")
@@ -134,7 +134,7 @@ def _scheduler(pipeline: DiffusionPipeline, name: str | None) -> Any:
     """A fresh scheduler of that class with the model's noise schedule."""
     kind = type(pipeline.scheduler) if name is None else getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        known = ", ".join(sorted(each.__name__ for each in pipeline.scheduler.compatibles))
+        known = ", ".join(sorted(scheduler.__name__ for scheduler in pipeline.scheduler.compatibles))
         raise ValueError(f"sampling: diffusers has no scheduler {name!r}; this pipeline takes {known}")
     if "noise_sampler_seed" in inspect.signature(kind).parameters:
         raise ValueError(f"sampling: {name} draws noise of its own for a whole batch; choose another scheduler")

@@ -96,12 +96,12 @@ def features(network: torch.nn.Module, images: Iterable[Image], batch: int = 64)
     Raises:
         ValueError: there is no image, or a feature is not finite.
     """
-    found: list[np.ndarray] = []
+    batches: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
 
     def flush() -> None:
         with torch.inference_mode():
-            found.append(network(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2)).cpu().numpy())
+            batches.append(network(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2)).cpu().numpy())
         waiting.clear()
 
     for image in images:
@@ -110,9 +110,9 @@ def features(network: torch.nn.Module, images: Iterable[Image], batch: int = 64)
         waiting.append(image)
     if waiting:
         flush()
-    if not found:
+    if not batches:
         raise ValueError("there is no image to compute features of")
-    values = np.concatenate(found)
+    values = np.concatenate(batches)
     if not np.isfinite(values).all():
         raise ValueError(f"a feature of image {int(np.argmin(np.isfinite(values).all(axis=1)))} is not finite")
     return values

@@ -12,10 +12,10 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from . import checks
 from .source import ModelError, Source, causes
 
-Judge = Callable[[dict[str, Any], Source], Mapping[str, bool]]
+PartsOf = Callable[[dict[str, Any], Source], Mapping[str, bool]]
 
 
-def find(source: Source, index: str, judge: Judge) -> tuple[Path, str | None, list[str]]:
+def find(source: Source, index: str, parts_of: PartsOf) -> tuple[Path, str | None, list[str]]:
     """A model's folder, the commit that its revision stands for, and the files in it that loading reads.
 
     On the Hub, ``index`` is fetched and the repository's files are listed first: what cannot be used is refused before
@@ -23,7 +23,7 @@ def find(source: Source, index: str, judge: Judge) -> tuple[Path, str | None, li
 
     Args:
         index: the file that says what the model is made of, ``model_index.json`` or ``config.json``.
-        judge: from its content, the parts of :func:`checks.choose`; it raises ModelError for a model of no use here.
+        parts_of: from its content, the parts of :func:`checks.choose`; it raises ModelError for a model of no use here.
 
     Raises:
         ModelError: the model cannot be had, or is of no use.
@@ -34,13 +34,13 @@ def find(source: Source, index: str, judge: Judge) -> tuple[Path, str | None, li
             raise ModelError(
                 f"{source.name}: there is no folder {folder}; correct the profile's 'folder', or give an 'id'"
             )
-        return folder, None, _chosen(folder, listing(folder), index, judge, source)
+        return folder, None, _chosen(folder, listing(folder), index, parts_of, source)
     failures = []
     for place in [f"{source.id}@{source.revision}", *source.mirrors]:
         name, _, revision = place.partition("@")
         here = msgspec.structs.replace(source, id=name, revision=revision or "main")
         try:
-            folder, files = _fetch(here, index, judge)
+            folder, files = _fetch(here, index, parts_of)
         except ModelError as error:
             if not source.mirrors:
                 raise
@@ -59,12 +59,12 @@ def listing(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
 
 
-def _chosen(folder: Path, names: list[str], index: str, judge: Judge, source: Source) -> list[str]:
-    parts = judge(checks.read(folder / index, source), source)
+def _chosen(folder: Path, names: list[str], index: str, parts_of: PartsOf, source: Source) -> list[str]:
+    parts = parts_of(checks.read(folder / index, source), source)
     return list(dict.fromkeys([index, *checks.choose(names, parts, source)]))
 
 
-def _fetch(source: Source, index: str, judge: Judge) -> tuple[Path, list[str]]:
+def _fetch(source: Source, index: str, parts_of: PartsOf) -> tuple[Path, list[str]]:
     name = str(source.id)
     with _quiet():
         folder = Path(snapshot_download(name, revision=source.revision, allow_patterns=[index]))
@@ -77,7 +77,7 @@ def _fetch(source: Source, index: str, judge: Judge) -> tuple[Path, list[str]]:
             f"{name} has no {index}: it is not in the layout of diffusers or transformers; "
             "a LoRA or a single checkpoint is not read"
         )
-    files = _chosen(folder, names, index, judge, source)
+    files = _chosen(folder, names, index, parts_of, source)
     if not all((folder / file).is_file() for file in files):
         snapshot_download(name, revision=folder.name, allow_patterns=files)
     return folder, files
@@ -122,5 +122,5 @@ def _why(error: BaseException, source: Source) -> str:
             return remedy
     if any("connect" in type(each).__name__.lower() or "timeout" in type(each).__name__.lower() for each in chain):
         return "not (wholly) in the cache, and the Hub cannot be reached; connect once"
-    told = next((each for each in chain if isinstance(each, errors.HfHubHTTPError)), error)
-    return f"{type(told).__name__}: {' '.join(str(told).split())[:300]}"
+    reported = next((each for each in chain if isinstance(each, errors.HfHubHTTPError)), error)
+    return f"{type(reported).__name__}: {' '.join(str(reported).split())[:300]}"

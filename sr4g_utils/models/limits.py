@@ -16,7 +16,7 @@ def check_words(tokenizer: Any, texts: Iterable[str]) -> None:
     """Every text is made of words that the tokenizer knows, and fits its length.
 
     A tokenizer with a whole-word vocabulary turns an unknown word into one that means nothing, and a long text is cut:
-    the picture would then answer another prompt than the one that is scored.
+    the image would then answer another prompt than the one that is scored.
 
     Raises:
         ValueError: it names the text and the word, or the length.
@@ -53,7 +53,7 @@ class AdaptiveBatches:
         while things:
             now = things[: self.size]
             try:
-                made = work(now)
+                result = work(now)
             except RuntimeError as error:
                 text = str(error).lower()
                 full = isinstance(error, torch.OutOfMemoryError) or "out of memory" in text
@@ -63,5 +63,5 @@ class AdaptiveBatches:
                 print(f"out of memory: going on with batches of {self.size}", file=sys.stderr)
                 torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
                 continue
-            yield now, made
+            yield now, result
             things = things[len(now) :]

@@ -4,15 +4,15 @@ A profile names a model by id and revision on the Hugging Face Hub, with mirrors
 layout. Safetensors are read, and pickled weights only where the profile says so; code that a model brings along is
 never run. Whatever keeps a model from loading ends in one :class:`ModelError` that says what to do.
 
-Stable Diffusion's safety checker is left out unless asked for: it blackens pictures, and a black picture would be
-counted as a prompt not obeyed. Whoever publishes pictures should turn it on; the record says which it was.
+Stable Diffusion's safety checker is left out unless asked for: it blackens images, and a black image would be
+counted as a prompt not obeyed. Whoever publishes images should turn it on; the record says which it was.
 """
 
 import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -29,11 +29,7 @@ from . import checks, hub, pipelines
 from .source import PRECISIONS, ModelError, Source, causes
 
 DTYPES = {name: getattr(torch, name) for name in PRECISIONS}
-DETECTORS = {
-    "owlvit": "OwlViTForObjectDetection",  # VISOR's protocol
-    "owlv2": "Owlv2ForObjectDetection",
-    "rt_detr": "RTDetrForObjectDetection",  # closed vocabulary: COCO's 80 categories
-}
+
 # Names of numbers that published files hold and today's libraries do not, or the other way round, and nothing is lost:
 HARMLESS = (
     "position_ids",  # 0, 1, 2, …
@@ -111,24 +107,21 @@ def load_pipeline(
 
 
 def load_detector(
-    source: Any,
-    dtype: str = "float32",
-    device: str | torch.device | None = None,
+    source: Any, dtype: str = "float32", device: str | torch.device | None = None, *, families: Mapping[str, Any]
 ) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
-    """A detector (OWL-ViT, OWLv2 or RT-DETR), in evaluation mode on its device, its processor, and the record.
+    """A detector in evaluation mode on its device, its processor, and the record; see :func:`detectors.load`.
 
-    Neither timm nor torchvision is needed. Arguments, record and errors as in :func:`load_pipeline`; the record names
-    the ``model_type`` (a key of ``DETECTORS``) and the ``resolution`` that the processor resizes to.
+    ``families``: by model_type, the names of transformers' classes, ``architecture`` and the processor's ``loader``.
     """
     source, precision = Source.of(source), _dtype(dtype)
-    folder, commit, files = hub.find(source, "config.json", _detector)
+    folder, commit, files = hub.find(source, "config.json", partial(_detector, families=families))
     kind = checks.read(folder / "config.json", source)["model_type"]
     hashes = checks.verify(folder, files, source)
-    processor_class = transformers.AutoImageProcessor if kind == "rt_detr" else transformers.AutoProcessor
     with _one_line(source.name):
-        processor = processor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        options = {"local_files_only": True, "trust_remote_code": False}
+        processor = getattr(transformers, families[kind].loader).from_pretrained(folder, **options)
     _check_vocabulary(processor, source.name)
-    model = _part(getattr(transformers, DETECTORS[kind]), folder, files, source, precision)
+    model = _part(getattr(transformers, families[kind].architecture), folder, files, source, precision)
     model = model.to(torch.device(device or default_device())).eval()
     image_processor = getattr(processor, "image_processor", processor)
     record = {
@@ -147,11 +140,11 @@ def default_device() -> str:
     return accelerator.type if accelerator else "cpu"
 
 
-def _detector(config: dict[str, Any], source: Source) -> dict[str, bool]:
+def _detector(config: dict[str, Any], source: Source, families: Mapping[str, Any]) -> dict[str, bool]:
     kind = config.get("model_type")
-    if kind not in DETECTORS:
+    if kind not in families:
         raise ModelError(
-            f"{source.name}: config.json names the model_type {kind!r}; detectors are {', '.join(DETECTORS)}"
+            f"{source.name}: config.json names the model_type {kind!r}; detectors are {', '.join(families)}"
         )
     return {"": True}
 
@@ -223,9 +216,9 @@ def _check_report(network: torch.nn.Module, report: dict[str, Any], name: str) -
         more = f" and has {_some(unused)}, {known}" if unused else ""
         raise ModelError(f"{name} lacks the weights {_some(missing)}{more}; fetch it again, or name another model")
     if wrong := sorted(tuple(each) for each in report["mismatched_keys"]):
-        key, found, expected = wrong[0]
+        key, shape, wanted = wrong[0]
         raise ModelError(
-            f"{name} has {key} of shape {list(found)}, not {list(expected)} as its config.json says "
+            f"{name} has {key} of shape {list(shape)}, not {list(wanted)} as its config.json says "
             f"({len(wrong)} such); fetch it again"
         )
     if unused:

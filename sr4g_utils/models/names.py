@@ -38,27 +38,27 @@ def _squeezed(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name.casefold())
 
 
-def plain(name: str) -> str:
+def spelling(name: str) -> str:
     """A name without case, spaces, underscores and hyphens, and in COCO's word where ``ALIASES`` knows another."""
     name = _squeezed(name)
     return ALIASES.get(name, name)
 
 
-def readings(labels: Iterable[str], asked: Collection[str]) -> dict[str, str]:
-    """Which of the names asked for each label means; a label that means none is left out.
+def readings(labels: Iterable[str], prompted: Collection[str]) -> dict[str, str]:
+    """Which of the prompted names each label means; a label that means none is left out.
 
     The same name; else the one that is spelt alike but for case, spaces, underscores and hyphens; else the one of which
-    it is an alias. Where several names asked for are alike in this way, the label must be one of them to the letter.
+    it is an alias. Where several prompted names are alike in this way, the label must be one of them to the letter.
     """
     alike: list[tuple[Any, dict[str, str]]] = []
-    for spelling in (str, _squeezed, plain):
+    for simplify in (str, _squeezed, spelling):
         names: dict[str, list[str]] = {}
-        for name in dict.fromkeys(asked):
-            names.setdefault(spelling(name), []).append(name)
-        alike.append((spelling, {key: of[0] for key, of in names.items() if len(of) == 1}))
-    found = {}
+        for name in dict.fromkeys(prompted):
+            names.setdefault(simplify(name), []).append(name)
+        alike.append((simplify, {key: same[0] for key, same in names.items() if len(same) == 1}))
+    meanings = {}
     for label in labels:
-        meant = [names[spelling(label)] for spelling, names in alike if spelling(label) in names]
+        meant = [names[simplify(label)] for simplify, names in alike if simplify(label) in names]
         if meant:
-            found[label] = meant[0]
-    return found
+            meanings[label] = meant[0]
+    return meanings

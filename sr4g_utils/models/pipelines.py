@@ -1,4 +1,4 @@
-"""What a pipeline is made of, as its ``model_index.json`` says, and whether it draws pictures from prompts alone."""
+"""What a pipeline is made of, as its ``model_index.json`` says, and whether it draws images from prompts alone."""
 
 import inspect
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ def classes(index: dict[str, Any], source: Source, skip: tuple[str, ...] = ()) -
 
     Raises:
         ModelError: a part is code of its own, needs a package that is not installed or is unknown to this diffusers, or
-            the pipeline does not draw pictures from prompts alone.
+            the pipeline does not draw images from prompts alone.
     """
     takes = inspect.signature(_pipeline(index, source).__init__).parameters
     named = {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2 and value[0]}
@@ -56,14 +56,14 @@ def _pipeline(index: dict[str, Any], source: Source) -> Any:
 
 
 def _useless(pipeline: Any) -> str | None:
-    """Why a pipeline of this class cannot draw a picture from a prompt alone; None if it can.
+    """Why a pipeline of this class cannot draw an image from a prompt alone; None if it can.
 
-    A pipeline says what it must be given; that it needs a picture it often does not say, for its picture has the
+    A pipeline says what it must be given; that it needs an image it often does not say, for its image has the
     default None. Which of those take a prompt alone is diffusers' own list of text-to-image pipelines.
     """
     takes = inspect.signature(pipeline.__call__).parameters
-    given = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [name for name, each in takes.items() if each.default is each.empty and each.kind not in given]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [name for name, each in takes.items() if each.default is each.empty and each.kind not in variadic]
     others = [name for name in needed if name not in ("self", "prompt")]
     if "prompt" not in takes or others:
         least = "more than a prompt" if "prompt" in takes else "no prompt"

@@ -7,6 +7,8 @@ import msgspec
 import numpy as np
 from jaxtyping import UInt8
 
+from ..store.files import DATA, read_yaml
+
 Pixels = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
 
 
@@ -33,13 +35,13 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ValueError: an unknown key or a value that cannot be, in one line.
         """
         try:
-            made = values if isinstance(values, cls) else msgspec.convert(values, cls)
+            sampling = values if isinstance(values, cls) else msgspec.convert(values, cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"sampling: {error}; its keys are {', '.join(cls.__struct_fields__)}") from None
         for name in ("images", "steps", "batch", "group"):
-            if getattr(made, name) < 1:
-                raise ValueError(f"sampling: {name} must be at least 1, got {getattr(made, name)}")
-        return made
+            if getattr(sampling, name) < 1:
+                raise ValueError(f"sampling: {name} must be at least 1, got {getattr(sampling, name)}")
+        return sampling
 
 
 ENTRY = ("model", "unet", "images", "sampling")  # what a profile may say of a model that is evaluated
@@ -67,28 +69,9 @@ def of_model(name: str, entry: Mapping[str, Any], common: Mapping[str, Any]) -> 
     return values
 
 
-# Steps and guidance that the model cards of distilled models ask for. With the 50 steps at guidance 7.5 that suit
-# Stable Diffusion they draw something else, and lose a comparison that they did not enter.
-_DISTILLED: dict[str, tuple[int, float]] = {
-    "stabilityai/sdxl-turbo": (1, 0.0),
-    "stabilityai/sd-turbo": (1, 0.0),
-    "stabilityai/stable-diffusion-3.5-large-turbo": (4, 0.0),
-    "simianluo/lcm_dreamshaper_v7": (4, 8.0),
-    "pixart-alpha/pixart-lcm-xl-2-1024-ms": (4, 0.0),
-    "black-forest-labs/flux.1-schnell": (4, 0.0),
-    "black-forest-labs/flux.2-klein-4b": (4, 1.0),
-    "black-forest-labs/flux.2-klein-9b": (4, 1.0),
-    "efficient-large-model/sana_sprint_0.6b_1024px_diffusers": (2, 4.5),
-    "efficient-large-model/sana_sprint_1.6b_1024px_diffusers": (2, 4.5),
-    "tongyi-mai/z-image-turbo": (8, 0.0),  # its card says 9, of which diffusers made 8 when it was written
-    "lykon/dreamshaper-xl-v2-turbo": (6, 2.0),
-}
-
-
 def recommended_sampling(id: str) -> dict[str, Any] | None:
     """``steps`` and ``guidance`` of a distilled model as its card gives them; None for any other id on the Hub."""
-    found = _DISTILLED.get(id.lower())
-    return None if found is None else {"steps": found[0], "guidance": found[1]}
+    return read_yaml((DATA / "distilled.yaml").read_text(encoding="utf-8")).get(id.lower())
 
 
 def against_card(id: str, sampling: Sampling, card: Mapping[str, Any] | None) -> str | None:

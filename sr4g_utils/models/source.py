@@ -1,6 +1,5 @@
 """Where a model is, and what is known about it before it is loaded. Nothing here imports torch."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,9 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str | None = None
     variant: str | None = None  # of the weight files, such as "fp16"
     pickled: bool = False  # read pickled weights (as tensors only) where a part has no safetensors
-    weights: dict[str, str] = {}  # sha256 of weight files by their path in the model's folder; others are not checked
-    checksums: str | None = None  # a SHA256SUMS file that lists every file: "<hash>  <path in the model's folder>"
+    # a manifest, by default SHA256SUMS in the model's folder: "<sha256>  <path in the folder>" of every file, or of all
+    # weights
+    checksums: str | None = None
 
     @classmethod
     def of(cls, value: Any) -> "Source":
@@ -51,9 +51,6 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ModelError(f"model: {error}; its keys are {', '.join(cls.__struct_fields__)}") from None
         if not (source.id or source.folder):
             raise ModelError("model: neither 'folder' nor 'id' is given; name a local folder or an id on the Hub")
-        for name, value in source.weights.items():
-            if not re.fullmatch("[0-9a-fA-F]{64}", value):
-                raise ModelError(f"{source.name}: weights: {name}: {value!r} is no sha256, which has 64 digits 0-9a-f")
         return source
 
     @property

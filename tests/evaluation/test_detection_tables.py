@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sr4g_utils.dataset.boxes import COCO_CATEGORIES
 from sr4g_utils.evaluation import scores, verdicts
 from sr4g_utils.evaluation.detections import positions, read_detections, read_visor_results
-from sr4g_utils.models.names import ALIASES, plain, readings
+from sr4g_utils.models.names import ALIASES, readings, spelling
 
 NAMES = [category.name for category in COCO_CATEGORIES]
 VOC = {
@@ -32,10 +32,10 @@ def test_a_label_spelt_otherwise_is_read(label):
 
 
 def test_names_of_coco_and_aliases_keep_apart():
-    assert len({plain(name) for name in NAMES}) == 80
+    assert len({spelling(name) for name in NAMES}) == 80
     assert readings(NAMES, NAMES) == dict(zip(NAMES, NAMES, strict=True))
-    assert all(plain(word) == word for word in ALIASES.values()), "an alias leads to a name, not to another alias"
-    assert set(ALIASES.values()) <= {plain(name) for name in NAMES}
+    assert all(spelling(word) == word for word in ALIASES.values()), "an alias leads to a name, not to another alias"
+    assert set(ALIASES.values()) <= {spelling(name) for name in NAMES}
 
 
 def test_a_name_that_is_asked_for_is_never_taken_for_another():

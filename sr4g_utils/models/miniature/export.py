@@ -50,6 +50,7 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
     for model, _ in parts.values():
         model.half()
     pipeline.save_pretrained(out / "tiny-sd")
+    _ask_for_float32(out / "tiny-sd" / "text_encoder" / "config.json")
     if "detector" in parts:
         parts["detector"][0].save_pretrained(out / "tiny-owlvit")
         _ask_for_float32(out / "tiny-owlvit" / "config.json")
@@ -85,7 +86,7 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
 
 
 def _ask_for_float32(path: Path) -> None:
-    """Stock transformers loads weights in the precision that the configuration names; the processor gives float32."""
+    """Stock transformers loads weights in the precision that the configuration names; all else gives float32."""
     write_text(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}, indent=2) + "\n")
 
 

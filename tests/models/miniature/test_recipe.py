@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from sr4g_utils.models.miniature import __main__, recipe
+from sr4g_utils.models.miniature import __main__
 from sr4g_utils.models.miniature.training import STEPS
 
 
@@ -16,13 +16,13 @@ from sr4g_utils.models.miniature.training import STEPS
 def trained(tmp_path_factory):
     """Every part for a few steps, and the export."""
     work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("models")
-    recipe.train(work, out, scale=0.001)
+    __main__.train(work, out, scale=0.001)
     return work, out
 
 
 def test_stock_diffusers_and_transformers_load_the_folders(trained):
     _, out = trained
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(out / "tiny-sd", torch_dtype=torch.float32)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(out / "tiny-sd")
     image = pipeline("a dog to the left of a cat", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
     processor = transformers.AutoProcessor.from_pretrained(out / "tiny-owlvit")

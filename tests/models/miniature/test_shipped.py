@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import diffusers
 import numpy as np
 
 from sr4g_utils.dataset import world
@@ -40,3 +41,9 @@ def test_the_shipped_detector_finds_what_is_drawn():
         len(set(found.label[found.image == i]) & set(names)) / len(set(names)) for i, (names, _) in enumerate(scenes)
     ]
     assert np.mean(there) > 0.85
+
+
+def test_stock_diffusers_draws_with_the_shipped_model():
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(SHIPPED / "tiny-sd")
+    image = pipeline("a dog to the left of a cat", num_inference_steps=8, output_type="np").images[0]
+    assert image.shape == (64, 64, 3) and image.std() > 0.1
