@@ -14,14 +14,6 @@ from ..relations import NAMES, OPPOSITES, RELATIONS, SYMMETRIC
 COND = scores.METRICS.index("VISOR_Cond")
 
 
-def _estimate(draws: Float64[np.ndarray, "resample"], *keys: str, level: float = 0.95) -> dict[str, float]:
-    """What was observed (draw 0) and the percentile interval of the other draws, under three names."""
-    drawn = draws[1:][~np.isnan(draws[1:])]
-    known = len(drawn) and not np.isnan(draws[0])
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if known else (np.nan, np.nan)
-    return dict(zip(keys, (float(draws[0]), float(low), float(high)), strict=True))
-
-
 _GAP, _CHANGE = ("gap", "gap_low", "gap_high"), ("change", "change_low", "change_high")
 
 
@@ -51,15 +43,15 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
         true.append(one not in SYMMETRIC)
         for i, (model, records) in enumerate(swapped.items()):
             of = records[records.relation.isin([one, other]) & records.both_found]
-            change = _estimate(abs(gaps[-1][i]) - abs(gaps[-1][0]), *_CHANGE) if i else {}
+            change = scores.estimate(abs(gaps[-1][i]) - abs(gaps[-1][0]), *_CHANGE) if i else {}
             opposite = 100 * of.correct.mean() if len(of) else np.nan
-            rows.append({"relation": one, "with_opposite": other, "model": model, **_estimate(gaps[-1][i], *_GAP),
+            rows.append({"relation": one, "with_opposite": other, "model": model, **scores.estimate(gaps[-1][i], *_GAP),
                          "opposite": opposite, "judged": len(of), **change})  # fmt: skip
     apart = np.array(gaps)[true] if any(true) else np.full((1, len(models), resamples + 1), np.nan)
     squared = _beyond_noise(apart)
     for i, model in enumerate(models):
-        change = _estimate(squared[i] - squared[0], *_CHANGE) if i else {}
-        root = _estimate(np.sign(squared[i]) * np.sqrt(np.abs(squared[i])), *_GAP)
+        change = scores.estimate(squared[i] - squared[0], *_CHANGE) if i else {}
+        root = scores.estimate(np.sign(squared[i]) * np.sqrt(np.abs(squared[i])), *_GAP)
         rows.append({"relation": "true opposites", "with_opposite": np.nan, "model": model, **root,
                      "opposite": np.nan, "judged": None, **change})  # fmt: skip
     return pd.DataFrame(rows).astype({"judged": "Int64"})

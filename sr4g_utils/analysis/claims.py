@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ..evaluation import scores
+from ..evaluation import scores, statistics
 from ..relations import NAMES
 from ..store import files
 from ..store.files import protocol, reported
@@ -22,17 +22,6 @@ from ..store.run import Run
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
 NOTHING, NOT_TESTABLE = "nothing to reduce", "not testable here"
 ALPHA = 0.05
-
-
-def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """P-values corrected for their number (Holm 1979): some are below α by chance alone in at most α of all cases.
-    Null where they are."""
-    p = np.asarray(p, np.float64)
-    order = np.argsort(p)
-    n = int(np.isfinite(p).sum())
-    corrected = np.full(len(p), np.nan)
-    corrected[order[:n]] = np.minimum(np.maximum.accumulate(p[order[:n]] * np.arange(n, 0, -1)), 1)
-    return corrected
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,7 @@ def by_relation(changes: pd.DataFrame) -> pd.DataFrame:
     """The change of VISOR_Cond of each relation, with p corrected for their number (``p_holm``) and a verdict:
     "gains", "loses", or "undecided"; from one model's rows of :func:`tables.change_table`, of one set of objects."""
     table = changes[(changes.metric == "VISOR_Cond") & (changes.relation != "all")].drop(columns="metric")
-    table = table.assign(p_holm=holm(table.p.to_numpy(np.float64)))
+    table = table.assign(p_holm=statistics.holm(table.p.to_numpy(np.float64)))
     shown = table.p_holm < ALPHA
     told = np.select([shown & (table.difference > 0), shown & (table.difference < 0)], ["gains", "loses"], UNDECIDED)
     return table.assign(verdict=told).reset_index(drop=True)

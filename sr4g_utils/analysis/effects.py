@@ -10,6 +10,7 @@ from scipy import stats
 
 from ..dataset.prompts import OBJECT_SETS
 from ..dataset.world import suits
+from ..evaluation import scores
 from ..relations import FAMILIES, NAMES, family
 from ..store.files import protocol, read_json
 from ..store.run import Run
@@ -17,22 +18,17 @@ from . import bias as analysis_bias
 from . import claims, sweeps
 from .sweeps import ARMS, BASE, base_of, verdicts_of
 
-METRICS = {"OA": ("both_found", "image"), "VISOR": ("correct", "image"), "VISOR_Cond": ("correct", "both_found"),
-           "lift": ("beyond_chance", "both_found")}  # what is above and below the fraction's line  # fmt: skip
-
-
 # -------------------------------------------------------------------------------------------------------------- effects
 
 
-def _per_prompt(records: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """What is above and below the metric's line, prompt by prompt."""
-    columns = records.assign(image=1.0)
-    if metric == "lift":
-        share = records.drop_duplicates("prompt_id").relation.value_counts(normalize=True).reindex(NAMES, fill_value=0)
-        luck = records[list(NAMES)].to_numpy(float) @ share.to_numpy()  # of a relation drawn from the prompts
-        columns["beyond_chance"] = records.both_found * (records.correct - luck)
-    sums = columns.groupby("prompt_id")[list(METRICS[metric])].sum().astype(float)
-    return sums.iloc[:, 0].to_numpy(), sums.iloc[:, 1].to_numpy()
+def _per_prompt(records: pd.DataFrame, metric: str) -> Sequence[np.ndarray]:
+    """What is above and below the line of a metric of :data:`scores.FORMULAS`, or of "lift", prompt by prompt."""
+    if metric != "lift":
+        return scores.fractions(records, metric)
+    share = records.drop_duplicates("prompt_id").relation.value_counts(normalize=True).reindex(NAMES, fill_value=0)
+    luck = records[list(NAMES)].to_numpy(float) @ share.to_numpy()  # of a relation drawn from the prompts
+    beyond = records.both_found * (records.correct - luck)
+    return beyond.groupby(records.prompt_id).sum().to_numpy(float), scores.fractions(records, "VISOR_Cond")[1]
 
 
 def effect(

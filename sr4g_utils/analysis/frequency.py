@@ -10,7 +10,7 @@ from scipy import stats
 from ..evaluation import scores
 from ..relations import FAMILIES, family
 from ..store.files import protocol
-from .bias import COND, _estimate
+from .bias import COND
 from .effects import effect
 from .sweeps import BASE, base_of
 
@@ -48,9 +48,9 @@ def gain_by_frequency(
             drawn = scores.draws(records, resamples, seed + i)["all"][:, :, COND]
         gains.append(drawn[1] - drawn[0])
         values = {"images_median": part.n_images.median(), "before": drawn[0, 0], "after": drawn[1, 0]}
-        gain = _estimate(gains[-1], "difference", "low", "high")
+        gain = scores.estimate(gains[-1], "difference", "low", "high")
         rows.append({"frequency": name, "prompts": len(part), **values, **gain})
-    contrast = _estimate(gains[-1] - gains[0], "difference", "low", "high")
+    contrast = scores.estimate(gains[-1] - gains[0], "difference", "low", "high")
     return pd.DataFrame([*rows, {"frequency": "most − least", "prompts": len(prompts), **contrast}])
 
 

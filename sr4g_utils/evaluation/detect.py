@@ -64,7 +64,7 @@ def write_detections(
 
     Returns:
         The record: detector, floor, query, images (their number and record), boxes (their number; None while other
-        shards are at work; 0, which is said, is a result that :func:`verdicts.verdicts` does not score by itself).
+        shards are at work; if 0, a warning is printed, and :func:`verdicts.verdicts` raises unless told to score it).
 
     Raises:
         ValueError: unfinished generation, images that belong to no prompt, an unknown name.
@@ -135,8 +135,8 @@ def _write(
     path = Path(path).absolute()
     from ..models import detectors  # torch: not for --help
 
-    judge = detectors.load(detector, dtype)
-    record = {"detector": judge.record, "floor": floor, "query": query, "images": {"number": len(listed), **images}}
+    loaded = detectors.load(detector, dtype)
+    record = {"detector": loaded.record, "floor": floor, "query": query, "images": {"number": len(listed), **images}}
     key = files.hash_of([record, BEHAVIOUR])
     parts = path.with_name(f".{path.name}.{key[:8]}.parts")
     groups = {parts / f"{i // GROUP:06}.parquet": listed.iloc[i : i + GROUP] for i in range(0, len(listed), GROUP)}
@@ -144,9 +144,9 @@ def _write(
         if not _done(path, key):
             _make_way(path, parts, key)
             # all of them now: an embedding's rounding must not depend on the group
-            judge.known(list(dict.fromkeys([*listed.subject, *listed.object])), query)
+            loaded.known(list(dict.fromkeys([*listed.subject, *listed.object])), query)
             mine = dict(list(groups.items())[shard::shards])
-            _look(judge, mine, read, floor=floor, query=query, batch=batch)
+            _look(loaded, mine, read, floor=floor, query=query, batch=batch)
             if all(part.is_file() for part in groups):
                 _join(list(groups), path, record, key)
     except OSError:  # another process has put the file together and removed the parts
@@ -160,8 +160,8 @@ def _write(
 
 def _done(path: Path, key: str) -> dict[str, Any] | None:
     """The record of a file of boxes that was made with this key."""
-    found = _record(path) or {}
-    return found if found.pop("key", None) == key else None
+    record = _record(path) or {}
+    return record if record.pop("key", None) == key else None
 
 
 def _make_way(path: Path, parts: Path, key: str) -> None:
@@ -182,14 +182,14 @@ def _make_way(path: Path, parts: Path, key: str) -> None:
 
 
 def _look(
-    judge: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], *, floor: float, query: str, batch: int
+    loaded: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], *, floor: float, query: str, batch: int
 ) -> None:
     """Detect in every group that is not there yet, and keep each in its file."""
     from ..models.limits import AdaptiveBatches  # torch: not for --help
 
     todo = {part: group for part, group in mine.items() if not part.is_file()}
     total, missing = (sum(map(len, groups.values())) for groups in (mine, todo))
-    title, batches = f"boxes {judge.record['id']}", AdaptiveBatches(batch)
+    title, batches = f"boxes {loaded.record['id']}", AdaptiveBatches(batch)
     with (
         tqdm(total=total, initial=total - missing, desc=title, unit="image", mininterval=1) as bar,
         ThreadPoolExecutor(READERS) as pool,
@@ -197,19 +197,19 @@ def _look(
         ahead: deque[list[Future[Pixels]]] = deque()
         coming = iter(todo.values())
         for part, group in todo.items():
-            for each in islice(coming, 2 - len(ahead)):  # this group and the next
-                ahead.append([pool.submit(read, row) for row in each.itertuples()])
+            for group_ahead in islice(coming, 2 - len(ahead)):  # this group and the next
+                ahead.append([pool.submit(read, row) for row in group_ahead.itertuples()])
             pixels = [image.result() for image in ahead.popleft()]
             names = list(zip(group.subject, group.object, strict=True))
-            found = judge.detect(pixels, names, floor=floor, query=query, batch=batches)
+            boxes = loaded.detect(pixels, names, floor=floor, query=query, batch=batches)
             with files.atomic(part) as partial:
-                _columns(found, group, pixels).to_parquet(partial, index=False)
+                _columns(boxes, group, pixels).to_parquet(partial, index=False)
             bar.update(len(group))
 
 
-def _join(made: list[Path], path: Path, record: dict[str, Any], key: str) -> None:
+def _join(parts: list[Path], path: Path, record: dict[str, Any], key: str) -> None:
     """Put the groups together."""
-    table = pa.concat_tables(pq.read_table(part) for part in made)
+    table = pa.concat_tables(pq.read_table(part) for part in parts)
     if not len(table):  # a result, where another model's images hold something: visor.unfound decides
         where = f"{record['images']['number']:,} images"
         print(f"{path}: {record['detector']['id']} found nothing above {record['floor']} in {where}", file=sys.stderr)
@@ -218,13 +218,13 @@ def _join(made: list[Path], path: Path, record: dict[str, Any], key: str) -> Non
         pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
 
 
-def _columns(found: pd.DataFrame, group: pd.DataFrame, images: list[Pixels]) -> pd.DataFrame:
+def _columns(boxes: pd.DataFrame, group: pd.DataFrame, images: list[Pixels]) -> pd.DataFrame:
     """A group's boxes with their prompt, number and image size."""
-    at = found.image.to_numpy(int)
+    at = boxes.image.to_numpy(int)
     size = np.array([image.shape[:2] for image in images], np.int32)[at]
-    numbers = {name: found[name].to_numpy(np.float32) for name in ("score", *"xywh")}
+    numbers = {name: boxes[name].to_numpy(np.float32) for name in ("score", *"xywh")}
     table = {"prompt_id": group.prompt_id.to_numpy()[at], "image_index": group.image_index.to_numpy(np.int32)[at]}
-    table |= {"label": found.label.astype(str), **numbers, "width": size[:, 1], "height": size[:, 0]}
+    table |= {"label": boxes.label.astype(str), **numbers, "width": size[:, 1], "height": size[:, 0]}
     return pd.DataFrame(table)[[*DETECTION_COLUMNS, "width", "height"]]
 
 

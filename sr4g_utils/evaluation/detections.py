@@ -1,7 +1,6 @@
 """Tables of detected boxes: read and checked, ours, others', and VISOR's published results.
 
-Others spell names and ids in their own way. Which of the names asked for a label means, and which prompt an id means,
-is decided here.
+This module matches detector labels to prompted names, and ids to prompts.
 """
 
 import json
@@ -96,28 +95,28 @@ def _others(column: pd.Series, kinds: type | tuple[type, ...]) -> np.ndarray:
     return np.array([not isinstance(value, kinds) for value in column.to_numpy(object)], bool)
 
 
-def positions(ids: pd.Series, asked: pd.Series, source: str = "detections") -> Number:
-    """The row of ``asked`` (prompt ids, each once) that each id means; -1 where it means none.
+def positions(ids: pd.Series, prompts: pd.Series, source: str = "detections") -> Number:
+    """The row of ``prompts`` (prompt ids, each once) that each id means; -1 where it means none.
 
     Text and numbers are compared as numbers: "7", "007", "7.0", 7 and 7.0 are one id. Text and text must be equal.
 
     Raises:
-        ValueError: there are ids, and none means one of those asked.
+        ValueError: there are ids, and none is one of the prompts'.
     """
-    if len({_numeric(ids), _numeric(asked)}) == 1:
-        at = pd.Index(asked).get_indexer(pd.Index(ids))
+    if len({_numeric(ids), _numeric(prompts)}) == 1:
+        at = pd.Index(prompts).get_indexer(pd.Index(ids))
     else:
-        index = pd.Index(_keys(asked))
+        index = pd.Index(_keys(prompts))
         if index.has_duplicates:
-            one, other = asked[index == index[index.duplicated()][0]].iloc[:2]
+            first, second = prompts[index == index[index.duplicated()][0]].iloc[:2]
             raise ValueError(
-                f"{source}: prompt_id is a number, and the prompts {one!r} and {other!r} have the same one"
+                f"{source}: prompt_id is a number, and the prompts {first!r} and {second!r} have the same one"
             )
         at = index.get_indexer(pd.Index(_keys(ids)))
     if len(ids) and not (at >= 0).any():
-        told = [f"{'numbers' if _numeric(c) else 'text'} such as {c.iloc[0]!s}" for c in (ids, asked)]
+        kinds = [f"{'numbers' if _numeric(c) else 'text'} such as {c.iloc[0]!s}" for c in (ids, prompts)]
         raise ValueError(
-            f"{source}: no prompt_id is one of the prompts': it holds {told[0]}, the prompts have {told[1]}; "
+            f"{source}: no prompt_id is one of the prompts': it holds {kinds[0]}, the prompts have {kinds[1]}; "
             "are these the prompts that were drawn?"
         )
     return at
@@ -135,7 +134,7 @@ def _keys(ids: pd.Series) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------- images there are
 
-LEAST = 0.75  # of the prompts have a box, and have one in each image, for a table to tell how many images there are
+LEAST = 0.75  # minimum share of prompts with a box before the number of images per prompt is inferred
 
 
 def scored_images(
@@ -144,21 +143,21 @@ def scored_images(
     """All images that are scored (prompt's row and number, sorted), each box's place among them, and who says so."""
     index = table.image_index.to_numpy(np.int64)
     if isinstance(images, pd.DataFrame):
-        (prompt, number), told = _listed(prompts, images), "the listed images"
+        (prompt, number), how = _listed(prompts, images), "the listed images"
     else:
-        each = _each(len(prompts), at, index, source_of(table)) if images is None else images
-        if each < 1:
-            raise ValueError(f"images={each}: a prompt has at least one image")
-        prompt, number = np.repeat(np.arange(len(prompts)), each), np.tile(np.arange(each), len(prompts))
-        told = f"images={each} per prompt" + (", by the largest image_index" if images is None else "")
+        per_prompt = _each(len(prompts), at, index, source_of(table)) if images is None else images
+        if per_prompt < 1:
+            raise ValueError(f"images={per_prompt}: a prompt has at least one image")
+        prompt, number = np.repeat(np.arange(len(prompts)), per_prompt), np.tile(np.arange(per_prompt), len(prompts))
+        how = f"images={per_prompt} per prompt" + (", by the largest image_index" if images is None else "")
     stride = int(number.max()) + 1
     image = pd.Index(prompt * stride + number).get_indexer(pd.Index(np.where(index < stride, at * stride + index, -1)))
     if (beyond := table[(at >= 0) & ((image < 0) | (index >= stride))]).size:
         raise ValueError(
             f"{source_of(table)}: prompt {beyond.prompt_id.iloc[0]} has image_index {beyond.image_index.iloc[0]}, but "
-            f"{told.partition(',')[0]} are scored; pass the images that were generated"
+            f"{how.partition(',')[0]} are scored; pass the images that were generated"
         )
-    return prompt, number, image, told
+    return prompt, number, image, how
 
 
 def _each(prompts: int, at: Number, index: Number, source: str) -> int:
@@ -169,16 +168,16 @@ def _each(prompts: int, at: Number, index: Number, source: str) -> int:
     """
     boxes = pd.DataFrame({"at": at, "index": index})[at >= 0].drop_duplicates()
     seen = boxes["index"].value_counts()
-    each = int(seen.index.max()) + 1 if len(seen) else 0
-    fewest = 0 if len(seen) < each else seen.min()
+    per_prompt = int(seen.index.max()) + 1 if len(seen) else 0
+    fewest = 0 if len(seen) < per_prompt else seen.min()
     if not len(seen) or fewest < LEAST * seen.max() or boxes["at"].nunique() < LEAST * prompts:
         raise ValueError(
             f"{source}: the table does not tell how many images a prompt has: {boxes['at'].nunique():,} of {prompts:,} "
-            f"prompts have a box, and one image_index below {each} has boxes of {fewest:,}, another of "
+            f"prompts have a box, and one image_index below {per_prompt} has boxes of {fewest:,}, another of "
             f"{seen.max() if len(seen) else 0:,}; pass images=, their number or a table of them"
         )
-    say(f"verdicts: {each} images per prompt, by the largest image_index; pass images= if there are more")
-    return each
+    say(f"verdicts: {per_prompt} images per prompt, by the largest image_index; pass images= if there are more")
+    return per_prompt
 
 
 def _listed(prompts: pd.DataFrame, images: pd.DataFrame) -> tuple[Number, Number]:
@@ -231,11 +230,11 @@ def read_visor_results(path: Path | str, prompts: pd.DataFrame) -> pd.DataFrame:
         if not (unique_id and index.isdecimal()):
             raise ValueError(f"{path}: image {key!r} is not named '<unique_id>_<n>'")
     at = positions(pd.Series([unique_id for unique_id, _, _ in keys], dtype=object), prompts.prompt_id, str(path))
-    asked = prompts.to_dict("records")
+    prompted = prompts.to_dict("records")
     classes = {name for image in images.values() for name in _names(image)}
     meant = readings(classes, {*prompts.subject, *prompts.object})
     rows = [
-        _published(asked[row], int(index), image, meant, f"{path}: image {key!r}")
+        _published(prompted[row], int(index), image, meant, f"{path}: image {key!r}")
         for row, (_, _, index), (key, image) in zip(at, keys, images.items(), strict=True)
         if row >= 0
     ]
@@ -250,7 +249,7 @@ def _names(image: Any) -> list[str]:
 
 
 def _published(prompt: dict, index: int, image: Any, meant: Mapping[str, str], source: str) -> dict[str, Any]:
-    """The record of one published image; ``meant``: which of the names asked for each class means."""
+    """The record of one published image; ``meant``: which prompted name each class means."""
     if not isinstance(image, dict):
         raise ValueError(f"{source}: expected an object, found {type(image).__name__}")
     kinds: dict[str, Any] = {"classes": list, "centroid": list, "sra": (int, float)}
@@ -265,7 +264,7 @@ def _published(prompt: dict, index: int, image: Any, meant: Mapping[str, str], s
     if len(_names(image)) < len(classes):
         raise ValueError(f"{source}: a class is not a name ({classes!r})")
     s, o = ([i for i, name in enumerate(classes) if meant.get(name) == prompt[role]] for role in ("subject", "object"))
-    found = bool(s and o)
+    both_found = bool(s and o)
     points = np.zeros((len(classes), 4))  # a centroid is a box without extent
     try:
         points[:, :2] = np.array(centroid, np.float64).reshape(len(classes), 2)
@@ -277,7 +276,7 @@ def _published(prompt: dict, index: int, image: Any, meant: Mapping[str, str], s
         "image_index": index,
         "n_subject": len(s),
         "n_object": len(o),
-        "both_found": found,
-        "correct": found and bool(sra),
+        "both_found": both_found,
+        "correct": both_found and bool(sra),
         **{name: bool(holds[i]) and BY_NAME[name].family == "projective" for i, name in enumerate(NAMES)},
     }

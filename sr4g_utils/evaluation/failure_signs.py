@@ -1,7 +1,7 @@
-"""Failure signatures: what is wrong with a model, or with its judge, told by the verdicts on its pictures.
+"""Failure signatures: what is wrong with a model, or with the detector, as the verdicts on its images show.
 
-:func:`look` asks eight questions and answers each with a number, and in words where it is a bad sign. Two more look
-like obedience and are not:
+:func:`look` asks eight questions and answers each with a number, and in words where it is a bad sign. Two further
+checks expose scores that look like obedience:
 
 * Two prompts that ask for contrary layouts ("a dog to the left of a cat", "a cat to the left of a dog"): a model that
   never reads the roles obeys one as often as it fails the other, and obeys *both* in a quarter of cases at most.
@@ -52,8 +52,8 @@ def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: i
     rows = []
     for model, records in models.items():
         counts: dict[tuple[str, str, str], list[int]] = {}  # correct, and all, of the images with both objects
-        found = records[records.both_found]
-        for *triplet, correct in found[["subject", "relation", "object", "correct"]].itertuples(index=False):
+        both_found = records[records.both_found]
+        for *triplet, correct in both_found[["subject", "relation", "object", "correct"]].itertuples(index=False):
             count = counts.setdefault(tuple(triplet), [0, 0])
             count[0] += bool(correct)
             count[1] += 1
@@ -64,22 +64,22 @@ def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: i
                 if (other := partner(triplet, kind)) in counts and other != triplet
             }
             if couples:
-                each = np.array([[*counts[a], *counts[b]] for a, b in sorted(couples)])
-                rows.append({"model": model, "kind": kind} | _both_ways(each, resamples, seed))
+                couple_counts = np.array([[*counts[a], *counts[b]] for a, b in sorted(couples)])
+                rows.append({"model": model, "kind": kind} | _both_ways(couple_counts, resamples, seed))
     columns = ["model", "kind", "pairs", "one", "both", "low", "high", "independent"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _both_ways(each: np.ndarray, resamples: int, seed: int) -> dict[str, float | int]:
+def _both_ways(counts: np.ndarray, resamples: int, seed: int) -> dict[str, float | int]:
     """The numbers of couples of prompts: a row each with correct and all images of the first, and of the second."""
-    k1, n1, k2, n2 = each.T
+    k1, n1, k2, n2 = counts.T
     sums = np.stack([k1 * k2, n1 * n2, k1 + k2, n1 + n2], axis=1)
-    ids = pd.Series(np.arange(len(each)))
+    ids = pd.Series(np.arange(len(counts)))
     drawn = Clusters(ids, resamples, seed).sums(ids, sums)
     low, high = interval(100 * drawn[:, 0] / drawn[:, 1])
-    obeyed, of, one, images = sums.sum(axis=0)
+    obeyed, total, single, images = sums.sum(axis=0)
     independent = 100 * (k1.sum() / n1.sum()) * (k2.sum() / n2.sum())
-    return {"pairs": len(each), "one": 100 * one / images, "both": 100 * obeyed / of, "low": low, "high": high,
+    return {"pairs": len(counts), "one": 100 * single / images, "both": 100 * obeyed / total, "low": low, "high": high,
             "independent": independent}  # fmt: skip
 
 
@@ -103,16 +103,16 @@ def several_boxes(
     """
     rows = []
     for model, table in detections.items():
-        given = images if isinstance(images, int) else images[model]
-        told = {
-            pairs: verdicts.verdicts(prompts, table, given, threshold, pairs, rules, nothing="record")
+        model_images = images if isinstance(images, int) else images[model]
+        records_by = {
+            pairs: verdicts.verdicts(prompts, table, model_images, threshold, pairs, rules, nothing="record")
             for pairs in ("any", "best")
         }
-        found = told["any"].both_found
-        many = found & ((told["any"].n_subject > 1) | (told["any"].n_object > 1))
-        for boxes, of in {"one of each": found & ~many, "several": many}.items():
-            cond = {pairs: 100 * records.correct[of].mean() for pairs, records in told.items()}
-            n, share = int(of.sum()), 100 * of.sum() / max(found.sum(), 1)
+        both_found = records_by["any"].both_found
+        many = both_found & ((records_by["any"].n_subject > 1) | (records_by["any"].n_object > 1))
+        for boxes, chosen in {"one of each": both_found & ~many, "several": many}.items():
+            cond = {pairs: 100 * records.correct[chosen].mean() for pairs, records in records_by.items()}
+            n, share = int(chosen.sum()), 100 * chosen.sum() / max(both_found.sum(), 1)
             gift = cond["any"] - cond["best"]
             rows.append({"model": model, "boxes": boxes, "found": n, "share": share, **cond, "gift": gift})
     return pd.DataFrame(rows)
@@ -139,10 +139,10 @@ def look(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFr
     """
     rows = []
     for model, records in models.items():
-        told = records.merge(prompts[["prompt_id", "objects"]], on="prompt_id", validate="many_to_one")
-        told = told.assign(iou=_iou(told))
+        judged = records.merge(prompts[["prompt_id", "objects"]], on="prompt_id", validate="many_to_one")
+        judged = judged.assign(iou=_iou(judged))
         for sign, (check, _) in SIGNS.items():
-            number, says = check(told)
+            number, says = check(judged)
             rows.append({"model": model, "sign": sign, "number": number, "raised": bool(says), "says": says})
     return pd.DataFrame(rows)
 
@@ -165,15 +165,15 @@ def _cond(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ignored(records: pd.DataFrame) -> Sign:
-    row, found = _cond(records).loc["all"], 100 * records.both_found.mean()
-    told = f"draws both things in {found:.0f} % of its pictures and places them as if it had not read where: "
-    told += f"VISOR_Cond {row.value:.1f}, chance {row.chance:.1f}"
-    return row.value - row.chance, told if found > OFTEN and row.high < row.chance + NEAR else ""
+    row, both = _cond(records).loc["all"], 100 * records.both_found.mean()
+    says = f"draws both things in {both:.0f} % of its pictures and places them as if it had not read where: "
+    says += f"VISOR_Cond {row.value:.1f}, chance {row.chance:.1f}"
+    return row.value - row.chance, says if both > OFTEN and row.high < row.chance + NEAR else ""
 
 
 def _at_chance(records: pd.DataFrame) -> Sign:
-    each = _cond(records).drop("all")
-    idle = each.index[each.high < each.chance + NEAR].tolist()
+    by_relation = _cond(records).drop("all")
+    idle = by_relation.index[by_relation.high < by_relation.chance + NEAR].tolist()
     return float(len(idle)), f"surely less than {NEAR:.0f} points above chance: {', '.join(idle)}" if idle else ""
 
 
@@ -182,8 +182,8 @@ def _unseen(records: pd.DataFrame) -> Sign:
         return np.nan, ""
     seen, unseen = (_cond(records[records.objects == name]).loc["all"] for name in ("seen", "unseen"))
     gap = seen.value - unseen.value
-    told = f"VISOR_Cond is {seen.value:.1f} on seen and {unseen.value:.1f} on unseen objects"
-    return gap, told if gap > NEAR and seen.low > unseen.high else ""
+    says = f"VISOR_Cond is {seen.value:.1f} on seen and {unseen.value:.1f} on unseen objects"
+    return gap, says if gap > NEAR and seen.low > unseen.high else ""
 
 
 def _missing(records: pd.DataFrame) -> Sign:
@@ -191,39 +191,39 @@ def _missing(records: pd.DataFrame) -> Sign:
         pd.DataFrame({"name": records[role], "prompt_id": records.prompt_id, "found": records[f"n_{role}"] > 0})
         for role in ("subject", "object")
     ]
-    each = pd.concat(roles).groupby("name").agg(found=("found", "mean"), prompts=("prompt_id", "nunique"))
-    each = 100 * each.found[each.prompts >= FEWEST]
-    if each.empty:
+    shares = pd.concat(roles).groupby("name").agg(found=("found", "mean"), prompts=("prompt_id", "nunique"))
+    shares = 100 * shares.found[shares.prompts >= FEWEST]
+    if shares.empty:
         return np.nan, ""
-    never = each.index[(each < RARE) & (each.median() > OFTEN)].tolist()
-    return each.min(), f"hardly ever found, while other things are: {', '.join(never)}" if never else ""
+    never = shares.index[(shares < RARE) & (shares.median() > OFTEN)].tolist()
+    return shares.min(), f"hardly ever found, while other things are: {', '.join(never)}" if never else ""
 
 
 def _opposite(records: pd.DataFrame) -> Sign:
-    each = _cond(records)
-    pairs = [(a, b) for one, two in OPPOSITES for a, b in ((one, two), (two, one)) if a not in SYMMETRIC]
-    apart = {(a, b): each.low[a] - each.high[b] for a, b in pairs if a in each.index and b in each.index}
+    cond = _cond(records)
+    pairs = [(a, b) for pair in OPPOSITES for a, b in (pair, pair[::-1]) if a not in SYMMETRIC]
+    apart = {(a, b): cond.low[a] - cond.high[b] for a, b in pairs if a in cond.index and b in cond.index}
     apart = {pair: value for pair, value in apart.items() if value == value}
     if not apart:
         return np.nan, ""
-    told = [
-        f"{a} ({each.value[a]:.0f}) rather than {b} ({each.value[b]:.0f})" for (a, b), v in apart.items() if v > APART
+    drawn = [
+        f"{a} ({cond.value[a]:.0f}) rather than {b} ({cond.value[b]:.0f})" for (a, b), v in apart.items() if v > APART
     ]
-    return max(apart.values()), f"draws one of two opposites, whatever is asked: {', '.join(told)}" if told else ""
+    return max(apart.values()), f"draws one of two opposites, whatever is asked: {', '.join(drawn)}" if drawn else ""
 
 
 def _several(records: pd.DataFrame) -> Sign:
-    found = records[records.both_found]
-    share = 100 * ((found.n_subject > 1) | (found.n_object > 1)).mean()
+    both_found = records[records.both_found]
+    share = 100 * ((both_found.n_subject > 1) | (both_found.n_object > 1)).mean()
     return share, f"{share:.0f} % of the pictures have several boxes of a name" if share > OFTEN else ""
 
 
 def _judge(records: pd.DataFrame) -> Sign:
-    found, one = 100 * records.both_found.mean(), 100 * (records.iou[records.both_found] > SAME_BOX).mean()
-    if found < RARE:
-        return found, f"both things are found in {found:.0f} % of the pictures: is the judge blind, or the model?"
-    told = f"in {one:.0f} % of the pictures both names have one and the same box: the judge sees what it is asked for"
-    return found, told if one > RARE else ""
+    both, same = 100 * records.both_found.mean(), 100 * (records.iou[records.both_found] > SAME_BOX).mean()
+    if both < RARE:
+        return both, f"both things are found in {both:.0f} % of the pictures: is the judge blind, or the model?"
+    says = f"in {same:.0f} % of the pictures both names have one and the same box: the judge sees what it is asked for"
+    return both, says if same > RARE else ""
 
 
 def _alike(records: pd.DataFrame) -> Sign:

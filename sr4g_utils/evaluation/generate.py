@@ -89,8 +89,8 @@ def write_images(
             for id, index, image in diffusion.sample(pipeline, group, sampling):
                 writing.append(pool.submit(_write, folder / f"{n:05}" / f"{id}_{index}.webp", image))
                 bar.update()
-            for each in writing:
-                each.result()
+            for future in writing:
+                future.result()
     return record
 
 
@@ -101,9 +101,9 @@ def _look(folder: Path) -> dict[str, Any] | None:
         ValueError: it holds something else.
     """
     there = folder.is_dir() and [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    found = files.read_json(folder / "record.json")  # after the look: who writes here writes the record first
-    if isinstance(found, dict) and {"model", "sampling", "prompts"} <= found.keys():
-        return found
+    record = files.read_json(folder / "record.json")  # after the look: who writes here writes the record first
+    if isinstance(record, dict) and {"model", "sampling", "prompts"} <= record.keys():
+        return record
     if there or folder.is_file():
         raise ValueError(f"{folder}: is not empty, and no folder of images made here; name another one")
     return None
@@ -111,15 +111,15 @@ def _look(folder: Path) -> dict[str, Any] | None:
 
 def _begin(folder: Path, table: pd.DataFrame, record: dict[str, Any], alone: bool) -> None:
     """Leave prompts and record in the folder; what belongs to another record is set aside."""
-    found, wanted = _look(folder), _configuration(record)
-    if found is not None and (what := [key for key in wanted if _configuration(found).get(key) != wanted[key]]):
+    present, wanted = _look(folder), _configuration(record)
+    if present is not None and (what := [key for key in wanted if _configuration(present).get(key) != wanted[key]]):
         if not alone:
             raise ValueError(f"{folder}: holds images of another configuration ({', '.join(what)}); move it away first")
         why = f"{folder}: holds images of another configuration ({', '.join(what)}): starting afresh"
         print(f"{why}; {files.set_aside(folder)}", file=sys.stderr)
-        found = None
+        present = None
     files.sweep(folder)
-    if found is None:
+    if present is None:
         files.write_json(folder / "record.json", record)
     if not (folder / "prompts.parquet").is_file():
         with files.atomic(folder / "prompts.parquet") as partial:
@@ -132,8 +132,8 @@ def _configuration(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finished(folder: Path, ids: pd.Series, sampling: Sampling) -> bool:
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return all(f"{id}_{index}.webp" in there for id in ids for index in range(sampling.images))
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return all(f"{id}_{index}.webp" in present for id in ids for index in range(sampling.images))
 
 
 def _write(path: Path, image: Pixels) -> None:

@@ -1,4 +1,4 @@
-"""A second judge that has learnt nothing: the world's own cards, matched to the pixels."""
+"""A second detector that has learnt nothing: the world's own cards, matched to the pixels."""
 
 from functools import cache
 from pathlib import Path
@@ -21,22 +21,22 @@ FAR = 0.5  # colour distance of the ring beyond which it counts no more
 SCORE = 0.06  # at least
 
 
-def find(picture: UInt8[np.ndarray, "h w 3"], name: str) -> tuple[float, Float[np.ndarray, "4"]] | None:
+def find(image: UInt8[np.ndarray, "h w 3"], name: str) -> tuple[float, Float[np.ndarray, "4"]] | None:
     """Where a category's own card fits best, by template matching; None where it fits nowhere.
 
-    A judge that has learnt nothing and shares nothing with the detector. The card is tried at all places in
-    ``GRID`` × ``GRID`` sizes: the picture must look like it inside its box, and have another colour right around.
+    It has learnt nothing and shares nothing with the detector. The card is tried at all places in
+    ``GRID`` × ``GRID`` sizes: the image must look like it inside its box, and have another colour right around.
 
     Returns:
         The distance of the ring less twice that of the card as a score, and the box, xywh in pixels.
     """
-    h, w = (side + 2 * RING for side in picture.shape[:2])
-    image = np.full((h, w, 3), -0.5)  # beyond the picture's edge is no colour at all
-    image[RING:-RING, RING:-RING] = picture / 255
-    spectrum = np.fft.rfft2(np.concatenate([image, (image**2).sum(-1, keepdims=True)], -1), axes=(0, 1))
+    h, w = (side + 2 * RING for side in image.shape[:2])
+    padded = np.full((h, w, 3), -0.5)  # beyond the image's edge is no colour at all
+    padded[RING:-RING, RING:-RING] = image / 255
+    spectrum = np.fft.rfft2(np.concatenate([padded, (padded**2).sum(-1, keepdims=True)], -1), axes=(0, 1))
     best = None
-    for width in (side for side in GRID if side <= picture.shape[1]):
-        for height in (side for side in GRID if side <= picture.shape[0]):
+    for width in (side for side in GRID if side <= image.shape[1]):
+        for height in (side for side in GRID if side <= image.shape[0]):
             kernel, areas, constants = _template(name, width, height, w, h)
             # squared distances to the card inside its box, and to its mean colour in the ring
             sums = np.fft.irfft2(np.einsum("yxc,yxck->yxk", spectrum, kernel), s=(h, w), axes=(0, 1))
@@ -44,7 +44,7 @@ def find(picture: UInt8[np.ndarray, "h w 3"], name: str) -> tuple[float, Float[n
             distance = np.sqrt(sums.clip(0) / areas / 3)
             score = np.where(distance[..., 0] <= LIKE, np.minimum(distance[..., 1], FAR) - 2 * distance[..., 0], -1)
             y, x = np.unravel_index(score.argmax(), score.shape)
-            # of fits that are alike, the larger one explains more of the picture
+            # of fits that are alike, the larger one explains more of the image
             rank = float(score[y, x] * areas[0] ** 0.3)
             if score[y, x] >= SCORE and (best is None or rank > best[0]):
                 best = rank, float(score[y, x]), np.array([x, y, width, height], np.float64)
@@ -53,7 +53,7 @@ def find(picture: UInt8[np.ndarray, "h w 3"], name: str) -> tuple[float, Float[n
 
 @cache
 def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spectra that correlate a picture with a card and with the ring around it; areas; sums of squared targets."""
+    """Spectra that correlate an image with a card and with the ring around it; areas; sums of squared targets."""
     drawn = card(name, w, h)
     target = np.full((h + 2 * RING, w + 2 * RING, 3), drawn.mean((0, 1)))
     target[RING:-RING, RING:-RING] = drawn
@@ -68,21 +68,19 @@ def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[np.nd
     return np.stack(kernels, -1), np.array(areas), np.array(constants)
 
 
-def write_matches(
-    path: str | Path, images: str | Path, *, prompts: str | Path | None = None, per_prompt: int = 1
-) -> int:
-    """A stage: boxes by :func:`find` of the two names of each prompt's first images, as :mod:`scores` reads detections.
+def write_matches(path: str | Path, images: str | Path, *, prompts: str | Path | None = None) -> int:
+    """A stage: boxes by :func:`find` of the two names of each prompt's first image, as :mod:`scores` reads detections.
 
     Returns how many images were looked at.
     """
-    listed = list_images(images, prompts).query("image_index < @per_prompt")
+    listed = list_images(images, prompts).query("image_index == 0")
     rows = []
     for row in tqdm(listed.itertuples(), "matching", len(listed), leave=False):
-        picture = np.asarray(Image.open(Path(images) / row.file_name).convert("RGB"))
+        image = np.asarray(Image.open(Path(images) / row.file_name).convert("RGB"))
         for name in dict.fromkeys([row.subject, row.object]):
-            if (found := find(picture, name)) is not None:
-                score, box = found
-                rows.append([row.prompt_id, row.image_index, name, score, *box, *picture.shape[1::-1]])
+            if (match := find(image, name)) is not None:
+                score, box = match
+                rows.append([row.prompt_id, row.image_index, name, score, *box, *image.shape[1::-1]])
     columns = [*DETECTION_COLUMNS, "width", "height"]
     with atomic(path) as partial:
         pd.DataFrame(rows, columns=columns).to_parquet(partial, index=False)

@@ -78,17 +78,17 @@ def _promised(folder: Path) -> int | None:
     return None
 
 
-def _prompts(folder: Path, given: str | Path | pd.DataFrame | None, ours: bool) -> tuple[pd.DataFrame, dict[str, str]]:
+def _prompts(folder: Path, wanted: str | Path | pd.DataFrame | None, ours: bool) -> tuple[pd.DataFrame, dict[str, str]]:
     """The prompts of a folder's images, and those of their set (id and caption) whose images are left out."""
     own = folder / "prompts.parquet"
-    if given is None and not own.is_file():
+    if wanted is None and not own.is_file():
         raise ValueError(f"{folder}: made elsewhere (it has no prompts.parquet), so give the file of its prompts")
-    if isinstance(given, pd.DataFrame):
-        table = check_prompts(given, "prompts").reset_index(drop=True)
+    if isinstance(wanted, pd.DataFrame):
+        table = check_prompts(wanted, "prompts").reset_index(drop=True)
     else:
-        table = read_prompts(own if given is None else given)
+        table = read_prompts(own if wanted is None else wanted)
     left_out = others(table)
-    if ours and given is not None and own.is_file():
+    if ours and wanted is not None and own.is_file():
         drawn = read_prompts(own)
         both = table.assign(prompt_id=table.prompt_id.astype(str)).merge(
             drawn.assign(prompt_id=drawn.prompt_id.astype(str)), on="prompt_id", suffixes=("", "_drawn")
@@ -108,7 +108,7 @@ def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str]) -> tuple[
     prompts' images), and how many are left out."""
     rows: dict[str, int] = {**dict.fromkeys(left_out, -1), **{str(id): row for row, id in enumerate(table.prompt_id)}}
     texts: dict[str, int] = {}  # made when first needed
-    found: list[tuple[int, int, str, str]] = []
+    images: list[tuple[int, int, str, str]] = []
     skipped = 0
     for at in _files(folder):
         match = _NAME.fullmatch(at)
@@ -124,11 +124,11 @@ def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str]) -> tuple[
         if row == _LEFT_OUT:
             skipped += 1
         else:
-            found.append((row, int(match["number"]), at, match["base"] or "."))
-    if not found:
+            images.append((row, int(match["number"]), at, match["base"] or "."))
+    if not images:
         what = f"no image of these prompts, {skipped} of others" if skipped else f"no image ({', '.join(SUFFIXES)})"
         raise ValueError(f"{folder}: holds {what}")
-    return pd.DataFrame(sorted(found), columns=["row", "number", "file_name", "base"]), skipped
+    return pd.DataFrame(sorted(images), columns=["row", "number", "file_name", "base"]), skipped
 
 
 def _by_text(table: pd.DataFrame, left_out: dict[str, str]) -> dict[str, int]:
@@ -165,7 +165,7 @@ def _files(folder: Path) -> Iterator[str]:
     """The image files in and below a folder, sorted, with their folders visited once however often they are linked."""
     seen = set(map(str, folder.resolve().parents))  # a link to one of them is a loop
     links = [folder]
-    found = []
+    paths = []
     for link in links:  # grows
         for at, inside, names in os.walk(link, onerror=_unreadable):
             if (real := os.path.realpath(at)) in seen:
@@ -177,8 +177,8 @@ def _files(folder: Path) -> Iterator[str]:
             images = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
             if "samples" in inside:
                 images = [name for name in images if not _GRID.fullmatch(name)]
-            found += [Path(at, name).relative_to(folder).as_posix() for name in images]
-    yield from sorted(found)
+            paths += [Path(at, name).relative_to(folder).as_posix() for name in images]
+    yield from sorted(paths)
 
 
 def _unreadable(error: OSError) -> None:

@@ -1,7 +1,7 @@
-"""Fréchet distances: does a model still draw pictures that look like photos?
+"""Fréchet distances: do a model's images still look like photos?
 
 The distance between two Gaussians fitted to the features of two sets of images (Heusel et al. 2017, arXiv 1706.08500,
-equation 6): ``|m - m'|² + tr(S + S' - 2 (S S')^½)``, computed by torchmetrics. What it means depends on the features:
+equation 6): ``|m - m'|² + tr(S + S' - 2 (S S')^½)``. What it means depends on the features:
 
 * **FID** takes the 2,048 features of the Inception network of 2015, in one of two translations of the TensorFlow
   original: torch-fidelity's, downloaded and checked by its sha256 (and read by that package, which needs torchvision),
@@ -21,16 +21,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.numpy import load_file, save_file
 from scipy.spatial.distance import cdist
-from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm import tqdm
 
 from ..dataset import coco
 from ..dataset.photos import Photos, crop_photo
-from ..models.features import features, network
 from ..store.files import atomic
 from .images import list_images, read_images
 from .statistics import GROUPS, jackknife, parts
@@ -45,9 +42,11 @@ def write_image_features(
     batch: int = 64,
 ) -> dict[str, int]:
     """A stage: features of generated images, and each image's prompt. Arguments as in :func:`images.list_images`."""
-    of = list_images(images, prompts)
+    from ..models.features import features, network  # torch: in stages alone
+
+    listed = list_images(images, prompts)
     pixels = (image for _, image in read_images(images, prompts))
-    return _write(path, features(network(space), pixels, batch), pd.factorize(of.prompt_id)[0])
+    return _write(path, features(network(space), pixels, batch), pd.factorize(listed.prompt_id)[0])
 
 
 def write_photo_features(
@@ -62,6 +61,8 @@ def write_photo_features(
     batch: int = 64,
 ) -> dict[str, int]:
     """A stage: features of ``count`` photos (all, if there are fewer), cropped to the size that the models draw."""
+    from ..models.features import features, network  # torch: in stages alone
+
     names = list(coco.read(annotations, "val").file_name.to_pylist())
     chosen = sorted(np.random.default_rng(seed).permutation(len(names))[:count])
     source = Photos(photos)
@@ -79,38 +80,18 @@ def _write(path: str | Path, values: np.ndarray, group: Sequence[int] | np.ndarr
 # -------------------------------------------------------------------------------------------------------- distance
 
 
-class _Given(torch.nn.Module):
-    """Features that are there already, for a metric that asks for a network."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return values
-
-
-def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "picture number"]) -> float:
+def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "other number"]) -> float:
     """The Fréchet distance of two sets of features.
+
+    By symmetric matrices: with S = R Rᵀ, tr (S S')^½ is the sum of the roots of Rᵀ S' R's eigenvalues. At Inception's
+    2,048 features that takes seconds where a general eigenvalue problem takes minutes, and a jackknife asks for dozens.
 
     Raises:
         ValueError: fewer than two images in a set, or features of different length.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"two sets of at least 2 images with equal features are needed; got {a.shape} and {b.shape}")
-    metric = FrechetInceptionDistance(feature=_Given(a.shape[1])).set_dtype(torch.float64)
-    centre = b.mean(axis=0)  # moves both sets alike, which changes no distance and spares digits
-    metric.update(torch.from_numpy(np.asarray(a - centre, np.float64)), real=True)
-    metric.update(torch.from_numpy(np.asarray(b - centre, np.float64)), real=False)
-    return float(metric.compute())
-
-
-def _quickly(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "picture feature"]) -> float:
-    """The same by symmetric matrices: with S = R Rᵀ, tr (S S')^½ is the sum of the roots of Rᵀ S' R's eigenvalues.
-
-    At Inception's 2,048 features that takes seconds where a general eigenvalue problem takes minutes, and a jackknife
-    asks for dozens.
-    """
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
     s, other = (np.cov(x, rowvar=False).reshape(x.shape[1], -1) for x in (a, b))
     values, vectors = np.linalg.eigh(s)
     root = vectors * np.sqrt(values.clip(0))
@@ -136,36 +117,37 @@ def distances(
         n_images and features (their number).
     """
     real, *drawn = [load_file(path) for path in (photos, *images.values())]
-    part = [parts(each["group"], groups) for each in (real, *drawn)]
-    value = [distance(real["features"], each["features"]) for each in drawn]
+    part = [parts(own["group"], groups) for own in (real, *drawn)]
+    value = np.array([distance(real["features"], own["features"]) for own in drawn])
     without = np.array(
         [
             [
-                _quickly(real["features"][part[0] != out], each["features"][of != out])
-                for each, of in zip(drawn, part[1:], strict=True)
+                distance(real["features"][part[0] != out], own["features"][own_part != out])
+                for own, own_part in zip(drawn, part[1:], strict=True)
             ]
             for out in range(groups)
         ]
     )
+    numbers = {"n_photos": len(real["features"]), "n_images": [len(own["features"]) for own in drawn]}
+    models = pd.DataFrame({"model": [*images], **_with_changes(value, without, level), **numbers})
     half = part[0] % 2 == 0
     floor = distance(real["features"][half], real["features"][~half])
-    width, change_width = jackknife(without, level), jackknife(without - without[:, :1], level)
-    rows: list[dict[str, Any]] = [
-        {
-            "model": name,
-            "value": value[i],
-            "low": value[i] - width[i],
-            "high": value[i] + width[i],
-            "change": value[i] - value[0] if i else np.nan,
-            "change_low": value[i] - value[0] - change_width[i] if i else np.nan,
-            "change_high": value[i] - value[0] + change_width[i] if i else np.nan,
-            "n_photos": len(real["features"]),
-            "n_images": len(drawn[i]["features"]),
-        }
-        for i, name in enumerate(images)
-    ]
-    rows.append({"model": "photos", "value": floor, "n_photos": int(half.sum()), "n_images": int((~half).sum())})
+    photos_row = {"model": "photos", "value": floor, "n_photos": int(half.sum()), "n_images": int((~half).sum())}
+    rows = [*models.to_dict("records"), photos_row]
     return pd.DataFrame(rows).assign(features=real["features"].shape[1])
+
+
+def _with_changes(
+    value: Float[np.ndarray, "model *metric"], without: Float[np.ndarray, "part model *metric"], level: float
+) -> dict[str, np.ndarray]:
+    """Values of models with intervals by the jackknife, and how far they differ from the first model's (null there)."""
+    change = value - value[0]
+    wide, apart = (
+        jackknife(x.reshape(len(x), -1), level).reshape(value.shape) for x in (without, without - without[:, :1])
+    )
+    changes = {"change": change, "change_low": change - apart, "change_high": change + apart}
+    changes["change"][0] = changes["change_low"][0] = changes["change_high"][0] = np.nan
+    return {"value": value, "low": value - wide, "high": value + wide, **changes}
 
 
 NEAREST = 3  # the neighbour to which a ball reaches
@@ -186,17 +168,12 @@ def some(features: Features, group: Groups, count: int) -> tuple[Some, Int[np.nd
     return features[chosen], group[chosen]
 
 
-def kid(photos: Features, images: Some) -> float:
-    """The kernel distance of two sets of at least two images."""
-    return _kid(*(_kernel(a, b) for a, b in ((photos, photos), (images, images), (photos, images))))
-
-
 def _kernel(a: Features, b: Some) -> Far:
     return (a.astype(float) @ b.T.astype(float) / a.shape[1] + 1) ** 3
 
 
 def _kid(photos: np.ndarray, images: np.ndarray, across: np.ndarray) -> float:
-    within = [(each.sum() - np.trace(each)) / (len(each) * (len(each) - 1)) for each in (photos, images)]
+    within = [(kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in (photos, images)]
     return float(sum(within) - 2 * across.mean())
 
 
@@ -253,22 +230,16 @@ def table(
     Raises:
         ValueError: fewer than two photos or images.
     """
-    count = min(MOST, *(len(each["features"]) for each in (photos, *images.values())))
-    real, *drawn = (some(each["features"], each["group"], count) for each in (photos, *images.values()))
-    if min(len(each) for each, _ in (real, *drawn)) < 2:
+    count = min(MOST, *(len(own["features"]) for own in (photos, *images.values())))
+    real, *drawn = (some(own["features"], own["group"], count) for own in (photos, *images.values()))
+    if min(len(own) for own, _ in (real, *drawn)) < 2:
         raise ValueError(
             "KID, precision and recall need 2 photos, 2 images of each model, "
             f"and no prompt with more than {count} images"
         )
-    sets = [_Sets(real, each) for each in drawn]
-    value = np.array([each.numbers() for each in sets])
-    without = np.array([[each.numbers(out) for each in sets] for out in range(GROUPS)])
-    wide, apart = (
-        jackknife(x.reshape(GROUPS, -1), level).reshape(value.shape) for x in (without, without - without[:, :1])
-    )
-    columns = {"value": value, "low": value - wide, "high": value + wide, "change": value - value[0]}
-    columns |= {"change_low": columns["change"] - apart, "change_high": columns["change"] + apart}
-    made = pd.DataFrame({"metric": np.repeat(METRICS, len(sets)), "model": [*images] * len(METRICS)})
-    made = made.assign(**{name: numbers.T.ravel() for name, numbers in columns.items()})
-    made.loc[made.model == next(iter(images)), ["change", "change_low", "change_high"]] = np.nan
-    return made.assign(n_photos=len(real[0]), n_images=[len(each[0]) for each in drawn] * len(METRICS))
+    sets = [_Sets(real, own) for own in drawn]
+    value = np.array([own.numbers() for own in sets])
+    without = np.array([[own.numbers(out) for own in sets] for out in range(GROUPS)])
+    columns = {name: column.T.ravel() for name, column in _with_changes(value, without, level).items()}
+    rows = pd.DataFrame({"metric": np.repeat(METRICS, len(sets)), "model": [*images] * len(METRICS), **columns})
+    return rows.assign(n_photos=len(real[0]), n_images=[len(own[0]) for own in drawn] * len(METRICS))

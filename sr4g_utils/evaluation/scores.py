@@ -33,6 +33,7 @@ FORMULAS: dict[str, tuple[str, str]] = {
     **{f"VISOR_{n}": (f"at_least_{n}", "prompts") for n in AT_LEAST},
 }
 METRICS = tuple(FORMULAS)
+MAIN = ("OA", "VISOR", "VISOR_Cond")  # that every table and figure shows
 STATISTICS = ("prompts", "images", "both_found", "correct", *(f"at_least_{n}" for n in AT_LEAST))  # of a prompt
 
 
@@ -56,11 +57,11 @@ def scores(records: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
         whose percentage the value is) and prompts. Null where ``of`` is 0, and VISOR_n where no prompt has n images;
         low and high also where fewer than ``intervals.FEWEST`` prompts have something to divide by.
     """
-    statistics, relation, _ = _per_prompt(records)
+    statistics, relation = _per_prompt(records)
     rows = []
-    for name, of in _groups(relation):
-        totals, measurable = statistics[of].sum(axis=0), _measurable(statistics[of])
-        low, high = _percent(evaluation_statistics.ratio(*_fractions(statistics[of]), level), measurable)
+    for name, where in _groups(relation):
+        totals, measurable = statistics[where].sum(axis=0), _measurable(statistics[where])
+        low, high = _percent(evaluation_statistics.ratio(*_fractions(statistics[where]), level), measurable)
         rows.append(_frame(name, totals, value=_metrics(totals, measurable), low=low, high=high))
     return pd.concat(rows, ignore_index=True)
 
@@ -81,11 +82,11 @@ def common(models: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     if not len(shared):
         raise ValueError("compare: no image (prompt_id, image_index) is in all models, so nothing can be compared")
     parts = [r if k.equals(shared) else r[k.isin(shared)] for r, k in zip(models, keys, strict=True)]
-    asked = [part.groupby("prompt_id").relation.first() for part in parts]
-    for other in asked[1:]:
-        if (differ := asked[0] != other).any():
+    relations = [part.groupby("prompt_id").relation.first() for part in parts]
+    for other in relations[1:]:
+        if (differ := relations[0] != other).any():
             id = differ.index[differ][0]
-            raise ValueError(f"compare: prompt {id} is {asked[0][id]!r} in one model and {other[id]!r} in another")
+            raise ValueError(f"compare: prompt {id} is {relations[0][id]!r} in one model and {other[id]!r} in another")
     return parts
 
 
@@ -112,19 +113,20 @@ def compare(
         ValueError: the two have no image in common, or a prompt asks for something else in each.
     """
     parts = common([before, after])
-    (a, relation, _), (b, _, _) = (_per_prompt(part) for part in parts)
+    (a, relation), (b, _) = (_per_prompt(part) for part in parts)
     rows = []
-    for name, of in _groups(relation)[: None if per_relation else 1]:
-        measurable = _measurable(a[of]) & _measurable(b[of])
-        values = [_metrics(statistics[of].sum(axis=0), measurable) for statistics in (a, b)]
+    for name, where in _groups(relation)[: None if per_relation else 1]:
+        measurable = _measurable(a[where]) & _measurable(b[where])
+        values = [_metrics(statistics[where].sum(axis=0), measurable) for statistics in (a, b)]
         difference = values[1] - values[0]
-        low, high = _percent(evaluation_statistics.difference(_fractions(a[of]), _fractions(b[of]), level), measurable)
-        swapped = np.abs(_difference(_exchange(np.concatenate([a[of], b[of]], axis=1), resamples, seed)))
+        ends = evaluation_statistics.difference(_fractions(a[where]), _fractions(b[where]), level)
+        low, high = _percent(ends, measurable)
+        swapped = np.abs(_difference(_exchange(np.concatenate([a[where], b[where]], axis=1), resamples, seed)))
         # 1e-9: equal differences must count as equal however their sums were rounded
         extreme = (swapped >= np.abs(difference) - 1e-9).sum(axis=0)
         p = np.where(np.isnan(difference), np.nan, (1 + extreme) / (1 + np.isfinite(swapped).sum(axis=0)))
         columns = {"before": values[0], "after": values[1], "difference": difference, "low": low, "high": high, "p": p}
-        images = int(a[of, _AT["images"]].sum())
+        images = int(a[where, _AT["images"]].sum())
         rows.append(pd.DataFrame({"relation": name, "metric": METRICS, **columns, "images": images}))
     table = pd.concat(rows, ignore_index=True)
     table.attrs["left_aside"] = len(before) + len(after) - 2 * len(parts[0])
@@ -146,12 +148,18 @@ def draws(
     parts = [_per_prompt(records) for records in common(models)]
     statistics = np.concatenate([part[0] for part in parts], axis=1)
     drawn = {}
-    for i, (name, of) in enumerate(_groups(parts[0][1])):
-        sums = np.concatenate([statistics[of].sum(axis=0)[None], _resample(statistics[of], resamples, [seed, i])])
+    for i, (name, where) in enumerate(_groups(parts[0][1])):
+        sums = np.concatenate([statistics[where].sum(axis=0)[None], _resample(statistics[where], resamples, [seed, i])])
         drawn[name] = _metrics(sums.reshape(len(sums), len(models), -1)).swapaxes(0, 1)
-        few = [~evaluation_statistics.enough(_fractions(part[0][of])[1]) for part in parts]
+        few = [~evaluation_statistics.enough(_fractions(part[0][where])[1]) for part in parts]
         drawn[name][:, 1:][np.broadcast_to(np.array(few)[:, None], drawn[name][:, 1:].shape)] = np.nan
     return drawn
+
+
+def estimate(drawn: Float[np.ndarray, "resample"], *names: str) -> dict[str, float]:
+    """What was observed (resample 0 of :func:`draws`) and the interval of the others, under three names."""
+    low, high = (np.nan, np.nan) if np.isnan(drawn[0]) else evaluation_statistics.interval(drawn[1:])
+    return dict(zip(names, (float(drawn[0]), low, high), strict=True))
 
 
 def chance(records: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +172,7 @@ def chance(records: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns relation, metric, value; the rows of :func:`scores`.
     """
-    statistics, relation, _ = _per_prompt(records)
+    statistics, relation = _per_prompt(records)
     prompt = pd.factorize(records.prompt_id)[0]
     holds = records[list(NAMES)].to_numpy(bool) & records.both_found.to_numpy(bool)[:, None]
     correct = np.zeros((len(statistics), len(NAMES)))
@@ -184,12 +192,13 @@ def chance(records: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _per_prompt(
-    records: pd.DataFrame,
-) -> tuple[Int[np.ndarray, "prompt statistic"], np.ndarray, np.ndarray]:
-    """Sufficient statistics, relation and id of each prompt, sorted by id."""
-    if not len(records):
-        raise ValueError("records: the table is empty, so there is nothing to score")
+def fractions(records: pd.DataFrame, metric: str) -> list[Float[np.ndarray, "prompt"]]:
+    """What is above and below a metric's line, prompt by prompt, sorted by id."""
+    return [counts[:, METRICS.index(metric)] for counts in _fractions(_per_prompt(records)[0])]
+
+
+def _per_prompt(records: pd.DataFrame) -> tuple[Int[np.ndarray, "prompt statistic"], np.ndarray]:
+    """Sufficient statistics and relation of each prompt, sorted by id."""
     grouped = records.groupby("prompt_id", sort=True)
     relation, correct = grouped["relation"].first(), grouped["correct"].sum()
     counts = {
@@ -200,17 +209,23 @@ def _per_prompt(
         **{f"at_least_{n}": correct >= n for n in AT_LEAST},
     }
     statistics = np.column_stack([np.asarray(counts[name], np.int64) for name in STATISTICS])
-    return statistics, relation.to_numpy(object), relation.index.to_numpy()
+    return statistics, relation.to_numpy(object)
 
 
 def _groups(relation: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """All prompts, then those of each relation that occurs."""
-    each = [(name, relation == name) for name in NAMES]
-    return [("all", np.ones(len(relation), bool)), *((name, of) for name, of in each if of.any())]
+    by_relation = [(name, relation == name) for name in NAMES]
+    return [("all", np.ones(len(relation), bool)), *((name, where) for name, where in by_relation if where.any())]
 
 
 def _measurable(statistics: Int[np.ndarray, "prompt statistic"]) -> Bool[np.ndarray, "metric"]:
-    """VISOR_n says nothing where no prompt has n images."""
+    """VISOR_n says nothing where no prompt has n images.
+
+    Raises:
+        ValueError: there is no prompt.
+    """
+    if not len(statistics):
+        raise ValueError("records: the table is empty, so there is nothing to score")
     most = statistics[:, _AT["images"]].max()
     needed = {f"VISOR_{n}": n for n in AT_LEAST}
     return np.array([most >= needed.get(name, 1) for name in METRICS])

@@ -1,4 +1,6 @@
-"""Intervals of ratios over prompts, and agreement between judges."""
+"""Intervals of ratios over prompts, and agreement between people, rules and detectors."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -46,8 +48,8 @@ def difference(
     (low_a, high_a), (low_b, high_b) = ratio(*before, level), ratio(*after, level)
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = (above.sum(axis=0) / below.sum(axis=0) for above, below in (before, after))
-        one, two = _influence(*before), _influence(*after)
-        r = np.nan_to_num((one * two).sum(axis=0) / np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0)))
+        x, y = _influence(*before), _influence(*after)
+        r = np.nan_to_num((x * y).sum(axis=0) / np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0)))
         n = ((before[1] > 0) & (after[1] > 0)).sum(axis=0)
         r = np.where(r > 0, np.maximum(r - 1 / (2 * n * np.sqrt(a * (1 - a) * b * (1 - b))), 0), r)
 
@@ -73,6 +75,17 @@ def jackknife(without: Float[np.ndarray, "part number"], level: float = 0.95) ->
     n = len(without)
     error = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
     return special.stdtrit(n - 1, (1 + level) / 2) * error
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """P-values corrected for their number (Holm 1979): some are below α by chance alone in at most α of all cases.
+    Null where they are."""
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p)
+    n = int(np.isfinite(p).sum())
+    corrected = np.full(len(p), np.nan)
+    corrected[order[:n]] = np.minimum(np.maximum.accumulate(p[order[:n]] * np.arange(n, 0, -1)), 1)
+    return corrected
 
 
 AGREEMENT = ("accuracy", "precision", "recall", "kappa")
@@ -105,8 +118,23 @@ def interval(drawn: Float64[np.ndarray, "resample"], level: float = 0.95) -> tup
     return float(low), float(high)
 
 
+def measured(name: str, value: float, drawn: Float64[np.ndarray, "resample"], scale: float = 1) -> dict[str, float]:
+    """A number under its name, and its percentile interval under ``name_low`` and ``name_high``, times ``scale``."""
+    low, high = interval(scale * drawn)
+    return {name: scale * float(value), f"{name}_low": low, f"{name}_high": high}
+
+
+def with_labels(counts: Real[np.ndarray, "4"], drawn: Real[np.ndarray, "resample 4"]) -> dict[str, float]:
+    """:func:`agreement` of counts, each of the four numbers :func:`measured` by resamples of the counts."""
+    values, resampled = agreement(counts), agreement(drawn)
+    columns: dict[str, float] = {}
+    for i, name in enumerate(AGREEMENT):
+        columns |= measured(name, values[i], resampled[:, i])
+    return columns
+
+
 class Clusters:
-    """A bootstrap over clusters, here the prompts: pictures of one prompt are drawn together.
+    """A bootstrap over clusters, here the prompts: images of one prompt are drawn together.
 
     All measures of one instance see the same draws, so that their differences are paired.
     """
@@ -117,7 +145,7 @@ class Clusters:
         self.times = rng.multinomial(n, np.full(n, 1 / n), resamples)
 
     def sums(self, ids: pd.Series, values: np.ndarray) -> Real[np.ndarray, "resample column"]:
-        """The columns of ``values`` (a row per picture, whose cluster is in ``ids``) summed in each resample."""
+        """The columns of ``values`` (a row per image, whose cluster is in ``ids``) summed in each resample."""
         per_cluster = np.zeros((len(self.ids), values.shape[1]), np.result_type(values.dtype, np.int64))
         np.add.at(per_cluster, self.ids.get_indexer(ids), values)
         return self.times @ per_cluster
@@ -152,19 +180,10 @@ def fleiss(
         return agreed, (agreed - chance) / (1 - chance)
 
 
-def half_widths(n: int, agreed: float = 0.8, differing: float = 0.2) -> dict[str, float]:
-    """How far 95 % intervals reach to each side with ``n`` independent judgements, by the normal approximation.
-
-    Args:
-        agreed: the share on which rules and people agree, where half of the verdicts are "true".
-        differing: the share of pictures on which two rule sets differ.
-
-    Returns:
-        agreement and difference (of two rule sets' agreement) in points, and kappa.
-    """
-    one = 1.96 / np.sqrt(n)
-    spread = np.sqrt(agreed * (1 - agreed))
-    return {"agreement": 100 * one * spread, "kappa": 2 * one * spread, "difference": 100 * one * np.sqrt(differing)}
+def pairwise(counts: Int[np.ndarray, "item answer"], times: Int[np.ndarray, "resample item"]) -> dict[str, float]:
+    """:func:`fleiss`: agreement (percent) and kappa, each :func:`measured`."""
+    (agreed, kappa), (drawn, drawn_kappa) = fleiss(counts), fleiss(counts, times)
+    return measured("agreement", agreed[0], drawn, 100) | measured("kappa", kappa[0], drawn_kappa)
 
 
 def cohen(first: pd.Series, second: pd.Series) -> float:

@@ -13,6 +13,7 @@ from ..store.files import atomic, reported
 from . import scores, statistics, verdicts
 from .detections import read_detections
 from .images import list_images
+from .scores import MAIN
 from .statistics import agreement
 
 # ------------------------------------------------------------------------------------------- evaluation (notebook 04)
@@ -34,8 +35,8 @@ def write_verdicts(
 
     Returns how many images, with both objects, and correct.
     """
-    asked = pd.read_parquet(prompts)
-    records = verdicts.verdicts(asked, read_detections(detections), list_images(images, asked), **options)
+    table = pd.read_parquet(prompts)
+    records = verdicts.verdicts(table, read_detections(detections), list_images(images, table), **options)
     with atomic(path) as partial:
         records.to_parquet(partial, index=False)
     return {"images": len(records), **{name: int(records[name].sum()) for name in ("both_found", "correct")}}
@@ -94,11 +95,11 @@ def chance_table(
     """
     tables = []
     for pair in ("any", "best"):
-        told = {
-            model: verdicts.verdicts(prompts, found, models[model], **(judged | {"pairs": pair}))
-            for model, found in detections.items()
+        records_by = {
+            model: verdicts.verdicts(prompts, boxes, models[model], **(judged | {"pairs": pair}))
+            for model, boxes in detections.items()
         }
-        table = score_table(told, prompts).query("relation == 'all' and metric == 'VISOR_Cond'")
+        table = score_table(records_by, prompts).query("relation == 'all' and metric == 'VISOR_Cond'")
         tables.append(table.assign(pair=pair)[["objects", "model", "pair", "value", "low", "high", "chance"]])
     return pd.concat(tables, ignore_index=True).sort_values(["objects", "model"], kind="stable", ignore_index=True)
 
@@ -118,7 +119,7 @@ def change_table(
         before, after = (table[table.prompt_id.isin(ids)] for table in (first, records))
         if set(before.prompt_id) & set(after.prompt_id):
             table = scores.compare(before, after, resamples, seed=seed)
-            luck = [scores.chance(one).value.to_numpy() for one in scores.common([before, after])]
+            luck = [scores.chance(part).value.to_numpy() for part in scores.common([before, after])]
             lift = table.difference - (luck[1] - luck[0])  # rows are in the same order
             tables.append(table.assign(lift=lift, objects=objects, model=model, left_aside=table.attrs["left_aside"]))
     change = ["before", "after", "difference", "low", "high", "p", "lift"]
@@ -150,9 +151,9 @@ def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
         (:func:`statistics.ratio`, the cluster being the prompt), and Cohen's kappa.
     """
     both = first.merge(second, on=["prompt_id", "image_index"], suffixes=("", "_second"))
-    found = both[both.both_found & both.both_found_second]
+    both_found = both[both.both_found & both.both_found_second]
     rows = []
-    for what, part, column in (("both objects found", both, "both_found"), ("relation holds", found, "correct")):
+    for what, part, column in (("both objects found", both, "both_found"), ("relation holds", both_found, "correct")):
         a, b = part[column].to_numpy(bool), part[f"{column}_second"].to_numpy(bool)
         counts = np.array([(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()])
         accuracy, _, _, kappa = agreement(counts)
@@ -167,8 +168,8 @@ def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 def agreed(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """The first judge's verdicts on the images of which the second says the same: both objects found or not, and the
     relation obeyed or not. Images that look alike to two judges are clearer ones than the rest."""
-    told = second[["prompt_id", "image_index", "both_found", "correct"]]
-    both = first.merge(told, on=["prompt_id", "image_index"], suffixes=("", "_second"))
+    other = second[["prompt_id", "image_index", "both_found", "correct"]]
+    both = first.merge(other, on=["prompt_id", "image_index"], suffixes=("", "_second"))
     alike = (both.both_found == both.both_found_second) & (both.correct == both.correct_second)
     return both.loc[alike, list(first)].reset_index(drop=True)
 
@@ -186,8 +187,8 @@ def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFra
     by_visor = rescored[(rescored.rules == "visor") & (rescored.pairs == "any")]
     theirs = by_visor.pivot(index=["model", "detector"], columns="metric", values="value")
     theirs = theirs.dropna(subset="VISOR_4").reset_index()  # a detector that saw some pictures only is no ruler here
-    told = "scored by us from published boxes (" + theirs.detector + ")"
-    theirs = theirs.assign(prompts="SpatialBench-UC", source=told)
+    how = "scored by us from published boxes (" + theirs.detector + ")"
+    theirs = theirs.assign(prompts="SpatialBench-UC", source=how)
     named = pd.DataFrame.from_dict(reported("visor"), orient="index").rename_axis("model").reset_index()
     rows = pd.concat([ours, theirs, named.assign(prompts="SR2D")], ignore_index=True).rename(columns={"model": "name"})
-    return rows[["name", "prompts", "OA", "VISOR", "VISOR_Cond", "source"]]
+    return rows[["name", "prompts", *MAIN, "source"]]

@@ -51,16 +51,16 @@ def verdicts(
         threshold: detections whose score is above it count.
         pairs: "any": the relation must hold for some pair of boxes (VISOR); "best": for the pair of highest scores.
         rules: a name in ``RULES`` (:mod:`sr4g_utils.relations`).
-        nothing: "raise", or "record": a model of which nothing is found has a score of 0, which is said. The caller
-            vouches for the detector, which found something of another model (:func:`unfound`).
+        nothing: what to do if nothing is found: "raise", or "record": score 0 and warn. Use "record" only if the
+            detector found something in another model's images (:func:`unfound`).
 
     Returns:
         Rows in the order of prompts and images. prompt_id, image_index, subject, relation, object; n_subject, n_object
         (boxes above the threshold); both_found, correct, reason; subject_x, _y, _w, _h, _score and object_… of the pair
         that decided (the most confident that satisfies the relation, else the most confident; NaN where not found);
         and a bool column for each of the 14 relations: does it hold for some pair, or for the best? ``attrs``: images
-        (how many, and who says so), never_found (names asked for that are no label of the whole table), other_boxes
-        (of prompts that are not asked), nothing_found.
+        (their number and where it comes from), never_found (prompted names that never occur as a label), other_boxes
+        (how many are of other prompts), nothing_found.
 
     Raises:
         NothingFound: no detection above the threshold belongs to any prompt's objects.
@@ -101,7 +101,7 @@ def _judged(records: pd.DataFrame, boxes: pd.DataFrame, pairs: str, rules: str) 
     has, first = np.unique(image, return_index=True)  # images with a pair, and their first
     if pairs == "best":  # boxes are sorted by score, so an image's first pair is its best
         image, s, o, first = has, s[first], o[first], np.arange(len(has))
-    holds = _holds(boxes, s, o, rules)
+    holds = _holds(boxes, s, o, rules)  # of every pair and relation: one call is cheaper than one per image
     some = np.zeros((n, len(NAMES)), bool)
     if len(has):
         some[has] = np.logical_or.reduceat(holds, first)
@@ -113,7 +113,7 @@ def _judged(records: pd.DataFrame, boxes: pd.DataFrame, pairs: str, rules: str) 
     shown = {role: _first(boxes, rows[role], n) for role in rows}
     shown["subject"][has], shown["object"][has] = s[order], o[order]
     shown_holds = np.zeros((n, len(NAMES)), bool)
-    shown_holds[has] = holds[order]
+    shown_holds[has] = holds[order]  # what else this pair shows, for the reason in words
 
     columns: dict[str, np.ndarray] = {
         f"n_{role}": np.bincount(boxes.image.to_numpy()[rows[role]], minlength=n) for role in rows
@@ -132,16 +132,16 @@ Of = Bool[np.ndarray, "box"]
 
 
 def _roles(prompts: pd.DataFrame, table: pd.DataFrame, at: Int[np.ndarray, "box"]) -> tuple[Of, Of, dict[str, Any]]:
-    """Which boxes are of their prompt's subject, and of its object, and what is to be told of the names.
+    """Which boxes are of their prompt's subject, and of its object, and facts about the names for ``attrs``.
 
-    ``at``: the row of each box's prompt, -1 for a prompt that is not asked.
+    ``at``: the row of each box's prompt, -1 for a prompt that is not scored.
     """
-    asked = [prompts[role].astype(str) for role in ("subject", "object")]
-    names = pd.Index(pd.unique(pd.concat(asked)))
+    prompted = [prompts[role].astype(str) for role in ("subject", "object")]
+    names = pd.Index(pd.unique(pd.concat(prompted)))
     code, labels = pd.factorize(table.label)
     meant = readings(labels, names)
     name = np.array([names.get_loc(meant[label]) if label in meant else -1 for label in labels], int)[code]
-    is_subject, is_object = ((at >= 0) & (name == names.get_indexer(pd.Index(each))[at]) for each in asked)
+    is_subject, is_object = ((at >= 0) & (name == names.get_indexer(pd.Index(own))[at]) for own in prompted)
     never = names.delete(np.unique(name[name >= 0])).tolist()
     strange = [labels[i] for i in np.unique(code[(at >= 0) & (name < 0)])]
     if never and strange:
@@ -157,16 +157,16 @@ def _few(names: list[str]) -> str:
 
 
 def _nothing_found(table: pd.DataFrame, threshold: float, nothing: str) -> None:
-    found = (
+    what = (
         f"{source_of(table)}: the detector found nothing: of {len(table):,} boxes of these prompts, "
         f"{(table.score > threshold).sum():,} score above {threshold} and none bears its prompt's object names"
     )
     if nothing == "raise":
         raise NothingFound(
-            f"{found}. Check the detector, the images and the label names; a score of such a run would say nothing "
+            f"{what}. Check the detector, the images and the label names; a score of such a run would say nothing "
             "about the model"
         )
-    say(f"{found}. It is scored as what it seems, a model that draws none of them")
+    say(f"{what}. It is scored as what it seems, a model that draws none of them")
 
 
 def unfound(models: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -191,11 +191,11 @@ def _pairs(
     image = boxes.image.to_numpy()
     count = np.bincount(image[object], minlength=n)
     start = np.cumsum(count) - count
-    times = count[image[subject]]
+    times = count[image[subject]]  # a subject box meets every object box of its image, and no other's
     s = np.repeat(subject, times)
     within = np.arange(len(s)) - np.repeat(np.cumsum(times) - times, times)
     o = object[start[image[s]] + within]
-    apart = s != o
+    apart = s != o  # where both names are one, a box has both roles
     return image[s[apart]], s[apart], o[apart]
 
 
@@ -219,13 +219,13 @@ def _reasons(records: pd.DataFrame, holds: Bool[np.ndarray, "image relation"]) -
     instead = {name: _instead(name) for name in NAMES}
     names = ["subject", "relation", "object", "n_subject", "n_object", "both_found", "correct"]
     reasons = []
-    for image, (s, name, o, n_s, n_o, found, correct) in enumerate(
+    for image, (s, name, o, n_s, n_o, both_found, correct) in enumerate(
         zip(*(records[column].tolist() for column in names), strict=True)
     ):
         phrase = BY_NAME[name].phrase
         if correct:
             reasons.append(f"the {s} is {phrase} the {o}")
-        elif found:
+        elif both_found:
             but = [BY_NAME[NAMES[other]].phrase for other in instead[name] if holds[image, other]][:1]
             reasons.append(f"the {s} is not {phrase} the {o}" + "".join(f" but {phrase} it" for phrase in but))
         elif s == o:

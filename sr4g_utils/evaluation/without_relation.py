@@ -1,7 +1,7 @@
 """Prompts without a relation: does fine-tuning on relations cost the things themselves?
 
-"a dog", "a dog and a cat", "a dog, a cat and a bench": a picture obeys if all of them are found. Where they are is not
-asked.
+"a dog", "a dog and a cat", "a dog, a cat and a bench": an image obeys if all of them are found, wherever
+they are.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from .detections import read_detections
 from .images import list_images
 
 SETS = ("seen", "unseen", "all")  # "all" are the prompts that know of no sets
-UNASKED = "separated"  # a prompt has a relation; this one is neither said nor scored
+UNASKED = "separated"  # placeholder: the table needs a relation; it is not in the caption and not scored
 
 
 def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int) -> int:
@@ -30,10 +30,10 @@ def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int)
     fewer than three has names that are not asked for: a detector is asked for two at a time. A set that names fewer
     than three things is left out. Returns how many.
     """
-    asked, random = pd.read_parquet(prompts), np.random.default_rng(seed)
+    others, random = pd.read_parquet(prompts), np.random.default_rng(seed)
     rows = []
     for objects in SETS:
-        names = np.unique(asked.loc[asked.objects == objects, ["subject", "object"]].to_numpy(str))
+        names = np.unique(others.loc[others.objects == objects, ["subject", "object"]].to_numpy(str))
         for things in THINGS if len(names) >= max(THINGS) else ():
             for i in range(number):
                 drawn = random.choice(names, max(THINGS), replace=False).tolist()
@@ -47,10 +47,10 @@ def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int)
 
 def write_thirds(path: str | Path, prompts: str | Path) -> int:
     """A stage: the same prompts with the third thing as their subject, for the detector. Returns how many."""
-    asked = pd.read_parquet(prompts)
+    table = pd.read_parquet(prompts)
     with atomic(path) as partial:
-        asked.assign(subject=asked.third).to_parquet(partial, index=False)
-    return len(asked)
+        table.assign(subject=table.third).to_parquet(partial, index=False)
+    return len(table)
 
 
 def found(
@@ -63,13 +63,13 @@ def found(
         images: as :func:`images.list_images` lists them.
     """
     first, last = (
-        verdicts.verdicts(asked, table, images, threshold, nothing="record")
-        for asked, table in ((prompts, boxes), (prompts.assign(subject=prompts.third), thirds))
+        verdicts.verdicts(needed, table, images, threshold, nothing="record")
+        for needed, table in ((prompts, boxes), (prompts.assign(subject=prompts.third), thirds))
     )
-    told = first[["prompt_id"]].merge(prompts[["prompt_id", "objects", "things"]], validate="many_to_one")
+    rows = first[["prompt_id"]].merge(prompts[["prompt_id", "objects", "things"]], validate="many_to_one")
     there = np.column_stack([first.n_subject, first.n_object, last.n_subject]) > 0
-    asked = np.arange(max(THINGS)) < told.things.to_numpy()[:, None]
-    return told.assign(found=(there | ~asked).all(axis=1))
+    needed = np.arange(max(THINGS)) < rows.things.to_numpy()[:, None]
+    return rows.assign(found=(there | ~needed).all(axis=1))
 
 
 def scores(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -103,8 +103,8 @@ def scores(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _counts(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Of each prompt, in the order of ids: images with all things, and images."""
-    each = table.groupby("prompt_id").found.agg(["sum", "size"]).to_numpy(float)
-    return each[:, :1], each[:, 1:]
+    counts = table.groupby("prompt_id").found.agg(["sum", "size"]).to_numpy(float)
+    return counts[:, :1], counts[:, 1:]
 
 
 def _share(counts: tuple[np.ndarray, np.ndarray]) -> float:
@@ -112,7 +112,7 @@ def _share(counts: tuple[np.ndarray, np.ndarray]) -> float:
 
 
 def evaluate(
-    run: Run, models: Mapping[str, Any], asked: Path, number: int, options: Mapping[str, Any], dtype: str,
+    run: Run, models: Mapping[str, Any], prompt_file: Path, number: int, options: Mapping[str, Any], dtype: str,
     detector: Any, threshold: float, seed: int, about: Any,
 ) -> pd.DataFrame:  # fmt: skip
     """Every model's :func:`scores`, from prompts to table and result ``plain``; models whose images were made elsewhere
@@ -120,16 +120,18 @@ def evaluate(
     models = {name: spec for name, spec in models.items() if "images" not in spec}
     if not (number and models):
         return pd.DataFrame()
-    prompts, count = run.stage("plain_prompts.parquet", write_prompts, {"prompts": asked}, number=number, seed=seed)
+    prompts, count = run.stage(
+        "plain_prompts.parquet", write_prompts, {"prompts": prompt_file}, number=number, seed=seed
+    )
     if not count:
         return pd.DataFrame()
     thirds, _ = run.stage("plain_thirds.parquet", write_thirds, {"prompts": prompts})
     images, _ = steps.draw(run, models, prompts, options, dtype, "plain/images")
     boxes, _ = steps.find(run, images, prompts, detector, "plain/detections")
     others, _ = steps.find(run, images, thirds, detector, "plain/thirds")
-    table, told = pd.read_parquet(prompts), {}
+    table, records = pd.read_parquet(prompts), {}
     for name, folder in images.items():
-        first, last = (read_detections(each[name]) for each in (boxes, others))
-        told[name] = found(table, first, last, list_images(folder, table), threshold)
-    made = run.result(scores(told), "plain", **about, per_cell=number)
-    return run.table(made, "plain", "Prompts without a relation: all things found (percent), with 95 % intervals")
+        first, last = (read_detections(files[name]) for files in (boxes, others))
+        records[name] = found(table, first, last, list_images(folder, table), threshold)
+    result = run.result(scores(records), "plain", **about, per_cell=number)
+    return run.table(result, "plain", "Prompts without a relation: all things found (percent), with 95 % intervals")

@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from .. import __version__
+from ..evaluation.scores import MAIN
 from ..relations import FAMILIES
 from ..store.files import digest, write_text
 from ..store.run import copy
@@ -123,9 +124,7 @@ def _restrictions(licence: str) -> str:
 def _validated(record: Mapping[str, Any]) -> str:
     if not record["start"]:
         return "none was made."
-    told = [
-        f"{name} {record['start'][name]:.1f} → {record['best'][name]:.1f}" for name in ("OA", "VISOR", "VISOR_Cond")
-    ]
+    told = [f"{name} {record['start'][name]:.1f} → {record['best'][name]:.1f}" for name in MAIN]
     return f"{', '.join(told)} ({record['best']['images']} images, at the best step, {record['best']['step']:,})."
 
 
@@ -135,9 +134,7 @@ def _scores(rows: list[dict[str, Any]], model: str) -> str:
     Raises:
         ValueError: the model has none.
     """
-    table = pd.DataFrame(rows).query(
-        "model == @model and relation == 'all' and metric in ('OA', 'VISOR', 'VISOR_Cond')"
-    )
+    table = pd.DataFrame(rows).query("model == @model and relation == 'all' and metric in @MAIN")
     if not len(table):
         raise ValueError(f"model card: notebook 04 has no scores of {model!r}")
     lines = [

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from ..evaluation.scores import MAIN
 from ..models.load import default_device
 from ..store.files import write_text
 from .batches import Sampler, Text
@@ -84,8 +85,7 @@ def images_per_second_at_peak(unet: Any, samples: Sampler, text: Text, c: Choice
     return peak / (3 * counter.get_total_flops())
 
 
-SCORES = ("OA", "VISOR", "VISOR_Cond")  # of a validation
-LOGGED = ("loss", "lr", "grad_norm", "images_per_s", "eta_s", "mfu", *SCORES, "images", "both_found")
+LOGGED = ("loss", "lr", "grad_norm", "images_per_s", "eta_s", "mfu", *MAIN, "images", "both_found")
 
 
 class Log:
@@ -147,7 +147,7 @@ class Log:
 
     def validation(self, done: int, scores: dict[str, Any]) -> dict[str, Any]:
         self._write(done, scores)
-        parts = (f"{name} {'–' if scores[name] is None else format(scores[name], '.1f')}" for name in SCORES)
+        parts = (f"{name} {'–' if scores[name] is None else format(scores[name], '.1f')}" for name in MAIN)
         self.bar.write(f"validation at step {done:,}: {', '.join(parts)} ({scores['images']} images)", file=sys.stderr)
         self.resume_clock()
         return {"step": done, **scores}
@@ -208,7 +208,7 @@ def gains(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         }
         for split, about in results.items()
         if about["start"]
-        for metric in SCORES
+        for metric in MAIN
     ]
     table = pd.DataFrame(rows, columns=["split", "best step", "metric", "before", "after", "images"])
     table = table.astype({"before": float, "after": float})

@@ -36,7 +36,7 @@ from .captions import Captions
 from .checkpoints import Learner, cast, checkpoint, restore, save_unet
 from .choices import Choices
 from .latents import Encoded
-from .log import SCORES, Log, images_per_second_at_peak, share_of
+from .log import Log, images_per_second_at_peak, share_of
 
 # a UNet's weights (and ``nothing``, see visor.verdicts) -> OA, VISOR, VISOR_Cond and their counts
 Judge = Callable[..., dict[str, Any]]
@@ -64,7 +64,7 @@ def judge_of(pipeline: Any, asked: pd.DataFrame, detector: Detector, c: Choices,
             asked, found, images=sampling.images, threshold=c.threshold, pairs=c.pairs, rules=c.rules, nothing=nothing
         )
         scores = evaluation_scores.scores(records).query("relation == 'all'").set_index("metric").value
-        values = {name: None if np.isnan(scores[name]) else float(scores[name]) for name in SCORES}
+        values = {name: None if np.isnan(scores[name]) else float(scores[name]) for name in evaluation_scores.MAIN}
         return {**values, "images": len(records), "both_found": int(records.both_found.sum())}
 
     return judge

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..evaluation import scores as evaluation_scores
 from ..evaluation import verdicts
-from ..evaluation.statistics import AGREEMENT, Clusters, agreement, fleiss, interval, mcnemar, outcomes
+from ..evaluation.statistics import AGREEMENT, Clusters, agreement, interval, mcnemar, measured, outcomes, pairwise
 from ..relations import RULES
 from .fitted_rule import off_axis
 from .published import DETECTORS, FLOORS, SIDE
@@ -95,9 +95,7 @@ def _measures(told: pd.DataFrame, clusters: Clusters) -> dict[str, float | int]:
     row: dict[str, float | int] = {"n": len(told)}
     for i, name in enumerate(AGREEMENT):
         times = 1 if name == "kappa" else 100
-        low, high = interval(times * drawn[:, i])
-        name = "agreement" if name == "accuracy" else name
-        row |= {name: times * values[i], f"{name}_low": low, f"{name}_high": high}
+        row |= measured("agreement" if name == "accuracy" else name, values[i], drawn[:, i], times)
     return row
 
 
@@ -225,13 +223,8 @@ def ceiling(answers: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd
         for kind, part in {"all": of_model, "both objects": of_model[seen]}.items():
             counts = pd.crosstab(part.picture, part.verdict).reindex(columns=["true", "false"], fill_value=0).to_numpy()
             times = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
-            agreed, kappa = (float(value[0]) for value in fleiss(counts))
-            (low, high), (kappa_low, kappa_high) = (
-                interval(k * v) for k, v in zip((100, 1), fleiss(counts, times), strict=True)
-            )
-            rows.append({"model": model, "pictures": kind, "n": len(counts), "agreement": 100 * agreed,
-                         "agreement_low": low, "agreement_high": high, "kappa": kappa, "kappa_low": kappa_low,
-                         "kappa_high": kappa_high})  # fmt: skip
+            row = {"model": model, "pictures": kind, "n": len(counts)}
+            rows.append(row | pairwise(counts, times))
     return pd.DataFrame(rows)
 
 
@@ -285,14 +278,13 @@ def compared(
     differences, orders = [], []
     for keys, records in _all_ways(pictures, boxes):
         names, drawn = list(records), evaluation_scores.draws(list(records.values()), resamples, seed)["all"]
-        for metric in ("OA", "VISOR", "VISOR_Cond"):
+        for metric in evaluation_scores.MAIN:
             values = drawn[:, :, evaluation_scores.METRICS.index(metric)]
             for a, b in combinations(range(len(names)), 2):
                 gain = values[b] - values[a]
-                low, high = interval(gain[1:])
                 prompts = records[names[a]].prompt_id.nunique()
                 about = {**keys, "a": names[a], "b": names[b], "metric": metric, "prompts": prompts}
-                differences.append({**about, "difference": gain[0], "low": low, "high": high})
+                differences.append(about | evaluation_scores.estimate(gain, "difference", "low", "high"))
             if metric != "OA":
                 ranks = np.argsort(-values, axis=0, kind="stable").T
                 stable = 100 * float((ranks[1:] == ranks[0]).all(axis=1).mean())

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..dataset.boxes import BoxTable
-from ..evaluation.statistics import AGREEMENT, Clusters, agreement, cohen, fleiss, interval, outcomes
+from ..evaluation.statistics import Clusters, cohen, outcomes, pairwise, with_labels
 from ..relations import RULES
 from .kit import read_key
 from .vsr import judge_like_people
@@ -99,13 +99,7 @@ def _everybody(answers: pd.DataFrame, resamples: int, seed: int) -> dict[str, fl
     if not len(counts):
         return {"n": 0}
     times = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
-    row: dict[str, float | int] = {"n": len(counts)}
-    for name, scale, value, drawn in zip(
-        ("agreement", "kappa"), (100, 1), fleiss(counts), fleiss(counts, times), strict=True
-    ):
-        low, high = interval(scale * drawn)
-        row |= {name: scale * float(value[0]), f"{name}_low": low, f"{name}_high": high}
-    return row
+    return {"n": len(counts), **pairwise(counts, times)}
 
 
 def _two(a: pd.Series, b: pd.Series) -> dict[str, float | int]:
@@ -185,9 +179,4 @@ def _weights(answers: pd.DataFrame) -> pd.Series:
 
 def _weighted(items: pd.Index, hits: np.ndarray, resamples: int, seed: int) -> dict[str, float | int]:
     ids = pd.Series(items)
-    row: dict[str, float | int] = {}
-    drawn = agreement(Clusters(ids, resamples, seed).sums(ids, hits))
-    for i, (name, value) in enumerate(zip(AGREEMENT, agreement(hits.sum(axis=0)), strict=True)):
-        low, high = interval(drawn[:, i])
-        row |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
-    return row
+    return with_labels(hits.sum(axis=0), Clusters(ids, resamples, seed).sums(ids, hits))

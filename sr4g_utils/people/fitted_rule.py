@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from ..dataset.boxes import BoxTable
-from ..evaluation.statistics import AGREEMENT, agreement, interval, outcomes
+from ..evaluation.statistics import AGREEMENT, agreement, outcomes, with_labels
 from ..relations import RULES, family
 from .vsr import box_pairs, judge_like_people
 
@@ -97,10 +97,7 @@ def held_out(told: pd.DataFrame, tables: Sequence[BoxTable], seed: int, resample
         for names, relations in GROUPS.items():
             of = part.relation.isin(relations).to_numpy()
             counts = outcomes(verdict[of], part.label.to_numpy(bool)[of]).sum(axis=0)
-            samples = agreement(rng.multinomial(counts.sum(), counts / counts.sum(), resamples))
-            row: dict[str, object] = {"relations": names, "rules": rules, "n": int(counts.sum())}
-            for i, (name, value) in enumerate(zip(AGREEMENT, agreement(counts), strict=True)):
-                low, high = interval(samples[:, i])
-                row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-            rows.append(row)
+            drawn = rng.multinomial(counts.sum(), counts / counts.sum(), resamples)
+            row = {"relations": names, "rules": rules, "n": int(counts.sum())}
+            rows.append(row | with_labels(counts, drawn))
     return pd.DataFrame(rows)

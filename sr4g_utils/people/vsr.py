@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from ..dataset import coco, inputs, triplets
 from ..dataset.boxes import BoxTable
-from ..evaluation.statistics import AGREEMENT, agreement, interval, outcomes
+from ..evaluation.statistics import outcomes, with_labels
 from ..relations import NAMES, RULES
 from ..store import files
 from ..store.run import RECORDED, Run, Told
@@ -118,12 +118,9 @@ def human_agreement(
                 part = of_relation if frame == "all" else of_relation[of_relation.frame == frame]
                 verdict, label = part.verdict.to_numpy(bool), part.label.to_numpy(bool)
                 table = outcomes(verdict, label).sum(axis=0)
-                samples = agreement(rng.multinomial(len(part), table / max(len(part), 1), resamples))
-                row: dict[str, object] = {"relation": relation, "rules": rules, "frame": frame, "n": len(part)}
-                for i, (name, value) in enumerate(zip(AGREEMENT, agreement(table), strict=True)):
-                    low, high = interval(samples[:, i])
-                    row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-                rows.append(row)
+                drawn = rng.multinomial(len(part), table / max(len(part), 1), resamples)
+                row = {"relation": relation, "rules": rules, "frame": frame, "n": len(part)}
+                rows.append(row | with_labels(table, drawn))
     return pd.DataFrame(rows)
 
 

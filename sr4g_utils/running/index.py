@@ -14,11 +14,11 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from ..evaluation.scores import MAIN
 from ..store.files import read_json, write_text
 from . import done, profiles, verify
 
 HEADLINES = ("scores", "people_agreement", "captions_per_relation")  # the first of these figures that there is
-METRICS = ("OA", "VISOR", "VISOR_Cond")
 
 STYLE = """
 .answer { line-height: 1.5 }
@@ -224,11 +224,11 @@ def scores(folder: Path) -> str:
     }
     rows = []
     for objects, model in dict.fromkeys(key[:2] for key in cells):
-        found = [cells.get((objects, model, metric), {}) for metric in METRICS]
+        found = [cells.get((objects, model, metric), {}) for metric in MAIN]
         values = [_interval([row.get(key) for key in ("value", "low", "high")]) for row in found]
         chance = _interval([found[-1].get("chance")])
         rows.append([_text(objects), _text(model), *values, chance, changes.get((objects, model), "–")])
-    heads = ["objects", "model", *METRICS, "chance of VISOR_Cond", "change of VISOR_Cond"]
+    heads = ["objects", "model", *MAIN, "chance of VISOR_Cond", "change of VISOR_Cond"]
     note = "<p>Percent, with 95 % intervals; the change is in points, paired by prompt.</p>"
     return _table(heads, rows) + note if rows else ""
 

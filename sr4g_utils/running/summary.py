@@ -12,14 +12,13 @@ import pandas as pd
 from scipy import stats
 
 from ..dataset.prompts import OBJECT_SETS
-from ..evaluation import scores
+from ..evaluation import scores, statistics
 from ..store import files
 from . import profiles
 from .sweep import measured_minutes
 
 OF = ["kind", "objects", "model", "relation", "metric"]  # what a number is of; kind: "score" or "change"
 PROMPT = ["subject", "relation", "object", "caption", "objects"]  # two runs' prompts are the same where these are
-HEADLINES = ("OA", "VISOR", "VISOR_Cond")
 RESAMPLES = 1_000
 
 
@@ -171,19 +170,9 @@ def _over_prompts(runs: Sequence[Finished], level: float) -> Iterator[tuple[Any,
             for i, model in enumerate(models):
                 for kind, values in (("score", means[i]), ("change", means[i] - means[0])):
                     if kind == "score" or i:
-                        ends = _quantiles(values[1:], level)
-                        yield from (
-                            (kind, objects, model, relation, metric, *ends[:, j])
-                            for j, metric in enumerate(scores.METRICS)
-                        )
-
-
-def _quantiles(drawn: np.ndarray, level: float) -> np.ndarray:
-    """(2, metric): the ends of each metric's percentile interval; null where it was never measurable."""
-    ends = np.full((2, drawn.shape[1]), np.nan)
-    known = ~np.isnan(drawn).all(axis=0)
-    ends[:, known] = np.nanquantile(drawn[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return ends
+                        for metric, drawn_again in zip(scores.METRICS, values[1:].T, strict=True):
+                            ends = statistics.interval(drawn_again, level)
+                            yield kind, objects, model, relation, metric, *ends
 
 
 def _models(run: Finished) -> list[str]:
@@ -286,7 +275,7 @@ def _page(runs: Sequence[Finished], scores: pd.DataFrame, seeds: Sequence[pd.Dat
 
 
 def _headlines(table: pd.DataFrame) -> pd.DataFrame:
-    return table[(table.relation == "all") & table.metric.isin(HEADLINES)]
+    return table[(table.relation == "all") & table.metric.isin(scores.MAIN)]
 
 
 def _told(value: pd.Series | None, low: pd.Series, high: pd.Series) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..evaluation.scores import AT_LEAST, METRICS
+from ..evaluation.scores import AT_LEAST, MAIN
 from ..evaluation.verdicts import verdicts
 from .answer import accept, grid, refuse, words
 
@@ -47,7 +47,8 @@ def _expected(generator: str) -> dict[str, float]:
     correct = both * np.array(obeyed)
     shares = [both, correct.mean(), correct.mean() / both]
     shares += [stats.binom.sf(n - 1, IMAGES, correct).mean() for n in AT_LEAST]
-    return {name: 100 * float(share) for name, share in zip(METRICS, shares, strict=True)}
+    names = (*MAIN, *(f"VISOR_{n}" for n in AT_LEAST))
+    return {name: 100 * float(share) for name, share in zip(names, shares, strict=True)}
 
 
 TOLERANCE = 0.5  # points

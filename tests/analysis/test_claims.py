@@ -10,7 +10,7 @@ from pretend import draw, make_prompts
 from sr4g_utils.analysis import bias, claims
 from sr4g_utils.analysis.claims import CONTRADICTED, HOLDS, NOT_TESTABLE, NOTHING, UNDECIDED
 from sr4g_utils.dataset.prompts import draw_prompts
-from sr4g_utils.evaluation import scores, tables
+from sr4g_utils.evaluation import scores, statistics, tables
 from sr4g_utils.evaluation import verdicts as evaluation_verdicts
 from sr4g_utils.relations import NAMES, OPPOSITES, SYMMETRIC
 from sr4g_utils.store.files import protocol
@@ -102,7 +102,7 @@ def test_two_models_are_tested_each_where_it_should(world):
 
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=20))
 def test_holm_is_the_step_down_procedure(p):
-    corrected = claims.holm(p)
+    corrected = statistics.holm(p)
     known = sorted(value for value in p if value == value)
     for alpha in (0.01, 0.05, 0.5):
         rejected = 0

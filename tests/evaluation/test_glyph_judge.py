@@ -35,7 +35,7 @@ def test_matches_as_a_stage(tmp_path):
     for number in range(2):
         picture = world.render(drawn, ["dog", "car"], seed=number)
         Image.fromarray(picture).save(tmp_path / f"0_{number}.png")
-    assert glyph_judge.write_matches(tmp_path / "m.parquet", tmp_path, per_prompt=1) == 1
+    assert glyph_judge.write_matches(tmp_path / "m.parquet", tmp_path) == 1
     found = read_detections(tmp_path / "m.parquet")
     assert found.label.tolist() == ["dog", "car"] and set(found.image_index) == {0} and set(found.width) == {64}
     assert found[["x", "y", "w", "h"]].to_numpy() == pytest.approx(drawn, abs=4)
