@@ -44,9 +44,9 @@ def read_rows(path: Path) -> pd.DataFrame | dict[int, Any]:
         raise ValueError(f"{path}: prompts are read from {', '.join(SUFFIXES)}; save it as one of them")
     if suffix == ".parquet":
         return _parquet(path)
-    text = _text(path)
     if suffix in (".csv", ".tsv"):
-        return _table(path, text)
+        return _typed(read_cells(path))
+    text = _text(path)
     lines = {row: line.strip() for row, line in enumerate(re.split("\r\n|\r|\n", text), 1) if line.strip()}
     return lines if suffix == ".txt" else _json(path, text, lines)
 
@@ -79,14 +79,22 @@ def _text(path: Path) -> str:
         row = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"{path}: row {row}: holds a NUL, so it is UTF-16 or no text at all; {_UTF8}")
     if not text.strip():
-        raise ValueError(f"{path}: is empty, it holds no prompts")
+        raise ValueError(f"{path}: is empty")
     return text
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def _table(path: Path, text: str) -> pd.DataFrame:
+def read_cells(path: Path) -> pd.DataFrame:
+    """A CSV as a spreadsheet saves it, with ``,``, ``;`` or tabs: every cell as text, without spaces around it.
+
+    The index is the row's number in the file; rows without a value are left out.
+
+    Raises:
+        ValueError: not such a file; it names the file, the row and the remedy.
+    """
+    text = _text(path)
     first = re.split("[\r\n]", text.lstrip(), maxsplit=1)[0]
     records = csv.reader(
         io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True
@@ -105,10 +113,9 @@ def _table(path: Path, text: str) -> pd.DataFrame:
             f"{path}: line {records.line_num}: not readable ({error}); check its quotation marks"
         ) from None
     if not names:
-        raise ValueError(f"{path}: is empty, it holds no prompts")
+        raise ValueError(f"{path}: is empty")
     table = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
-    table = table.loc[:, [not name.startswith(_UNNAMED) or table[name].astype(bool).any() for name in names]]
-    return _typed(table)
+    return table.loc[:, [not name.startswith(_UNNAMED) or table[name].astype(bool).any() for name in names]]
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -118,7 +118,7 @@ def interval(drawn: Float64[np.ndarray, "resample"], level: float = 0.95) -> tup
     return float(low), float(high)
 
 
-def measured(name: str, value: float, drawn: Float64[np.ndarray, "resample"], scale: float = 1) -> dict[str, float]:
+def measured(name: str, value: float, drawn: Float64[np.ndarray, "resample"], scale: float = 1.0) -> dict[str, float]:
     """A number under its name, and its percentile interval under ``name_low`` and ``name_high``, times ``scale``."""
     low, high = interval(scale * drawn)
     return {name: scale * float(value), f"{name}_low": low, f"{name}_high": high}
@@ -183,7 +183,7 @@ def fleiss(
 def pairwise(counts: Int[np.ndarray, "item answer"], times: Int[np.ndarray, "resample item"]) -> dict[str, float]:
     """:func:`fleiss`: agreement (percent) and kappa, each :func:`measured`."""
     (agreed, kappa), (drawn, drawn_kappa) = fleiss(counts), fleiss(counts, times)
-    return measured("agreement", agreed[0], drawn, 100) | measured("kappa", kappa[0], drawn_kappa)
+    return measured("agreement", agreed[0], drawn, 100.0) | measured("kappa", kappa[0], drawn_kappa)
 
 
 def cohen(first: pd.Series, second: pd.Series) -> float:

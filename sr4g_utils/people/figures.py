@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..dataset.figures import COLOURS, MARKERS, estimates, rules_colour, spread
+from ..dataset.figures import COLOURS, MARKERS, _offsets, _points, rules_colour
 from ..relations import GENEVAL_SLACK, PEOPLE_HALF_WIDTH
+
+RIGHT: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}  # a legend beside the axes
 
 
 def human_agreement(
@@ -21,38 +23,34 @@ def human_agreement(
     figure, axes = plt.subplots(1, len(measures), figsize=(3.4 * len(measures), 6), sharey=True)
     for axis, measure in zip(axes, measures, strict=True):
         parts = table.groupby("rules", sort=False)
-        for offset, (rules, part) in zip(spread(len(parts)), parts, strict=True):
+        for offset, (rules, part) in zip(_offsets(len(parts)), parts, strict=True):
             rows = part.set_index("relation").reindex(names)
-            _estimates(axis, rows, measure, offset, rules)
+            _points(axis, rows, measure, offset, rules_colour(rules), rules)
         axis.set(xlabel="Cohen's κ" if measure == "kappa" else measure, xlim=(0, 1.02))
     n = table.groupby("relation", sort=False).n.first()
     axes[0].set(yticks=range(len(names)), yticklabels=[f"{name}\n(n = {n[name]:,})" for name in names])
     axes[0].invert_yaxis()
-    axes[-1].legend(title="rules", loc="upper left", bbox_to_anchor=(1.02, 1))
+    axes[-1].legend(title="rules", **RIGHT)
     figure.tight_layout()
     return figure
 
 
-def _estimates(axis: Any, rows: pd.DataFrame, measure: str, offset: float, rules: str) -> None:
-    estimates(axis, rows, np.arange(len(rows)) + offset, measure, fmt="o", color=rules_colour(rules), label=rules)
-
-
 def frames(table: pd.DataFrame) -> Figure:
-    """Recall per reference frame: of the captions that people call true, the share that the rules call true as well."""
+    """Recall per reference frame: the share of people's true captions that are true under the rules as well."""
     shown = list(dict.fromkeys(table.rules))
     table = table[table.relation.isin(["left of", "right of"]) & table.frame.isin(["0", "1", "2"])]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharex=True)
     for axis, relation in zip(axes, ("left of", "right of"), strict=True):
         rows = table[table.relation == relation]  # few photos may leave none
-        for offset, rules in zip(spread(len(shown)), shown, strict=True):
-            _estimates(axis, rows[rows.rules == rules], "recall", offset, rules)
+        for offset, rules in zip(_offsets(len(shown)), shown, strict=True):
+            _points(axis, rows[rows.rules == rules], "recall", offset, rules_colour(rules), rules)
         n = rows.groupby("frame").n.first()
         axis.set(
             yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()], xlabel="recall"
         )
         axis.set(title=relation, xlim=(-0.02, 1.02))
         axis.invert_yaxis()
-    axes[-1].legend(title="rules", loc="upper left", bbox_to_anchor=(1.02, 1))
+    axes[-1].legend(title="rules", **RIGHT)
     figure.tight_layout()
     return figure
 
@@ -66,8 +64,8 @@ def agreement(table: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
     """Agreement and kappa of every rule set with the person, any and best pair, and how often two people agree.
 
     Args:
-        table: of :func:`agreement.with_people`; all pictures and the published boxes are shown.
-        ceiling: of :func:`agreement.ceiling`; the band spans its models.
+        table: from :func:`agreement.with_people`; all images and the published boxes are shown.
+        ceiling: from :func:`agreement.ceiling`; the band spans its models.
     """
     table = table[(table.images == "all") & (table.threshold == table.groupby("detector").threshold.transform("min"))]
     people = ceiling[ceiling.pictures == "all"]
@@ -76,53 +74,63 @@ def agreement(table: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
     for row, (measure, label) in enumerate({"agreement": "agreement (percent)", "kappa": "κ"}.items()):
         for axis, detector in zip(axes[row], detectors, strict=True):
             band = axis.axvspan(people[measure].min(), people[measure].max(), color="0.88", label="two people")
-            for pairs, marker, offset, fill in (("any", "o", -0.15, "white"), ("best", "s", 0.15, None)):
+            for pairs, offset in (("any", -0.15), ("best", 0.15)):
                 part = table[(table.detector == detector) & (table.pairs == pairs)].set_index("rules").loc[rules]
                 for i, name in enumerate(rules):
-                    colour = rules_colour(name)
-                    look = {"fmt": marker, "color": colour, "markerfacecolor": fill or colour}
-                    estimates(axis, part.loc[[name]], [i + offset], measure, **look)
+                    _estimates(axis, part.loc[[name]], measure, np.array([i + offset]), name, pairs)
             axis.set(yticks=range(len(rules)), yticklabels=rules, xlabel=label, ylim=(len(rules) - 0.5, -0.5))
             axis.grid(False, axis="y")
             if row == 0:
                 axis.set_title(f"{detector}, n = {part.n.iloc[0]}")
-    points = [plt.Line2D([], [], marker=m, linestyle="none", color="black", markerfacecolor=f) for m, f in
-              (("o", "white"), ("s", "black"))]  # fmt: skip
-    axes[0, -1].legend([*points, band], ["any pair", "best pair", "two people\n(range of 3 models)"],
-                       loc="upper left", bbox_to_anchor=(1.02, 1))  # fmt: skip
+    points = [
+        plt.Line2D([], [], color="black", linestyle="none", **_point(pairs, "black")) for pairs in ("any", "best")
+    ]
+    labels = ["any pair", "best pair", "two people\n(range of 3 models)"]
+    axes[0, -1].legend([*points, band], labels, **RIGHT)
     figure.tight_layout()
     return figure
 
 
+def _point(pairs: str, colour: Any) -> dict[str, Any]:
+    """Any pair: hollow circles; best pair: filled squares."""
+    return {"marker": "o", "markerfacecolor": "white"} if pairs == "any" else {"marker": "s", "markerfacecolor": colour}
+
+
+def _estimates(axis: Any, part: pd.DataFrame, name: str, at: np.ndarray, rules: str, pairs: str, **style: Any) -> None:
+    """Estimates of one rule set with their intervals, at given heights."""
+    low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+    value, low, high = (part[column].to_numpy(float) for column in (name, low, high))
+    colour = rules_colour(rules)
+    error = np.stack([value - low, high - value]).clip(0)
+    axis.errorbar(value, at, xerr=error, linestyle="none", color=colour, **_point(pairs, colour), **style)
+
+
 def offsets(table: pd.DataFrame) -> Figure:
-    """Where the most confident boxes stand, turned so that the asked direction is to the right, and each rule's border.
+    """Where the most confident boxes are, turned so that the prompt's direction points right, and each rule's border.
 
     Args:
-        table: of :func:`agreement.offsets`. GenEval's border depends on the boxes' sizes: it is drawn for the
-            median ones, and containment, which sg2im and sstd ask first, is drawn as a ring.
+        table: from :func:`agreement.offsets`. GenEval's border depends on the boxes' sizes: it is drawn for the
+            median ones. Containment, which sg2im and sstd test first, is drawn as a ring.
     """
-    found = table[table.both_found]
+    shown = table[table.both_found]
     figure, axis = plt.subplots(figsize=(7.5, 6))
     for verdict, (colour, marker) in VERDICTS.items():
-        part = found[found.verdict == verdict]
-        axis.scatter(
-            part.along, part.across, color=colour, marker=marker, s=40, label=f"{verdict} ({len(part)})", zorder=3
-        )
-    inside = found[found.contains]
-    axis.scatter(
-        inside.along, inside.across, facecolors="none", edgecolors="black", s=110, label="one box in the other"
-    )
+        part = shown[shown.verdict == verdict]
+        label = f"{verdict} ({len(part)})"
+        axis.scatter(part.along, part.across, color=colour, marker=marker, s=40, label=label, zorder=3)
+    inside = shown[shown.contains]
+    axis.scatter(inside.along, inside.across, 110, "none", edgecolors="black", label="one box in the other")
     reach = 0.85
     lines = [axis.axvline(0, color=rules_colour("visor"), linewidth=2)]
     for rules, degrees, style in (("sg2im", 45, "--"), ("people", PEOPLE_HALF_WIDTH, "-")):
         across = reach * np.tan(np.radians(degrees))
         lines += axis.plot([reach, 0, reach], [across, 0, -across], style, color=rules_colour(rules), linewidth=2)
     along, across = np.meshgrid(np.linspace(0, reach, 300), np.linspace(-reach, reach, 600))
-    slack = GENEVAL_SLACK * found[["extent_along"]].to_numpy().astype(float)
+    slack = GENEVAL_SLACK * shown.extent_along.to_numpy(float)
     holds = along - np.median(slack) > 0.5 * np.hypot(along, across)
     axis.contour(along, across, holds, levels=[0.5], colors=[rules_colour("geneval")], linestyles=":", linewidths=2)
     lines.append(plt.Line2D([], [], color=rules_colour("geneval"), linestyle=":", linewidth=2))
-    verdicts = axis.legend(title="the person says", loc="upper left", bbox_to_anchor=(1.02, 1))
+    verdicts = axis.legend(title="the person says", **RIGHT)
     names = ["visor", "sg2im, sstd", f"people ({PEOPLE_HALF_WIDTH:.0f}°)", "geneval (median boxes)"]
     axis.legend(lines, names, title="border of", loc="upper left", bbox_to_anchor=(1.02, 0.55))
     axis.add_artist(verdicts)
@@ -136,7 +144,7 @@ def curve(table: pd.DataFrame) -> Figure:
     """Kappa with people on VSR at every half-width, on the half that it was fitted on and on the other.
 
     Args:
-        table: of :func:`fitted_rule.curve`.
+        table: from :func:`fitted_rule.curve`.
     """
     groups = list(dict.fromkeys(table.relations))
     figure, axes = plt.subplots(1, len(groups), figsize=(4 * len(groups), 3.8), sharex=True, sharey=True)
@@ -155,10 +163,10 @@ def curve(table: pd.DataFrame) -> Figure:
 
 
 def risk(margins: pd.DataFrame) -> Figure:
-    """Risk against coverage: a rule set speaks on the pictures farthest from its border, and is silent on the others.
+    """Risk against coverage: a rule set gives a verdict on the images farthest from its border only.
 
     Args:
-        margins: of :func:`margins.margins`.
+        margins: from :func:`margins.margins`.
     """
     figure, axis = plt.subplots(figsize=(7, 4.2))
     for (rules, part), marker in zip(margins.groupby("rules", sort=False), MARKERS, strict=False):
@@ -172,7 +180,7 @@ def risk(margins: pd.DataFrame) -> Figure:
         )  # fmt: skip
     axis.set(xlabel="coverage: pictures that get a verdict (percent)", ylabel="risk: differs from the person (percent)")
     axis.set(xlim=(0, 102), ylim=(0, None))
-    axis.legend(title="rules", loc="upper left", bbox_to_anchor=(1.02, 1))
+    axis.legend(title="rules", **RIGHT)
     figure.tight_layout()
     return figure
 
@@ -181,7 +189,7 @@ def systems(table: pd.DataFrame, metrics: tuple[str, ...] = ("VISOR", "VISOR_Con
     """The score of each published system under every rule set, any pair (hollow) and best pair (filled).
 
     Args:
-        table: of :func:`agreement.scores`.
+        table: from :func:`agreement.scores`.
     """
     models, detectors = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.detector))
     rules = list(dict.fromkeys(table.rules))
@@ -191,17 +199,16 @@ def systems(table: pd.DataFrame, metrics: tuple[str, ...] = ("VISOR", "VISOR_Con
     for row, metric in zip(axes, metrics, strict=True):
         for axis, detector in zip(row, detectors, strict=True):
             for name in rules:
-                for pairs, marker, fill, shift in (("any", "o", "white", -0.03), ("best", "s", None, 0.03)):
+                for pairs, shift in (("any", -0.03), ("best", 0.03)):
                     part = table[(table.metric == metric) & (table.detector == detector) & (table.rules == name)]
                     part = part[part.pairs == pairs].set_index("model").loc[models]
-                    colour = rules_colour(name)
-                    look = {"fmt": marker, "color": colour, "markerfacecolor": fill or colour, "markersize": 5}
-                    estimates(axis, part, np.arange(len(models)) + at[name] + shift, linewidth=1, **look)
+                    heights = np.arange(len(models)) + at[name] + shift
+                    _estimates(axis, part, "value", heights, name, pairs, markersize=5, linewidth=1)
             axis.set(title=detector, xlabel=f"{metric} (percent)", yticks=range(len(models)), yticklabels=models)
             axis.set(xlim=(-2, 102), ylim=(len(models) - 0.5, -0.5))
             axis.grid(False, axis="y")
     handles = [plt.Line2D([], [], marker="s", linestyle="none", color=rules_colour(name)) for name in rules]
     handles.append(plt.Line2D([], [], marker="o", linestyle="none", color="black", markerfacecolor="white"))
-    axes[0, -1].legend(handles, [*rules, "any pair (filled: best)"], loc="upper left", bbox_to_anchor=(1.02, 1))
+    axes[0, -1].legend(handles, [*rules, "any pair (filled: best)"], **RIGHT)
     figure.tight_layout()
     return figure

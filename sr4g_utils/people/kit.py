@@ -1,7 +1,7 @@
-"""A blind questionnaire for people: one HTML file with pictures and questions, for photos or generated pictures.
+"""A blind questionnaire for people: one HTML file with questions about photos or about generated images.
 
-The page shows no boxes, no verdict and no model. What stands behind each question (its key) is in the file,
-encoded so that nobody reads it by accident; :mod:`annotators` joins it with people's answers.
+The page shows no boxes, no verdict and no model. The key to the questions is in the file, encoded so that nobody
+reads it by accident; :mod:`answers` joins it with people's answers.
 """
 
 import base64
@@ -26,10 +26,11 @@ from ..store.files import write_text
 from .margins import margin
 
 TEMPLATE = Path(__file__).with_name("kit.html")
-LONGEST_SIDE = 640  # pixels of an embedded picture
+LONGEST_SIDE = 640  # pixels of an embedded image
+SMALL = 384  # pixels: a smaller image is embedded without loss, since the page enlarges it
 REPEATED = 0.1  # of the questions are asked twice, for self-agreement
-CANDIDATES = 5_000  # pairs of boxes among which a kit of photos chooses,
-PER_PHOTO = 4  # at most so many of one photo: a crowded one has hundreds
+CANDIDATES = 5_000  # pairs of boxes among which a kit of photos chooses
+PER_PHOTO = 4  # pairs of one photo at most: a crowded one has hundreds
 STRATA = ("true, near a border", "true, far from it", "false, near a border", "false, far from it")
 KEY = ("item", "repeat_of", "model", "prompt_id", "image_index", "image_id", "subject", "relation", "object", "stratum",
        "share")  # fmt: skip
@@ -38,36 +39,36 @@ KEY = ("item", "repeat_of", "model", "prompt_id", "image_index", "image_id", "su
 def of_images(
     folders: Mapping[str, str | Path], prompts: str | Path | None, per_relation: int, seed: int
 ) -> pd.DataFrame:
-    """Questions on generated pictures: ``per_relation`` of each relation, spread evenly over the models.
+    """Questions about generated images: ``per_relation`` of each relation, spread evenly over the models.
 
     Args:
-        folders: of images (:func:`images.list_images`), by the model's name.
-        prompts: of images made elsewhere.
+        folders: each model's folder of images (:func:`images.list_images`), by the model's name.
+        prompts: the prompts, where the images were made elsewhere.
 
     Returns:
         Columns model, prompt_id, image_index, subject, relation, object, folder and file_name.
     """
     tables = [list_images(folder, prompts).assign(model=name, folder=str(folder)) for name, folder in folders.items()]
-    every = pd.concat(tables, ignore_index=True).sample(frac=1, random_state=seed)
-    turn = every.groupby(["relation", "model"]).cumcount()  # a model's first pictures before its second
-    chosen = every.assign(turn=turn).sort_values("turn", kind="stable").groupby("relation").head(per_relation)
+    images = pd.concat(tables, ignore_index=True).sample(frac=1, random_state=seed)
+    turn = images.groupby(["relation", "model"]).cumcount()  # every model's first image before any second one
+    chosen = images.assign(turn=turn).sort_values("turn", kind="stable").groupby("relation").head(per_relation)
     columns = ["model", "prompt_id", "image_index", "subject", "relation", "object", "folder", "file_name"]
     return chosen[columns].reset_index(drop=True)
 
 
 def of_photos(table: BoxTable, photos: str | Path, per_relation: int, seed: int, rules: str) -> pd.DataFrame:
-    """Questions on photos: captions that the rules write and captions that they do not, near a border and far from it.
+    """Questions about photos: captions that are true under the rules, and false ones; near a border and far from it.
 
-    Asked are pairs of categories of which the photo has one box each, so that it is clear which things are meant, and
-    at most ``PER_PHOTO`` pairs of a photo. For each relation these fall into four strata: true or false under the
-    rules, and nearer to a border than half of their kind or farther (:func:`abstain.margin`). Each stratum gives a
-    quarter, as far as it has so many; its ``share`` of all pairs says how to weigh the answers.
+    The questions are about categories with exactly one box in the photo, so that it is clear which things are meant,
+    and about at most ``PER_PHOTO`` pairs per photo. For each relation the pairs fall into four strata: true or false
+    under the rules, and nearer to a border than half of them or farther (:func:`margins.margin`). Each stratum gives
+    a quarter of the questions if it has that many pairs. Its ``share`` of all pairs is the weight of its answers.
 
     Returns:
         Columns image_id, subject, relation, object, stratum, share, folder, file_name, width and height.
 
     Raises:
-        ValueError: no photo of the annotations is there, or none has two categories with one box each.
+        ValueError: no annotated photo is there, or none has two categories with one box each.
     """
     rng = np.random.default_rng(seed)
     s, o = _single_pairs(table, photos)
@@ -82,12 +83,11 @@ def of_photos(table: BoxTable, photos: str | Path, per_relation: int, seed: int,
     for i, relation in enumerate(NAMES):
         stratum = np.where(true[:, i], 0, 2)
         for verdict in (True, False):
-            of = true[:, i] == verdict
-            rank = pd.Series(far[of, i]).rank(method="first").to_numpy()
-            stratum[of] += rank > of.sum() / 2
-        take = np.concatenate(
-            [rng.permutation(np.flatnonzero(stratum == k))[:n] for k, n in enumerate(_quarters(per_relation))]
-        )
+            side = true[:, i] == verdict
+            rank = pd.Series(far[side, i]).rank(method="first").to_numpy()
+            stratum[side] += rank > side.sum() / 2
+        quarters = [per_relation // 4 + (k < per_relation % 4) for k in range(4)]
+        take = np.concatenate([rng.permutation(np.flatnonzero(stratum == k))[:n] for k, n in enumerate(quarters)])
         share = np.bincount(stratum, minlength=len(STRATA)) / len(stratum)
         image, name = table.image[s[take]], np.array(table.names)[table.category]
         tables.append(pd.DataFrame({
@@ -99,18 +99,14 @@ def of_photos(table: BoxTable, photos: str | Path, per_relation: int, seed: int,
     return pd.concat(tables, ignore_index=True)
 
 
-def _quarters(n: int) -> list[int]:
-    return [n // 4 + (k < n % 4) for k in range(4)]
-
-
 def _single_pairs(table: BoxTable, photos: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Rows of every ordered pair of boxes that are the only ones of their category in a photo that is there."""
     names = table.file_name.to_pylist()
     here = np.array([content != "" for content in Photos(photos).contents(names)])
     run = table.image.astype(np.int64) * len(table.names) + table.category
     _, where, count = np.unique(run, return_inverse=True, return_counts=True)
-    single = table.rows((count[where] == 1) & here[table.image])
-    rows = np.flatnonzero((count[where] == 1) & here[table.image])
+    kept = (count[where] == 1) & here[table.image]
+    rows, single = np.flatnonzero(kept), table.rows(kept)
     if not len(single):
         raise ValueError(f"{photos}: holds no photo of these annotations in which a category has one box only")
     parts = [(rows[s[s != o]], rows[o[s != o]]) for _, s, o, _ in triplets.pairs(single)]
@@ -127,10 +123,10 @@ def write(path: str | Path, questions: pd.DataFrame, seed: int) -> dict[str, int
     """Write the questionnaire: the questions in random order, a tenth of them asked again later on.
 
     Args:
-        questions: of :func:`of_images` or :func:`of_photos`.
+        questions: from :func:`of_images` or :func:`of_photos`.
 
     Returns:
-        How many questions, repeated ones among them, and pictures.
+        The numbers of questions, of repeated ones among them, and of pictures.
 
     Raises:
         ValueError: there is no question.
@@ -143,21 +139,26 @@ def write(path: str | Path, questions: pd.DataFrame, seed: int) -> dict[str, int
     early = order[: max(len(order) // 2, 1)]  # so that half of the questions lie between the two
     again = rng.permutation(early)[:n_again]
     late = rng.permutation(np.concatenate([order[len(early) :], -1 - again]))
-    asked = [(int(k), False) if k >= 0 else (int(-1 - k), True) for k in np.concatenate([early, late])]
     pictures: dict[str, str] = {}
     items, key = [], []
-    for row, repeated in asked:
+    for k in np.concatenate([early, late]).tolist():
+        row, repeated = (k, False) if k >= 0 else (-1 - k, True)
         question = questions.iloc[row]
-        name = hashlib.sha256(f"{question.folder}/{question.file_name}".encode()).hexdigest()[:12]
+        name = _id("p", f"{question.folder}/{question.file_name}")
         if name not in pictures:
             pictures[name] = _embedded(question)
-        ids = [_id(question, copy) for copy in (False, True)]
+        parts = [question[part] for part in ("folder", "file_name", "subject", "relation", "object")]
+        ids = [_id("q", "|".join(map(str, [*parts, copy]))) for copy in (False, True)]
         items.append({"id": ids[repeated], "picture": name, "question": ask(question)})
         about = {column: question[column] for column in KEY if column in question}
         key.append({"item": ids[repeated], "repeat_of": ids[0] if repeated else None, **about})
-    text = json.dumps(key, default=_plain, ensure_ascii=False)
-    kit = hashlib.sha256(text.encode()).hexdigest()[:12]
-    data = {"kit": kit, "items": items, "pictures": pictures, "key": base64.b64encode(text.encode()).decode()}
+    text = json.dumps(key, default=lambda number: number.item(), ensure_ascii=False)  # numpy's numbers
+    data = {
+        "kit": _id("k", text),
+        "items": items,
+        "pictures": pictures,
+        "key": base64.b64encode(text.encode()).decode(),
+    }
     page = TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", json.dumps(data).replace("<", "\\u003c"))
     write_text(path, page)
     return {"questions": len(items), "repeated": n_again, "pictures": len(pictures)}
@@ -168,27 +169,22 @@ def ask(question: Any) -> str:
     return f"Does the picture show {caption(question.subject, question.relation, question.object)}?"
 
 
-def _id(question: Any, copy: bool) -> str:
-    """A name that says nothing of picture or model."""
-    parts = (question.folder, question.file_name, question.subject, question.relation, question.object, copy)
-    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:12]
+def _id(letter: str, text: str) -> str:
+    """A name that says nothing of image or model; with a letter first, so that no spreadsheet reads it as a number."""
+    return letter + hashlib.sha256(text.encode()).hexdigest()[:11]
 
 
 def _embedded(question: Any) -> str:
     size = (question.width, question.height) if "width" in question else None
     image = Image.fromarray(Photos(question.folder).read(question.file_name, size))
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _plain(value: Any) -> Any:
-    return value.item()  # numpy's numbers
+    kind, buffer = "PNG" if max(image.size) < SMALL else "JPEG", io.BytesIO()
+    image.save(buffer, kind, quality=85)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def read_key(path: str | Path) -> tuple[str, pd.DataFrame]:
-    """A kit's name and its key, a row per question with the columns of ``KEY`` that it has.
+    """A kit's name and its key: a row per question, with those columns of ``KEY`` that the kit has.
 
     Raises:
         ValueError: the file is no kit.

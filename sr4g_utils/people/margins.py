@@ -1,4 +1,4 @@
-"""Three-valued verdicts: how near a rule's border does a pair of boxes lie, and is it wise to stay silent there?"""
+"""Verdicts near a border: how near does a pair of boxes lie, and should a rule give no verdict there?"""
 
 import numpy as np
 import pandas as pd
@@ -9,8 +9,8 @@ from ..relations import NAMES, RULES, judge
 from .agreement import judged
 from .published import SIDE
 
-STEPS = np.arange(1, 65) / 128  # how far boxes are moved or resized, in units of the picture's longer side
-COVERAGES = (100, 90, 75, 50)  # percent of the pictures that get a verdict
+STEPS = np.arange(1, 65) / 128  # how far boxes are moved or resized, in units of the image's longer side
+COVERAGES = (100, 90, 75, 50)  # percent of the images that get a verdict
 # x, y, w, h: moved in 16 directions; grown and shrunk about the centre in width, in height and in both
 _MOVES = np.array(
     [(np.cos(a), np.sin(a), 0.0, 0.0) for a in np.linspace(0, 2 * np.pi, 16, endpoint=False)]
@@ -27,57 +27,56 @@ def margin(
     """How far the subject's box is from a border of each relation: the smallest change that turns the verdict.
 
     The box is moved in 16 directions, and made wider, narrower, taller or shorter about its centre, in steps of 1/128
-    of the picture's longer side, up to a half. One definition serves every rule set and relation, since only their
-    verdicts are asked. A box shrinks to 1 pixel at least.
+    of the image's longer side, up to a half. This uses verdicts alone, so it serves every rule set and relation. A box
+    shrinks to 1 pixel at least.
 
     Args:
         subject, object: xywh in pixels.
-        size: width and height of each picture.
+        size: width and height of each image.
 
     Returns:
-        In units of the picture's longer side; 0.5 where nothing turns the verdict.
+        In units of the image's longer side; 0.5 where nothing turns the verdict.
     """
     before = judge(subject, object, rules, size)
-    found = np.full(before.shape, STEPS[-1])
+    smallest = np.full(before.shape, STEPS[-1])
     times = len(_MOVES)
     others, sizes = np.repeat(object, times, axis=0), np.repeat(size, times, axis=0)
-    for step in STEPS[::-1]:  # the smallest is written last
+    for step in STEPS[::-1]:  # downwards, so that the smallest step is written last
         moved = subject[:, None] + step * size.max(axis=1)[:, None, None] * _MOVES
         moved[..., 2:] = np.maximum(moved[..., 2:], 1.0)
         after = judge(moved.reshape(-1, 4), others, rules, sizes).reshape(len(subject), times, len(NAMES))
-        found[(after != before[:, None]).any(axis=1)] = step
-    return found
+        smallest[(after != before[:, None]).any(axis=1)] = step
+    return smallest
 
 
 def margins(pictures: pd.DataFrame, boxes: pd.DataFrame, detector: str) -> pd.DataFrame:
-    """Every rule set's verdict and margin on the best pair of each judged picture that has both boxes.
+    """Every rule set's verdict and margin on the best pair of each judged image that has both boxes.
 
     Columns rules, picture, verdict (the person's), holds and margin.
     """
     tables = []
     for rules in RULES:
-        told = judged(pictures, boxes, detector, rules, "best")
-        told = told[told.verdict.notna() & told.both_found]
+        records = judged(pictures, boxes, detector, rules, "best")
+        records = records[records.verdict.notna() & records.both_found]
         subject, object = (
-            told[[f"{role}_{side}" for side in "xywh"]].to_numpy(np.float64) for role in ("subject", "object")
+            records[[f"{role}_{side}" for side in "xywh"]].to_numpy(np.float64) for role in ("subject", "object")
         )
-        size = np.full((len(told), 2), SIDE)
-        asked = told.relation.map(NAMES.index).to_numpy(int)
-        far = margin(subject, object, rules, size)[np.arange(len(told)), asked]
-        tables.append(told[["picture", "verdict"]].assign(rules=rules, holds=told.correct, margin=far))
+        far = margin(subject, object, rules, np.full((len(records), 2), SIDE))
+        far = far[np.arange(len(records)), records.relation.map(NAMES.index)]
+        tables.append(records[["picture", "verdict"]].assign(rules=rules, holds=records.correct, margin=far))
     return pd.concat(tables, ignore_index=True)[["rules", "picture", "verdict", "holds", "margin"]]
 
 
 def risk(margins: pd.DataFrame) -> pd.DataFrame:
-    """Risk against coverage: the rules speak on the pictures farthest from their border and are silent on the others.
+    """Risk against coverage: the rules give a verdict on the images farthest from their border only.
 
-    Pictures of equal margin are kept or left together, so that a coverage is met as nearly as that allows, from above.
+    Images of equal margin are kept or left out together, so the coverage is the next one above that this allows.
 
     Returns:
         Columns rules, asked (percent, see ``COVERAGES``), coverage (met), margin (the least that is kept), n (kept),
         risk (percent of the kept on which rules and person differ, "undecidable" being "not true") with low and high
         (Wilson, 95 %), undecidable_kept and undecidable_left (percent of each that the person calls undecidable), and
-        kappa_three: Cohen's kappa of "true", "false" and silence with the person's three verdicts.
+        kappa_three: Cohen's kappa of "true", "false" and no verdict with the person's three verdicts.
     """
     from scipy.stats import binomtest  # slow to import, for --help
 
@@ -89,12 +88,12 @@ def risk(margins: pd.DataFrame) -> pd.DataFrame:
             kept = part.margin >= least
             wrong = int((part.holds != (part.verdict == "true"))[kept].sum())
             low, high = binomtest(wrong, int(kept.sum())).proportion_ci(method="wilson")
-            said = part.holds.map({True: "true", False: "false"}).where(kept, "undecidable")
+            verdict = part.holds.map({True: "true", False: "false"}).where(kept, "undecidable")
             unclear = 100 * (part.verdict == "undecidable")
             rows.append({
                 "rules": rules, "asked": asked, "coverage": 100 * float(kept.mean()), "margin": float(least),
                 "n": int(kept.sum()), "risk": 100 * wrong / int(kept.sum()), "low": 100 * low, "high": 100 * high,
                 "undecidable_kept": float(unclear[kept].mean()), "undecidable_left": float(unclear[~kept].mean()),
-                "kappa_three": cohen(said, part.verdict),
+                "kappa_three": cohen(verdict, part.verdict),
             })  # fmt: skip
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Published human verdicts on generated pictures, read into tables: SpatialBench-UC and GenEval."""
+"""Published human verdicts on generated images, read into tables: SpatialBench-UC and GenEval."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..dataset.prompt_files import read_cells
 from ..store.files import cache_folder, download
 
 FILES = {
@@ -16,23 +17,15 @@ FILES = {
     "geneval_people": ("geneval_clip.csv", "geneval_sdv2.csv", "geneval_if-xl.csv"),
 }  # fmt: skip
 
+
 SYSTEMS = {"sd15_promptonly": "SD 1.5", "sd15_boxdiff": "SD 1.5 + BoxDiff", "sd14_gligen": "SD 1.4 + GLIGEN"}
 DETECTORS = {"fasterrcnn": "Faster R-CNN", "grounding_dino": "Grounding DINO"}
 FLOORS = {"Faster R-CNN": 0.5, "Grounding DINO": 0.35}  # boxes below are not published
-SIDE = 512.0  # pixels of a generated picture
+SIDE = 512.0  # pixels of a generated image
 ANSWERS = {"PASS": "true", "FAIL": "false", "UNDECIDABLE": "undecidable"}
 RELATION = {"left_of": "left of", "right_of": "right of", "above": "above", "below": "below"}
-_PICTURE = [
-    "picture",
-    "model",
-    "prompt_id",
-    "image_index",
-    "subject",
-    "relation",
-    "object",
-    "checker",
-    *DETECTORS.values(),
-]
+_PICTURE = ["picture", "model", "prompt_id", "image_index", "subject", "relation", "object", "checker",
+            *DETECTORS.values()]  # fmt: skip
 
 
 def folder_of(source: str | Path | None, kind: str) -> Path:
@@ -52,13 +45,13 @@ def folder_of(source: str | Path | None, kind: str) -> Path:
 
 
 def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """SpatialBench-UC (arXiv 2601.13462): the pictures of three systems, a person's verdict on some, and all boxes.
+    """SpatialBench-UC (arXiv 2601.13462): the images of three systems, a person's verdict on some, and all boxes.
 
     Returns:
         pictures: a row each with picture (its sample id), model, prompt_id, image_index, subject, relation, object,
-        verdict (a person's "true", "false" or "undecidable"; missing where nobody was asked), checker (the published
-        checker's) and a bool column per detector: was it run here?
-        boxes: of :func:`detections.read_detections`, with width, height, picture, model and detector.
+        verdict (a person's "true", "false" or "undecidable"; missing where nobody judged), checker (the published
+        checker's) and a bool column per detector: was it run on this image?
+        boxes: as from :func:`detections.read_detections`, with width, height, picture, model and detector.
 
     Raises:
         ValueError: a file is missing, or a line is not as published; file, line and field are named.
@@ -69,14 +62,14 @@ def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         path = folder / f"{stem}.jsonl"
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
-                picture, found = _sample(json.loads(line), model)
+                picture, detections = _sample(json.loads(line), model)
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}: not as published ({type(error).__name__}: {error})") from None
             pictures.append(picture)
-            boxes += found
+            boxes += detections
     table = pd.DataFrame(pictures, columns=_PICTURE)
-    if (twice := table.picture[table.picture.duplicated()]).size:
-        raise ValueError(f"{folder}: the sample {twice.iloc[0]} occurs twice")
+    if (repeated := table.picture[table.picture.duplicated()]).size:
+        raise ValueError(f"{folder}: the sample {repeated.iloc[0]} occurs twice")
     labels = _labels(folder / "labels_filled.csv", set(table.picture))
     table.insert(_PICTURE.index("object") + 1, "verdict", table.picture.map(labels))
     names = ["picture", "model", "detector", "prompt_id", "image_index", "label", "score", "x", "y", "w", "h"]
@@ -84,27 +77,27 @@ def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _sample(record: dict[str, Any], model: str) -> tuple[list[Any], list[list[Any]]]:
-    """One line of per_sample.jsonl: the picture's row and the rows of its boxes."""
+    """One line of per_sample.jsonl: the image's row and the rows of its boxes."""
     id, prompt, seed = record["sample_id"], record["prompt_id"], int(record["sample_id"].rpartition("_seed")[2])
     ran = {DETECTORS[detector["type"]]: detector["detections"] for detector in record["detectors"].values()}
     boxes = []
-    for detector, found in ran.items():
-        for box in found:
+    for detector, detections in ran.items():
+        for box in detections:
             x1, y1, x2, y2 = map(float, box["box_xyxy"])
             boxes.append(
                 [id, model, detector, prompt, seed, box["label"], float(box["score"]), x1, y1, x2 - x1, y2 - y1]
             )
-    asked = [record["object_a"], RELATION[record["relation"]], record["object_b"]]
-    row = [id, model, prompt, seed, *asked, ANSWERS[record["verdict_raw"]], *(d in ran for d in DETECTORS.values())]
+    triplet = [record["object_a"], RELATION[record["relation"]], record["object_b"]]
+    row = [id, model, prompt, seed, *triplet, ANSWERS[record["verdict_raw"]], *(d in ran for d in DETECTORS.values())]
     return row, boxes
 
 
 def _labels(path: Path, known: set[str]) -> dict[str, str]:
     """A person's verdicts by sample id."""
-    table = pd.read_csv(path, dtype=str)
+    table = read_cells(path)
     if missing := {"sample_id", "human_verdict"} - set(table):
         raise ValueError(f"{path}: the column {min(missing)!r} is missing")
-    for row, (id, verdict) in enumerate(zip(table.sample_id, table.human_verdict, strict=True), 2):
+    for row, id, verdict in table[["sample_id", "human_verdict"]].itertuples():
         if verdict not in ANSWERS:
             raise ValueError(f"{path}, line {row}: human_verdict {verdict!r} is none of {', '.join(ANSWERS)}")
         if id not in known:
@@ -122,13 +115,14 @@ _AXIS = {"left of": "x", "right of": "x", "above": "y", "below": "y"}
 
 
 def read_geneval_people(folder: str | Path) -> pd.DataFrame:
-    """GenEval's crowd (arXiv 2310.11513): what five people answered on each picture of a relational prompt.
+    """GenEval's crowd (arXiv 2310.11513): the answers of five people on each image of a relational prompt.
 
-    People were not asked for a verdict: they counted both things, and where they saw both they said where the first
-    stands, on each axis. Our verdict is that the answer names the prompt's direction; without an answer it is "false".
+    People were not asked for a verdict. They counted both things, and where they saw both, they gave the first one's
+    position on each axis. Our verdict is "true" if the answer names the prompt's direction, else (or without one)
+    "false".
 
     Returns:
-        A row per person and picture: model, picture, subject, relation, object, verdict ("true" or "false") and both
+        A row per person and image: model, picture, subject, relation, object, verdict ("true" or "false") and both
         (did this person see both things?).
 
     Raises:
@@ -143,13 +137,9 @@ def read_geneval_people(folder: str | Path) -> pd.DataFrame:
             raise ValueError(f"{folder / name}: the column {min(missing)!r} is missing")
         table = table.join(table["Input.caption"].str.extract(_PROMPT)).dropna(subset="relation")
         across = table.relation.map(_AXIS) == "x"
-        said = table[where["x"]].where(across, table[where["y"]])
-        obeyed = said == table.relation.str.removesuffix(" of")
-        tables.append(
-            table.assign(
-                model=model, picture=table["Input.index"], verdict=np.where(obeyed, "true", "false"),
-                both=(table[counts] > 0).all(axis=1),
-            )
-        )  # fmt: skip
+        position = table[where["x"]].where(across, table[where["y"]])
+        verdict = np.where(position == table.relation.str.removesuffix(" of"), "true", "false")
+        both = (table[counts] > 0).all(axis=1)
+        tables.append(table.assign(model=model, picture=table["Input.index"], verdict=verdict, both=both))
     columns = ["model", "picture", "subject", "relation", "object", "verdict", "both"]
     return pd.concat(tables, ignore_index=True)[columns]

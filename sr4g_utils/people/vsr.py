@@ -1,4 +1,4 @@
-"""Visual Spatial Reasoning: what people say of captions of COCO photos, and how well each rule set agrees."""
+"""Visual Spatial Reasoning: people's judgements of captions of COCO photos, and how well each rule set agrees."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ VSR_PHRASES: dict[str, str] = {
 
 
 def read_vsr(path: str | Path) -> pd.DataFrame:
-    """The human judgements whose phrase is one of ours: image_id, subject, relation, object, label (bool) and frame.
+    """The human judgements of phrases that name our relations: image_id, subject, relation, object, label and frame.
 
     ``frame`` is the annotator's reference frame as VSR codes it ("0", "1", "2"; "none" where none was noted). The
     published file does not explain the codes.
@@ -50,16 +50,9 @@ def read_vsr(path: str | Path) -> pd.DataFrame:
                 continue
             subject, object = record["caption"].removeprefix("The ").rstrip(".").split(f"{phrase} the ")
             frame = record["reference_frame"]
-            rows.append(
-                {
-                    "image_id": int(record["image"].removesuffix(".jpg")),
-                    "subject": subject.removesuffix(" ").removesuffix(" is"),
-                    "relation": VSR_PHRASES[phrase],
-                    "object": object,
-                    "label": bool(record["label"]),
-                    "frame": "none" if frame is None else str(int(frame)),
-                }
-            )
+            subject = subject.removesuffix(" ").removesuffix(" is")
+            image, frame = int(record["image"].removesuffix(".jpg")), "none" if frame is None else str(int(frame))
+            rows.append((image, subject, VSR_PHRASES[phrase], object, bool(record["label"]), frame))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: not a VSR judgement ({type(error).__name__}: {error})") from None
     return pd.DataFrame(rows, columns=["image_id", "subject", "relation", "object", "label", "frame"])
@@ -68,16 +61,16 @@ def read_vsr(path: str | Path) -> pd.DataFrame:
 def box_pairs(
     judgements: pd.DataFrame, tables: Sequence[BoxTable]
 ) -> Iterator[tuple[int, BoxTable, Int[np.ndarray, "pair"], Int[np.ndarray, "pair"]]]:
-    """For each judgement whose image has boxes of both names: its number, its table, and the rows of every pair there.
+    """For each judgement whose photo has boxes of both names: its number, its table, and the rows of every pair there.
 
-    A box meets itself where a caption names one category twice.
+    Where a caption names one category twice, the pairs include (box, itself).
     """
     for table in tables:
         position = {int(id): i for i, id in enumerate(table.image_id)}
         edges = np.searchsorted(table.image, np.arange(len(position) + 1))
         names = np.array(table.names)
-        asked = judgements[["image_id", "subject", "object"]].to_numpy(object)
-        for number, (image_id, subject, object_) in enumerate(asked):
+        names_of_pairs = judgements[["image_id", "subject", "object"]].to_numpy(object)
+        for number, (image_id, subject, object_) in enumerate(names_of_pairs):
             if (image := position.get(image_id)) is None:
                 continue
             rows = np.arange(edges[image], edges[image + 1])
@@ -89,9 +82,9 @@ def box_pairs(
 
 
 def judge_like_people(judgements: pd.DataFrame, tables: Sequence[BoxTable], rules: str) -> pd.Series:
-    """Whether the rules call each judged caption true: some pair of boxes of the two names satisfies it, as in VISOR.
+    """Whether each judged caption is true under the rules: any pair of boxes of the two names satisfies it.
 
-    Missing (NA) where the image or a box of either name is in none of the tables.
+    Missing (NA) where none of the tables has the photo and a box of either name.
     """
     verdict = np.full(len(judgements), pd.NA, object)
     relation = [NAMES.index(name) for name in judgements.relation]
@@ -111,51 +104,50 @@ def human_agreement(
     rng = np.random.default_rng(seed)
     rows = []
     for rules in RULES:
-        told = judgements.assign(verdict=judge_like_people(judgements, tables, rules)).dropna(subset="verdict")
+        captions = judgements.assign(verdict=judge_like_people(judgements, tables, rules)).dropna(subset="verdict")
         for relation in dict.fromkeys(name for name in VSR_PHRASES.values() if name in RULES[rules].defines):
-            of_relation = told[told.relation == relation]
-            for frame in ("all", *sorted(of_relation.frame.unique())):
-                part = of_relation if frame == "all" else of_relation[of_relation.frame == frame]
-                verdict, label = part.verdict.to_numpy(bool), part.label.to_numpy(bool)
-                table = outcomes(verdict, label).sum(axis=0)
-                drawn = rng.multinomial(len(part), table / max(len(part), 1), resamples)
+            whole = captions[captions.relation == relation]
+            for frame in ("all", *sorted(whole.frame.unique())):
+                part = whole if frame == "all" else whole[whole.frame == frame]
+                counts = outcomes(part.verdict.to_numpy(bool), part.label.to_numpy(bool)).sum(axis=0)
+                drawn = rng.multinomial(len(part), counts / max(len(part), 1), resamples)
                 row = {"relation": relation, "rules": rules, "frame": frame, "n": len(part)}
-                rows.append(row | with_labels(table, drawn))
+                rows.append(row | with_labels(counts, drawn))
     return pd.DataFrame(rows)
 
 
 def at_prevalence(agreement: pd.DataFrame, disagreement: pd.DataFrame) -> pd.DataFrame:
-    """What VSR says of the captions that a rule set writes on COCO, where not half of all pairs are true.
+    """The precision of a rule set on COCO's own pairs, of which fewer than half are true, from its numbers on VSR.
 
     Half of VSR's captions are true by design, so its precision is not that of our captions. Of all ordered pairs of
     COCO boxes the rules call a share q true (``pairs``, counted). If people would call a share π of them true, then
     q = recall·π + (false alarms)·(1 − π), hence π (Rogan and Gladen 1978), and the precision is recall·π / q.
-    **Assumption**: recall and false alarms are on COCO's pairs what they are on VSR's captions.
+    **Assumption**: recall and false alarms are the same on COCO's pairs as on VSR's captions.
 
     Args:
-        agreement: of :func:`human_agreement`.
-        disagreement: of :func:`counts.write_rule_disagreement`.
+        agreement: from :func:`human_agreement`.
+        disagreement: from :func:`counts.write_rule_disagreement`.
 
     Returns:
         Columns relation, rules, accuracy, kappa, precision (VSR's), pairs (q), prevalence (π) and
         precision_at_prevalence; the last two null where the assumption cannot hold (π outside 0 to 1).
     """
-    judged = pd.concat(
+    shares = pd.concat(
         disagreement[["relation", "pairs", "both", own, f"only_{own}"]].set_axis(
             ["relation", "all_pairs", "both", "rules", "only"], axis=1
         )
         for own in ("a", "b")
     ).drop_duplicates(["relation", "rules"])
-    told = agreement[agreement.frame == "all"].merge(judged, on=["relation", "rules"])
+    table = agreement[agreement.frame == "all"].merge(shares, on=["relation", "rules"])
     # misses and false positives make up the errors: 1 − accuracy = positives·(1 − recall) + positives·wrong
-    wrong = told.recall * (1 - told.precision) / told.precision  # false positives per positive
-    positives = (1 - told.accuracy) / (1 - told.recall + wrong)
+    wrong = table.recall * (1 - table.precision) / table.precision  # false positives per positive
+    positives = (1 - table.accuracy) / (1 - table.recall + wrong)
     false_alarms = positives * wrong / (1 - positives)
-    q = (told.both + told.only) / told.all_pairs
-    prevalence = ((q - false_alarms) / (told.recall - false_alarms)).where(lambda share: (share >= 0) & (share <= 1))
-    told = told.assign(pairs=q, prevalence=prevalence, precision_at_prevalence=told.recall * prevalence / q)
+    q = (table.both + table.only) / table.all_pairs
+    prevalence = ((q - false_alarms) / (table.recall - false_alarms)).where(lambda share: (share >= 0) & (share <= 1))
+    table = table.assign(pairs=q, prevalence=prevalence, precision_at_prevalence=table.recall * prevalence / q)
     kept = ["relation", "rules", "accuracy", "kappa", "precision", "pairs", "prevalence", "precision_at_prevalence"]
-    return told[kept]
+    return table[kept]
 
 
 def human_agreement_result(

@@ -66,6 +66,8 @@ def test_a_tenth_is_asked_again_later_and_the_page_tells_nothing(page, folders):
     place = {item: i for i, item in enumerate(key["item"])}
     assert all(place[row["item"]] > place[row.repeat_of] for _, row in again.iterrows())
     assert set(key.model) == {"base", "tuned"}
+    for name in (kit.read_key(page)[0], *key["item"]):
+        assert re.fullmatch("[kq][0-9a-f]{11}", name), "a spreadsheet would read 00123 and 12e5 as numbers"
     assert key[key.repeat_of.isna()].groupby("relation").model.value_counts().eq(2).all()
     text = page.read_text()
     data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
@@ -129,7 +131,9 @@ def use(browser, page) -> None:
     assert there("start").is_displayed(), "a name is needed"
     there("person").send_keys("Ada L.", Keys.ENTER)
     assert there("where").text == "Picture 1 of 22" and there("question").text.startswith("Does the picture show a dog")
-    assert browser.execute_script("return document.getElementById('picture').naturalWidth") > 0
+    shown = there("picture")
+    assert shown.get_property("naturalWidth") == 60 and shown.size["width"] >= 384 and shown.size["height"] >= 256
+    assert shown.value_of_css_property("image-rendering") == "pixelated"
     press("1")
     press(Keys.ARROW_LEFT)
     assert browser.find_element(By.CSS_SELECTOR, "[data-answer=yes]").get_attribute("aria-pressed") == "true"
@@ -167,12 +171,25 @@ def test_several_people_agree_and_disagree(page, tmp_path):
     assert table.loc["Ann and Ben", ["n", "agreement", "kappa"]].tolist() == [20, 100, 1]
     assert table.loc["Ann and Cy", "agreement"] == 0
     assert table.loc["everybody", "agreement"] == pytest.approx(100 / 3) and table.loc["everybody", "n"] == 20
+    assert table.loc["everybody", "agreement_low"] < 100 / 3 < table.loc["everybody", "agreement_high"]
     # one rule set that says what Ann says, and one that never says yes
     first = told[(told.person == "Ann") & told.repeat_of.isna()]
     said = pd.DataFrame({"item": first["item"], "visor": first.verdict == "true", "never": False})
     rows = answers.with_rules(told, said, resamples=50).query("relation == 'all'").set_index(["rules", "person"])
     assert rows.loc[("visor", "majority"), "kappa"] == rows.loc[("visor", "Ann"), "kappa"] == 1
     assert rows.loc[("visor", "Cy"), "accuracy"] == 0 and rows.loc[("never", "Ann"), "recall"] == 0
+    for name in ("accuracy", "recall", "kappa"):
+        assert (rows[f"{name}_low"] < rows[f"{name}_high"]).all(), "an interval has a width, also at 0 and 100 %"
+    assert rows.loc[("visor", "Ann"), "accuracy_high"] == 1 and 0.7 < rows.loc[("visor", "Ann"), "accuracy_low"] < 0.9
+    few = answers.with_rules(told, said, resamples=50).query("relation == 'left of'")
+    assert (few.n == 4).all() and few.filter(regex="_low|_high").isna().all(axis=None), "four questions are too few"
+    sentence = answers.summary(answers.among(told, 100), answers.with_rules(told, said, 50))
+    assert re.match(
+        r"Two people agree on 33 % \[\d+, \d+\] of 20 questions\. Ann gives the same answer again", sentence
+    )
+    assert re.search(
+        r"The rule sets agree with the majority: visor on 100 % \[\d+, 100\] of 20, never on \d+ %", sentence
+    )
 
 
 def test_generated_pictures_meet_their_detections(page, tmp_path, capsys):
@@ -191,6 +208,18 @@ def test_generated_pictures_meet_their_detections(page, tmp_path, capsys):
     assert table.loc[("all", "visor"), "n"] == 20 and ("inside", "geneval") not in table.index
     assert main([*command, "--detections", files[0]]) == 1
     assert "the model 'tuned' of the kit has no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_answers_saved_by_a_spreadsheet_are_read(page, tmp_path, delimiter):
+    table = answers_of(page, "Zoë", lambda i: ANSWERS[i % 4])
+    table.to_csv(tmp_path / "plain.csv", index=False)
+    plain = answers.read(page, [tmp_path / "plain.csv"])
+    table["answer"] = table.answer.str.upper() + " "
+    table["seconds"] = "1,5" if delimiter != "," else "1.5"
+    text = table.to_csv(index=False, sep=delimiter, lineterminator="\r\n") + delimiter * 5 + "\r\n"
+    (tmp_path / "saved.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    pd.testing.assert_frame_equal(answers.read(page, [tmp_path / "saved.csv"]), plain)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +280,8 @@ def test_photos_are_stratified_by_margin_and_weighted_back(shared, tmp_path):
 
 
 def test_making_a_kit_loads_no_model():
-    code = "import sys; sys.modules['torch'] = None; from sr4g_utils.people import main; main(['kit', '--help'])"
+    code = (
+        "import sys; sys.modules['torch'] = None; from sr4g_utils.people.__main__ import main; main(['kit', '--help'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--per-relation" in done.stdout, done.stderr

@@ -174,7 +174,7 @@ def test_the_scratch_figures_are_met(published):
 
 def test_stable_diffusion_under_two_rules(published):
     pictures, found = published
-    table = people_agreement.scores(pictures, found, resamples=2_000)
+    table = people_agreement.scores(pictures, found)
     sd = table.query("model == 'SD 1.5' and detector == 'Faster R-CNN' and pairs == 'any' and metric == 'VISOR_Cond'")
     sd = sd.set_index("rules")
     assert sd.loc["visor", ["value", "low", "high"]].tolist() == pytest.approx([59.2, 53.3, 65.0], abs=0.7)
