@@ -5,4 +5,5 @@ from pathlib import Path
 config = get_config()  # nbgrader defines it
 config.CourseDirectory.course_id = "sr4g"
 config.CourseDirectory.root = str(Path(__file__).resolve().parent)
+config.GenerateAssignment.force = True  # release/ is in git: else nbgrader skips it, and the gradebook stays empty
 config.ExecutePreprocessor.timeout = 120

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..dataset.figures import COLOURS, MARKERS, _offsets, _points, rules_colour
+from ..dataset.figures import COLOURS, MARKERS, estimates, rules_colour, spread
 from ..relations import GENEVAL_SLACK, PEOPLE_HALF_WIDTH
 
 RIGHT: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}  # a legend beside the axes
@@ -23,9 +23,9 @@ def human_agreement(
     figure, axes = plt.subplots(1, len(measures), figsize=(3.4 * len(measures), 6), sharey=True)
     for axis, measure in zip(axes, measures, strict=True):
         parts = table.groupby("rules", sort=False)
-        for offset, (rules, part) in zip(_offsets(len(parts)), parts, strict=True):
-            rows = part.set_index("relation").reindex(names)
-            _points(axis, rows, measure, offset, rules_colour(rules), rules)
+        for offset, (rules, part) in zip(spread(len(parts)), parts, strict=True):
+            rows, at = part.set_index("relation").reindex(names), np.arange(len(names)) + offset
+            estimates(axis, rows, at, measure, fmt="o", color=rules_colour(rules), label=rules)
         axis.set(xlabel="Cohen's κ" if measure == "kappa" else measure, xlim=(0, 1.02))
     n = table.groupby("relation", sort=False).n.first()
     axes[0].set(yticks=range(len(names)), yticklabels=[f"{name}\n(n = {n[name]:,})" for name in names])
@@ -42,8 +42,10 @@ def frames(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharex=True)
     for axis, relation in zip(axes, ("left of", "right of"), strict=True):
         rows = table[table.relation == relation]  # few photos may leave none
-        for offset, rules in zip(_offsets(len(shown)), shown, strict=True):
-            _points(axis, rows[rows.rules == rules], "recall", offset, rules_colour(rules), rules)
+        for offset, rules in zip(spread(len(shown)), shown, strict=True):
+            part = rows[rows.rules == rules]
+            at = np.arange(len(part)) + offset
+            estimates(axis, part, at, "recall", fmt="o", color=rules_colour(rules), label=rules)
         n = rows.groupby("frame").n.first()
         axis.set(
             yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()], xlabel="recall"
@@ -77,32 +79,24 @@ def agreement(table: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
             for pairs, offset in (("any", -0.15), ("best", 0.15)):
                 part = table[(table.detector == detector) & (table.pairs == pairs)].set_index("rules").loc[rules]
                 for i, name in enumerate(rules):
-                    _estimates(axis, part.loc[[name]], measure, np.array([i + offset]), name, pairs)
+                    estimates(axis, part.loc[[name]], [i + offset], measure, **_look(name, pairs))
             axis.set(yticks=range(len(rules)), yticklabels=rules, xlabel=label, ylim=(len(rules) - 0.5, -0.5))
             axis.grid(False, axis="y")
             if row == 0:
                 axis.set_title(f"{detector}, n = {part.n.iloc[0]}")
-    points = [
-        plt.Line2D([], [], color="black", linestyle="none", **_point(pairs, "black")) for pairs in ("any", "best")
-    ]
+    points = [plt.Line2D([], [], marker=marker, linestyle="none", color="black", markerfacecolor=fill)
+              for marker, fill in (("o", "white"), ("s", "black"))]  # fmt: skip
     labels = ["any pair", "best pair", "two people\n(range of 3 models)"]
     axes[0, -1].legend([*points, band], labels, **RIGHT)
     figure.tight_layout()
     return figure
 
 
-def _point(pairs: str, colour: Any) -> dict[str, Any]:
+def _look(rules: str, pairs: str) -> dict[str, Any]:
     """Any pair: hollow circles; best pair: filled squares."""
-    return {"marker": "o", "markerfacecolor": "white"} if pairs == "any" else {"marker": "s", "markerfacecolor": colour}
-
-
-def _estimates(axis: Any, part: pd.DataFrame, name: str, at: np.ndarray, rules: str, pairs: str, **style: Any) -> None:
-    """Estimates of one rule set with their intervals, at given heights."""
-    low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
-    value, low, high = (part[column].to_numpy(float) for column in (name, low, high))
     colour = rules_colour(rules)
-    error = np.stack([value - low, high - value]).clip(0)
-    axis.errorbar(value, at, xerr=error, linestyle="none", color=colour, **_point(pairs, colour), **style)
+    fmt, fill = ("o", "white") if pairs == "any" else ("s", colour)
+    return {"fmt": fmt, "color": colour, "markerfacecolor": fill}
 
 
 def offsets(table: pd.DataFrame) -> Figure:
@@ -203,7 +197,7 @@ def systems(table: pd.DataFrame, metrics: tuple[str, ...] = ("VISOR", "VISOR_Con
                     part = table[(table.metric == metric) & (table.detector == detector) & (table.rules == name)]
                     part = part[part.pairs == pairs].set_index("model").loc[models]
                     heights = np.arange(len(models)) + at[name] + shift
-                    _estimates(axis, part, "value", heights, name, pairs, markersize=5, linewidth=1)
+                    estimates(axis, part, heights, markersize=5, linewidth=1, **_look(name, pairs))
             axis.set(title=detector, xlabel=f"{metric} (percent)", yticks=range(len(models)), yticklabels=models)
             axis.set(xlim=(-2, 102), ylim=(len(models) - 0.5, -0.5))
             axis.grid(False, axis="y")

@@ -13,18 +13,7 @@ from .relation import check_relation
 from .splits import check_clean, check_leaks, check_leaky
 
 __all__ = [
-    "CounterExample",
-    "check_answers",
-    "check_claims",
-    "check_clean",
-    "check_cond",
-    "check_kappa",
-    "check_law",
-    "check_leaks",
-    "check_leaky",
-    "check_paired_interval",
-    "check_prediction",
-    "check_relation",
-    "check_stands",
+    "CounterExample", "check_answers", "check_claims", "check_clean", "check_cond", "check_kappa", "check_law",
+    "check_leaks", "check_leaky", "check_paired_interval", "check_prediction", "check_relation", "check_stands",
     "check_suspects",
-]
+]  # fmt: skip

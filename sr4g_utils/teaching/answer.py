@@ -1,6 +1,8 @@
-"""How a check answers: one sentence where all is well, a picture and one sentence where it is not."""
+"""How a check answers: one sentence where all is well, a figure and one sentence where it is not."""
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import matplotlib.pyplot as plt
@@ -34,16 +36,21 @@ def refuse(sentence: str, figure: Figure) -> NoReturn:
     raise CounterExample(sentence, figure) from None
 
 
-def call(function: Callable, *given: Any, figure: Callable[[str], Figure], **options: Any) -> Any:
-    """What a reader's function returns; a function that is empty or stops is refused with ``figure(title)``."""
+def call(function: Callable, *arguments: Any, figure: Callable[[str], Figure], **options: Any) -> Any:
+    """What a reader's function returns; a function that is empty or stops is refused with ``figure(title)``.
+
+    Warnings are printed like any other output: nbgrader gives no points to a cell that writes to stderr.
+    """
     name = getattr(function, "__name__", "the function")
     try:
-        return function(*given, **options)
+        with contextlib.redirect_stderr(sys.stdout):
+            value = function(*arguments, **options)
+            return list(value) if isinstance(value, Iterator) else value
     except NotImplementedError:
         refuse(f"{name} is not written yet: here is what it will be asked.", figure("not written yet"))
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        refuse(f"{name} stops in line {_line(function, error)} with {told}.", figure(f"{name} stops here"))
+        reason = f"{type(error).__name__}: {error}"
+        refuse(f"{name} stops in line {_line(function, error)} with {reason}.", figure(f"{name} stops here"))
 
 
 def _line(function: Callable, error: BaseException) -> int:
@@ -57,7 +64,7 @@ def _line(function: Callable, error: BaseException) -> int:
 
 
 def words(title: str) -> Figure:
-    """A picture of a sentence, where there is nothing else to show."""
+    """A figure of a sentence, where there is nothing else to show."""
     figure, axis = plt.subplots(figsize=(5, 1))
     axis.text(0.5, 0.5, title, ha="center", va="center")
     axis.set_axis_off()
@@ -79,7 +86,7 @@ _SHADES = ("#ffffff", "#f7d9a8", "#0173b2")
 
 
 def grid(records: pd.DataFrame, title: str) -> Figure:
-    """Records as a table of squares: a row per prompt, a square per image, with what became of it.
+    """Records as a table of squares: a row per prompt, a square per image, coloured by its outcome.
 
     Args:
         records: prompt_id, both_found and correct.
@@ -92,10 +99,8 @@ def grid(records: pd.DataFrame, title: str) -> Figure:
         for x, state in enumerate((rows.both_found.astype(int) + (rows.both_found & rows.correct)).tolist()):
             axis.add_patch(plt.Rectangle((x, y), 0.9, 0.9, facecolor=_SHADES[state], edgecolor="black"))
             axis.text(x + 0.45, y + 0.48, _MARKS[state], ha="center", va="center", color="white" if state == 2 else "k")
-    for state, label in enumerate(STATES):
-        axis.scatter(
-            [], [], marker="s", s=90, color=_SHADES[state], edgecolor="black", label=f"{_MARKS[state]} {label}"
-        )
+    for mark, shade, label in zip(_MARKS, _SHADES, STATES, strict=True):
+        axis.scatter([], [], marker="s", s=90, color=shade, edgecolor="black", label=f"{mark} {label}")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
     axis.set(xlim=(-0.1, most), ylim=(max(len(prompts), 1), -0.1), xticks=[], title=title)
     axis.set_yticks(np.arange(len(prompts)) + 0.45, [f"prompt {prompt}" for prompt in prompts])

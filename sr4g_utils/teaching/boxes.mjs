@@ -2,8 +2,8 @@
 //
 // One file for two places: JupyterLab loads it as an anywidget (the default export), HTML pages carry it inline and call
 // `mount`. What Python knows comes from Python: the relations, their phrases, the rule sets and every constant arrive as
-// `constants` (sr4g_utils/widget/__init__.py). The predicates are a second definition of sr4g_utils/relations.py;
-// tests/test_widget.py holds them to it, pair by pair. Boxes are xywh in pixels, y grows downwards.
+// `constants` (sr4g_utils/teaching/widget.py). The predicates are a second definition of sr4g_utils/relations.py;
+// tests/teaching/test_widget.py holds them to it, pair by pair. Boxes are xywh in pixels, y grows downwards.
 
 // ------------------------------------------------------------------------------------------------------- the rules
 

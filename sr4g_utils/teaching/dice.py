@@ -12,7 +12,7 @@ from ..evaluation.verdicts import verdicts
 from .answer import accept, grid, refuse, words
 
 IMAGES = 4  # of each prompt, as in VISOR
-FOUND = 0.8  # how often each object is drawn so that the detector finds it, the two independently of each other
+FOUND = 0.8  # the share of images in which the detector finds an object, for each of the two independently
 GENERATORS = ("dice", "stubborn")  # both objects anywhere; the subject always on the left
 RELATIONS = ("left of", "right of")  # half of the prompts each
 
@@ -55,50 +55,52 @@ TOLERANCE = 0.5  # points
 
 
 def check_prediction(prediction: Mapping[str, float | int | None], generator: str = "dice") -> None:
-    """Whether the predicted percentages are those to be expected of a generator, to within half a point.
+    """Whether the predicted percentages are a generator's expected ones, to within half a point.
 
     Args:
-        prediction: a percentage for each of OA, VISOR, VISOR_Cond, VISOR_1 and VISOR_4.
+        prediction: a percentage for each of ``scores.METRICS``: OA, VISOR, VISOR_Cond and VISOR_1 to VISOR_4.
         generator: one of ``GENERATORS``.
 
     Raises:
-        CounterExample: one of them is missing, or is not what dice would give; some throws are drawn.
+        CounterExample: one of them is missing, or is not the expected one; some throws are drawn.
     """
     expected = _expected(generator)
-    for metric in ("OA", "VISOR_Cond", "VISOR", "VISOR_4", "VISOR_1"):
-        said = prediction.get(metric)
-        if said is None:
-            refuse(f"Nothing is predicted for {metric} yet.", words(f"{metric}: ?"))
-        if abs(said - expected[metric]) > TOLERANCE:
+    for metric in METRICS:
+        value = prediction.get(metric)
+        if not isinstance(value, int | float | np.number):
+            refuse(f"Nothing is predicted for {metric} yet: give a percentage.", words(f"{metric}: ?"))
+        if not abs(value - expected[metric]) <= TOLERANCE:
             prompts, detections = throw(6, generator, seed=1)
-            title = f"six prompts, four images each ({generator})\nyou predict {metric} = {said:g} %"
-            refuse(_hint(metric, float(said), expected), grid(verdicts(prompts, detections, IMAGES), title))
+            title = f"six prompts, four images each ({generator})\nyou predict {metric} = {value:g} %"
+            refuse(_hint(metric, float(value), expected), grid(verdicts(prompts, detections, IMAGES), title))
     accept(f"That is what {generator} would score. Now throw them and see.")
 
 
-def _hint(metric: str, said: float, expected: Mapping[str, float]) -> str:
+def _hint(metric: str, predicted: float, expected: Mapping[str, float]) -> str:
     """One sentence on where to look, by the error that leads to such a number."""
 
     def near(value: float) -> bool:
-        return abs(said - value) <= TOLERANCE
+        return abs(predicted - value) <= TOLERANCE
 
-    one = expected["VISOR"] / 100
-    if not 0 <= said <= 100:
-        return f"{metric} is a percentage of something: {said:g} cannot be one."
-    if 0 < said <= 1 and near(expected[metric] / 100):
-        return f"{metric} is given in percent: {said:g} is a fraction."
+    share = expected["VISOR"] / 100
+    if not 0 <= predicted <= 100:
+        return f"{metric} is a percentage of something: {predicted:g} cannot be one."
+    if 0 < predicted <= 1 and near(expected[metric] / 100):
+        return f"{metric} is given in percent: {predicted:g} is a fraction."
     if metric == "OA" and near(100 * FOUND):
         return "OA needs both objects in the same image: how often are the dog and the cat there together?"
     if metric == "VISOR_Cond" and near(expected["VISOR"]):
         return "VISOR_Cond looks only at images in which both are found: count the white squares out."
     if metric == "VISOR" and near(expected["VISOR_Cond"]):
         return "VISOR divides by all images, also by those without both objects: the white squares count."
-    if metric == "VISOR_4" and near(expected["VISOR"]):
-        return "VISOR_4 counts prompts, not images: how often are all four squares of a row blue?"
-    if metric == "VISOR_4" and near(100 * one**4):
-        return "Not every prompt has the same chance here: look at the rows one by one."
-    if metric == "VISOR_1" and near(100 * (1 - (1 - one) ** 4)):
-        return "Not every prompt has the same chance here: look at the rows one by one."
     if metric == "VISOR_1" and near(100 - expected["VISOR_4"]):
         return "The opposite of 'at least one blue square' is not 'not all four blue'."
+    if metric.removeprefix("VISOR_").isdigit():
+        n = int(metric[-1])
+        if near(expected["VISOR"]):
+            return f"{metric} counts prompts, not images: how often does a row have at least {n} blue squares?"
+        if near(float(100 * stats.binom.sf(n - 1, IMAGES, share))):
+            return "Not every prompt has the same chance here: look at the rows one by one."
+        if n < IMAGES and near(expected[metric] - expected[f"VISOR_{n + 1}"]):
+            return f"That is how often exactly {n} squares of a row are blue: more than {n} count as well."
     return f"{metric} is something else: which squares does it count, and what does it divide them by?"

@@ -45,9 +45,9 @@ def table() -> pd.DataFrame:
     """VISOR_Cond of each model and the paired differences, in points, with 95 % intervals: what, value, low, high."""
     records = {name: _records(verdicts) for name, verdicts in study().items()}
     rows = []
-    for name, each in records.items():
-        scored = scores.scores(each).query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
-        rows.append({"what": name, "value": scored.value, "low": scored.low, "high": scored.high})
+    for name, part in records.items():
+        score = scores.scores(part).query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
+        rows.append({"what": name, "value": score.value, "low": score.low, "high": score.high})
     for a, b in (("before", "after"), ("before", "again"), ("after", "again")):
         change = scores.compare(records[a], records[b]).query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
         rows.append({"what": f"{b} − {a}", "value": change.difference, "low": change.low, "high": change.high})
@@ -59,23 +59,17 @@ def draw() -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(10, 2.2), width_ratios=(1, 1.2))
     for axis, rows, label in zip(axes, (table()[:3], table()[3:]), ("VISOR_Cond (percent)", "difference (points)"),
                                  strict=True):  # fmt: skip
-        _estimates(axis, rows)
-        axis.set_xlabel(label)
+        figures.estimates(axis, rows, np.arange(len(rows)), fmt="o", color=figures.COLOURS[0])
+        axis.set(yticks=range(len(rows)), yticklabels=rows.what, ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+        axis.grid(False, axis="y")
     axes[1].axvline(0, color="black", linewidth=1)
     figure.tight_layout()
     return figure
 
 
-def _estimates(axis: plt.Axes, rows: pd.DataFrame) -> None:
-    at = np.arange(len(rows))
-    figures.estimates(axis, rows, at, fmt="o", color=figures.COLOURS[0])
-    axis.set(yticks=at, yticklabels=rows.what, ylim=(len(rows) - 0.5, -0.5))
-    axis.grid(False, axis="y")
-
-
 @dataclass(frozen=True)
 class _Claim:
-    """What is claimed, whether it stands, what to draw (a row and the region claimed), and where to look."""
+    """A claim, whether it stands, what to draw (a row and the region claimed), and where to look."""
 
     text: str
     stands: bool
@@ -117,9 +111,9 @@ def check_claims(stands: Mapping[str, bool | None]) -> None:
         CounterExample: one is missing or judged wrongly; its interval is drawn with the region that it claims.
     """
     for letter, claim in CLAIMS.items():
-        if not isinstance(said := stands.get(letter), bool):
+        if not isinstance(answer := stands.get(letter), bool):
             refuse(f"Claim {letter} is not judged yet: True or False?", words(f"{letter}: ?"))
-        if said != claim.stands:
+        if answer != claim.stands:
             row = next(row for row in table().to_dict("records") if row["what"] == claim.row)
             figure = _region(row["value"], row["low"], row["high"], claim.region, f"{letter}: {claim.text}")
             refuse(f"Claim {letter}: {claim.hint}", figure)
@@ -159,33 +153,32 @@ _CASES: list[tuple[tuple[float, float, float], dict[str, float], str]] = [
 
 
 def check_stands(function: Callable[..., bool]) -> None:
-    """Whether a function says rightly when an interval supports "the true value is above … and below …".
+    """Whether a function tells rightly when an interval supports "the true value is above … and below …".
 
     Args:
         function: takes value, low, high and the keywords above and below, and returns True or False.
 
     Raises:
-        CounterExample: an interval and a claim, drawn, on which it says something else.
+        CounterExample: its answer is wrong for an interval and a claim, which are drawn.
     """
     for (value, low, high), region, hint in _CASES:
         above, below = region.get("above", -np.inf), region.get("below", np.inf)
-        asked = ", ".join(f"{name}={edge:g}" for name, edge in region.items())
-        text = f"{function.__name__}({value:g}, {low:g}, {high:g}, {asked})"
+        edges = ", ".join(f"{name}={edge:g}" for name, edge in region.items())
+        text = f"{function.__name__}({value:g}, {low:g}, {high:g}, {edges})"
 
-        figure = partial(_asked, (value, low, high), (above, below), text)
-        said = call(function, value, low, high, figure=figure, **region)
-        if not isinstance(said, bool | np.bool_):
-            refuse(
-                f"{function.__name__} returns {said!r}; a claim stands, True, or does not, False.", figure(f"{said}")
-            )
-        if bool(said) != bool(low > above and high < below):
-            refuse(f"{hint} Your function says {said}.", figure(f"{said}"))
+        figure = partial(_case, (value, low, high), (above, below), text)
+        answer = call(function, value, low, high, figure=figure, **region)
+        if not isinstance(answer, bool | np.bool_):
+            sentence = f"{function.__name__} returns {answer!r}; a claim stands, True, or does not, False."
+            refuse(sentence, figure(f"{answer}"))
+        if bool(answer) != bool(low > above and high < below):
+            refuse(f"{hint} Your function says {answer}.", figure(f"{answer}"))
     accept(f"{function.__name__} says so when, and only when, the whole interval lies in the region.")
 
 
-def _asked(estimate: tuple[float, float, float], region: tuple[float, float], text: str, said: str) -> Figure:
-    value, low, high = estimate
-    return words(f"{text}: {said}") if np.isnan(value) else _region(value, low, high, region, f"{text}: {said}")
+def _case(estimate: tuple[float, float, float], region: tuple[float, float], text: str, answer: str) -> Figure:
+    title = f"{text}: {answer}"
+    return words(title) if np.isnan(estimate[0]) else _region(*estimate, region, title)
 
 
 def resampled(
@@ -208,15 +201,14 @@ def check_paired_interval(function: Callable) -> None:
     before, after = study()["before"], study()["after"]
     drawn = resampled(before, after)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    said = call(function, before.copy(), after.copy(), figure=partial(_histogram, drawn, None))
+    ends = call(function, before.copy(), after.copy(), figure=partial(_histogram, drawn, None))
     try:
-        left, right = (float(end) for end in said)
+        left, right = (float(end) for end in ends)
     except (TypeError, ValueError):
-        refuse(f"{function.__name__} returns {said!r}; an interval is two numbers, low and high.",
+        refuse(f"{function.__name__} returns {ends!r}; an interval is two numbers, low and high.",
                _histogram(drawn, None, "two numbers are needed"))  # fmt: skip
     width, middle = (right - left) / (high - low), (left + right - low - high) / 2 / (high - low)
-    hint = _width_hint(left, right, width, middle)
-    if hint:
+    if hint := _width_hint(left, right, width, middle):
         refuse(hint, _histogram(drawn, (left, right), "the difference, prompts drawn again and again"))
     accept("Your interval is the paired bootstrap's.")
 
@@ -230,11 +222,10 @@ def _width_hint(left: float, right: float, width: float, middle: float) -> str:
         return "The interval is elsewhere: which difference is meant, after minus before or the other?"
     if width > 1.12:
         return "The interval is too wide: do both models meet the same prompts in each draw?"
-    if width < 0.9:
-        return (
-            "The interval is too narrow: is a prompt drawn with all of its images, and do 95 % of the draws lie within?"
-        )
-    return ""
+    narrow = (
+        "The interval is too narrow: is a prompt drawn with all of its images, and do 95 % of the draws lie within?"
+    )
+    return narrow if width < 0.9 else ""
 
 
 def _histogram(drawn: np.ndarray, interval: tuple[float, float] | None, title: str) -> Figure:

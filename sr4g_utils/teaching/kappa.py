@@ -1,4 +1,4 @@
-"""Exercise 6: judge pictures, and how far two judges agree beyond chance."""
+"""Exercise 6: judge pictures, and measure how far two judges agree beyond chance."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ..dataset import world
+from ..dataset.prompt_files import read_cells
 from ..evaluation.statistics import agreement
 from ..relations import BY_NAME, NAMES, judge
 from .answer import accept, call, refuse, words
@@ -23,25 +24,25 @@ _THINGS = (("dog", "cat"), ("cup", "book"), ("chair", "tv"), ("bird", "kite"))
 
 def _scenes(n: int = 16, seed: int = 6) -> list[tuple[str, str, str, np.ndarray]]:
     """Subject, relation, object and their two boxes, with the subject anywhere around the object, often aslant."""
-    rng, made = np.random.default_rng(seed), []
+    rng, scenes = np.random.default_rng(seed), []
     for i in range(n):
         subject, object = _THINGS[i % len(_THINGS)]
         angle, far = 2 * np.pi * (i + rng.uniform(0, 0.9)) / n, rng.uniform(15, 22)
         sizes = rng.integers(16, 24, (2, 2))
         centre = 32 + np.outer([0.5, -0.5], [np.cos(angle), np.sin(angle)]) * 2 * far * 0.6
         corner = np.clip(np.round(centre - sizes / 2), 0, 64 - sizes)
-        made.append((subject, NAMES[(i // len(_THINGS) + i) % 4], object, np.concatenate([corner, sizes], axis=1)))
-    return made
+        scenes.append((subject, NAMES[(i // len(_THINGS) + i) % 4], object, np.concatenate([corner, sizes], axis=1)))
+    return scenes
 
 
 def questions() -> pd.DataFrame:
-    """What is asked of each of the 16 pictures: picture and question."""
-    asked = [f"Is the {s} {BY_NAME[r].phrase} the {o}?" for s, r, o, _ in _scenes()]
-    return pd.DataFrame({"picture": np.arange(len(asked)), "question": asked})
+    """The question about each of the 16 pictures: picture and question."""
+    sentences = [f"Is the {s} {BY_NAME[r].phrase} the {o}?" for s, r, o, _ in _scenes()]
+    return pd.DataFrame({"picture": np.arange(len(sentences)), "question": sentences})
 
 
 def pictures() -> Figure:
-    """The 16 pictures with their questions. They bear no verdict."""
+    """The 16 pictures with their questions, without a verdict."""
     figure, axes = plt.subplots(4, 4, figsize=(11, 12))
     for picture, axis in enumerate(axes.flat):
         _draw(axis, picture)
@@ -69,7 +70,7 @@ def judged(answers: Sequence[str], annotator: str) -> pd.DataFrame:
 
 
 def judged_by_rules(rules: str) -> pd.DataFrame:
-    """What a rule set answers to the same questions."""
+    """A rule set's answers to the same questions."""
     verdicts = [
         judge(boxes[[0]], boxes[[1]], rules, np.array([[64.0, 64.0]]))[0, NAMES.index(r)]
         for _, r, _, boxes in _scenes()
@@ -80,28 +81,25 @@ def judged_by_rules(rules: str) -> pd.DataFrame:
 def read_judgements(path: str | Path) -> pd.DataFrame:
     """Judgements of people: a CSV with the columns picture, question, answer (yes or no) and annotator.
 
-    Answers to a blind kit (``python -m sr4g_utils.people kit``) are read as well: its items and persons are pictures
-    and annotators, it asks one question of each, and a missing object is a no. Left aside are other columns, and
-    pictures that someone left without an answer or called unclear.
+    Answers to a blind kit (``sr4g kit``) are read as well: its items are the pictures, its persons the annotators, and
+    a missing object is a no. Other columns are left out, and pictures without an answer or with the answer unclear.
 
     Raises:
         ValueError: a column is missing, an answer is neither yes nor no, or someone judges a question twice.
     """
-    found = pd.read_csv(path, dtype=str)
-    if set(_KIT) <= set(found):
-        found = found.rename(columns=_KIT).assign(question="as in the kit")
-    if missing := [name for name in COLUMNS if name not in found]:
+    table = read_cells(Path(path)).rename(columns=str.lower)
+    if set(_KIT) <= set(table):
+        table = table.rename(columns=_KIT).assign(question="as in the kit")
+    if missing := [name for name in COLUMNS if name not in table]:
         raise ValueError(f"{path}: the column {missing[0]!r} is missing; judgements have {', '.join(COLUMNS)}")
-    found = found[COLUMNS].dropna(subset="answer")
-    found["answer"] = found.answer.str.strip().str.lower().replace({"missing": "no"})
-    found = found[found.answer != "unclear"]
-    if (odd := found[~found.answer.isin(ANSWERS)]).size:
-        raise ValueError(f"{path}, row {odd.index[0] + 2}: the answer is {odd.answer.iloc[0]!r}; it must be yes or no")
-    twice = found.duplicated(["picture", "question", "annotator"])
-    if twice.any():
-        row = found[twice].iloc[0]
+    table = table[COLUMNS].assign(answer=table.answer.str.lower().replace({"missing": "no"}))
+    table = table[~table.answer.isin(["", "unclear"])]
+    if (odd := table[~table.answer.isin(ANSWERS)]).size:
+        raise ValueError(f"{path}, row {odd.index[0]}: the answer is {odd.answer.iloc[0]!r}; it must be yes or no")
+    if (repeated := table[table.duplicated(["picture", "question", "annotator"])]).size:
+        row = repeated.iloc[0]
         raise ValueError(f"{path}: {row.annotator} answers {row.question!r} of picture {row.picture} twice; keep one")
-    return found.reset_index(drop=True)
+    return table.reset_index(drop=True).astype(str)
 
 
 def paired(judgements: pd.DataFrame, one: str, other: str) -> tuple[list[bool], list[bool]]:
@@ -139,16 +137,8 @@ def check_answers(answers: Sequence[str]) -> None:
     accept("Every picture is judged.")
 
 
-_TABLES = [
-    [6, 2, 1, 7],
-    [9, 1, 1, 1],
-    [2, 6, 2, 6],
-    [8, 0, 0, 8],
-    [0, 8, 8, 0],
-    [1, 5, 0, 10],
-    [0, 0, 0, 9],
-    [12, 0, 0, 0],
-]
+_TABLES = [[6, 2, 1, 7], [9, 1, 1, 1], [2, 6, 2, 6], [8, 0, 0, 8], [0, 8, 8, 0], [1, 5, 0, 10], [0, 0, 0, 9],
+           [12, 0, 0, 0]]  # fmt: skip
 
 
 def check_kappa(function: Callable[[list[bool], list[bool]], float]) -> None:
@@ -158,7 +148,7 @@ def check_kappa(function: Callable[[list[bool], list[bool]], float]) -> None:
         function: takes two lists of answers (True is yes); it returns NaN where both always say the same word.
 
     Raises:
-        CounterExample: two judges, drawn as their 2 × 2 table, of whom it says something else.
+        CounterExample: its value is wrong for two judges, drawn as their 2 × 2 table.
     """
     rng = np.random.default_rng(0)
     for counts in [*_TABLES, *rng.integers(0, 9, (60, 4)).tolist()]:
@@ -166,28 +156,28 @@ def check_kappa(function: Callable[[list[bool], list[bool]], float]) -> None:
             continue
         a = np.repeat([True, True, False, False], counts).tolist()
         b = np.repeat([True, False, True, False], counts).tolist()
-        said = call(function, a, b, figure=partial(_two_by_two, counts))
-        if not isinstance(said, int | float | np.number):
-            refuse(f"{function.__name__} returns {said!r}; kappa is a number.", _two_by_two(counts, "which number?"))
+        value = call(function, a, b, figure=partial(_two_by_two, counts))
+        if not isinstance(value, int | float | np.number):
+            refuse(f"{function.__name__} returns {value!r}; kappa is a number.", _two_by_two(counts, "which number?"))
         right = agreement(np.array(counts))[-1]
-        if not np.isclose(said, right, equal_nan=True):
-            refuse(_hint(float(said), counts), _two_by_two(counts, f"yours: {said:.2f}"))
+        if not np.isclose(value, right, equal_nan=True):
+            refuse(_hint(float(value), counts), _two_by_two(counts, f"yours: {value:.2f}"))
     accept("Your kappa is Cohen's.")
 
 
-def _hint(said: float, counts: list[int]) -> str:
+def _hint(value: float, counts: list[int]) -> str:
     yes_yes, yes_no, no_yes, no_no = (count / sum(counts) for count in counts)
     same, one, other = yes_yes + no_no, yes_yes + yes_no, yes_yes + no_yes
     if np.isnan(agreement(np.array(counts))[-1]):
-        return "Both always say the same word: there was no chance to disagree, so what can be said beyond chance?"
-    if np.isclose(said, same):
+        return "Both always say the same word: there was no chance to disagree, so what can be value beyond chance?"
+    if np.isclose(value, same):
         return "That is how often they agree; how often would two such judges agree by chance?"
-    if np.isclose(said, 2 * same - 1):
-        return "By chance they would agree in half of the cases only if each said yes half of the time: do they?"
-    if any(np.isclose(said, (same - c) / (1 - c)) for c in (one**2 + (1 - one) ** 2, other**2 + (1 - other) ** 2)
+    if np.isclose(value, 2 * same - 1):
+        return "By chance they would agree in half of the cases only if each value yes half of the time: do they?"
+    if any(np.isclose(value, (same - c) / (1 - c)) for c in (one**2 + (1 - one) ** 2, other**2 + (1 - other) ** 2)
            if c < 1):  # fmt: skip
         return "Chance has two judges: each has a share of yes of their own."
-    if np.isclose(said, (same - one * other) / (1 - one * other) if one * other < 1 else np.nan):
+    if np.isclose(value, (same - one * other) / (1 - one * other) if one * other < 1 else np.nan):
         return "Two judges can also agree by chance on no."
     return "Count by hand: how often do they agree, and how often would they if each answered blindly?"
 

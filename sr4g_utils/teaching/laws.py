@@ -1,8 +1,8 @@
 """Exercise 3: a metric with a bug, found by the laws that it breaks.
 
-Records are rows of prompt_id, image_index, both_found and correct, as verdicts have them. A metric takes records and
-returns VISOR_Cond in percent: of the images with both objects, those in which the relation holds; NaN where
-there is none.
+Records are rows of prompt_id, image_index, both_found and correct, as in the table of verdicts. A metric takes records
+and returns VISOR_Cond in percent: of the images with both objects, those in which the relation holds; NaN where there
+is none.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,9 +23,8 @@ def _pooled(records: pd.DataFrame) -> float:
 
 
 def _by_prompt(records: pd.DataFrame) -> float:
-    each = [_pooled(part) for _, part in records.groupby("prompt_id")]
-    known = [value for value in each if value == value]
-    return float(np.mean(known)) if known else float("nan")
+    values = [_pooled(part) for _, part in records.groupby("prompt_id") if part.both_found.any()]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _of_all(records: pd.DataFrame) -> float:
@@ -58,18 +57,12 @@ def tables(n: int = 60, seed: int = 0) -> Iterator[pd.DataFrame]:
     for i in range(n):
         prompts, found = int(rng.integers(2, 6)), 0.0 if i % 6 == 5 else 0.7
         both = rng.random(4 * prompts) < found
-        yield pd.DataFrame(
-            {
-                "prompt_id": np.repeat(np.arange(prompts), 4),
-                "image_index": np.tile(np.arange(4), prompts),
-                "both_found": both,
-                "correct": both & (rng.random(4 * prompts) < 0.5),
-            }
-        )
+        columns = {"prompt_id": np.repeat(np.arange(prompts), 4), "image_index": np.tile(np.arange(4), prompts)}
+        yield pd.DataFrame({**columns, "both_found": both, "correct": both & (rng.random(4 * prompts) < 0.5)})
 
 
 def check_law(law: Law, name: str) -> None:
-    """Whether a law is obeyed by the right metric and broken by the suspect that it is meant for.
+    """Whether the right metric obeys a law, and the suspect that it is meant for breaks it.
 
     Args:
         law: takes a metric and records, and returns whether the metric obeys it there.
@@ -94,9 +87,8 @@ def check_law(law: Law, name: str) -> None:
             caught.append(before)
     if not caught:
         odd = next(records for records in tables() if not same(suspect(records), _pooled(records)))
-        said = f"one of the suspects says {suspect(odd):.1f} %"
         refuse("This law holds for the right metric, but the wrong one obeys it, too: it asks too little.",
-               grid(odd, said))  # fmt: skip
+               grid(odd, f"one of the suspects says {suspect(odd):.1f} %"))  # fmt: skip
     accept(f"The law of {name!r} holds for the right metric and catches a wrong one.")
 
 
@@ -110,15 +102,14 @@ def check_suspects(broken: Mapping[str, str | None]) -> None:
         CounterExample: one is missing or wrong; records on which the named metric is right are drawn.
     """
     for law, suspect in LAWS.items():
-        said = broken.get(law)
-        if said not in METRICS:
-            refuse(
-                f"Which metric breaks the law of {law!r}? Name one of {', '.join(METRICS)}.", words(f"{law}: {said}")
-            )
-        if said != suspect:
+        name = broken.get(law)
+        if name not in METRICS:
+            sentence = f"Which metric breaks the law of {law!r}? Name one of {', '.join(METRICS)}."
+            refuse(sentence, words(f"{law}: {name}"))
+        if name != suspect:
             records = next(tables(seed=2))
-            value = f"metric {said}: {METRICS[said](records):.1f} %"
-            refuse(f"Metric {said} obeys the law of {law!r}: try your law on all five, on many tables.",
+            value = f"metric {name}: {METRICS[name](records):.1f} %"
+            refuse(f"Metric {name} obeys the law of {law!r}: try your law on all five, on many tables.",
                    grid(records, value))  # fmt: skip
     accept("Four laws, four bugs; the metric that is left over is the right one.")
 
@@ -127,27 +118,27 @@ def check_cond(metric: Metric) -> None:
     """Whether a function of records is VISOR_Cond.
 
     Raises:
-        CounterExample: records on which it says something else; they are drawn.
+        CounterExample: records on which its value is wrong; they are drawn.
     """
     for records in tables(seed=1):
-        said = call(metric, records.copy(), figure=partial(grid, records))
-        if not isinstance(said, int | float | np.number):
-            refuse(f"{metric.__name__} returns {said!r}; a metric is a number.", grid(records, "which number?"))
-        if not same(float(said), _pooled(records)):
-            refuse(_hint(float(said), records), grid(records, f"yours: {said:.1f} %"))
+        value = call(metric, records.copy(), figure=partial(grid, records))
+        if not isinstance(value, int | float | np.number):
+            refuse(f"{metric.__name__} returns {value!r}; a metric is a number.", grid(records, "which number?"))
+        if not same(float(value), _pooled(records)):
+            refuse(_hint(float(value), records), grid(records, f"yours: {value:.1f} %"))
     accept("On every table your metric is VISOR_Cond.")
 
 
-def _hint(said: float, records: pd.DataFrame) -> str:
+def _hint(value: float, records: pd.DataFrame) -> str:
     if not records.both_found.any():
         return "No image has both objects: what can VISOR_Cond say of relations here?"
-    if same(said, _pooled(records) / 100):
+    if same(value, _pooled(records) / 100):
         return "The scores of this study are percentages, not fractions."
     for name, sentence in {
         "E": "The white squares say nothing about relations: should they count?",
         "A": "A prompt with one image counts here as much as a prompt with four.",
         "B": "Not every image of this table has been counted.",
     }.items():
-        if same(said, METRICS[name](records)):
+        if same(value, METRICS[name](records)):
             return sentence
     return "Count by hand: which squares does the metric count, and what does it divide them by?"

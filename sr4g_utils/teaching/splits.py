@@ -57,14 +57,14 @@ def _shows_unseen(picture: int | np.integer) -> bool:
 
 def _training(function: Callable) -> pd.DataFrame:
     """The captions that a reader's split trains on, or a refusal."""
-    every = captions()
-    kept = call(function, every.copy(), set(UNSEEN), figure=partial(draw, 0))
-    if not isinstance(kept, pd.DataFrame) or list(kept.columns) != list(every.columns):
+    rows = captions()
+    kept = call(function, rows.copy(), set(UNSEEN), figure=partial(draw, 0))
+    if not isinstance(kept, pd.DataFrame) or list(kept.columns) != list(rows.columns):
         refuse(f"{function.__name__} returns {type(kept).__name__}; return the rows of `captions` to train on.",
                draw(0, "a picture of the captions"))  # fmt: skip
-    if strangers := sorted(set(kept.index) - set(every.index)):
+    if strangers := sorted(set(kept.index) - set(rows.index)):
         refuse(f"{function.__name__} returns a row that is not among the captions: {strangers[0]}.", draw(0, "?"))
-    return every.loc[sorted(set(kept.index))]
+    return rows.loc[sorted(set(kept.index))]
 
 
 def _named(rows: pd.DataFrame) -> pd.Series:
@@ -81,22 +81,21 @@ def check_leaks(function: Callable) -> None:
     Raises:
         CounterExample: a picture that it misses, or accuses without reason, drawn.
     """
-    every, rng = captions(), np.random.default_rng(0)
-    silent = every[~_named(every)]
-    for training in (silent, every, silent[~silent.picture.map(_shows_unseen)], every[rng.random(len(every)) < 0.3]):
-        found = call(function, training.copy(), every.copy(), set(UNSEEN), figure=partial(draw, 0))
+    rows, rng = captions(), np.random.default_rng(0)
+    silent = rows[~_named(rows)]
+    for training in (silent, rows, silent[~silent.picture.map(_shows_unseen)], rows[rng.random(len(rows)) < 0.3]):
+        value = call(function, training.copy(), rows.copy(), set(UNSEEN), figure=partial(draw, 0))
         try:
-            said = {int(picture) for picture in found}
+            pictures = {int(picture) for picture in value}
         except (TypeError, ValueError):
-            refuse(f"{function.__name__} returns {found!r}; return a set of picture numbers.", draw(0, "a picture"))
+            refuse(f"{function.__name__} returns {value!r}; return a set of picture numbers.", draw(0, "a picture"))
         leaks = {int(picture) for picture in training.picture.unique() if _shows_unseen(picture)}
-        if missed := sorted(leaks - said):
+        if missed := sorted(leaks - pictures):
             lines = training[training.picture == missed[0]].caption
             refuse("This training picture shows an unseen object, whatever its captions say, and was not found.",
                    draw(missed[0], f"trained with\n{lines.iloc[0]!r}"))  # fmt: skip
-        if wrong := sorted(said - leaks):
-            training_too = wrong[0] in set(training.picture)
-            reason = "shows no unseen object" if training_too else "is not in this training set"
+        if wrong := sorted(pictures - leaks):
+            reason = "shows no unseen object" if wrong[0] in set(training.picture) else "is not in this training set"
             refuse(f"Picture {wrong[0]} {reason}.", draw(wrong[0], f"picture {wrong[0]}"))
     accept(f"{function.__name__} finds every leak, and nothing else.")
 
@@ -137,8 +136,8 @@ def check_clean(function: Callable) -> None:
         row = training[shown].iloc[0]
         refuse("The model would be trained on this picture, and it shows an unseen object.",
                draw(row.picture, f"trained with\n{row.caption!r}"))  # fmt: skip
-    every = captions()
-    lost = every[~every.picture.map(_shows_unseen).astype(bool) & ~every.index.isin(training.index)]
+    rows = captions()
+    lost = rows[~rows.picture.map(_shows_unseen).astype(bool) & ~rows.index.isin(training.index)]
     if len(lost):
         row = lost.iloc[0]
         refuse("This caption was left out, and its picture gives nothing away.", draw(row.picture, row.caption))

@@ -1,7 +1,7 @@
-"""Two boxes to drag, and the relations between them: in JupyterLab as a widget, in a page as one piece of HTML.
+"""Two boxes to drag, and the relations between them: a widget in JupyterLab, and a piece of HTML in any page.
 
 The browser's part is ``boxes.mjs``. It judges as :mod:`sr4g_utils.relations` does and is tested to agree; every name,
-phrase and constant that it needs is handed to it from here.
+phrase and constant that it needs comes from here.
 """
 
 import base64
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
+from IPython.display import HTML
 from PIL import Image
 
 from .. import relations
-from ..dataset.captions import TEMPLATES, caption
-from ..relations import NAMES, RELATIONS, RULES, judge, rules_named
+from ..dataset.captions import TEMPLATES
+from ..relations import RELATIONS, RULES, rules_named
 
 MODULE = Path(__file__).with_name("boxes.mjs")
 SIZE = (640, 480)  # pixels, of the picture if none is given
@@ -28,7 +28,7 @@ _CONSTANTS = ("SSTD_SLACK", "GENEVAL_SLACK", "PEOPLE_HALF_WIDTH")
 
 
 def constants() -> dict[str, Any]:
-    """What the module takes from the package: the relations, what each rule set defines, the template, the numbers."""
+    """What ``boxes.mjs`` needs of the package: the relations, those of each rule set, the template, the numbers."""
     return {
         "relations": [{"name": r.name, "phrase": r.phrase, "family": r.family} for r in RELATIONS],
         "rules": {name: list(rules.defines) for name, rules in RULES.items()},
@@ -45,7 +45,7 @@ def options(
     picture: np.ndarray | None = None,
     rules: str = "visor",
 ) -> dict[str, Any]:
-    """What :func:`show`, :func:`inline` and :func:`page` are asked, checked and as JSON can hold it.
+    """The choices that :func:`show`, :func:`boxes` and :func:`page` offer, checked and ready for JSON.
 
     Args:
         subject, object: names of the two things.
@@ -81,21 +81,19 @@ def _address(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def inline(**given: Any) -> str:
+def inline(**choices: Any) -> str:
     """The boxes as a piece of HTML that works anywhere, also from a file and without a network.
 
     Args:
-        given: as :func:`options`.
+        choices: as :func:`options`.
     """
-    asked = json.dumps(options(**given)).replace("<", "\\u003c")  # "</script>" in a name would end the script
-    place = f"sr4g-boxes-{uuid4().hex}"
-    call = f'mount(document.getElementById("{place}"), {asked});'
-    return (
-        f'<div id="{place}"></div>\n<script type="module">\n{MODULE.read_text(encoding="utf-8")}\n{call}\n</script>\n'
-    )
+    values = json.dumps(options(**choices)).replace("<", "\\u003c")  # "</script>" in a name would end the script
+    call = f'mount(document.querySelector(".sr4g-boxes-place:empty"), {values});'  # each script takes the next place
+    module = MODULE.read_text(encoding="utf-8")
+    return f'<div class="sr4g-boxes-place"></div>\n<script type="module">\n{module}\n{call}\n</script>\n'
 
 
-def page(title: str = "Drag two boxes", **given: Any) -> str:
+def page(title: str = "Drag two boxes", **choices: Any) -> str:
     """:func:`inline` as a page of its own, readable on a phone, light or dark as the reader's device is."""
     title = html.escape(title)
     return (
@@ -103,41 +101,34 @@ def page(title: str = "Drag two boxes", **given: Any) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{title}</title>\n<style>body {{ margin: 1rem; font-family: system-ui, sans-serif }}</style>\n"
-        f"</head>\n<body>\n<h1>{title}</h1>\n{inline(**given)}</body>\n</html>\n"
+        f"</head>\n<body>\n<h1>{title}</h1>\n{inline(**choices)}</body>\n</html>\n"
     )
 
 
-def show(**given: Any) -> Any:
-    """The boxes in a notebook: a widget where ``anywidget`` is installed, else a figure of the boxes and captions.
+def boxes(**choices: Any) -> HTML:
+    """The boxes as the output of a notebook's cell, in JupyterLab and in a page made of the notebook.
+
+    Args:
+        choices: as :func:`options`.
+    """
+    return HTML(inline(**choices))
+
+
+def show(**choices: Any) -> Any:
+    """The boxes in a notebook: a widget where ``anywidget`` is installed, else :func:`boxes`.
 
     The widget's ``subject_box``, ``object_box`` and ``rules`` follow the reader's hand, and may be set from Python.
 
     Args:
-        given: as :func:`options`.
+        choices: as :func:`options`.
     """
-    asked = options(**given)
-    return _widget(asked) if find_spec("anywidget") else _figure(asked, given.get("picture"))
+    return _widget(options(**choices)) if find_spec("anywidget") else boxes(**choices)
 
 
-def _widget(asked: dict[str, Any]) -> Any:
+def _widget(values: dict[str, Any]) -> Any:
     import anywidget
     import traitlets
 
     kinds: dict[type, Any] = {str: traitlets.Unicode, list: traitlets.List, dict: traitlets.Dict}
-    traits = {name: kinds[type(value)]().tag(sync=True) for name, value in asked.items()}
-    return type("Boxes", (anywidget.AnyWidget,), {"_esm": MODULE.read_text(encoding="utf-8"), **traits})(**asked)
-
-
-def _figure(asked: dict[str, Any], picture: np.ndarray | None) -> Any:
-    import pandas as pd
-
-    from ..dataset import figures
-
-    s, o = (np.array(asked[f"{role}_box"]) for role in ("subject", "object"))
-    holds = judge(s[None], o[None], asked["rules"], np.array([asked["size"]], float))[0]
-    written = [
-        caption(asked["subject"], name, asked["object"]) for name, true in zip(NAMES, holds, strict=True) if true
-    ]
-    row = {"subject": asked["subject"], "object": asked["object"], "subject_box": s, "object_box": o}
-    row |= {"caption": "\n".join(written), "width": asked["size"][0], "height": asked["size"][1]}
-    return figures.examples(pd.DataFrame([row]), [picture])
+    traits = {name: kinds[type(value)]().tag(sync=True) for name, value in values.items()}
+    return type("Boxes", (anywidget.AnyWidget,), {"_esm": MODULE.read_text(encoding="utf-8"), **traits})(**values)

@@ -167,9 +167,44 @@ def test_nbgrader_grades_a_class(course):
     assert scores == {"ada": 7, "ben": 0, "eve": 0} and most == 10, "three points are for the essay, by hand"
 
 
+@pytest.mark.slow("nbgrader")
+def test_the_recipe_for_teachers_gives_a_right_answer_its_points_although_numpy_warns(tmp_path):
+    """The lines of docs/teaching.md in a fresh copy, with release/ as it is in git."""
+    api = pytest.importorskip("nbgrader.api", reason="nbgrader is not installed (the extra `teach`)")
+    course, name = tmp_path / "exercises", "1_relation"
+    git = ["git", "ls-files", "-z", FOLDER]
+    for path in filter(None, subprocess.run(git, cwd=FOLDER, capture_output=True, text=True).stdout.split("\0")):
+        (course / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FOLDER / path, course / path)
+    answers = {cell.id: cell.source for cell in read("source", name).cells if cell.metadata.get("nbgrader")}
+    handed_in = read("release", name)
+    for cell in handed_in.cells:
+        if cell.metadata.get("nbgrader", {}).get("solution"):
+            cell.source = answers[cell.id]
+        if cell.id == "above":
+            cell.source = "import numpy as np\n" + cell.source.replace(
+                "    ### BEGIN", "    np.array([1.0]) / 0\n    ### BEGIN"
+            )
+    text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    steps = [line.partition("#")[0].split() for line in re.findall(r"^nbgrader (.+)$", text, re.MULTILINE)]
+    assert [step[0] for step in steps] == ["generate_assignment", "autograde", "formgrade", "generate_feedback"]
+    for step in steps:
+        if step[0] == "autograde":
+            path = course / "submitted" / "ada" / name / f"{name}.ipynb"
+            path.parent.mkdir(parents=True)
+            nbformat.write(handed_in, path)
+        if step[0] != "formgrade":  # a page for a browser
+            python(course, "-m", "nbgrader", *step)
+    with api.Gradebook(f"sqlite:///{course / 'gradebook.db'}", "sr4g") as book:
+        assert book.find_submission(name, "ada").score == 7, "three points are for the essay, by hand"
+    assert (course / "feedback" / "ada" / name / f"{name}.html").is_file()
+    warned = nbformat.read(course / "autograded" / "ada" / name / f"{name}.ipynb", as_version=4)
+    assert "divide by zero" in next(cell for cell in warned.cells if cell.id == "check_above").outputs[0].text
+
+
 def test_a_refusal_in_a_notebook_is_a_picture_and_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    code = "from sr4g_utils import exercises\ndef above(s, o):\n    return s[1] > o[1]\n"
+    code = "from sr4g_utils import teaching as exercises\ndef above(s, o):\n    return s[1] > o[1]\n"
     code += "exercises.check_relation(above, 'above')"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(notebook, timeout=60, allow_errors=True, kernel_name="python3").execute()

@@ -2,6 +2,8 @@
 
 import math
 import os
+import sys
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +38,7 @@ def test_the_pairs_tell_all_relations_of_all_complete_rules_apart():
             verdicts = [verdict for *_, verdict in relation._pairs(name, rules)]
             assert 0.005 < np.mean(verdicts) < 0.995
     kinds = [kind for kind, *_ in relation._pairs("left of", "sg2im")]
-    assert set(kinds) == set(relation.HINTS) and kinds == sorted(kinds, key=list(relation.HINTS).index)
+    assert list(dict.fromkeys(kinds)) == list(relation.HINTS), "each kind occurs alone, in this order"
 
 
 def centre(box):
@@ -76,10 +78,43 @@ def offset(s, o):
             "left of", "sg2im",
             lambda s, o: abs(offset(s, o)[1]) < -offset(s, o)[0] and not within(s, o) and not within(o, s), "diagonal",
         ),
+        # the object within the subject, or the subject within the object, is forgotten
+        ("left of", "sg2im", lambda s, o: abs(offset(s, o)[1]) <= -offset(s, o)[0] and not within(s, o), "nested"),
+        ("left of", "sg2im", lambda s, o: abs(offset(s, o)[1]) <= -offset(s, o)[0] and not within(o, s), "nested"),
+        ("overlapping", "visor", lambda s, o: s[0] <= o[0] + o[2] and o[0] <= s[0] + s[2] and s[1] <= o[1] + o[3]
+         and o[1] <= s[1] + s[3], "tie"),
     ],
 )  # fmt: skip
 def test_a_wrong_relation_gets_its_hint(name, rules, wrong, hint):
     assert refused(relation.check_relation, wrong, name, rules).startswith(relation.HINTS[hint])
+
+
+@pytest.mark.parametrize(("name", "rules"), [("above", "visor"), ("inside", "visor"), ("left of", "sg2im")])
+def test_a_hint_is_true_of_the_pair_that_is_drawn(name, rules):
+    for kind, *boxes, _ in relation._pairs(name, rules):
+        (s, o), ((x1, y1), (x2, y2)) = boxes, map(centre, boxes)
+        apart = s[0] >= o[0] + o[2] or o[0] >= s[0] + s[2] or s[1] >= o[1] + o[3] or o[1] >= s[1] + s[3]
+        assert (kind == "nested") == (within(s, o) or within(o, s))
+        assert kind not in ("apart", "steep", "edges") or apart
+        assert kind not in ("partly", "flush") or not apart
+        assert kind != "diagonal" or abs(x1 - x2) == abs(y1 - y2) > 0
+
+
+def test_an_answer_that_warns_is_accepted_and_nothing_is_written_to_stderr(capfd):
+    def above(subject, object):
+        print("a warning", file=sys.stderr)
+        np.array([1.0]) / 0
+        return centre(subject)[1] < centre(object)[1]
+
+    with warnings.catch_warnings():  # pytest would keep them to itself
+        warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
+        warnings.simplefilter("always")
+        relation.check_relation(above, "above")
+        splits.check_leaks(
+            lambda t, c, u: (above((p,) * 4, (p,) * 4) or p for p in set(c.picture[named(c, u)]) & set(t.picture))
+        )
+    told = capfd.readouterr()
+    assert not told.err and "✓ above decides" in told.out and "divide by zero" in told.out
 
 
 def stops(subject, object):
@@ -107,7 +142,7 @@ def test_the_expectation_is_what_many_throws_score(generator):
         assert rows.low[metric] <= expected <= rows.high[metric], metric
 
 
-RIGHT = {"OA": 64, "VISOR": 32, "VISOR_Cond": 50, "VISOR_1": 78.62, "VISOR_4": 1.05}
+RIGHT = {"OA": 64, "VISOR": 32, "VISOR_Cond": 50, "VISOR_1": 78.62, "VISOR_2": 38.4, "VISOR_3": 10, "VISOR_4": 1.05}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +158,12 @@ RIGHT = {"OA": 64, "VISOR": 32, "VISOR_Cond": 50, "VISOR_1": 78.62, "VISOR_4": 1
         ({"VISOR_4": 32}, "counts prompts, not images"),
         ({"VISOR_1": 128}, "cannot be one"),
         ({"VISOR_1": 98.95}, "not 'not all four blue'"),
+        ({"VISOR_2": None}, "Nothing is predicted for VISOR_2"),
+        ({"VISOR_2": 0}, "which squares"),
+        ({"VISOR_2": 28.4}, "more than 2 count as well"),
+        ({"VISOR_3": 99}, "which squares"),
+        ({"VISOR_3": float("nan")}, "cannot be one"),
+        ({"VISOR_3": "10"}, "Nothing is predicted for VISOR_3"),
     ],
 )
 def test_a_wrong_prediction_gets_its_hint(change, hint):
@@ -385,6 +426,9 @@ def test_judgements_of_people_are_read_with_care(tmp_path):
     path = tmp_path / "kit.csv"
     mine = kappa.judged(["yes", "no"] * 8, "me").assign(remark="quick")
     mine.to_csv(path, index=False)
+    assert kappa.read_judgements(path).equals(mine[kappa.COLUMNS].astype(str))
+    text = "\ufeff" + mine.to_csv(index=False, sep=";").replace("yes", "YES").replace("answer", "Answer") + ";;;;\n"
+    path.write_text(text, encoding="utf-8")  # as a spreadsheet may save it
     assert kappa.read_judgements(path).equals(mine[kappa.COLUMNS].astype(str))
     mine.assign(answer=[" Yes", None, *mine.answer[2:]]).to_csv(path, index=False)
     assert kappa.read_judgements(path).answer.tolist() == ["yes", *mine.answer[2:]]

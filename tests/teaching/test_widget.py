@@ -153,12 +153,11 @@ def test_a_page_is_whole_and_asks_for_nothing():
     assert not addresses and "import " not in re.sub(r"//.*|/\*.*?\*/", "", page, flags=re.DOTALL)
 
 
-def test_without_anywidget_a_figure_says_the_same(monkeypatch):
+def test_without_anywidget_the_boxes_are_html_that_is_the_same_each_time(monkeypatch):
     monkeypatch.setattr(widget, "find_spec", lambda name: None)
-    figure = widget.show(subject="dog", object="apple", rules="sg2im")
-    holds = judge(np.array([widget.SUBJECT_BOX], float), np.array([widget.OBJECT_BOX], float), "sg2im")[0]
-    written = [captions.caption("dog", name, "apple") for name, true in zip(NAMES, holds, strict=True) if true]
-    assert figure.axes[0].get_title() == "\n".join(written)
+    html = widget.show(subject="dog", object="apple", rules="sg2im")._repr_html_()
+    assert html == widget.boxes(subject="dog", object="apple", rules="sg2im")._repr_html_()
+    assert '"object": "apple"' in html and html.count("<script") == 1 and "export function mount" in html
 
 
 def test_the_widget_hands_every_option_to_the_browser():
