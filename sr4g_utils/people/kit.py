@@ -195,5 +195,5 @@ def read_key(path: str | Path) -> tuple[str, pd.DataFrame]:
         data = json.loads(text.split(start)[1].split(end)[0])
         key = json.loads(base64.b64decode(data["key"]))
     except (IndexError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not a kit written by `python -m sr4g_utils.people kit` ({error!r})") from None
+        raise ValueError(f"{path}: not a kit written by `sr4g kit` ({error!r})") from None
     return data["kit"], pd.DataFrame(key, columns=[name for name in KEY if name in key[0]])

@@ -58,14 +58,14 @@ def check_prediction(prediction: Mapping[str, float | int | None], generator: st
     """Whether the predicted percentages are a generator's expected ones, to within half a point.
 
     Args:
-        prediction: a percentage for each of ``scores.METRICS``: OA, VISOR, VISOR_Cond and VISOR_1 to VISOR_4.
+        prediction: a percentage for each of OA, VISOR, VISOR_Cond and VISOR_1 to VISOR_4.
         generator: one of ``GENERATORS``.
 
     Raises:
         CounterExample: one of them is missing, or is not the expected one; some throws are drawn.
     """
     expected = _expected(generator)
-    for metric in METRICS:
+    for metric in expected:
         value = prediction.get(metric)
         if not isinstance(value, int | float | np.number):
             refuse(f"Nothing is predicted for {metric} yet: give a percentage.", words(f"{metric}: ?"))

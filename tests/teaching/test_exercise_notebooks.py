@@ -140,7 +140,7 @@ def course(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_released_version_is_what_nbgrader_makes_of_the_source(course, name):
     released = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
-    assert released == read("release", name), "run `nbgrader generate_assignment --force` (docs/teaching.md)"
+    assert released == read("release", name), "run `nbgrader generate_assignment` (docs/teaching.md)"
 
 
 def test_nbgrader_grades_a_class(course):
