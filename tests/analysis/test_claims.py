@@ -13,7 +13,8 @@ from sr4g_utils.dataset.prompts import draw_prompts
 from sr4g_utils.evaluation import scores, statistics, tables
 from sr4g_utils.evaluation import verdicts as evaluation_verdicts
 from sr4g_utils.relations import NAMES, OPPOSITES, SYMMETRIC
-from sr4g_utils.store.files import protocol
+from sr4g_utils.store.files import protocol, write_json
+from sr4g_utils.store.run import Run
 
 RUNS = 400  # simulated studies
 
@@ -161,3 +162,12 @@ def test_bias_beyond_noise_is_covered_by_its_interval(gap):
     assert hits / RUNS >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / RUNS)
     error = np.std(values) / np.sqrt(RUNS)
     assert abs(np.mean(values) - (100 * gap) ** 2) < 3 * error + 5, "no noise is taken for bias"
+
+
+def test_what_notebook_04_may_lack(tmp_path):
+    run = Run(tmp_path / "run", "05_test")
+    assert claims.quality(run, "detector") is None and claims.over_rival(run, None, {}, "m", 10, 0) is None
+    write_json(run.folder / "artifacts" / "results" / "quality_FID.json", {"rows": [{"model": "m", "value": 1.0}]})
+    assert claims.quality(run, "FID").value.tolist() == [1.0]
+    with pytest.raises(FileNotFoundError, match=r"verdicts_other.parquet is missing: run the notebook that makes it"):
+        claims.over_rival(run, "other", {}, "m", 10, 0)

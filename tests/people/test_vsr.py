@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sr4g_utils.dataset import coco
+from sr4g_utils.dataset import coco, inputs
 from sr4g_utils.evaluation import statistics
 from sr4g_utils.people import vsr
 from sr4g_utils.relations import RULES, family
-from sr4g_utils.store.files import DATA
+from sr4g_utils.store.files import DATA, read_json
+from sr4g_utils.store.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,27 @@ def test_a_line_that_is_no_judgement_is_named(tmp_path):
     (tmp_path / "v.jsonl").write_text(json.dumps({**line, "reference_frame": None}) + "\n" + json.dumps(line))
     with pytest.raises(ValueError, match=r"v.jsonl, line 2: not a VSR judgement \(KeyError: 'reference_frame'\)"):
         vsr.read_vsr(tmp_path / "v.jsonl")
+
+
+def test_recorded_agreement_is_shown_and_not_kept_again(tmp_path):
+    run = Run(tmp_path / "run", "01_test")
+    for sources in (("recorded", None, None), (None, "recorded", None)):
+        table, about = vsr.human_agreement_result(run, *sources, 10, 0)
+        assert len(table) and about["commit"]
+    assert not list((run.folder / "artifacts" / "results").glob("*"))
+
+
+def test_judgements_are_read_where_all_is_given(monkeypatch, tmp_path):
+    run = Run(tmp_path / "run", "01_test")
+    path, asked = inputs.annotations(run, "miniature:5", "train"), {}
+    monkeypatch.setattr(vsr, "read_vsr", lambda source: asked.setdefault("read", source))
+    monkeypatch.setattr(
+        vsr, "human_agreement", lambda *given: asked.setdefault("given", given) and pd.DataFrame({"n": [1]})
+    )
+    (tmp_path / "vsr.jsonl").write_text("{}")
+    table, about = vsr.human_agreement_result(run, tmp_path / "vsr.jsonl", path, path, 10, 3)
+    assert asked["read"] == tmp_path / "vsr.jsonl" and asked["given"][2:] == (3, 10)
+    assert (
+        len(table) == len(read_json(run.folder / "artifacts" / "results" / "human_agreement.json")["rows"]) == 1
+        and about["resamples"] == 10
+    )

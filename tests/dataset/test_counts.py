@@ -1,14 +1,11 @@
-"""What notebooks 01, 02 and 05 take from elsewhere: computed, or recorded."""
+"""Tables of notebooks 01 and 02: computed from the profile's annotations, or read from data/results if it has none."""
 
 import json
 
 import pandas as pd
 import pytest
 
-from sr4g_utils.analysis import claims
 from sr4g_utils.dataset import counts, inputs
-from sr4g_utils.people import vsr
-from sr4g_utils.store import files
 from sr4g_utils.store.run import Run
 
 
@@ -26,8 +23,6 @@ def test_recorded_tables_are_shown_and_not_kept_again(run):
     for table, about in (
         counts.rule_disagreement(run, "recorded"),
         counts.reconstruction(run, "miniature:9", "miniature:9"),
-        vsr.human_agreement_result(run, "recorded", None, None, 10, 0),
-        vsr.human_agreement_result(run, None, "recorded", None, 10, 0),
     ):
         assert len(table) and about["commit"]
     assert not list((run.folder / "artifacts" / "results").glob("*"))
@@ -40,18 +35,6 @@ def test_given_annotations_are_counted_and_kept(run):
     val = inputs.annotations(run, "miniature:9", "val")
     table, about = counts.reconstruction(run, path, val)
     assert about == {"annotations": f"{path.name}, {val.name}"} and len(kept(run, "reconstruction")) == len(table) > 0
-
-
-def test_judgements_are_read_where_all_is_given(run, monkeypatch, tmp_path):
-    path, asked = inputs.annotations(run, "miniature:5", "train"), {}
-    monkeypatch.setattr(vsr, "read_vsr", lambda source: asked.setdefault("read", source))
-    monkeypatch.setattr(
-        vsr, "human_agreement", lambda *given: asked.setdefault("given", given) and pd.DataFrame({"n": [1]})
-    )
-    (tmp_path / "vsr.jsonl").write_text("{}")
-    table, about = vsr.human_agreement_result(run, tmp_path / "vsr.jsonl", path, path, 10, 3)
-    assert asked["read"] == tmp_path / "vsr.jsonl" and asked["given"][2:] == (3, 10)
-    assert len(table) == len(kept(run, "human_agreement")) == 1 and about["resamples"] == 10
 
 
 def test_the_real_table_beside_the_miniatures(run, tmp_path):
@@ -72,13 +55,3 @@ def test_of_a_long_table_both_ends_are_kept(run, tmp_path, n):
         assert table["rank"].tolist() == [*range(1, 11), *range(n - 9, n + 1)]
         assert (table.captions == n + 1 - table["rank"]).all()
     assert len(kept(run, "objects")) == len(table)
-
-
-def test_what_notebook_04_may_lack(run):
-    assert claims.quality(run, "detector") is None and claims.over_rival(run, None, {}, "m", 10, 0) is None
-    files.write_json(
-        run.folder / "artifacts" / "results" / "quality_FID.json", {"rows": [{"model": "m", "value": 1.0}]}
-    )
-    assert claims.quality(run, "FID").value.tolist() == [1.0]
-    with pytest.raises(FileNotFoundError, match=r"verdicts_other.parquet is missing: run the notebook that makes it"):
-        claims.over_rival(run, "other", {}, "m", 10, 0)
