@@ -24,9 +24,6 @@ SHARD = 256  # photos in a file of latents
 ENCODED = 8  # photos that pass through the VAE together
 
 
-# ------------------------------------------------------------------------------------------------------------ latents
-
-
 @dataclass(frozen=True)
 class Encoded:
     """The VAE's posterior of every photo, memory-mapped: ``encoded[image]`` is its mean and its standard deviation.

@@ -1,16 +1,16 @@
-"""The log of a fine-tuning run."""
+"""What a run reports: its log and trackers, its speed, and the processes that it has."""
 
 import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -27,6 +27,9 @@ from .choices import Choices
 
 TIMEOUT = timedelta(hours=3)  # for which processes wait for each other, as while one encodes the last photos
 
+# Trackers that take several images of one name, and how each wants them.
+SEVERAL: dict[str, dict[str, Any]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
+
 # Dense bfloat16 FLOP/s by the vendors' data sheets, for model FLOPs utilisation (MFU).
 PEAKS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A40": 150e12, "A10G": 70e12,
@@ -35,18 +38,23 @@ PEAKS = {
 
 
 def accelerator_for(c: Choices, folder: Path) -> Accelerator:
-    if c.tensorboard and find_spec("tensorboard") is None:
-        raise ImportError("tensorboard: it is not installed; `pip install tensorboard`, or set tensorboard to false")
+    """The processes of a run; a tracker's own files, if it writes any, are in the run's folder.
+
+    Raises:
+        ImportError: the tracker is not installed. ValueError: there is no such tracker, or the processes do not fit.
+    """
     accelerator = Accelerator(
         cpu=default_device() == "cpu",  # else several processes on a CPU do not find each other
         mixed_precision="bf16" if c.precision == "bfloat16" else "no",
-        log_with="tensorboard" if c.tensorboard else None,
+        log_with=c.track,
         project_dir=folder,
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=TIMEOUT),
         ],
     )
+    if c.track and not accelerator.log_with:
+        raise ImportError(f"track: {c.track} is not installed; `pip install {c.track}`, or set track to null")
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(
             f"accelerate: {accelerator.distributed_type} splits the weights; a UNet fits whole, so use plain DDP"
@@ -61,12 +69,12 @@ def share_of(c: Choices, processes: int, process: int) -> range:
     Raises:
         ValueError: batch, processes and micro_batch do not divide.
     """
-    each, rest = divmod(c.batch, processes)
+    share, rest = divmod(c.batch, processes)
     if rest:
         raise ValueError(f"batch: {c.batch} does not divide by {processes} processes; change either")
-    if c.micro_batch is not None and (c.micro_batch < 1 or each % min(c.micro_batch, each)):
-        raise ValueError(f"micro_batch: {c.micro_batch} does not divide a process's {each} of the batch of {c.batch}")
-    return range(process * each, (process + 1) * each)
+    if c.micro_batch is not None and (c.micro_batch < 1 or share % min(c.micro_batch, share)):
+        raise ValueError(f"micro_batch: {c.micro_batch} does not divide a process's {share} of the batch of {c.batch}")
+    return range(process * share, (process + 1) * share)
 
 
 def images_per_second_at_peak(unet: Any, samples: Sampler, text: Text, c: Choices) -> float | None:
@@ -89,7 +97,7 @@ LOGGED = ("loss", "lr", "grad_norm", "images_per_s", "eta_s", "mfu", *MAIN, "ima
 
 
 class Log:
-    """``log.jsonl``, the bar on stderr and TensorBoard. Opened at a checkpoint, it forgets what came after."""
+    """``log.jsonl``, the bar on stderr and a tracker. Opened at a checkpoint, it forgets what came after."""
 
     def __init__(
         self, path: Path, state: dict[str, Any], speed_of_light: float | None, c: Choices, accelerator: Accelerator
@@ -103,8 +111,7 @@ class Log:
         main = accelerator.is_main_process
         self.file = _cut(path, self.done if state else -1) if main else None
         self.bar = tqdm(total=c.steps, initial=self.done, desc="fine-tuning", unit="step", disable=not main)
-        if c.tensorboard:
-            accelerator.init_trackers("sr4g")
+        accelerator.init_trackers("sr4g")
         self.clock = time.perf_counter()
 
     def add(self, loss: Tensor) -> None:
@@ -145,15 +152,16 @@ class Log:
         self.bar.set_postfix(shown | ({"MFU": f"{mfu:.0%}"} if mfu else {}), refresh=False)
         self.bar.update(done - self.bar.n)
 
-    def validation(self, done: int, scores: dict[str, Any]) -> dict[str, Any]:
+    def validation(self, done: int, scores: dict[str, Any], images: Sequence[np.ndarray]) -> dict[str, Any]:
         self._write(done, scores)
+        self._show(done, images)
         parts = (f"{name} {'–' if scores[name] is None else format(scores[name], '.1f')}" for name in MAIN)
         self.bar.write(f"validation at step {done:,}: {', '.join(parts)} ({scores['images']} images)", file=sys.stderr)
         self.resume_clock()
         return {"step": done, **scores}
 
     def resume_clock(self) -> None:
-        """What went by since the last line was not training."""
+        """The time since the last line was not training."""
         now = time.perf_counter()
         self.others, self.clock = self.others + now - self.clock, now
 
@@ -164,19 +172,26 @@ class Log:
         if self.file:
             self.file.write(json.dumps({"step": done, **values}) + "\n")
             self.file.flush()
-        if self.c.tensorboard:
-            self.accelerator.log({name: value for name, value in values.items() if value is not None}, step=done)
+        self.accelerator.log({name: value for name, value in values.items() if value is not None}, step=done)
+
+    def _show(self, done: int, images: Sequence[np.ndarray]) -> None:
+        """Give images to the trackers that take any: several of a name at once, or one."""
+        for tracker in self.accelerator.trackers if self.accelerator.is_main_process and len(images) else ():
+            if tracker.name in SEVERAL:
+                tracker.log_images({"validation": np.stack(images)}, step=done, **SEVERAL[tracker.name])
+            elif hasattr(tracker, "log_images"):
+                tracker.log_images({f"validation/{i}": image for i, image in enumerate(images)}, step=done)
 
     def close(self) -> None:
         self.bar.close()
-        for tracker in self.accelerator.trackers:  # `end_training` would part the processes, which have a split to go
+        for tracker in self.accelerator.trackers:  # not `end_training`: the processes may have another split to train
             tracker.finish()
         if self.file:
             self.file.close()
 
 
 def _cut(path: Path, last: int) -> TextIO:
-    """A log opened for more lines after those up to a step; a line torn by a kill goes, too."""
+    """A log opened for more lines, cut after a step; an incomplete line that a kill left is dropped."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):
