@@ -97,18 +97,14 @@ research on spatial relations.
 
 def licence_of(base: str) -> tuple[str, str]:
     """A base model's licence and its address, which bind what is made of it; "unknown" where we do not know."""
-    for part in (base.partition("/")[0], Path(base).name):
-        if part in BASE_LICENCES:
-            return BASE_LICENCES[part]
-    return "unknown", f"https://huggingface.co/{base}"
+    known = (BASE_LICENCES.get(part) for part in (base.partition("/")[0], Path(base).name))
+    return next(filter(None, known), ("unknown", f"https://huggingface.co/{base}"))
 
 
 def _restrictions(licence: str) -> str:
     if "rail" in licence:
-        return (
-            "Its use-based restrictions (attachment A) bind whoever uses this model or passes it on, and must be "
-            "passed on with it. "
-        )
+        binds = "bind whoever uses this model or passes it on, and must be passed on with it."
+        return f"Its use-based restrictions (attachment A) {binds} "
     return "Look up what the base model's licence asks before you pass this on. " if licence == "unknown" else ""
 
 
@@ -129,11 +125,10 @@ def _scores(rows: list[dict[str, Any]], model: str) -> str:
     table = pd.DataFrame(rows).query("model == @model and relation == 'all' and metric in @MAIN")
     if not len(table):
         raise ValueError(f"model card: notebook 04 has no scores of {model!r}")
-    lines = [
-        f"| {row.objects} | {row.metric} | {row.value:.1f} | [{row.low:.1f}, {row.high:.1f}] |"
-        for row in table.itertuples()
-    ]
-    return "\n".join(["| objects | metric | value | interval |", "|---|---|---|---|", *lines])
+    lines = ["| objects | metric | value | interval |", "|---|---|---|---|"]
+    for row in table.itertuples():
+        lines.append(f"| {row.objects} | {row.metric} | {row.value:.1f} | [{row.low:.1f}, {row.high:.1f}] |")
+    return "\n".join(lines)
 
 
 def releases(artifacts: Path, models: Mapping[str, Any]) -> dict[str, tuple[Path, Path]]:

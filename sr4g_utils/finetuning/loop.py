@@ -118,7 +118,8 @@ def train(
     unet.train()
 
     for step, batch in ahead(lambda step: samples(step, share), range(begun or 0, c.steps)):
-        torch.manual_seed(_seed(c.seed, step, share.start))  # of dropout, where a model has any
+        seed = np.random.SeedSequence([c.seed, step, share.start]).generate_state(1)[0]
+        torch.manual_seed(int(seed))  # of dropout, where a model has any
         parts = batch.split(c.micro_batch or len(share))
         for i, part in enumerate(parts):
             with accelerator.no_sync(network) if i + 1 < len(parts) else nullcontext():
@@ -166,7 +167,3 @@ def learning_rate(step: int, c: Choices) -> float:
     if c.schedule == "constant":
         return c.lr
     return c.lr * (1 + math.cos(math.pi * (step - c.warmup) / max(c.steps - c.warmup, 1))) / 2
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers import UNet2DConditionModel
 
@@ -75,7 +74,10 @@ def finetune(
     pipeline, record = load_pipeline(model, device=accelerator.device)
     resolution = _check_model(pipeline, record, c)
     table = coco.read(annotations) if c.crowds else coco.read(annotations).without_crowds()
-    validator = _validator(pipeline, prompts, held_out, detector, c, accelerator)
+    validator = None
+    if prompts and detector and c.validate_every:
+        questions = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
+        validator = Validator(pipeline, questions, detectors.load(detector, device=accelerator.device), c, accelerator)
     dosed = arms.dosed_prompts(prompts, c)
     key = _key(c, table, held_out, record["files"], validator, dosed)
     state = resume(folder, key, accelerator)
@@ -103,27 +105,11 @@ def finetune(
     return finish(folder, key, result, accelerator)
 
 
-def _validator(
-    pipeline: Any,
-    prompts: str | Path | None,
-    held_out: Sequence[str],
-    detector: Any,
-    c: Choices,
-    accelerator: Accelerator,
-) -> Validator | None:
-    if not (prompts and detector and c.validate_every):
-        return None
-    table = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
-    return Validator(pipeline, table, detectors.load(detector, device=accelerator.device), c, accelerator)
-
-
 def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
     """The resolution to train at, of a model that this loop can train."""
     unet, name = getattr(pipeline, "unet", None), record["id"]
     if not isinstance(unet, UNet2DConditionModel) or unet.config.addition_embed_type or unet.config.class_embed_type:
-        raise ValueError(
-            f"model: {name} is a {record['class']}; what can be fine-tuned here is Stable Diffusion 1 or 2"
-        )
+        raise ValueError(f"model: {name} is a {record['class']}; what can be fine-tuned is Stable Diffusion 1 or 2")
     if unet.config.in_channels != pipeline.vae.config.latent_channels:
         raise ValueError(
             f"model: {name}'s UNet takes {unet.config.in_channels} channels, but its VAE makes "

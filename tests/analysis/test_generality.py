@@ -177,8 +177,8 @@ def test_along_fine_tuning(tmp_path):
 def test_a_table_is_made_of_runs_or_recorded(tmp_path):
     along_of(tmp_path / "given" / "run")
     run = Run(tmp_path / "run", "07")
-    made = effects.told_or_recorded(run, "along", tmp_path / "given" / "run", effects.along)
+    made = effects.made_or_recorded(run, "along", tmp_path / "given" / "run", effects.along)
     kept = json.loads((tmp_path / "run" / "artifacts" / "results" / "along.json").read_text())["rows"]
     assert len(kept) == len(made)
-    recorded = effects.told_or_recorded(run, "by_relation", None, effects.along)
+    recorded = effects.made_or_recorded(run, "by_relation", None, effects.along)
     assert len(recorded) == len(NAMES), "nothing is made where no folder is given"

@@ -59,7 +59,7 @@ def test_any_tracker_of_accelerate_gets_scores_and_images(tmp_path: Path) -> Non
     told = {name: value for name, value in scores.items() if value is not None}
     assert tracker.lines[0] == (2, told) and list(tracker.lines[1][1]) == ["validation/0", "validation/1"]
     with pytest.raises(ValueError, match="Unsupported logging capability: paper"):
-        accelerator_for(Choices(track="paper"), tmp_path)
+        accelerator_for(Choices(track="paper", precision="float32"), tmp_path)
 
 
 def test_gains_are_told_of_each_split_that_was_validated() -> None:
