@@ -1,6 +1,6 @@
-"""What an experiment changes of captions and of their draw. Without one, nothing here is used.
+"""What an experiment changes of captions and of their draw; the defaults of its choices change nothing.
 
-Some captions are left out (``families``, ``withheld``), or all stay and say less (``control``, ``told``), or some
+Captions are left out (``families``, ``withheld``), or all stay and say less (``control``, ``told``), or some
 triplets are drawn a given number of times (``doses``). The tests are in ``data/protocol.yaml``.
 """
 
