@@ -237,7 +237,7 @@ def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int]
     (artifacts / "results" / "quality_detector.json").write_text(json.dumps({"rows": [{"model": "base", "value": 1}]}))
     prompts().assign(group=GROUP, one_image=GROUP == 1).to_parquet(artifacts / "prompts_test.parquet")
     for model in ("base", "main"):
-        table = drawn(0.5, 0.9, 0 if model == "base" else seed + 1).drop(columns=sweeps.PROMPT[1:])
+        table = drawn(0.5, 0.9, 0 if model == "base" else seed + 1).drop(columns="objects")
         table.to_parquet(artifacts / f"verdicts_{model}.parquet")
     return artifacts
 
