@@ -48,8 +48,8 @@ def against(
 
 def together(verdicts: Iterable[str]) -> str:
     """A claim's verdict, from its tests'."""
-    found = set(verdicts)
-    return next((verdict for verdict in (CONTRADICTED, NOT_TESTABLE, UNDECIDED) if verdict in found), HOLDS)
+    worst_first, present = (CONTRADICTED, NOT_TESTABLE, UNDECIDED), set(verdicts)
+    return next((verdict for verdict in worst_first if verdict in present), HOLDS)
 
 
 def by_relation(changes: pd.DataFrame) -> pd.DataFrame:

@@ -174,17 +174,16 @@ def by_held_out(sweep: Path, model: str = "unseen") -> pd.DataFrame:
         ValueError: no run is finished, or one has no such model.
     """
     rows = []
-    for about, artifacts in finished([sweep]):
+    for run, artifacts in finished([sweep]):
         record = artifacts / f"finetune_{model}" / "result.json"
         if not record.is_file():
             raise ValueError(f"{artifacts}: has no model {model}; give the folder of a sweep of the profile held_out")
         held_out = ", ".join(read_json(record)["result"]["held_out"])
-        table = gather([(about, artifacts)])
+        table = gather([(run, artifacts)])
         for objects in sets_of(table):
             after, before = (of_objects([table[table.model == name]], objects) for name in (model, BASE))
-            for metric in ("VISOR_Cond", "OA"):
-                found = effect(after, before, metric)
-                rows.append({"held_out": held_out, "objects": objects, "metric": metric, **found})
+            about = {"held_out": held_out, "objects": objects}
+            rows += [{**about, "metric": metric, **effect(after, before, metric)} for metric in ("VISOR_Cond", "OA")]
     return pd.DataFrame(rows)
 
 
