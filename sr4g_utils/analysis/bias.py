@@ -9,32 +9,28 @@ from jaxtyping import Float64
 from ..evaluation import scores
 from ..relations import NAMES, OPPOSITES, RELATIONS, SYMMETRIC
 
-# --------------------------------------------------------------------------------------------- analysis (notebook 05)
-
 COND = scores.METRICS.index("VISOR_Cond")
-
-
 _GAP, _CHANGE = ("gap", "gap_low", "gap_high"), ("change", "change_low", "change_high")
 
 
 def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """How unequally a model treats a relation and its opposite, and what became of it after the first model.
+    """How unequally a model treats a relation and its opposite, and how that changes from the first model on.
 
     The gap of a pair is VISOR_Cond of its first relation minus that of its opposite: a model that draws everything
     "left of" has +100, one that obeys both equally well (or equally badly) has 0. We take it rather than the rate of
-    opposites drawn, because that rate is little else than one minus accuracy; it is given beside, as ``opposite``.
+    opposites drawn, because that rate is little else than one minus accuracy; the column ``opposite`` has it.
 
     Returns:
         Per model and pair (relation, with_opposite): gap, gap_low, gap_high; judged: images with both objects;
-        opposite: the percentage of these in which the opposite of what was asked for holds, over both relations of the
-        pair; change: of the gap's size since the first model, with interval. Last, for "true opposites", all pairs but
+        opposite: the percentage of these in which the opposite of the prompt's relation holds, over both relations of
+        the pair; change: of the gap's size since the first model, with interval. Last, "true opposites", all pairs but
         overlapping and separated, which complement each other: the mean of the squared gaps less their squared standard
         errors, which is 0 on average where there is no bias. Its gap is the root, with its sign, in points; its change
-        is in points² (:func:`_beyond_noise`). Bootstrap over prompts, paired between models. Null where it cannot be
-        told: all of it where no relation is asked for together with its opposite.
+        is in points² (:func:`_beyond_noise`). Bootstrap over prompts, paired between models. Null where it is
+        undefined: everywhere if the prompts have no relation together with its opposite.
     """
     drawn = scores.draws(list(models.values()), resamples, seed)
-    swapped = {name: _asked_for_opposite(records) for name, records in models.items()}
+    swapped = {name: _with_opposites(records) for name, records in models.items()}
     gaps, true, rows = [], [], []
     for one, other in OPPOSITES:
         if one not in drawn or other not in drawn:
@@ -42,11 +38,11 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
         gaps.append(drawn[one][:, :, COND] - drawn[other][:, :, COND])
         true.append(one not in SYMMETRIC)
         for i, (model, records) in enumerate(swapped.items()):
-            of = records[records.relation.isin([one, other]) & records.both_found]
+            both = records[records.relation.isin([one, other]) & records.both_found]
             change = scores.estimate(abs(gaps[-1][i]) - abs(gaps[-1][0]), *_CHANGE) if i else {}
-            opposite = 100 * of.correct.mean() if len(of) else np.nan
+            opposite = 100 * both.correct.mean() if len(both) else np.nan
             rows.append({"relation": one, "with_opposite": other, "model": model, **scores.estimate(gaps[-1][i], *_GAP),
-                         "opposite": opposite, "judged": len(of), **change})  # fmt: skip
+                         "opposite": opposite, "judged": len(both), **change})  # fmt: skip
     apart = np.array(gaps)[true] if any(true) else np.full((1, len(models), resamples + 1), np.nan)
     squared = _beyond_noise(apart)
     for i, model in enumerate(models):
@@ -65,8 +61,8 @@ def _beyond_noise(gaps: Float64[np.ndarray, "pair model resample"]) -> Float64[n
     return (gaps**2 - times * variance).mean(axis=0)
 
 
-def _asked_for_opposite(records: pd.DataFrame) -> pd.DataFrame:
-    """The records as if each prompt had asked for the opposite."""
+def _with_opposites(records: pd.DataFrame) -> pd.DataFrame:
+    """The records as if each prompt had the opposite relation."""
     column = pd.Index(NAMES).get_indexer(pd.Index(records.relation.map({r.name: r.opposite for r in RELATIONS})))
     holds = records[list(NAMES)].to_numpy(bool)[np.arange(len(records)), column]
     return records.assign(correct=holds & records.both_found)

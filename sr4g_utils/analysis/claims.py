@@ -48,11 +48,8 @@ def against(
 
 def together(verdicts: Iterable[str]) -> str:
     """A claim's verdict, from its tests'."""
-    told = list(verdicts)
-    for one in (CONTRADICTED, NOT_TESTABLE, UNDECIDED):
-        if one in told:
-            return one
-    return HOLDS
+    worst_first, present = (CONTRADICTED, NOT_TESTABLE, UNDECIDED), set(verdicts)
+    return next((verdict for verdict in worst_first if verdict in present), HOLDS)
 
 
 def by_relation(changes: pd.DataFrame) -> pd.DataFrame:
@@ -61,20 +58,18 @@ def by_relation(changes: pd.DataFrame) -> pd.DataFrame:
     table = changes[(changes.metric == "VISOR_Cond") & (changes.relation != "all")].drop(columns="metric")
     table = table.assign(p_holm=statistics.holm(table.p.to_numpy(np.float64)))
     shown = table.p_holm < ALPHA
-    told = np.select([shown & (table.difference > 0), shown & (table.difference < 0)], ["gains", "loses"], UNDECIDED)
-    return table.assign(verdict=told).reset_index(drop=True)
+    signs = [shown & (table.difference > 0), shown & (table.difference < 0)]
+    return table.assign(verdict=np.select(signs, ["gains", "loses"], UNDECIDED)).reset_index(drop=True)
 
 
-def every_relation(each: pd.DataFrame) -> Tested:
+def every_relation(changes: pd.DataFrame) -> Tested:
     """Claim 3, from :func:`by_relation`: how many of the 14 are higher, between the number that is shown to gain and 14
     less those that are shown to lose."""
-    higher, gains, loses = (each.difference > 0).sum(), (each.verdict == "gains").sum(), (each.verdict == "loses").sum()
-    all_known = each.low.notna().sum() == len(NAMES)
-    verdict = CONTRADICTED if loses else HOLDS if (each.low > 0).all() else UNDECIDED
-    number = [float(n) for n in (higher, gains, len(NAMES) - loses)] if all_known else None
-    return Tested(
-        "relations of 14 with a gain", number, "all 14 intervals above 0", verdict if number else NOT_TESTABLE
-    )
+    known, rule = changes.low.notna().sum() == len(NAMES), "all 14 intervals above 0"
+    gains, loses = ((changes.verdict == verdict).sum() for verdict in ("gains", "loses"))
+    number = [float(n) for n in ((changes.difference > 0).sum(), gains, len(NAMES) - loses)] if known else None
+    verdict = CONTRADICTED if loses else HOLDS if (changes.low > 0).all() else UNDECIDED
+    return Tested("relations of 14 with a gain", number, rule, verdict if known else NOT_TESTABLE)
 
 
 def table(
@@ -134,17 +129,17 @@ def table(
 def rows_of(tests: Mapping[str, Sequence[Tested]], bias: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`table` from the tests of each claim, by its number ("2", or "2, control")."""
     published, rows = reported("claims"), []
-    for key, each in tests.items():
+    for key, parts in tests.items():
         paper = published[int(key.partition(",")[0])]
-        verdict = together(test.verdict for test in each)
+        verdict = together(test.verdict for test in parts)
         if key == "4" and verdict == UNDECIDED and not _biased(bias):
             verdict = NOTHING
-        for test in each:
+        for test in parts:
             value, low, high = test.number or (np.nan,) * 3
             ours = {"what": test.what, "number": value, "low": low, "high": high, "holds if": test.rule}
-            told = {"test": verdict if len(each) == 1 else test.verdict, "verdict": verdict}
+            verdicts = {"test": verdict if len(parts) == 1 else test.verdict, "verdict": verdict}
             theirs = {"reported": paper["reported"], "source": paper["source"]}
-            rows.append({"claim": f"{key}. {paper['claim']}", **ours, **told, **theirs})
+            rows.append({"claim": f"{key}. {paper['claim']}", **ours, **verdicts, **theirs})
     return pd.DataFrame(rows)
 
 
@@ -161,7 +156,7 @@ def _biased(bias: pd.DataFrame) -> bool:
 
 
 def _relative(quality: pd.DataFrame | None, model: str) -> list[float] | None:
-    """The change of the distance in percent of the first model's, which is taken as known."""
+    """The change of the distance, in percent of the first model's (taken as exact)."""
     if quality is None:
         return None
     change = quality.loc[quality.model == model, ["change", "change_low", "change_high"]].iloc[0]

@@ -1,4 +1,4 @@
-"""Effects of arms over prompts and seeds, with intervals."""
+"""Effects of the experiments' arms, with intervals over prompts and seeds, and the protocol's tests."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -14,11 +14,9 @@ from ..evaluation import scores
 from ..relations import FAMILIES, NAMES, family
 from ..store.files import protocol, read_json
 from ..store.run import Run
-from . import bias as analysis_bias
-from . import claims, sweeps
-from .sweeps import ARMS, BASE, base_of, verdicts_of
-
-# -------------------------------------------------------------------------------------------------------------- effects
+from . import claims
+from .bias import bias
+from .sweeps import ARMS, BASE, EXPERIMENTS, base_of, finished, gather, verdicts_of
 
 
 def _per_prompt(records: pd.DataFrame, metric: str) -> Sequence[np.ndarray]:
@@ -52,7 +50,7 @@ def effect(
     others = list(other) * len(treated) if len(other) == 1 else list(other)
     values, pulls = [], []
     for pair in zip(others, treated, strict=True):
-        above, below = (np.array(each) for each in zip(*(_per_prompt(table, metric) for table in pair), strict=True))
+        above, below = (np.array(part) for part in zip(*(_per_prompt(table, metric) for table in pair), strict=True))
         total = below.sum(axis=1, keepdims=True)
         ratio = above.sum(axis=1, keepdims=True) / total
         values.append(100 * ratio[:, 0])
@@ -63,7 +61,7 @@ def effect(
     if seeds > 1:
         parts.append((np.diff(values, axis=1).var(ddof=1) / seeds, seeds - 1))
     variance = sum(part for part, _ in parts)
-    freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts) if variance else 1.0
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts) if variance else 1.0
     half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
     difference = after - before
     p = 2 * stats.t.sf(abs(difference) / np.sqrt(variance), freedom) if variance else float(difference == 0)
@@ -71,14 +69,19 @@ def effect(
             "high": difference + half, "p": p, "seeds": seeds, "prompts": prompts}  # fmt: skip
 
 
-def sets_of(table: pd.DataFrame) -> list[str]:
-    """The sets of objects that occur, and "all"."""
-    return [name for name in OBJECT_SETS if (table.objects == name).any()] + ["all"]
-
-
 def of_objects(tables: Iterable[pd.DataFrame], objects: str) -> list[pd.DataFrame]:
     """The verdicts on a set of objects, or on "all"."""
     return [table[table.objects == objects] if objects != "all" else table for table in tables]
+
+
+def of_family(tables: Iterable[pd.DataFrame], name: str) -> list[pd.DataFrame]:
+    """The verdicts on a family of relations, or on "all"."""
+    return [table[table.relation.isin(NAMES if name == "all" else family(name))] for table in tables]
+
+
+def sets_of(table: pd.DataFrame) -> list[str]:
+    """The sets of objects that occur, and "all"."""
+    return [name for name in OBJECT_SETS if (table.objects == name).any()] + ["all"]
 
 
 def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift", "VISOR", "OA")) -> pd.DataFrame:
@@ -88,15 +91,14 @@ def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift",
     for model in table.model[table.model != BASE].unique():
         arms = {arm: by_seed for arm in ARMS.values() if (by_seed := verdicts_of(table, model, arm))}
         pairs = [(arm, BASE, list(by_seed.values()), [base]) for arm, by_seed in arms.items()]
-        told = arms.pop("relations", {})
+        relations = arms.pop("relations", {})
         for control, by_seed in arms.items():
-            both = sorted(told.keys() & by_seed.keys())
-            if both:
-                pairs.append(("relations", control, [told[i] for i in both], [by_seed[i] for i in both]))
+            if both := sorted(relations.keys() & by_seed.keys()):
+                pairs.append(("relations", control, [relations[i] for i in both], [by_seed[i] for i in both]))
         for (arm, over, treated, other), objects in ((pair, name) for pair in pairs for name in sets_of(table)):
-            for metric in metrics:
-                found = effect(of_objects(treated, objects), of_objects(other, objects), metric)
-                rows.append({"model": model, "objects": objects, "arm": arm, "over": over, "metric": metric, **found})
+            about = {"model": model, "objects": objects, "arm": arm, "over": over}
+            after, before = of_objects(treated, objects), of_objects(other, objects)
+            rows += [{**about, "metric": metric, **effect(after, before, metric)} for metric in metrics]
     return pd.DataFrame(rows)
 
 
@@ -107,82 +109,14 @@ def by_relation(table: pd.DataFrame, model: str) -> pd.DataFrame:
     treated, base = list(verdicts_of(table, model, "relations").values()), [base_of(table)]
     rows = []
     for name in NAMES:
-        part, control = ([one[one.relation == name] for one in each] for each in (treated, base))
-        luck = [np.mean([100 * one[name][one.both_found].mean() for one in each]) for each in (base, treated)]
-        found = effect(part, control)
-        found |= {"chance_before": luck[0], "chance_after": luck[1]}
-        rows.append({"relation": name, "metric": "VISOR_Cond", **found})
-    each = claims.by_relation(pd.DataFrame(rows))
-    return each.assign(lift=each.difference - (each.chance_after - each.chance_before))
-
-
-# --------------------------------------------------------------------------------------------------------- the verdicts
-
-
-def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Verdicts of several seeds as if they were one model's with as many more pictures of each prompt."""
-    most = max(table.image_index.max() for table in tables) + 1
-    return pd.concat([table.assign(image_index=table.image_index + i * most) for i, table in enumerate(tables)])
-
-
-def confirmed(table: pd.DataFrame, quality: pd.DataFrame, resamples: int = 2_000) -> pd.DataFrame:
-    """The tests that the protocol calls confirmatory, with their verdicts: claim, what, number, low, high, holds if,
-    test and verdict, a row per test. The bias of opposites is of the seeds' pictures together, and its interval over
-    prompts alone.
-
-    Raises:
-        ValueError: there are no verdicts of the model main in the arm with relations.
-    """
-    margins, found = protocol()["margins"], effects(table, ("VISOR_Cond", "OA"))
-
-    def number(model: str, objects: str, over: str = BASE, metric: str = "VISOR_Cond") -> list[float] | None:
-        rows = found[(found.model == model) & (found.objects == objects) & (found.arm == "relations")]
-        rows = rows[(rows.over == over) & (rows.metric == metric)]
-        return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
-
-    treated = list(verdicts_of(table, "main", "relations").values())
-    if not treated:
-        raise ValueError("no verdicts of the model main with relations; run --profile arms --sweep 03.control=none")
-    both = {BASE: pooled([base_of(table)] * len(treated)), "main": pooled(treated)}
-    bias = analysis_bias.bias(both, resamples)
-    points = "points of VISOR_Cond"
-    tests = {
-        "1": [claims.against(f"{points}, model main, all objects", number("main", "all"), "above", 0)],
-        "1, control": [claims.against(f"{points} over lists", number("main", "all", "list"), "above", 0)],
-        "2": [claims.against(f"{points}, model unseen, unseen objects", number("unseen", "unseen"), "above", 0)],
-        "2, control": [claims.against(f"{points} over lists", number("unseen", "unseen", "list"), "above", 0)],
-        "3": [claims.every_relation(by_relation(table, "main"))],
-        "4": [claims.against("squared gaps, points²", claims.bias_change(bias, "main"), "below", 0)],
-        "5": [
-            claims.against("Fréchet distance, %", distance_change(quality, "main"), "below", margins["distance"]),
-            claims.against("points of OA", number("main", "all", metric="OA"), "above", -margins["OA"]),
-        ],
-    }
-    return claims.rows_of(tests, bias)
-
-
-def distance_change(quality: pd.DataFrame, model: str, arm: str = "relations") -> list[float] | None:
-    """The mean over seeds of the distance's change in percent of the base's, with an interval of both its errors: the
-    jackknife's (all seeds are compared with the same pictures, so it does not shrink with their number), and that of
-    the seeds."""
-    rows = quality[(quality.model == model) & (quality.arm == arm)]
-    if rows.empty:
-        return None
-    base = quality[quality.model == BASE].value.iloc[0]
-    change = 100 * rows.change / base
-    half = 100 * (rows.change_high - rows.change_low).mean() / 2 / base
-    if len(rows) > 1:
-        half = np.hypot(half, stats.t.ppf(0.975, len(rows) - 1) * change.std(ddof=1) / np.sqrt(len(rows)))
-    return [float(v) for v in (change.mean(), change.mean() - half, change.mean() + half)]
-
-
-def told_or_recorded(
-    run: Run, name: str, folder: str | Path | None, make: Callable[[Path], pd.DataFrame]
-) -> pd.DataFrame:
-    """A table made of the folder of runs, and kept as the result ``name``; or for None the recorded one."""
-    if folder is None:
-        return run.recorded(name, sweeps.RECORDED.name)[0]
-    return run.result(make(Path(folder).expanduser().resolve()), name)
+        after, before = ([records[records.relation == name] for records in arm] for arm in (treated, base))
+        chances = [
+            np.mean([100 * records[name][records.both_found].mean() for records in arm]) for arm in (base, treated)
+        ]
+        chance = dict(zip(("chance_before", "chance_after"), chances, strict=True))
+        rows.append({"relation": name, "metric": "VISOR_Cond", **effect(after, before), **chance})
+    changes = claims.by_relation(pd.DataFrame(rows))
+    return changes.assign(lift=changes.difference - (changes.chance_after - changes.chance_before))
 
 
 def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
@@ -191,47 +125,39 @@ def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
     arms = [arm for arm in table.arm.unique() if arm == "relations" or set(arm.split(" and ")) <= set(FAMILIES)]
     rows = []
     for arm in sorted(arms, key=[*FAMILIES, *arms].index):
-        treated = list(sweeps.verdicts_of(table, model, arm).values())
+        treated = list(verdicts_of(table, model, arm).values())
         for tested in FAMILIES if treated else ():
-            after, before = (_of_family(each, tested) for each in (treated, [sweeps.base_of(table)]))
+            after, before = (of_family(tables, tested) for tables in (treated, [base_of(table)]))
             rows.append({"trained": arm, "tested": tested, **effect(after, before)})
     return pd.DataFrame(rows)
 
 
-def _of_family(tables: Sequence[pd.DataFrame], name: str) -> list[pd.DataFrame]:
-    """The verdicts on a family of relations, or on "all"."""
-    return [table[table.relation.isin(NAMES if name == "all" else family(name))] for table in tables]
-
-
 def by_prior(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
     """The effect on VISOR_Cond over the base where the usual places and sizes of the two things suit the prompt, and
-    where they go against it: family, prior, arm and :func:`effects.effect`'s columns."""
-    asked = table.drop_duplicates("prompt_id")
-    told = [suits(*row) for row in asked[["subject", "relation", "object"]].itertuples(index=False)]
-    prior = pd.Series(told, asked.prompt_id)
+    where they go against it: family, prior, arm and :func:`effect`'s columns."""
+    prompts = table.drop_duplicates("prompt_id").set_index("prompt_id")
+    prior = np.array([suits(*row) for row in prompts[["subject", "relation", "object"]].itertuples(index=False)])
     rows = []
     for name in ("projective", "scale"):
         for words, sign in (("suits", 1), ("against", -1)):
-            chosen = asked.prompt_id[asked.relation.isin(family(name)) & (asked.prompt_id.map(prior) == sign)]
+            chosen = prompts.index[prompts.relation.isin(family(name)) & (prior == sign)]
             part = table[table.prompt_id.isin(chosen)]
             for arm in ("relations", "list"):
-                if treated := list(sweeps.verdicts_of(part, model, arm).values()):
-                    found = effect(treated, [sweeps.base_of(part)])
-                    rows.append({"family": name, "prior": words, "arm": arm, **found})
+                if treated := list(verdicts_of(part, model, arm).values()):
+                    rows.append({"family": name, "prior": words, "arm": arm, **effect(treated, [base_of(part)])})
     return pd.DataFrame(rows)
 
 
 def by_share(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
     """The effect on VISOR_Cond and OA over the base by the share of captions that tell a relation, where the others
-    list the two things: share (percent; 0 is the arm "list", 100 "relations"), metric and :func:`effects.effect`'s
-    columns."""
+    list the two things: share (percent; 0 is the arm "list", 100 "relations"), metric and :func:`effect`'s columns."""
     shares = {"list": 0.0, "relations": 100.0}
     for arm in table.arm.unique():
-        if found := re.fullmatch(r"list, (.+) % told", arm):
-            shares[arm] = float(found[1])
-    base, rows = [sweeps.base_of(table)], []
+        if match := re.fullmatch(r"list, (.+) % told", arm):
+            shares[arm] = float(match[1])
+    base, rows = [base_of(table)], []
     for arm, share in sorted(shares.items(), key=lambda item: item[1]):
-        if treated := list(sweeps.verdicts_of(table, model, arm).values()):
+        if treated := list(verdicts_of(table, model, arm).values()):
             for metric in ("VISOR_Cond", "OA"):
                 rows.append({"share": share, "metric": metric, **effect(treated, base, metric)})
     return pd.DataFrame(rows)
@@ -239,7 +165,7 @@ def by_share(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
 
 def by_held_out(sweep: Path, model: str = "unseen") -> pd.DataFrame:
     """The effect on VISOR_Cond and OA over the base by the categories that no caption of fine-tuning named: held_out
-    (their names), objects, metric and :func:`effects.effect`'s columns. Each run has prompts of its own.
+    (their names), objects, metric and :func:`effect`'s columns. Each run has prompts of its own.
 
     Args:
         sweep: its folder; of runs that differ in ``unseen``.
@@ -248,18 +174,16 @@ def by_held_out(sweep: Path, model: str = "unseen") -> pd.DataFrame:
         ValueError: no run is finished, or one has no such model.
     """
     rows = []
-    for about, artifacts in sweeps.finished([sweep]):
+    for run, artifacts in finished([sweep]):
         record = artifacts / f"finetune_{model}" / "result.json"
         if not record.is_file():
             raise ValueError(f"{artifacts}: has no model {model}; give the folder of a sweep of the profile held_out")
         held_out = ", ".join(read_json(record)["result"]["held_out"])
-        table = sweeps.gather([(about, artifacts)])
-        treated, base = ([table[table.model == name]] for name in (model, sweeps.BASE))
+        table = gather([(run, artifacts)])
         for objects in sets_of(table):
-            for metric in ("VISOR_Cond", "OA"):
-                after, before = (of_objects(each, objects) for each in (treated, base))
-                found = effect(after, before, metric)
-                rows.append({"held_out": held_out, "objects": objects, "metric": metric, **found})
+            after, before = (of_objects([table[table.model == name]], objects) for name in (model, BASE))
+            about = {"held_out": held_out, "objects": objects}
+            rows += [{**about, "metric": metric, **effect(after, before, metric)} for metric in ("VISOR_Cond", "OA")]
     return pd.DataFrame(rows)
 
 
@@ -286,21 +210,88 @@ def along(folder: Path) -> pd.DataFrame:
     tables = {
         path.stem.removeprefix("verdicts_"): pd.read_parquet(path) for path in artifacts.glob("verdicts_*.parquet")
     }
-    base, rows = tables[sweeps.BASE], []
+    base, rows = tables[BASE], []
     for model, table in tables.items():
         for metric in ("VISOR_Cond", "OA"):
-            found = effect([table], [base], metric)
-            rows.append((model, metric, found["after"], found["difference"], found["low"], found["high"]))
+            change = effect([table], [base], metric)
+            rows.append((model, metric, change["after"], change["difference"], change["low"], change["high"]))
     for path, metric, value in (
         (needed[1], "all things found", "found"),
         (needed[2], "Fréchet distance", "value"),
         (needed[3], "", "value"),  # several, by name
     ):
-        told = pd.DataFrame(read_json(path)["rows"])
-        told = told[told.model.isin(list(tables)) & (told.get("things", "all") == "all")]
-        told = told if "metric" in told else told.assign(metric=metric)
-        rows += zip(told.model, told.metric, told[value], told.change, told.change_low, told.change_high, strict=True)
+        part = pd.DataFrame(read_json(path)["rows"])
+        part = part[part.model.isin(list(tables)) & (part.get("things", "all") == "all")]
+        part = part if "metric" in part else part.assign(metric=metric)
+        part = part[["model", "metric", value, "change", "change_low", "change_high"]]
+        rows += part.itertuples(index=False, name=None)
     table = pd.DataFrame(rows, columns=["model", "metric", "value", "change", "low", "high"])
-    table.loc[table.model == sweeps.BASE, ["change", "low", "high"]] = np.nan
-    table.insert(0, "step", table.pop("model").replace({sweeps.BASE: 0, "main": steps}).astype(int))
+    table.loc[table.model == BASE, ["change", "low", "high"]] = np.nan
+    table.insert(0, "step", table.pop("model").replace({BASE: 0, "main": steps}).astype(int))
     return table.sort_values("step", kind="stable", ignore_index=True)
+
+
+def made_or_recorded(
+    run: Run, name: str, folder: str | Path | None, make: Callable[[Path], pd.DataFrame]
+) -> pd.DataFrame:
+    """A table made of a folder of runs, and saved as the result ``name``; or for None the recorded one."""
+    if folder is None:
+        return run.recorded(name, EXPERIMENTS.name)[0]
+    return run.result(make(Path(folder).expanduser().resolve()), name)
+
+
+def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Verdicts of several seeds as if they were one model's with as many more images of each prompt."""
+    most = max(table.image_index.max() for table in tables) + 1
+    return pd.concat([table.assign(image_index=table.image_index + i * most) for i, table in enumerate(tables)])
+
+
+def confirmed(table: pd.DataFrame, quality: pd.DataFrame, resamples: int = 2_000) -> pd.DataFrame:
+    """The tests that the protocol calls confirmatory, with their verdicts: claim, what, number, low, high, holds if,
+    test and verdict, a row per test. The bias of opposites is of all seeds' images together, with an interval over
+    prompts alone.
+
+    Raises:
+        ValueError: there are no verdicts of the model main in the arm with relations.
+    """
+    margins, measured = protocol()["margins"], effects(table, ("VISOR_Cond", "OA"))
+
+    def number(model: str, objects: str, over: str = BASE, metric: str = "VISOR_Cond") -> list[float] | None:
+        rows = measured[(measured.model == model) & (measured.objects == objects) & (measured.arm == "relations")]
+        rows = rows[(rows.over == over) & (rows.metric == metric)]
+        return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
+
+    treated = list(verdicts_of(table, "main", "relations").values())
+    if not treated:
+        raise ValueError("no verdicts of the model main with relations; run --profile arms --sweep 03.control=none")
+    both = {BASE: pooled([base_of(table)] * len(treated)), "main": pooled(treated)}
+    gaps = bias(both, resamples)
+    points = "points of VISOR_Cond"
+    tests = {
+        "1": [claims.against(f"{points}, model main, all objects", number("main", "all"), "above", 0)],
+        "1, control": [claims.against(f"{points} over lists", number("main", "all", "list"), "above", 0)],
+        "2": [claims.against(f"{points}, model unseen, unseen objects", number("unseen", "unseen"), "above", 0)],
+        "2, control": [claims.against(f"{points} over lists", number("unseen", "unseen", "list"), "above", 0)],
+        "3": [claims.every_relation(by_relation(table, "main"))],
+        "4": [claims.against("squared gaps, points²", claims.bias_change(gaps, "main"), "below", 0)],
+        "5": [
+            claims.against("Fréchet distance, %", distance_change(quality, "main"), "below", margins["distance"]),
+            claims.against("points of OA", number("main", "all", metric="OA"), "above", -margins["OA"]),
+        ],
+    }
+    return claims.rows_of(tests, gaps)
+
+
+def distance_change(quality: pd.DataFrame, model: str, arm: str = "relations") -> list[float] | None:
+    """The mean over seeds of the distance's change in percent of the base's, with an interval of both its errors: the
+    jackknife's (all seeds are compared with the same images, so it does not shrink with their number), and that of
+    the seeds."""
+    rows = quality[(quality.model == model) & (quality.arm == arm)]
+    if rows.empty:
+        return None
+    base = quality[quality.model == BASE].value.iloc[0]
+    change = 100 * rows.change / base
+    half = 100 * (rows.change_high - rows.change_low).mean() / 2 / base
+    if len(rows) > 1:
+        half = np.hypot(half, stats.t.ppf(0.975, len(rows) - 1) * change.std(ddof=1) / np.sqrt(len(rows)))
+    return [float(v) for v in (change.mean(), change.mean() - half, change.mean() + half)]

@@ -18,7 +18,7 @@ THIRDS = ("rarest third", "middle third", "most frequent third")
 
 
 def known(prompts: pd.DataFrame) -> pd.DataFrame:
-    """The prompts whose objects fine-tuning saw; all of them where none is said to be seen."""
+    """The prompts whose objects fine-tuning saw; all of them if none is marked as seen."""
     seen = prompts[prompts.objects == "seen"]
     return seen if len(seen) else prompts
 
@@ -54,54 +54,49 @@ def gain_by_frequency(
     return pd.DataFrame([*rows, {"frequency": "most − least", "prompts": len(prompts), **contrast}])
 
 
-# ------------------------------------------------------------------------------------------------------------ frequency
-
-
 def by_dose(table: pd.DataFrame) -> pd.DataFrame:
     """What a dose gains over the base, on the same prompts: dose, part (all, a family, one image or all images) and the
     columns of :func:`effect` for VISOR_Cond."""
     base, rows = base_of(table), []
     for dose, treated in table[table.model != BASE].groupby("dose"):
         for part, chosen in _parts(table.drop_duplicates("prompt_id")).items():
-            before, after = (each[each.prompt_id.isin(chosen)] for each in (base, treated))
+            before, after = (records[records.prompt_id.isin(chosen)] for records in (base, treated))
             rows.append({"dose": dose, "part": part, **effect([after], [before])})
     return pd.DataFrame(rows)
 
 
 def _parts(prompts: pd.DataFrame) -> dict[str, pd.Series]:
     """The ids of all prompts, of those of a family, and of those whose triplet is drawn of one image or of all."""
-    one = prompts.one_image.astype(bool)
-    families = {name: prompts.prompt_id[prompts.relation.isin(family(name))] for name in FAMILIES}
-    return {
-        "all": prompts.prompt_id,
-        **families,
-        "all images": prompts.prompt_id[~one],
-        "one image": prompts.prompt_id[one],
-    }
+    ids, one = prompts.prompt_id, prompts.one_image.astype(bool)
+    families = {name: ids[prompts.relation.isin(family(name))] for name in FAMILIES}
+    return {"all": ids, **families, "all images": ids[~one], "one image": ids[one]}
 
 
 def slopes(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """How much VISOR_Cond rises when 1 + dose doubles, in points, for the parts of :func:`by_dose`.
 
     Success, where both things are found, is prompt + run + slope · log2(1 + dose), by least squares; the errors of a
-    prompt's pictures go together (Liang and Zeger 1986). So a prompt is compared with itself alone.
+    prompt's images are clustered (Liang and Zeger 1986). So a prompt is compared with itself alone.
 
     Returns:
         part, slope, low, high, p, detectable (the slope that would be found four times in five), prompts, pictures.
     """
-    told = table[(table.model != BASE) & table.both_found]
+    records = table[(table.model != BASE) & table.both_found]
     rows = []
     for part, chosen in _parts(table.drop_duplicates("prompt_id")).items():
-        cells = told[told.prompt_id.isin(chosen)].groupby(["prompt_id", "run", "dose"]).correct
+        cells = records[records.prompt_id.isin(chosen)].groupby(["prompt_id", "run", "dose"]).correct
         cells = cells.agg(["mean", "size"]).reset_index()
+        # a column for each prompt and each run: what they explain is taken out of dose and success alike, so that the
+        # slope left between the two is that within a prompt and a run (Frisch and Waugh 1933)
         fixed = pd.get_dummies(cells[["prompt_id", "run"]].astype(str), dtype=float).to_numpy()
-        root = np.sqrt(cells["size"].to_numpy(float))[:, None]
+        root = np.sqrt(cells["size"].to_numpy(float))[:, None]  # a cell of two images weighs twice
         both = root * np.column_stack([np.log2(1 + cells.dose), 100 * cells["mean"]])
-        x, y = (both - root * fixed @ np.linalg.lstsq(root * fixed, both)[0]).T  # within prompt and run
+        x, y = (both - root * fixed @ np.linalg.lstsq(root * fixed, both)[0]).T
         slope = x @ y / (x @ x)
+        # the images of a prompt share what makes it easy, so their errors are added up before they are squared
         pull = pd.Series(x * (y - slope * x)).groupby(cells.prompt_id.to_numpy()).sum() / (x @ x)
         n = len(pull)
-        error = np.sqrt(n / (n - 1) * (pull**2).sum())
+        error = np.sqrt(n / (n - 1) * (pull**2).sum())  # n / (n - 1): few clusters look too sure of themselves
         half = stats.t.ppf((1 + level) / 2, n - 1) * error
         p, least = 2 * stats.t.sf(abs(slope) / error, n - 1), stats.norm.ppf([0.975, 0.8]).sum() * error
         rows.append({"part": part, "slope": slope, "low": slope - half, "high": slope + half, "p": p,
@@ -110,7 +105,7 @@ def slopes(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
 
 def dose_verdict(slope: Mapping[str, Any]) -> str:
-    """What the protocol says of a row of :func:`slopes`: the dose matters, does not matter, or it is undecided."""
+    """The protocol's verdict on a row of :func:`slopes`: the dose matters, does not matter, or it is undecided."""
     if slope["low"] > 0:
         return "matters"
     within = max(-slope["low"], slope["high"]) < protocol()["margins"]["frequency"]

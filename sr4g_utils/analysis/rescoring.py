@@ -11,8 +11,8 @@ from ..evaluation import scores, verdicts
 from ..evaluation.detections import read_detections
 from ..relations import FAMILIES, NAMES, RULES
 from ..store.files import protocol
-from . import effects, sweeps
-from .effects import _of_family
+from .effects import effect, of_family
+from .sweeps import BASE, finished
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
@@ -64,32 +64,37 @@ def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
     Raises:
         ValueError: no run is finished, or one is of a control, of doses or of some families.
     """
-    runs = sweeps.finished([sweep])
+    runs = finished([sweep])
     alone = {"relations", *(f"relations by {rules}" for rules in RULES)}
     if other := [path for about, path in runs if about["arm"] not in alone]:
         raise ValueError(f"{other[0]}: not of all relations; give a sweep over fine-tuning's rules alone")
     every = [name for name, rules in RULES.items() if set(NAMES) <= set(rules.defines)]
-    base = {rules: _judged(runs[0][1], sweeps.BASE, rules) for rules in every}
-    told: dict[str, dict[int, Path]] = {}  # the runs of a rule set, by seed
+    base = {rules: _judged(runs[0][1], BASE, rules) for rules in every}
+    artifacts_of: dict[str, dict[int, Path]] = {}  # by rule set and seed
     for about, artifacts in runs:
-        told.setdefault(about["rules"], {})[about["seed"]] = artifacts
-    rows, usual = [], told.get(protocol()["judge"]["rules"], {})
-    for (trained, by_seed), tested in product(told.items(), every):
+        artifacts_of.setdefault(about["rules"], {})[about["seed"]] = artifacts
+    decided = protocol()["judge"]["rules"]
+    rows, usual = [], artifacts_of.get(decided, {})
+    for (trained, by_seed), tested in product(artifacts_of.items(), every):
         treated = {seed: _judged(artifacts, model, tested) for seed, artifacts in by_seed.items()}
-        pairs = {sweeps.BASE: (list(treated.values()), [base[tested]])}
+        pairs = {BASE: (list(treated.values()), [base[tested]])}
         if by_seed is not usual and (both := sorted(treated.keys() & usual)):
             others = [_judged(usual[seed], model, tested) for seed in both]
-            pairs[protocol()["judge"]["rules"]] = [treated[seed] for seed in both], others
+            pairs[decided] = [treated[seed] for seed in both], others
         for (over, pair), name in product(pairs.items(), ("all", *FAMILIES)):
-            after, before = (_of_family(each, name) for each in pair)
+            after, before = (of_family(tables, name) for tables in pair)
             about = {"trained": trained, "tested": tested, "over": over, "family": name}
-            rows.append(about | effects.effect(after, before))
+            rows.append(about | effect(after, before))
     return pd.DataFrame(rows)
 
 
 def _judged(artifacts: Path, model: str, rules: str) -> pd.DataFrame:
-    """A run's pictures by a model under another rule set."""
-    pictures = pd.read_parquet(artifacts / f"verdicts_{model}.parquet")[["prompt_id", "image_index"]]
-    found = read_detections(artifacts / "detections" / f"{model}.parquet")
+    """The verdicts on a run's images by a model, under another rule set."""
+    prompts = pd.read_parquet(artifacts / "prompts_test.parquet")
+    # an image without a box is in no row of the detections, but it was drawn, and counts
+    images = pd.read_parquet(artifacts / f"verdicts_{model}.parquet")[["prompt_id", "image_index"]]
+    boxes = read_detections(artifacts / "detections" / f"{model}.parquet")
+    # the protocol's choices but for the rules, so that nothing else can explain a difference; to find nothing at all
+    # is a result here, since the detector has found things in the images of other models
     how = {**protocol()["judge"], "rules": rules, "nothing": "record"}
-    return verdicts.verdicts(pd.read_parquet(artifacts / "prompts_test.parquet"), found, pictures, **how)
+    return verdicts.verdicts(prompts, boxes, images, **how)

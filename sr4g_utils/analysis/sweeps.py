@@ -1,33 +1,27 @@
-"""The experiments that ``data/protocol.yaml`` decides: arms of captions, models and sets of prompts, in several seeds.
+"""The runs of the experiments in ``data/protocol.yaml``: arms of captions, models and sets of prompts, several seeds.
 
-The verdicts of all their pictures are one table, gathered from a sweep's runs or recorded in ``data/results``; notebook
-07 computes the rest from it.
+The verdicts on all their images are one table, gathered from a sweep's runs or read from ``data/results``; notebook 07
+computes the rest from it.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..finetuning.choices import FREE, Choices
 from ..relations import FAMILIES, NAMES
-from ..running import profiles
 from ..store.files import DATA, atomic, digest, protocol, read_json
 from ..store.run import Run
 
-RECORDED = DATA / "results" / "experiments"
+EXPERIMENTS = DATA / "results" / "experiments"  # the recorded verdicts and tables
 BASE = "base"
 ARM = ["arm", "seed", "model"]
-ARMS = {"none": "relations", "list": "list", "shuffled": "shuffled"}  # by the choice ``control``
-VARIED = ("control", "told", "families", "rules", "doses", "seed")  # of fine-tuning's choices, by the arms
-SHOWN = ("milestones", "validate_every", "validation_prompts", "sampling", "threshold", "pairs", "oa_floor")
+ARMS = {"none": "relations", "list": "list", "shuffled": "shuffled"}  # by fine-tuning's choice ``control``
 PROMPT = ["prompt_id", "subject", "relation", "object", "objects"]
 
-
-# ------------------------------------------------------------------------------------------------------------ gathering
+About = Mapping[str, Any]  # a run's arm, seed, rules and doses
 
 
 def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
@@ -37,10 +31,9 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
         ValueError: there is none in one of the sweeps.
     """
     runs: list[tuple[dict[str, Any], Path]] = []
-    for sweep in map(Path, sweeps):
+    for sweep in sweeps:
         before = len(runs)
-        for folder in sorted(path for path in sweep.glob("*") if path.is_dir()):
-            artifacts = folder / "artifacts"
+        for artifacts in sorted(Path(sweep).glob("*/artifacts")):
             tuned = sorted(artifacts.glob("finetune_*/result.json"))
             if tuned and (artifacts / "results" / "scores.json").is_file():
                 choices = read_json(tuned[0])["result"]["choices"]
@@ -54,71 +47,67 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
 
 
 def _arm(choices: Mapping[str, Any]) -> str:
-    """A run's arm: what its captions say, and each other choice that is not the recipe's. So a run that was trained
-    otherwise does not take the place of one that was not."""
+    """A run's arm: what its captions say, and every choice that differs from the protocol's recipe, so that runs which
+    were trained differently are kept apart."""
     if choices["doses"]:
         name = "doses"
     else:
         name = ARMS[choices["control"]] + (f", {100 * choices['told']:g} % told" if choices["told"] else "")
         if set(choices["families"]) != set(FAMILIES):
             name = " and ".join(choices["families"]) + ("" if name == "relations" else f", {name}")
-    name += f" by {choices['rules']}" if choices["rules"] != protocol()["judge"]["rules"] else ""
-    return name + "".join(f", {key} {choices[key]}" for key, value in _recipe().items() if choices[key] != value)
-
-
-@cache
-def _recipe() -> dict[str, Any]:
-    """The choices that the runs of the profile arms share, of those that bear on what is learnt."""
-    notebook = "03_finetuning"
-    shared = {name: value for name, (_, value) in profiles.declared(notebook).items()}
-    shared |= profiles.load_profile("arms", [], Path())[notebook]
-    return {name: shared[name] for name in Choices.__struct_fields__ if name not in (*VARIED, *SHOWN, *FREE)}
+    decided = protocol()
+    name += f" by {choices['rules']}" if choices["rules"] != decided["judge"]["rules"] else ""
+    return name + "".join(
+        f", {key} {choices[key]}" for key, value in decided["recipe"].items() if choices[key] != value
+    )
 
 
 def gather(
-    runs: Sequence[tuple[dict[str, Any], Path]], kept: Sequence[pd.DataFrame] = (), columns: Sequence[str] = NAMES
+    runs: Sequence[tuple[About, Path]], kept: Sequence[pd.DataFrame] = (), columns: Sequence[str] = NAMES
 ) -> pd.DataFrame:
-    """The verdicts of :func:`finished` runs, a row per picture: arm, seed, model, ``PROMPT``, image_index, both_found,
+    """The verdicts of :func:`finished` runs, a row per image: arm, seed, model, ``PROMPT``, image_index, both_found,
     correct and the 14 relations. The base, alike in all runs, is there once, with arm "base" and seed -1.
 
     Args:
-        kept: earlier tables of this kind; a run takes the place of one of them, but their base stays.
-        columns: which to take in place of the relations; of verdicts or prompts.
+        kept: earlier tables of this kind; a run replaces the kept one of the same arm and seed, but the base's rows are
+            never replaced.
+        columns: of verdicts or prompts, in place of the relations.
 
     Raises:
-        ValueError: two of them asked for other prompts, or two runs are of one arm and seed.
+        ValueError: two runs have different prompts, or the same arm and seed.
     """
     tables = {key: part for table in kept for key, part in table.groupby(ARM, sort=False)}
-    came: dict[tuple[Any, ...], Path] = {}
+    origin: dict[tuple[Any, ...], Path] = {}
     for about, artifacts in runs:
         prompts = pd.read_parquet(artifacts / "prompts_test.parquet")
-        asked = [table.drop_duplicates("prompt_id")[PROMPT].sort_values("prompt_id").to_numpy()
-                 for table in (prompts, *list(tables.values())[:1])]  # fmt: skip
-        if not np.array_equal(asked[0], asked[-1]):
+        if not np.array_equal(_prompts(prompts), _prompts(next(iter(tables.values()), prompts))):
             raise ValueError(f"{artifacts}: its test prompts are not those of the runs before it")
         prompts = prompts[[*PROMPT, *(name for name in columns if name not in NAMES)]]
         for path in sorted(artifacts.glob("verdicts_*.parquet")):
             model = path.stem.removeprefix("verdicts_")
             key = (BASE, -1, BASE) if model == BASE else (about["arm"], about["seed"], model)
-            told = pd.read_parquet(path)[["prompt_id", "image_index", "both_found", "correct", *NAMES]]
-            told = told.drop(columns=[name for name in NAMES if name not in columns])
-            table = prompts.merge(told, on="prompt_id", validate="one_to_many")
             if model == BASE and key in tables:
                 continue
-            if model != BASE and came.setdefault(key, artifacts) != artifacts:
-                raise ValueError(f"{artifacts}: arm {key[0]}, seed {key[1]}, as {came[key]} is; give one of them")
+            if model != BASE and origin.setdefault(key, artifacts) != artifacts:
+                raise ValueError(f"{artifacts}: arm {key[0]}, seed {key[1]}, as {origin[key]} is; give one of them")
+            relations = [name for name in NAMES if name in columns]
+            records = pd.read_parquet(path)[["prompt_id", "image_index", "both_found", "correct", *relations]]
+            table = prompts.merge(records, on="prompt_id", validate="one_to_many")
             tables[key] = table.assign(**dict(zip(ARM, key, strict=True)))
     table = pd.concat(tables.values(), ignore_index=True)
     return table[[*ARM, *table.columns.drop(ARM)]]
 
 
-def gather_quality(runs: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
-    """Each run's distances from pictures of the world (:func:`quality.distances`), with arm and seed."""
-    rows = [
+def _prompts(table: pd.DataFrame) -> np.ndarray:
+    return table.drop_duplicates("prompt_id")[PROMPT].sort_values("prompt_id").to_numpy()
+
+
+def gather_quality(runs: Sequence[tuple[About, Path]]) -> pd.DataFrame:
+    """Each run's distances from images of the world (:func:`quality.distances`), with arm and seed."""
+    return pd.concat(
         _quality(artifacts / "results" / "quality_detector.json").assign(arm=about["arm"], seed=about["seed"])
         for about, artifacts in runs
-    ]
-    return pd.concat(rows)
+    )
 
 
 def _quality(path: Path) -> pd.DataFrame:
@@ -127,42 +116,42 @@ def _quality(path: Path) -> pd.DataFrame:
 
 def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]], kept: Sequence[Sequence[str]] = ()) -> int:
     earlier = [pd.read_parquet(Path(folder) / "verdicts.parquet") for folder, _ in kept]
-    table = gather([(about, Path(artifacts)) for about, artifacts, _ in runs], earlier)
+    return _write(path, gather([(about, Path(artifacts)) for about, artifacts, _ in runs], earlier))
+
+
+def _write(path: str | Path, table: pd.DataFrame) -> int:
     with atomic(path) as partial:
         table.to_parquet(partial, index=False, compression="zstd")
     return len(table)
 
 
 def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The verdicts and the distances of some sweeps' runs (kept as results), or for no sweep the recorded ones.
+    """The verdicts and the distances of some sweeps' runs (saved as results), or for no sweep the recorded ones.
 
-    A folder of recorded results may stand among the sweeps; see ``kept`` of :func:`gather`.
+    A folder of recorded results may be among the sweeps; see ``kept`` of :func:`gather`.
     """
     if not sweeps:
-        return pd.read_parquet(run.read(RECORDED / "verdicts.parquet")), run.recorded("quality", RECORDED.name)[0]
+        return pd.read_parquet(run.read(EXPERIMENTS / "verdicts.parquet")), run.recorded("quality", EXPERIMENTS.name)[0]
     folders = [Path(sweep).expanduser().resolve() for sweep in sweeps]
     kept = [folder for folder in folders if (folder / "verdicts.parquet").is_file()]
     runs = finished([folder for folder in folders if folder not in kept])
-    given = [[about, str(path), digest(path / "results" / "scores.json")] for about, path in runs]
+    own = [[about, str(path), digest(path / "results" / "scores.json")] for about, path in runs]
     earlier = [[str(folder), digest(folder / "verdicts.parquet")] for folder in kept]
-    path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=given, kept=earlier)
-    own = [gather_quality(runs)] if runs else []  # recorded ones may stand alone
-    quality = pd.concat([*(_quality(folder / "quality.json") for folder in kept), *own])
-    quality = quality.drop_duplicates(ARM, keep="last", ignore_index=True)
+    path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=own, kept=earlier)
+    parts = [_quality(folder / "quality.json") for folder in kept] + ([gather_quality(runs)] if runs else [])
+    quality = pd.concat(parts).drop_duplicates(ARM, keep="last", ignore_index=True)
     return pd.read_parquet(path), run.result(quality, "quality", runs=len(quality.drop_duplicates(ARM[:2])))
 
 
 def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
-    found = [({"arm": "doses", "seed": i}, Path(artifacts)) for i, (_, artifacts, _) in enumerate(runs)]
-    table = gather(found, columns=["group", "one_image"]).rename(columns={"seed": "run"}).drop(columns="arm")
+    numbered = [({"arm": "doses", "seed": i}, Path(artifacts)) for i, (_, artifacts, _) in enumerate(runs)]
+    table = gather(numbered, columns=["group", "one_image"]).rename(columns={"seed": "run"}).drop(columns="arm")
     doses = np.array([doses for doses, *_ in runs])[table.run, table.group.astype(int)]
-    with atomic(path) as partial:
-        table.assign(dose=doses).to_parquet(partial, index=False, compression="zstd")
-    return len(table)
+    return _write(path, table.assign(dose=doses))
 
 
 def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
-    """The verdicts of a sweep of the profile doses (kept as a result), or for None the recorded ones: a row per picture
+    """The verdicts of a sweep of the profile doses (saved as a result), or for None the recorded ones: a row per image
     with model, run (of the Latin square; -1 for the base), ``PROMPT``, group, one_image, dose (means nothing of the
     base), image_index, both_found, correct.
 
@@ -170,7 +159,7 @@ def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
         ValueError: no run is finished, or not every triplet has had every dose once.
     """
     if sweep is None:
-        return pd.read_parquet(run.read(RECORDED / "doses.parquet"))
+        return pd.read_parquet(run.read(EXPERIMENTS / "doses.parquet"))
     runs = []
     for about, path in finished([Path(sweep).expanduser().resolve()]):
         if about["arm"] != "doses":
@@ -184,7 +173,7 @@ def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
 
 
 def keep(run: Run, sweep: str | Path | Sequence[str | Path] | None, **tables: pd.DataFrame) -> None:
-    """Keep tables as results, by name, if they are of a sweep; the recorded verdicts' own are recorded already."""
+    """Save tables as results, by name, unless they come from the recorded verdicts."""
     for name, table in tables.items() if sweep else ():
         run.result(table, name)
 

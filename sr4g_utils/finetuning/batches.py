@@ -1,4 +1,9 @@
-"""Batches of latents and texts, drawn by seed and step."""
+"""Batches of latents and texts: what each step of fine-tuning sees.
+
+**Every random draw is seeded by what it is used for.** The captions of a step come from a generator made of (seed,
+step); what happens to one of them (posterior sample, noise, timestep, caption dropout) from one made of (seed, step,
+place in the batch). So neither the number of processes nor accumulation nor an interruption changes what a step sees.
+"""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +15,11 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from ..dataset import triplets as dataset_triplets
 from ..models.limits import check_words
 from .captions import Captions
 from .latents import Encoded
 
 TEXTS = 256  # captions that are encoded together
-
-
-# ------------------------------------------------------------------------------------------------------------ batches
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,6 @@ class Sampler:
     """``sampler(step, places)``: what is in some places of a step's batch of ``size``.
 
     ``texts`` are the captions by number; 0 is the empty one, which a share of ``dropout`` gets instead of its own.
-    ``in_order`` takes the captions as they come, once each (:meth:`Captions.dosed`), where else they are drawn.
     """
 
     def __init__(
@@ -55,25 +55,22 @@ class Sampler:
         dropout: float = 0.1,
         balanced: bool = True,
         seed: int = 0,
-        in_order: bool = False,
     ) -> None:
         self.captions, self.encoded = captions, encoded
-        self.size, self.dropout, self.seed = size, dropout, seed
-        self.draw = None if in_order else dataset_triplets.sampler(captions.relation, balanced)
-        triplets, number = np.unique(captions.said, return_inverse=True)
-        self.number = number.astype(np.int32) + 1
-        self.texts = ["", *map(captions.text, triplets)]
+        self.dropout, self.seed = dropout, seed
+        self.rows = captions.draws(size, balanced, seed)
+        texts, place = captions.texts()
+        self.texts, self.number = ["", *texts], place.astype(np.int32) + 1
         check_words(pipeline.tokenizer, self.texts[1:])
         config = pipeline.vae.config
         self.scale, self.shift = config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
         self.timesteps = pipeline.scheduler.config.num_train_timesteps
 
     def __call__(self, step: int, places: range) -> Batch:
-        here = np.arange(step * self.size, (step + 1) * self.size)
-        rows = self.draw(self.size, np.random.default_rng([self.seed, step])) if self.draw else here
+        rows = self.rows(step)
         latents, noise, timestep, caption = [], [], [], []
         for place in places:
-            # place + 1, since numpy pads with zeros: (seed, step, 0) would be the generator above
+            # place + 1, since numpy pads with zeros: (seed, step, 0) would be the generator of the step's captions
             rng = np.random.default_rng([self.seed, step, place + 1])
             timestep.append(rng.integers(self.timesteps))
             caption.append(0 if rng.random() < self.dropout else self.number[rows[place]])

@@ -10,18 +10,18 @@ import yaml
 
 from .. import __version__
 from ..evaluation.scores import MAIN
-from ..relations import FAMILIES
 from ..store.files import digest, write_text
 from ..store.run import copy
+from . import arms
 
 RAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
-LICENCES = {  # of base models, by their id's owner or their name
+BASE_LICENCES = {  # of base models, by their id's owner or their name
     "CompVis": ("creativeml-openrail-m", RAIL),
     "stable-diffusion-v1-5": ("creativeml-openrail-m", RAIL),
     "sd2-community": ("openrail++", "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL"),
     "tiny-sd": ("apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
 }
-WORLDS = {"miniature": "the miniature world's pictures", "photos": "COCO 2017's photos"}
+PHOTOS = {"miniature": "the miniature world's pictures", "photos": "COCO 2017's photos"}  # by notebook 04's ``world``
 
 
 def release(path: str | Path, unet: str | Path, result: str | Path, scores: str | Path, *, model: str) -> list[str]:
@@ -55,19 +55,10 @@ def card(which: str, record: Mapping[str, Any], tested: Mapping[str, Any], model
         "tags": ["text-to-image", "stable-diffusion", "spatial-relations", "sr4g"],
         "datasets": ["SR4G-captions"],
     }
-    held_out = (
-        f"without captions that name {', '.join(record['held_out'])}" if record["held_out"] else "on all captions"
-    )
-    held_out += f"; {', '.join(c['families'])} relations only" if set(c["families"]) != set(FAMILIES) else ""
-    told = f", but for {c['told']:.3g} of them" if c["told"] else ""
-    held_out += f"; a control, whose captions are: {c['control']}{told}" if c["control"] != "none" else ""
-    held_out += f"; {c['withheld']:.0%} of the triplets held back" if c["withheld"] else ""
-    held_out += f"; triplets of five groups drawn {c['doses']} times, else lists" if c["doses"] else ""
+    without = f"without captions that name {', '.join(record['held_out'])}" if record["held_out"] else "on all captions"
     step = record["best"]["step"] if which == "best" else c["steps"]
     machine = f"{tested['provenance']['machine']}; {record['processes']} process{'es' * (record['processes'] > 1)}"
-    hours = (
-        f"{record['seconds'] / 3600:.2f} h of steps and {record['other_seconds'] / 3600:.2f} h of validation and saving"
-    )
+    hours = f"{record['seconds'] / 3600:.2f} h of steps and {record['other_seconds'] / 3600:.2f}"
     return f"""---
 {yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}
 ---
@@ -82,11 +73,11 @@ pipeline = StableDiffusionPipeline.from_pretrained("{base}", unet=unet)
 
 Made with sr4g_utils {__version__}, an open implementation of SR4G (arXiv 2403.00587).
 
-* **Data**: {WORLDS[about["world"]]} with {captions["distinct"]:,} distinct captions ({captions["after"]:,} in all),
-  judged by the {c["rules"]} rules; {held_out}.
+* **Data**: {PHOTOS[about["world"]]} with {captions["distinct"]:,} distinct captions ({captions["after"]:,} in all),
+  judged by the {c["rules"]} rules; {"; ".join([without, *arms.described(c)])}.
 * **Recipe**: {step:,} steps of {c["batch"]} ({which}), learning rate {c["lr"]:g} ({c["schedule"]}, {c["warmup"]} steps
   of warm-up), average of weights {c["ema"]:g}, {c["precision"]}, {record["resolution"]} pixels, seed {c["seed"]}.
-* **Time**: {hours}; {record["images_per_s"]:,.0f} images/s. Scored on {machine}.
+* **Time**: {hours} h of validation and saving; {record["images_per_s"]:,.0f} images/s. Scored on {machine}.
 
 ## Scores
 
@@ -106,26 +97,23 @@ research on spatial relations.
 
 def licence_of(base: str) -> tuple[str, str]:
     """A base model's licence and its address, which bind what is made of it; "unknown" where we do not know."""
-    for part in (base.partition("/")[0], Path(base).name):
-        if part in LICENCES:
-            return LICENCES[part]
-    return "unknown", f"https://huggingface.co/{base}"
+    known = (BASE_LICENCES.get(part) for part in (base.partition("/")[0], Path(base).name))
+    return next(filter(None, known), ("unknown", f"https://huggingface.co/{base}"))
 
 
 def _restrictions(licence: str) -> str:
     if "rail" in licence:
-        return (
-            "Its use-based restrictions (attachment A) bind whoever uses this model or passes it on, and must be "
-            "passed on with it. "
-        )
+        binds = "bind whoever uses this model or passes it on, and must be passed on with it."
+        return f"Its use-based restrictions (attachment A) {binds} "
     return "Look up what the base model's licence asks before you pass this on. " if licence == "unknown" else ""
 
 
 def _validated(record: Mapping[str, Any]) -> str:
     if not record["start"]:
         return "none was made."
-    told = [f"{name} {record['start'][name]:.1f} → {record['best'][name]:.1f}" for name in MAIN]
-    return f"{', '.join(told)} ({record['best']['images']} images, at the best step, {record['best']['step']:,})."
+    start, best = record["start"], record["best"]
+    values = ", ".join(f"{name} {start[name]:.1f} → {best[name]:.1f}" for name in MAIN)
+    return f"{values} ({best['images']} images, at the best step, {best['step']:,})."
 
 
 def _scores(rows: list[dict[str, Any]], model: str) -> str:
@@ -137,11 +125,10 @@ def _scores(rows: list[dict[str, Any]], model: str) -> str:
     table = pd.DataFrame(rows).query("model == @model and relation == 'all' and metric in @MAIN")
     if not len(table):
         raise ValueError(f"model card: notebook 04 has no scores of {model!r}")
-    lines = [
-        f"| {row.objects} | {row.metric} | {row.value:.1f} | [{row.low:.1f}, {row.high:.1f}] |"
-        for row in table.itertuples()
-    ]
-    return "\n".join(["| objects | metric | value | interval |", "|---|---|---|---|", *lines])
+    lines = ["| objects | metric | value | interval |", "|---|---|---|---|"]
+    for row in table.itertuples():
+        lines.append(f"| {row.objects} | {row.metric} | {row.value:.1f} | [{row.low:.1f}, {row.high:.1f}] |")
+    return "\n".join(lines)
 
 
 def releases(artifacts: Path, models: Mapping[str, Any]) -> dict[str, tuple[Path, Path]]:
@@ -149,16 +136,14 @@ def releases(artifacts: Path, models: Mapping[str, Any]) -> dict[str, tuple[Path
 
     Args:
         artifacts: the run's.
-        models: notebook 04's records, by name. A model is told by the sha256 of its UNet's weights.
+        models: notebook 04's records, by name. A model is recognised by the sha256 of its UNet's weights.
     """
     weights = "diffusion_pytorch_model.safetensors"
-    made = {
+    folders = {
         digest(folder / weights): folder
         for which in ("last", "best")  # where both are the same weights, they are the best
         for folder in sorted(artifacts.glob(f"finetune_*/{which}"))
     }
-    found = {
-        name: made.get((r.get("model") or {}).get("files", {}).get(f"fine-tuned/{weights}"))
-        for name, r in models.items()
-    }
-    return {name: (folder, folder.parent / "result.json") for name, folder in found.items() if folder}
+    hashes = {name: (r.get("model") or {}).get("files", {}).get(f"fine-tuned/{weights}") for name, r in models.items()}
+    tuned = {name: folders[hash] for name, hash in hashes.items() if hash in folders}
+    return {name: (folder, folder.parent / "result.json") for name, folder in tuned.items()}

@@ -1,10 +1,9 @@
-"""Checkpoints: all that a run needs to go on, in folders that appear whole or not at all."""
+"""What learns, and its checkpoints: all that a run needs to go on, in folders that appear whole or not at all."""
 
 import copy
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from torch import Tensor
 
 from ..models.load import DTYPES
 from ..store import files
-from ..store.files import atomic, read_json, write_json
+from ..store.files import atomic, read_json, say, write_json
 from .choices import Choices
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name of a UNet's file
 
 
 class Learner:
@@ -32,7 +33,7 @@ class Learner:
         self.unet, self.c = unet, c
         if c.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        # bitsandbytes lays weights out anew, but not what it remembers of them
+        # bitsandbytes changes the layout of weights, but not that of their moments
         last = c.channels_last and not c.adam_8bit
         unet.to(memory_format=torch.channels_last if last else torch.contiguous_format)
         if c.lora_rank:
@@ -42,7 +43,7 @@ class Learner:
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()} if c.ema else None
 
     def step(self, number: int, lr: float) -> Tensor:
-        """One step of the optimiser on the gradients that are there; the norm that they had."""
+        """One step of the optimiser on the current gradients; their norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.c.max_grad_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
@@ -71,7 +72,7 @@ def merged(unet: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def cast(module: Any, precision: str) -> Any:
-    """A frozen model in the run's precision; by torch's own method, since diffusers' warns of what is not there."""
+    """A frozen model in the run's precision; by torch's own method, since that of diffusers warns without need."""
     return torch.nn.Module.to(module, dtype=DTYPES[precision])
 
 
@@ -79,9 +80,7 @@ def _add_lora(unet: Any, rank: int, seed: int) -> None:
     try:
         from peft import LoraConfig
     except ImportError:
-        raise ImportError(
-            "lora_rank: low-rank training needs peft; `pip install peft`, or set lora_rank to 0"
-        ) from None
+        raise ImportError("lora_rank needs peft; `pip install peft`, or set lora_rank to 0") from None
     unet.requires_grad_(False)
     torch.manual_seed(seed)
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -94,21 +93,16 @@ def _optimiser(weights: list[torch.nn.Parameter], c: Choices) -> torch.optim.Opt
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
-        raise ImportError(
-            "adam_8bit needs bitsandbytes; `pip install bitsandbytes`, or set adam_8bit to false"
-        ) from None
+        raise ImportError("adam_8bit needs bitsandbytes; `pip install bitsandbytes`, or set it to false") from None
     return AdamW8bit(weights, lr=c.lr, weight_decay=c.weight_decay)
-
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name of a UNet's file
 
 
 def save_unet(folder: Path, learner: Learner, accelerator: Accelerator) -> None:
     """A folder that diffusers loads as a UNet. Its one weight file is replaced whole, so there is always a good one."""
     if not accelerator.is_main_process:
         return
-    about = json.loads(learner.unet.to_json_string())
-    write_json(folder / "config.json", {name: value for name, value in about.items() if name != "_name_or_path"})
+    config = json.loads(learner.unet.to_json_string())
+    write_json(folder / "config.json", {name: value for name, value in config.items() if name != "_name_or_path"})
     with atomic(folder / WEIGHTS) as partial:
         _write(learner.kept(), partial)
 
@@ -125,7 +119,7 @@ def _write(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def checkpoint(folder: Path, learner: Learner, position: dict[str, Any], keep: int, accelerator: Accelerator) -> str:
-    """Write all that the run needs to go on, under a temporary name until it is whole, and drop old ones. Its path."""
+    """Write all that the run needs to go on, under a temporary name until it is whole; remove old ones; its path."""
     final = folder / "checkpoints" / f"step-{position['step']:08}"
     if accelerator.is_main_process:
         partial = files.temporary(final)
@@ -183,9 +177,9 @@ def restore(path: Path, learner: Learner) -> None:
 
 def resume(folder: Path, key: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
     """The state of the newest checkpoint with its path, ``{"result": ...}`` of a finished run, or {} to start."""
-    found = [_look(folder, key) if accelerator.is_main_process else {}]
-    broadcast_object_list(found)
-    return found[0]
+    states = [_look(folder, key) if accelerator.is_main_process else {}]
+    broadcast_object_list(states)
+    return states[0]
 
 
 def _look(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
@@ -193,18 +187,18 @@ def _look(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
     newest = next(reversed(_checkpoints(folder)), None)
     state = (read_json(newest / "state.json") if newest else None) or {}
     finished = read_json(folder / "result.json") or {}
-    held = (finished or state).get("key", key)
-    different = [name for name in key if held.get(name) != key[name]]
+    earlier = (finished or state).get("key", key)
+    different = [name for name in key if earlier.get(name) != key[name]]
     longer = different == ["steps"] and key["schedule"] == "constant" and state and state["step"] <= key["steps"]
     if different and not longer:
         aside = files.set_aside(folder)
-        _say(f"{folder.name} was made with another {', '.join(different)}: starting afresh; {aside}")
+        say(f"{folder.name} was made with another {', '.join(different)}: starting afresh; {aside}")
         return {}
     if finished and not longer:
         return {"result": finished["result"]}
     (folder / "result.json").unlink(missing_ok=True)  # of fewer steps
     if state:
-        _say(f"{folder.name}: going on from step {state['step']:,}")
+        say(f"{folder.name}: going on from step {state['step']:,}")
         return {**state, "checkpoint": str(newest)}
     return {}
 
@@ -216,7 +210,3 @@ def finish(folder: Path, key: dict[str, Any], result: dict[str, Any], accelerato
         write_json(folder / "result.json", {"key": key, "result": result})
     accelerator.wait_for_everyone()
     return result
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

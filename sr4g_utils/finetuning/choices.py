@@ -1,6 +1,6 @@
 """Every choice of a fine-tuning run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -17,11 +17,11 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     # what is learnt from
     rules: str = "visor"  # a rule set of relations.RULES that defines all relations
     template: str = "plain"  # of captions.TEMPLATES
-    control: Literal["none", "list", "shuffled"] = "none"  # a control's captions; see samples.Captions
+    control: Literal["none", "list", "shuffled"] = "none"  # this and the next four are experiments': see arms
     told: float = 0.0  # share of a control's captions that stay true
     families: list[str] = msgspec.field(default_factory=lambda: list(FAMILIES))  # whose relations captions name
-    withheld: float = 0.0  # share of the triplets whose captions are held back; see dataset.withheld
-    doses: list[int] = []  # draws of each dosed prompt's triplet, by its group; see samples.Captions.dosed
+    withheld: float = 0.0  # share of the triplets whose captions are held back
+    doses: list[int] = []  # draws of each dosed prompt's triplet, by its group
     crowds: bool = False
     same_category: bool = False  # captions such as "a dog to the left of another dog"
     balanced: bool = True  # draw a relation first, then one of its captions
@@ -44,7 +44,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     # on what
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights and optimiser are float32
-    micro_batch: int | None = None  # pictures at once per process, at most; None: its whole share of the batch
+    micro_batch: int | None = None  # images at once per process, at most; None: its whole share of the batch
     channels_last: bool = True
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -56,13 +56,19 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     validation_prompts: int = 280  # spread evenly over the relations
     sampling: dict[str, Any] = {}  # of the validation images: fields of sampling.Sampling
     threshold: float = THRESHOLD
-    pairs: Literal["any", "best"] = "any"  # of boxes, as in visor.verdicts
+    pairs: Literal["any", "best"] = "any"  # of boxes, as in verdicts.verdicts
     oa_floor: float = 0.9  # the best checkpoint finds both objects at least this often, relative to the start
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 2
     milestones: list[int] = []  # steps after which the UNet is kept as well, as ``step-N``
     log_every: int = 10
-    tensorboard: bool = False
+    track: str | None = None  # by accelerate, as well as in log.jsonl: "tensorboard", "wandb", "trackio", …
+
+    @classmethod
+    def among(cls, parameters: Mapping[str, Any]) -> "Choices":
+        """The choices among notebook 03's parameters: those of its first cell, and those in its ``choices``."""
+        own = {name: value for name, value in parameters.items() if name in cls.__struct_fields__}
+        return cls.of(own | parameters.get("choices", {}))
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Choices":
@@ -75,32 +81,35 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             choices = msgspec.convert(dict(values), cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"fine-tuning: {error}; the choices are {', '.join(cls.__struct_fields__)}") from None
-        positive = ("steps", "batch", "lr", "checkpoint_every", "keep_checkpoints", "log_every", "max_grad_norm")
-        for name in positive:
-            if getattr(choices, name) <= 0:
-                raise ValueError(f"fine-tuning: {name} must be above 0, got {getattr(choices, name)!r}")
-        for name in ("told", "withheld", "caption_dropout", "ema", "max_unusable"):
-            if not 0 <= getattr(choices, name) <= 1:
-                raise ValueError(f"fine-tuning: {name} must be in [0, 1], got {getattr(choices, name)!r}")
-        if choices.told and choices.control == "none":
-            raise ValueError("fine-tuning: told is of a control's captions: take control list or shuffled")
-        if outside := [step for step in choices.milestones if not 0 < step <= choices.steps]:
-            raise ValueError(f"fine-tuning: milestones: there is no step {outside[0]} of {choices.steps}")
-        if not choices.families or set(choices.families) - set(FAMILIES):
-            raise ValueError(f"fine-tuning: families must be some of {', '.join(FAMILIES)}, got {choices.families!r}")
-        if choices.doses and (len(choices.doses) != DOSE_GROUPS or min(choices.doses) < 0):
-            raise ValueError(f"fine-tuning: doses must be {DOSE_GROUPS} numbers, one a group, got {choices.doses!r}")
-        if choices.doses and (choices.schedule == "constant" or choices.control != "none"):
-            raise ValueError("fine-tuning: doses are shared out over all steps: take schedule cosine, control none")
+        if fault := next(choices._faults(), None):
+            raise ValueError(f"fine-tuning: {fault}")
         rules_named(choices.rules, NAMES)
-        if choices.template not in TEMPLATES:
-            raise ValueError(f"fine-tuning: template must be one of {', '.join(TEMPLATES)}, got {choices.template!r}")
         return choices
 
+    def _faults(self) -> Iterator[str]:
+        for name in ("steps", "batch", "lr", "checkpoint_every", "keep_checkpoints", "log_every", "max_grad_norm"):
+            if (value := getattr(self, name)) <= 0:
+                yield f"{name} must be above 0, got {value!r}"
+        for name in ("told", "withheld", "caption_dropout", "ema", "max_unusable"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                yield f"{name} must be in [0, 1], got {value!r}"
+        if self.told and self.control == "none":
+            yield "told is of a control's captions: take control list or shuffled"
+        if outside := [step for step in self.milestones if not 0 < step <= self.steps]:
+            yield f"milestones: there is no step {outside[0]} of {self.steps}"
+        if not self.families or set(self.families) - set(FAMILIES):
+            yield f"families must be some of {', '.join(FAMILIES)}, got {self.families!r}"
+        if self.doses and (len(self.doses) != DOSE_GROUPS or min(self.doses) < 0):
+            yield f"doses must be {DOSE_GROUPS} numbers, one a group, got {self.doses!r}"
+        if self.doses and (self.schedule == "constant" or self.control != "none"):
+            yield "doses are shared out over all steps: take schedule cosine, control none"
+        if self.template not in TEMPLATES:
+            yield f"template must be one of {', '.join(TEMPLATES)}, got {self.template!r}"
 
-# What may change from one start of a run to the next. The first alter nothing that is learnt; the second say how it is
-# computed, so that sums are rounded in another order and nothing more.
+
+# What may change from one start of a run to the next. The first line alters nothing that is learnt; the second says how
+# it is computed, which changes the order in which sums are rounded and nothing else.
 FREE = (
-    "checkpoint_every", "keep_checkpoints", "log_every", "tensorboard", "max_unusable",
+    "checkpoint_every", "keep_checkpoints", "log_every", "track", "max_unusable",
     "micro_batch", "gradient_checkpointing", "channels_last", "compile", "text_cache_mb",
 )  # fmt: skip

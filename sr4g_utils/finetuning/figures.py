@@ -14,7 +14,7 @@ from ..dataset.figures import COLOURS, MARKERS, METRIC_COLOUR, Boxed, draw_box
 
 
 def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, frame: np.ndarray) -> Figure:
-    """What a photo's crop leaves: the photo with its boxes and the frame (xywh) of the crop, and what the model sees.
+    """What a crop leaves of a photo: the photo with its boxes and the crop's frame (xywh), and what the model sees.
 
     Args:
         photo, cropped: uint8 (h, w, 3).
@@ -22,14 +22,14 @@ def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, fr
     """
     names = list(dict.fromkeys(name for name, _ in before))
     figure, axes = plt.subplots(1, 2, figsize=(9, 4))
-    for axis, picture, boxes in zip(axes, (photo, cropped), (before, after), strict=True):
-        h, w = picture.shape[:2]
-        axis.imshow(picture, extent=(0, w, h, 0))
+    for axis, pixels, boxes in zip(axes, (photo, cropped), (before, after), strict=True):
+        h, w = pixels.shape[:2]
+        axis.imshow(pixels, extent=(0, w, h, 0))
         for name, xywh in boxes:
             draw_box(axis, xywh, COLOURS[names.index(name) % len(COLOURS)], name)
         axis.set(xticks=[], yticks=[], title=f"{len(boxes)} boxes, {w} × {h} pixels")
         axis.grid(False)
-    for colour, style in (("white", "-"), ("black", "--")):  # to be seen on any ground
+    for colour, style in (("white", "-"), ("black", "--")):  # visible on any ground
         axes[0].add_patch(Rectangle((frame[0], frame[1]), *frame[2:], fill=False, ec=colour, lw=2, linestyle=style))
     figure.tight_layout()
     return figure
@@ -39,7 +39,7 @@ def loss_curve(log: pd.DataFrame) -> Figure:
     """The loss of fine-tuning by step, and its running mean.
 
     Args:
-        log: columns step and loss; rows without a loss are left aside.
+        log: columns step and loss; rows without a loss are ignored.
     """
     rows = log.dropna(subset="loss")
     figure, axis = plt.subplots(figsize=(7, 3.5))
@@ -53,7 +53,7 @@ def loss_curve(log: pd.DataFrame) -> Figure:
 
 
 def validation_curve(log: pd.DataFrame) -> Figure:
-    """OA, VISOR and VISOR_Cond of the validation prompts by step; rows of the log without them are left aside."""
+    """OA, VISOR and VISOR_Cond of the validation prompts by step; rows of the log without them are ignored."""
     rows = log.dropna(subset="OA")
     figure, axis = plt.subplots(figsize=(7, 3.5))
     for (name, colour), marker in zip(METRIC_COLOUR.items(), MARKERS, strict=False):
@@ -64,14 +64,14 @@ def validation_curve(log: pd.DataFrame) -> Figure:
     return figure
 
 
-def pictures(rows: Sequence[UInt8[np.ndarray, "n h w 3"]], names: Sequence[str], titles: Sequence[str] = ()) -> Figure:
-    """Pictures in a grid: a row for each array, with its name to the left, and a title above each column."""
+def images(rows: Sequence[UInt8[np.ndarray, "n h w 3"]], names: Sequence[str], titles: Sequence[str] = ()) -> Figure:
+    """Images in a grid: a row for each array, with its name to the left, and a title above each column."""
     columns = len(rows[0])
     size = (1.6 * columns + 1, 1.75 * len(rows))
     figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
-    for line, name, shown in zip(axes, names, rows, strict=True):
-        for axis, picture in zip(line, shown, strict=True):
-            axis.imshow(picture)
+    for line, name, row in zip(axes, names, rows, strict=True):
+        for axis, image in zip(line, row, strict=True):
+            axis.imshow(image)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize="small")
     for axis, title in zip(axes[0], titles, strict=False):

@@ -24,9 +24,6 @@ SHARD = 256  # photos in a file of latents
 ENCODED = 8  # photos that pass through the VAE together
 
 
-# ------------------------------------------------------------------------------------------------------------ latents
-
-
 @dataclass(frozen=True)
 class Encoded:
     """The VAE's posterior of every photo, memory-mapped: ``encoded[image]`` is its mean and its standard deviation.
@@ -98,18 +95,18 @@ def encode_photos(
 
 
 def _read_shards(shards: list[Path], table: BoxTable, images: Int[np.ndarray, "photo"]) -> Encoded:
-    """Finished files of encoded photos, and what was met on the way."""
-    every = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in shards]
-    broken = [i * SHARD + int(place) for i, note in enumerate(every) for place in note["problems"]]
+    """Finished files of encoded photos, and the notes of their making."""
+    notes = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in shards]
+    broken = [i * SHARD + int(place) for i, note in enumerate(notes) for place in note["problems"]]
     usable, row = np.zeros(len(table.image_id), bool), np.full(len(table.image_id), -1)
     usable[images], row[images] = True, np.arange(len(images))
     usable[images[np.array(broken, np.int64)]] = False
-    kinds = sorted({kind for note in every for kind in note["met"]})
+    kinds = sorted({kind for note in notes for kind in note["met"]})
     report = {
         "photos": len(images),
         "unusable": len(broken),
-        "problems": [problem for note in every for problem in note["problems"].values()][:20],
-        **{kind: sum(note["met"].get(kind, 0) for note in every) for kind in kinds},
+        "problems": [problem for note in notes for problem in note["problems"].values()][:20],
+        **{kind: sum(note["met"].get(kind, 0) for note in notes) for kind in kinds},
     }
     return Encoded([np.load(file, mmap_mode="r") for file in shards], row, usable, report)
 
@@ -126,19 +123,19 @@ def _encode(
             return str(error)
 
     photos.counts.clear()
-    found = list(readers.map(read, names, sizes))
+    results = list(readers.map(read, names, sizes))
     grey = np.full((resolution, resolution, 3), 127, np.uint8)  # in a broken photo's place; never trained on
-    pixels = np.stack([grey if isinstance(photo, str) else photo for photo in found])
-    made = []
+    pixels = np.stack([grey if isinstance(photo, str) else photo for photo in results])
+    parts = []
     for start in range(0, len(pixels), ENCODED):
         batch = torch.from_numpy(pixels[start : start + ENCODED]).to(vae.device).permute(0, 3, 1, 2)
         with torch.inference_mode():
             posterior = vae.encode(batch.to(vae.dtype) / 127.5 - 1).latent_dist
-        made.append(torch.stack([posterior.mean, posterior.std], dim=1).half().cpu().numpy())
-    latents = np.concatenate(made)
+        parts.append(torch.stack([posterior.mean, posterior.std], dim=1).half().cpu().numpy())
+    latents = np.concatenate(parts)
     if not np.isfinite(latents).all():
         raise ValueError(f"the VAE gives NaN or infinity between {names[0]} and {names[-1]}; are its weights right?")
-    problems = {str(place): photo for place, photo in enumerate(found) if isinstance(photo, str)}
+    problems = {str(place): photo for place, photo in enumerate(results) if isinstance(photo, str)}
     return latents, {"problems": problems, "met": dict(photos.counts)}
 
 

@@ -1,16 +1,16 @@
-"""The log of a fine-tuning run."""
+"""What a run reports: its log and trackers, its speed, and the processes that it has."""
 
 import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -25,8 +25,10 @@ from ..store.files import write_text
 from .batches import Sampler, Text
 from .choices import Choices
 
+LOGGED = ("loss", "lr", "grad_norm", "images_per_s", "eta_s", "mfu", *MAIN, "images", "both_found")
+# Trackers that take several images of one name, and how each wants them.
+SEVERAL: dict[str, dict[str, Any]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
 TIMEOUT = timedelta(hours=3)  # for which processes wait for each other, as while one encodes the last photos
-
 # Dense bfloat16 FLOP/s by the vendors' data sheets, for model FLOPs utilisation (MFU).
 PEAKS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A40": 150e12, "A10G": 70e12,
@@ -34,77 +36,21 @@ PEAKS = {
 }  # fmt: skip
 
 
-def accelerator_for(c: Choices, folder: Path) -> Accelerator:
-    if c.tensorboard and find_spec("tensorboard") is None:
-        raise ImportError("tensorboard: it is not installed; `pip install tensorboard`, or set tensorboard to false")
-    accelerator = Accelerator(
-        cpu=default_device() == "cpu",  # else several processes on a CPU do not find each other
-        mixed_precision="bf16" if c.precision == "bfloat16" else "no",
-        log_with="tensorboard" if c.tensorboard else None,
-        project_dir=folder,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=TIMEOUT),
-        ],
-    )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(
-            f"accelerate: {accelerator.distributed_type} splits the weights; a UNet fits whole, so use plain DDP"
-        )
-    share_of(c, accelerator.num_processes, 0)  # an error now, not after the photos are encoded
-    return accelerator
-
-
-def share_of(c: Choices, processes: int, process: int) -> range:
-    """A process's places in the batch.
-
-    Raises:
-        ValueError: batch, processes and micro_batch do not divide.
-    """
-    each, rest = divmod(c.batch, processes)
-    if rest:
-        raise ValueError(f"batch: {c.batch} does not divide by {processes} processes; change either")
-    if c.micro_batch is not None and (c.micro_batch < 1 or each % min(c.micro_batch, each)):
-        raise ValueError(f"micro_batch: {c.micro_batch} does not divide a process's {each} of the batch of {c.batch}")
-    return range(process * each, (process + 1) * each)
-
-
-def images_per_second_at_peak(unet: Any, samples: Sampler, text: Text, c: Choices) -> float | None:
-    """What the device could train at its data sheet's speed; None where that is not known. MFU is measured against it.
-
-    Operations are counted on one forward pass; the backward pass takes twice as many.
-    """
-    if unet.device.type != "cuda" or c.precision != "bfloat16":
-        return None
-    name = torch.cuda.get_device_name(unet.device)
-    if not (peak := next((peak for known, peak in PEAKS.items() if known in name), None)):
-        return None
-    batch = samples(0, range(1)).to(unet.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        unet(batch.latents, batch.timestep, encoder_hidden_states=text(batch.caption).to(unet.dtype))
-    return peak / (3 * counter.get_total_flops())
-
-
-LOGGED = ("loss", "lr", "grad_norm", "images_per_s", "eta_s", "mfu", *MAIN, "images", "both_found")
-
-
 class Log:
-    """``log.jsonl``, the bar on stderr and TensorBoard. Opened at a checkpoint, it forgets what came after."""
+    """``log.jsonl``, the bar on stderr and a tracker. Opened at a checkpoint, it forgets what came after."""
 
     def __init__(
         self, path: Path, state: dict[str, Any], speed_of_light: float | None, c: Choices, accelerator: Accelerator
     ) -> None:
         self.c, self.accelerator, self.speed_of_light = c, accelerator, speed_of_light
-        self.done = state.get("step", 0)
+        self.since = done = state.get("step", 0)
         self.kept = {name: state.get(name) for name in ("loss_first", "loss_last", "images_per_s")}
         self.seconds, self.others = state.get("seconds", 0.0), state.get("other_seconds", 0.0)
         self.sums = torch.zeros(2, device=accelerator.device)  # of loss and gradient norm since the last line
-        self.since = self.done
         main = accelerator.is_main_process
-        self.file = _cut(path, self.done if state else -1) if main else None
-        self.bar = tqdm(total=c.steps, initial=self.done, desc="fine-tuning", unit="step", disable=not main)
-        if c.tensorboard:
-            accelerator.init_trackers("sr4g")
+        self.file = _cut(path, done if state else -1) if main else None
+        self.bar = tqdm(total=c.steps, initial=done, desc="fine-tuning", unit="step", disable=not main)
+        accelerator.init_trackers("sr4g")
         self.clock = time.perf_counter()
 
     def add(self, loss: Tensor) -> None:
@@ -136,24 +82,20 @@ class Log:
         mfu = speed / self.accelerator.num_processes / self.speed_of_light if self.speed_of_light else None
         values = {"loss": loss, "lr": lr, "grad_norm": norm, "images_per_s": speed, "mfu": mfu, "eta_s": eta}
         self._write(done, {name: value for name, value in values.items() if value is not None})
-        shown = {
-            "loss": f"{loss:.4f}",
-            "lr": f"{lr:.1e}",
-            "img/s": f"{speed:.1f}",
-            "ETA": f"{timedelta(seconds=int(eta))}",
-        }
+        shown = {"loss": f"{loss:.4f}", "lr": f"{lr:.1e}", "img/s": f"{speed:.1f}", "ETA": timedelta(seconds=int(eta))}
         self.bar.set_postfix(shown | ({"MFU": f"{mfu:.0%}"} if mfu else {}), refresh=False)
         self.bar.update(done - self.bar.n)
 
-    def validation(self, done: int, scores: dict[str, Any]) -> dict[str, Any]:
+    def validation(self, done: int, scores: dict[str, Any], images: Sequence[np.ndarray]) -> dict[str, Any]:
         self._write(done, scores)
+        self._show(done, images)
         parts = (f"{name} {'–' if scores[name] is None else format(scores[name], '.1f')}" for name in MAIN)
         self.bar.write(f"validation at step {done:,}: {', '.join(parts)} ({scores['images']} images)", file=sys.stderr)
         self.resume_clock()
         return {"step": done, **scores}
 
     def resume_clock(self) -> None:
-        """What went by since the last line was not training."""
+        """The time since the last line was not training."""
         now = time.perf_counter()
         self.others, self.clock = self.others + now - self.clock, now
 
@@ -164,19 +106,26 @@ class Log:
         if self.file:
             self.file.write(json.dumps({"step": done, **values}) + "\n")
             self.file.flush()
-        if self.c.tensorboard:
-            self.accelerator.log({name: value for name, value in values.items() if value is not None}, step=done)
+        self.accelerator.log({name: value for name, value in values.items() if value is not None}, step=done)
+
+    def _show(self, done: int, images: Sequence[np.ndarray]) -> None:
+        """Give images to the trackers that take any: several of a name at once, or one."""
+        for tracker in self.accelerator.trackers if self.accelerator.is_main_process and len(images) else ():
+            if tracker.name in SEVERAL:
+                tracker.log_images({"validation": np.stack(images)}, step=done, **SEVERAL[tracker.name])
+            elif hasattr(tracker, "log_images"):
+                tracker.log_images({f"validation/{i}": image for i, image in enumerate(images)}, step=done)
 
     def close(self) -> None:
         self.bar.close()
-        for tracker in self.accelerator.trackers:  # `end_training` would part the processes, which have a split to go
+        for tracker in self.accelerator.trackers:  # not `end_training`: the processes may have another split to train
             tracker.finish()
         if self.file:
             self.file.close()
 
 
 def _cut(path: Path, last: int) -> TextIO:
-    """A log opened for more lines after those up to a step; a line torn by a kill goes, too."""
+    """A log opened for more lines, cut after a step; an incomplete line that a kill left is dropped."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):
@@ -197,19 +146,65 @@ def gains(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
     Columns: split, best step, metric, before, after, images, gain. No rows where nothing was validated.
     """
+    columns = ["split", "best step", "metric", "before", "after", "images"]
     rows = [
-        {
-            "split": split,
-            "best step": about["best"]["step"],
-            "metric": metric,
-            "before": about["start"][metric],
-            "after": about["best"][metric],
-            "images": about["best"]["images"],
-        }
+        (split, about["best"]["step"], metric, about["start"][metric], about["best"][metric], about["best"]["images"])
         for split, about in results.items()
-        if about["start"]
-        for metric in MAIN
+        for metric in (MAIN if about["start"] else ())
     ]
-    table = pd.DataFrame(rows, columns=["split", "best step", "metric", "before", "after", "images"])
+    table = pd.DataFrame(rows, columns=columns)
     table = table.astype({"before": float, "after": float})
     return table.assign(gain=table.after - table.before)
+
+
+def accelerator_for(c: Choices, folder: Path) -> Accelerator:
+    """The processes of a run; a tracker's own files, if it writes any, are in the run's folder.
+
+    Raises:
+        ImportError: the tracker is not installed. ValueError: there is no such tracker, or the processes do not fit.
+    """
+    handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True), InitProcessGroupKwargs(timeout=TIMEOUT)]
+    accelerator = Accelerator(
+        cpu=default_device() == "cpu",  # else several processes on a CPU do not find each other
+        mixed_precision="bf16" if c.precision == "bfloat16" else "no",
+        log_with=c.track,
+        project_dir=folder,
+        kwargs_handlers=handlers,
+    )
+    if c.track and not accelerator.log_with:
+        raise ImportError(f"track: {c.track} is not installed; `pip install {c.track}`, or set track to null")
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        kind = accelerator.distributed_type
+        raise ValueError(f"accelerate: {kind} splits the weights; a UNet fits whole, so use plain DDP")
+    share_of(c, accelerator.num_processes, 0)  # an error now, not after the photos are encoded
+    return accelerator
+
+
+def share_of(c: Choices, processes: int, process: int) -> range:
+    """A process's places in the batch.
+
+    Raises:
+        ValueError: batch, processes and micro_batch do not divide.
+    """
+    share, rest = divmod(c.batch, processes)
+    if rest:
+        raise ValueError(f"batch: {c.batch} does not divide by {processes} processes; change either")
+    if c.micro_batch is not None and (c.micro_batch < 1 or share % min(c.micro_batch, share)):
+        raise ValueError(f"micro_batch: {c.micro_batch} does not divide a process's {share} of the batch of {c.batch}")
+    return range(process * share, (process + 1) * share)
+
+
+def images_per_second_at_peak(unet: Any, samples: Sampler, text: Text, c: Choices) -> float | None:
+    """What the device could train at its data sheet's speed; None where that is not known. MFU is measured against it.
+
+    Operations are counted on one forward pass; the backward pass takes twice as many.
+    """
+    if unet.device.type != "cuda" or c.precision != "bfloat16":
+        return None
+    name = torch.cuda.get_device_name(unet.device)
+    if not (peak := next((peak for known, peak in PEAKS.items() if known in name), None)):
+        return None
+    batch = samples(0, range(1)).to(unet.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(batch.latents, batch.timestep, encoder_hidden_states=text(batch.caption).to(unet.dtype))
+    return peak / (3 * counter.get_total_flops())

@@ -3,10 +3,9 @@
 The loss is Stable Diffusion's own: the mean squared error of the predicted noise, or of the velocity, as the model's
 scheduler says. VAE and text encoder stay frozen.
 
-What a step sees is a function of seed, step and place in the batch (:mod:`.samples`), and the learning rate one of the
-step. So a checkpoint needs no random state, sampler or schedule beside the step: weights, their average and the
-optimiser are all there is. A run that is killed goes on from the last one and ends with the weights of a run that was
-not, bit for bit on the CPU.
+What a step sees depends on seed, step and place in the batch alone (:mod:`.batches`), and the learning rate on the
+step. So a checkpoint holds the step, the weights, their average and the optimiser, and no random state or schedule.
+A killed run goes on from its last checkpoint and ends with the weights of one that was not, bit for bit on the CPU.
 """
 
 import copy
@@ -26,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..evaluation import scores as evaluation_scores
-from ..evaluation import verdicts
+from ..evaluation.scores import MAIN, scores
+from ..evaluation.verdicts import verdicts
 from ..models import diffusion
 from ..models.detectors import Detector
 from ..models.sampling import Sampling
@@ -38,45 +37,55 @@ from .choices import Choices
 from .latents import Encoded
 from .log import Log, images_per_second_at_peak, share_of
 
-# a UNet's weights (and ``nothing``, see visor.verdicts) -> OA, VISOR, VISOR_Cond and their counts
-Judge = Callable[..., dict[str, Any]]
+SHOWN = 8  # images of a validation that a tracker gets
 
 
-def judge_of(pipeline: Any, asked: pd.DataFrame, detector: Detector, c: Choices, accelerator: Accelerator) -> Judge:
-    """What scores a UNet's weights on the prompts asked; the processes share the prompts."""
-    sampling = Sampling.of(c.sampling)
-    cast(pipeline.vae, c.precision)
-    mine = asked.iloc[accelerator.process_index :: accelerator.num_processes]
-    names = dict(zip(asked.prompt_id, zip(asked.subject, asked.object, strict=True), strict=True))
+class Validator:
+    """``validator(weights)``: OA, VISOR, VISOR_Cond and their counts, of a UNet's weights. Processes share the prompts.
 
-    def judge(weights: Mapping[str, Tensor], nothing: str = "raise") -> dict[str, Any]:
-        pipeline.unet.load_state_dict(weights)
-        pipeline.unet.eval()
-        total, quiet = len(mine) * sampling.images, not accelerator.is_main_process
-        drawn = diffusion.sample(pipeline, mine, sampling)
-        made = list(tqdm(drawn, "validation", total, leave=False, disable=quiet))
-        ids, numbers, pictures = (list(part) for part in zip(*made, strict=True)) if made else ([], [], [])
-        found = detector.detect(pictures, [names[id] for id in ids], floor=c.threshold)
-        at = found.image.to_numpy(int)
-        found = found.assign(prompt_id=np.array(ids, int)[at], image_index=np.array(numbers, int)[at])
-        found = pd.concat(gather_object([found]), ignore_index=True)
-        records = verdicts.verdicts(
-            asked, found, images=sampling.images, threshold=c.threshold, pairs=c.pairs, rules=c.rules, nothing=nothing
-        )
-        scores = evaluation_scores.scores(records).query("relation == 'all'").set_index("metric").value
-        values = {name: None if np.isnan(scores[name]) else float(scores[name]) for name in evaluation_scores.MAIN}
-        return {**values, "images": len(records), "both_found": int(records.both_found.sum())}
+    ``images`` are some that the last call drew, each of another prompt.
+    """
 
-    return judge
+    def __init__(
+        self, pipeline: Any, prompts: pd.DataFrame, detector: Detector, c: Choices, accelerator: Accelerator
+    ) -> None:
+        self.pipeline, self.prompts, self.detector = pipeline, prompts, detector
+        self.c, self.accelerator = c, accelerator
+        self.sampling = Sampling.of(c.sampling)
+        self.images: list[np.ndarray] = []
+
+    def __call__(self, weights: Mapping[str, Tensor], nothing: str = "raise") -> dict[str, Any]:
+        """``nothing``: what to do where the detector finds nothing, see :func:`verdicts.verdicts`."""
+        cast(self.pipeline.vae, self.c.precision)  # not earlier: photos are encoded in full precision
+        self.pipeline.unet.load_state_dict(weights)
+        self.pipeline.unet.eval()
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine, images = self.prompts.iloc[process::processes], self.sampling.images
+        bar = {"total": len(mine) * images, "leave": False, "disable": not self.accelerator.is_main_process}
+        drawn = list(tqdm(diffusion.sample(self.pipeline, mine, self.sampling), "validation", **bar))
+        self.images = [image for _, number, image in drawn if number == 0][:SHOWN]
+        boxes, c = pd.concat(gather_object([self._boxes(drawn)]), ignore_index=True), self.c
+        records = verdicts(self.prompts, boxes, images, c.threshold, c.pairs, c.rules, nothing=nothing)
+        values = scores(records).query("relation == 'all'").set_index("metric").value
+        known = {name: None if np.isnan(values[name]) else float(values[name]) for name in MAIN}
+        return {**known, "images": len(records), "both_found": int(records.both_found.sum())}
+
+    def _boxes(self, drawn: list[tuple[int, int, np.ndarray]]) -> pd.DataFrame:
+        ids, numbers, images = (list(part) for part in zip(*drawn, strict=True)) if drawn else ([], [], [])
+        prompts = self.prompts.set_index("prompt_id").loc[ids, ["subject", "object"]]
+        names = list(prompts.itertuples(index=False, name=None))
+        boxes = self.detector.detect(images, names, floor=self.c.threshold)
+        image = boxes.image.to_numpy(int)
+        return boxes.assign(prompt_id=np.array(ids, int)[image], image_index=np.array(numbers, int)[image])
 
 
-def rank(scores: dict[str, Any], start: dict[str, Any] | None, oa_floor: float) -> tuple[bool, float]:
+def rank(values: dict[str, Any], start: dict[str, Any] | None, oa_floor: float) -> tuple[bool, float]:
     """Higher is better: first, both objects are found nearly as often as at the start; then, VISOR_Cond.
 
-    Without the floor, a model that has all but forgotten to draw two objects, and puts them right by luck, would win.
+    Without the floor, a model that hardly ever draws two objects, and places those few right by luck, would win.
     """
     floor = oa_floor * start["OA"] if start else 0.0
-    return scores["OA"] >= floor, -1.0 if scores["VISOR_Cond"] is None else scores["VISOR_Cond"]
+    return values["OA"] >= floor, -1.0 if values["VISOR_Cond"] is None else values["VISOR_Cond"]
 
 
 def train(
@@ -86,31 +95,31 @@ def train(
     pipeline: Any,
     captions: Captions,
     encoded: Encoded,
-    judge: Judge | None,
+    validator: Validator | None,
     c: Choices,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
     """Fine-tune the pipeline's UNet; ``state`` is empty, or that of the checkpoint to go on from."""
     share = share_of(c, accelerator.num_processes, accelerator.process_index)
-    samples = Sampler(captions, encoded, pipeline, c.batch, c.caption_dropout, c.balanced, c.seed, bool(c.doses))
+    samples = Sampler(captions, encoded, pipeline, c.batch, c.caption_dropout, c.balanced, c.seed)
     cast(pipeline.text_encoder, c.precision)
     text = Text(pipeline, samples.texts, c.text_cache_mb, draws=c.steps * c.batch)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
-    unet, pipeline.unet = pipeline.unet, cast(copy.deepcopy(pipeline.unet), c.precision) if judge else None
+    unet, pipeline.unet = pipeline.unet, cast(copy.deepcopy(pipeline.unet), c.precision) if validator else None
     learner = Learner(unet, c)
     if state:
         restore(Path(state["checkpoint"]), learner)
     log = Log(folder / "log.jsonl", state, images_per_second_at_peak(unet, samples, text, c), c, accelerator)
-    network = accelerator.prepare_model(
-        torch.compile(unet) if c.compile else unet
-    )  # wrapped for precision and processes
+    # wrapped for precision and processes
+    network = accelerator.prepare_model(torch.compile(unet) if c.compile else unet)
     begun, best, start, good = (state.get(name) for name in ("step", "best", "start", "checkpoint"))
-    if judge and not state:
-        start = log.validation(0, judge(learner.kept()))
+    if validator and not state:
+        start = log.validation(0, validator(learner.kept()), validator.images)
     unet.train()
 
     for step, batch in ahead(lambda step: samples(step, share), range(begun or 0, c.steps)):
-        torch.manual_seed(_seed(c.seed, step, share.start))  # of dropout, where a model has any
+        seed = np.random.SeedSequence([c.seed, step, share.start]).generate_state(1)[0]
+        torch.manual_seed(int(seed))  # of dropout, where a model has any
         parts = batch.split(c.micro_batch or len(share))
         for i, part in enumerate(parts):
             with accelerator.no_sync(network) if i + 1 < len(parts) else nullcontext():
@@ -120,14 +129,15 @@ def train(
         log.add_norm(learner.step(step, learning_rate(step, c)))
 
         done = step + 1
-        validate = judge and (done % c.validate_every == 0 or done == c.steps)
+        validate = validator and (done % c.validate_every == 0 or done == c.steps)
         save = validate or done % c.checkpoint_every == 0 or done == c.steps
         if save or done % c.log_every == 0:
             log.line(done, learning_rate(step, c), good)  # raises if the loss is not finite: before anything is saved
-        if judge and validate:
-            scores = log.validation(done, judge(learner.kept(), nothing="record"))  # to draw nothing is a result
-            if best is None or rank(scores, start, c.oa_floor) > rank(best, start, c.oa_floor):
-                best = scores
+        if validator and validate:
+            values = validator(learner.kept(), nothing="record")  # to draw nothing is a result
+            values = log.validation(done, values, validator.images)
+            if best is None or rank(values, start, c.oa_floor) > rank(best, start, c.oa_floor):
+                best = values
                 save_unet(folder / "best", learner, accelerator)
         if done in c.milestones:
             save_unet(folder / f"step-{done}", learner, accelerator)
@@ -157,7 +167,3 @@ def learning_rate(step: int, c: Choices) -> float:
     if c.schedule == "constant":
         return c.lr
     return c.lr * (1 + math.cos(math.pi * (step - c.warmup) / max(c.steps - c.warmup, 1))) / 2
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
-from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers import UNet2DConditionModel
 
 from ..dataset import coco, inputs, triplets
@@ -23,12 +23,13 @@ from ..models.source import Source
 from ..store import run as store_run
 from ..store.files import hash_of
 from ..store.run import Run
-from .captions import Captions, crop_changes, true_captions
+from . import arms
+from .captions import crop_changes, true_captions
 from .checkpoints import finish, resume
 from .choices import FREE, Choices
 from .latents import encode_photos
 from .log import accelerator_for
-from .loop import judge_of, train
+from .loop import Validator, train
 
 
 def finetune(
@@ -48,14 +49,15 @@ def finetune(
     Args:
         folder: gets ``log.jsonl`` (a line per ``log_every`` steps and per validation), ``checkpoints/`` and, as UNet
             folders that ``models.load_pipeline(unet=...)`` takes, ``best/``, ``last/`` and ``step-N/`` of milestones.
-            What another configuration left there is moved to ``<folder>.before`` (``.before-2``, …); see ``FREE`` for
-            what is none. A constant schedule may be prolonged: more steps go on from the last checkpoint.
+            Output of a different configuration is moved to ``<folder>.before`` (``.before-2``, …); the choices in
+            ``FREE`` may change without counting as different. A constant schedule may be prolonged: more steps go on
+            from the last checkpoint.
         annotations: a box table's source, see :func:`coco.read`.
         photos: folder or zip.
         prompts: Parquet of :func:`prompts.write_study_prompts`; see :func:`prompts.validation_prompts`. Without it, or
-            without a detector, nothing is validated and the last weights are the best. ``doses`` need its dosed ones.
-        model: a Stable Diffusion, see :class:`models.Source`.
-        detector: of the validation.
+            without a detector, nothing is validated and the last weights are the best.
+        model: a Stable Diffusion, see :class:`models.source.Source`.
+        detector: finds the objects in the images of the validation.
         held_out: categories that no caption may name.
         latents: the folder of encoded photos, shared by runs; by default ``latents`` beside ``folder``.
         choices: see :class:`Choices`.
@@ -72,28 +74,28 @@ def finetune(
     pipeline, record = load_pipeline(model, device=accelerator.device)
     resolution = _check_model(pipeline, record, c)
     table = coco.read(annotations) if c.crowds else coco.read(annotations).without_crowds()
-    judging = _judging(prompts, held_out, detector, c, accelerator)
-    validation = [judging[0].to_dict("list"), judging[1].record["files"]] if judging else None
-    asked = _dosed(prompts, c)
-    key = _key(c, table, held_out, record["files"], validation, asked)
+    validator = None
+    if prompts and detector and c.validate_every:
+        questions = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
+        validator = Validator(pipeline, questions, detectors.load(detector, device=accelerator.device), c, accelerator)
+    dosed = arms.dosed_prompts(prompts, c)
+    key = _key(c, table, held_out, record["files"], validator, dosed)
     state = resume(folder, key, accelerator)
     if "result" in state:
         return state["result"]
 
     cropped = crop_table(table, resolution, c.min_kept)
-    said = (c.rules, c.template, c.same_category, c.control, c.told)
-    every, uncropped = (true_captions(one, *said) for one in (cropped, table))
-    store, images = Path(latents or folder.parent / "latents"), np.unique(every.image)
+    captions, uncropped = (true_captions(boxes, c.rules, c.template, c.same_category) for boxes in (cropped, table))
+    store, images = Path(latents or folder.parent / "latents"), np.unique(captions.image)
     encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
     encoded.check(c.max_unusable)
-    every, uncropped = (_chosen(one, held_out, c) for one in (every, uncropped))
-    usable = _in_order(every.of_images(encoded.usable), asked, c)
-    judge = judge_of(pipeline, *judging, c, accelerator) if judging else None
+    captions, uncropped = (arms.narrowed(every.without(held_out), c) for every in (captions, uncropped))
+    usable = arms.changed(captions.of_images(encoded.usable), c, dosed)
     result = {
-        "captions": crop_changes(uncropped, every),
+        "captions": crop_changes(uncropped, captions),
         "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
         "photos": encoded.report,
-        **train(folder, key, state, pipeline, usable, encoded, judge, c, accelerator),
+        **train(folder, key, state, pipeline, usable, encoded, validator, c, accelerator),
         "processes": accelerator.num_processes,
         "resolution": resolution,
         "held_out": list(held_out),
@@ -103,41 +105,11 @@ def finetune(
     return finish(folder, key, result, accelerator)
 
 
-def _chosen(captions: Captions, held_out: Sequence[str], c: Choices) -> Captions:
-    return captions.without(held_out).without_triplets(c.withheld).of_families(c.families)
-
-
-def _dosed(prompts: str | Path | None, c: Choices) -> pd.DataFrame | None:
-    """The prompts whose triplets are drawn as often as the choice ``doses`` says; None where it says nothing."""
-    if not c.doses:
-        return None
-    table = pd.read_parquet(prompts) if prompts else pd.DataFrame({"objects": []})
-    if not (table.objects == "dosed").any():
-        raise ValueError("doses: there are no dosed prompts; set dosed in notebook 02, say to 40 for each relation")
-    return table[table.objects == "dosed"]
-
-
-def _judging(
-    prompts: str | Path | None, held_out: Sequence[str], detector: Any, c: Choices, accelerator: Accelerator
-) -> tuple[pd.DataFrame, detectors.Detector] | None:
-    """What a checkpoint is judged by: the validation prompts and the detector."""
-    if not (prompts and detector and c.validate_every):
-        return None
-    asked = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
-    return asked, detectors.load(detector, device=accelerator.device)
-
-
-def _in_order(captions: Captions, asked: pd.DataFrame | None, c: Choices) -> Captions:
-    return captions if asked is None else captions.dosed(asked, c.doses, c.steps * c.batch, c.balanced, c.seed)
-
-
 def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
     """The resolution to train at, of a model that this loop can train."""
     unet, name = getattr(pipeline, "unet", None), record["id"]
     if not isinstance(unet, UNet2DConditionModel) or unet.config.addition_embed_type or unet.config.class_embed_type:
-        raise ValueError(
-            f"model: {name} is a {record['class']}; what can be fine-tuned here is Stable Diffusion 1 or 2"
-        )
+        raise ValueError(f"model: {name} is a {record['class']}; what can be fine-tuned is Stable Diffusion 1 or 2")
     if unet.config.in_channels != pipeline.vae.config.latent_channels:
         raise ValueError(
             f"model: {name}'s UNet takes {unet.config.in_channels} channels, but its VAE makes "
@@ -156,10 +128,11 @@ def _key(
     table: BoxTable,
     held_out: Sequence[str],
     model: Mapping[str, str],
-    validation: Any,
+    validator: Validator | None,
     dosed: pd.DataFrame | None,
 ) -> dict[str, Any]:
     """What a run depends on, by name: two runs that agree in it are one run."""
+    validation = [validator.prompts.to_dict("list"), validator.detector.record["files"]] if validator else None
     columns = [getattr(table, name) for name in ("image_id", "image", "category", "x", "y", "w", "h")]
     key = {
         **{name: value for name, value in msgspec.to_builtins(c).items() if name not in FREE},
@@ -177,17 +150,13 @@ def stage(run: Run, split: str, parameters: Mapping[str, Any]) -> tuple[Path, di
 
     Under ``accelerate launch`` the main process calls this, and the others :func:`follow`.
     """
-    from accelerate.utils import broadcast_object_list
-
-    pass  # LAZY
-
     annotations = inputs.annotations(run, parameters["train_annotations"], "train")
     source = inputs.photos(run, parameters["train_photos"], "train", annotations)
     categories = coco.read(annotations).categories
     held_out = triplets.held_out_categories(categories, parameters["unseen"]) if split == "unseen" else []
-    given = {name: parameters[name] for name in ("model", "detector", *Choices.__struct_fields__)}
-    free = {name: given.pop(name) for name in FREE}  # no reason to train again
-    longer = {"steps": given.pop("steps")} if given["schedule"] == "constant" else {}  # nor from the start
+    choices = msgspec.to_builtins(Choices.among(parameters))
+    free = {name: choices.pop(name) for name in FREE}  # no reason to train again
+    longer = {"steps": choices.pop("steps")} if choices["schedule"] == "constant" else {}  # nor from the start
     begun = False
 
     @wraps(finetune)
@@ -199,26 +168,24 @@ def stage(run: Run, split: str, parameters: Mapping[str, Any]) -> tuple[Path, di
         broadcast_object_list([{"folder": path, **arguments, **free}])
         return finetune(path, **arguments, **free)
 
-    made = run.stage(
+    path, result = run.stage(
         f"finetune_{split}",
         lead,
         {"annotations": annotations, "photos": source, "prompts": run.read("prompts.parquet")},
         heavy=True,
         prolongs=longer,
         held_out=held_out,
-        **given,
+        model=parameters["model"],
+        detector=parameters["detector"],
+        **choices,
     )
     if not begun:
         broadcast_object_list([None])
-    return made
+    return path, result
 
 
 def follow() -> None:
     """What the other processes do while the main one is in :func:`stage`: the same work, if there is any."""
-    from accelerate.utils import broadcast_object_list
-
-    pass  # LAZY
-
     work: list[dict[str, Any] | None] = [None]
     broadcast_object_list(work)
     if work[0]:

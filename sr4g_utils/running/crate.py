@@ -62,7 +62,7 @@ def _act(crate: Any, flow: Any, folder: Path, name: str, found: index.Standing) 
     objects: list[Any] = []
     for key, (_, default) in profiles.declared_in(executed["cells"]).items():
         if key != "run_folder":  # which is the crate itself
-            value, id = about.get("parameters", {}).get(key, default), f"{name}.{key}"
+            value, id = profiles.injected(executed).get(key, default), f"{name}.{key}"
             slot = crate.add_formal_parameter(id, TYPES.get(type(value), "PropertyValue"), f"#{id}-parameter")
             said = {"name": id, "value": value if type(value) in TYPES else json.dumps(value), "exampleOfWork": slot}
             objects.append(_entity(crate, f"#{id}", "PropertyValue", **said))

@@ -82,7 +82,7 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
     try:
         papermill.execute_notebook(
             *(str(path).replace("{", "{{").replace("}", "}}") for path in (profiles.notebooks()[name], output)),
-            parameters,
+            profiles.for_cell(name, parameters),
             kernel_name="python3",
             kernel_manager_class=own_kernel(),
             cwd=profiles.NOTEBOOKS,

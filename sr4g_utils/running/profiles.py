@@ -2,11 +2,13 @@
 
 import ast
 import contextlib
+import importlib
+import inspect
 import json
 import os
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,18 +43,45 @@ def cells(notebook: str) -> list[dict[str, Any]]:
 
 @cache
 def declared(notebook: str) -> dict[str, tuple[str, Any]]:
-    """The parameters of a notebook: name -> (annotation, default), read from its cell tagged ``parameters``."""
+    """The parameters of a notebook: name -> (annotation, default), read from its cell tagged ``parameters``.
+
+    Where the cell has the mapping ``choices``, the fields of fine-tuning's Choices that it lacks are parameters, too.
+    """
     return declared_in(cells(notebook))
 
 
 def declared_in(cells: list[dict[str, Any]]) -> dict[str, tuple[str, Any]]:
     """The same of a notebook's cells."""
+    own = _declared_in_cell(cells)
+    if own.pop("choices", None) is None:
+        return own
+    # by name: the rooms of this floor do not import each other
+    choices = importlib.import_module(f"{files.PACKAGE.name}.finetuning.choices").Choices
+    kinds = {field.name: inspect.formatannotation(field.type) for field in msgspec.structs.fields(choices)}
+    others = {name: (kinds[name], default) for name, default in msgspec.to_builtins(choices()).items()}
+    return own | {name: other for name, other in others.items() if name not in own}
+
+
+def _declared_in_cell(cells: list[dict[str, Any]]) -> dict[str, tuple[str, Any]]:
     source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
     return {
         node.target.id: (ast.unparse(node.annotation), ast.literal_eval(node.value))
         for node in ast.parse(source).body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
     }
+
+
+def for_cell(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A notebook's parameters as its cell declares them: those that it lacks are in ``choices``."""
+    names = _declared_in_cell(cells(notebook))
+    others = {name: value for name, value in values.items() if name not in names}
+    return {name: value for name, value in values.items() if name in names} | ({"choices": others} if others else {})
+
+
+def injected(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that an executed notebook got, those in ``choices`` among them."""
+    values = dict(notebook["metadata"].get("papermill", {}).get("parameters", {}))
+    return values.pop("choices", {}) | values
 
 
 CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str

@@ -92,7 +92,7 @@ def _parameters(folder: Path) -> dict[str, Any]:
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         values = {key: default for key, (_, default) in profiles.declared_in(notebook["cells"]).items()}
-        values |= notebook["metadata"].get("papermill", {}).get("parameters", {})
+        values |= profiles.injected(notebook)
         found |= {f"{path.stem}.{key}": value for key, value in values.items() if key != "run_folder"}
     return found
 

@@ -15,9 +15,10 @@ from sr4g_utils.analysis import effects as analysis_effects
 from sr4g_utils.analysis import figures, frequency, sweeps
 from sr4g_utils.dataset.captions import caption
 from sr4g_utils.evaluation import scores as evaluation_scores
-from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.finetuning.choices import FREE, Choices
 from sr4g_utils.relations import NAMES, family
 from sr4g_utils.running import profiles
+from sr4g_utils.store.files import protocol
 from sr4g_utils.store.run import Run
 
 OBJECTS = ("seen", "withheld", "mixed", "unseen")
@@ -236,9 +237,19 @@ def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int]
     (artifacts / "results" / "quality_detector.json").write_text(json.dumps({"rows": [{"model": "base", "value": 1}]}))
     prompts().assign(group=GROUP, one_image=GROUP == 1).to_parquet(artifacts / "prompts_test.parquet")
     for model in ("base", "main"):
-        table = drawn(0.5, 0.9, 0 if model == "base" else seed + 1).drop(columns=sweeps.PROMPT[1:])
+        table = drawn(0.5, 0.9, 0 if model == "base" else seed + 1).drop(columns="objects")
         table.to_parquet(artifacts / f"verdicts_{model}.parquet")
     return artifacts
+
+
+def test_the_protocol_names_every_choice_that_the_arms_share():
+    """A run's arm says what differs from the recipe, so a choice of learning that stands in neither would be lost."""
+    arms = profiles.load_profile("arms", [], Path())["03_finetuning"]
+    shared = {name: value for name, (_, value) in profiles.declared("03_finetuning").items()} | arms
+    varied = {"control", "told", "families", "rules", "doses", "seed"}
+    shown = {"milestones", "validate_every", "validation_prompts", "sampling", "threshold", "pairs", "oa_floor"}
+    learnt = [name for name in Choices.__struct_fields__ if name not in {*varied, *shown, *FREE}]
+    assert protocol()["recipe"] == {name: shared[name] for name in learnt} and list(protocol()["recipe"]) == learnt
 
 
 def test_a_sweep_is_gathered(tmp_path):

@@ -125,7 +125,7 @@ def test_other_categories_held_out(tmp_path):
         path = artifacts / "finetune_unseen" / "result.json"
         record = json.loads(path.read_text())
         path.write_text(json.dumps({"result": record["result"] | {"held_out": held_out}}))
-        table = drawn(0.5, found, 3).drop(columns=sweeps.PROMPT[1:])
+        table = drawn(0.5, found, 3).drop(columns="objects")
         table.to_parquet(artifacts / "verdicts_unseen.parquet")
     asked = pd.read_parquet(artifacts / "prompts_test.parquet")
     asked.assign(subject="cow").to_parquet(artifacts / "prompts_test.parquet")  # each run has prompts of its own
@@ -142,7 +142,7 @@ def test_other_categories_held_out(tmp_path):
 
 def along_of(folder: Path) -> Path:
     artifacts = run_of(folder.parent, folder.name, "none", 0)
-    drawn(0.9, 0.7, 5).drop(columns=sweeps.PROMPT[1:]).to_parquet(artifacts / "verdicts_4.parquet")
+    drawn(0.9, 0.7, 5).drop(columns="objects").to_parquet(artifacts / "verdicts_4.parquet")
     change = {"change": 0.25, "change_low": -0.5, "change_high": 1.0}
     models = [{"model": "base"}, {"model": "4"} | change, {"model": "main"} | change]
     plain = [model | {"things": things, "found": 50} for model in models for things in ("1", "all")]
@@ -177,8 +177,8 @@ def test_along_fine_tuning(tmp_path):
 def test_a_table_is_made_of_runs_or_recorded(tmp_path):
     along_of(tmp_path / "given" / "run")
     run = Run(tmp_path / "run", "07")
-    made = effects.told_or_recorded(run, "along", tmp_path / "given" / "run", effects.along)
+    made = effects.made_or_recorded(run, "along", tmp_path / "given" / "run", effects.along)
     kept = json.loads((tmp_path / "run" / "artifacts" / "results" / "along.json").read_text())["rows"]
     assert len(kept) == len(made)
-    recorded = effects.told_or_recorded(run, "by_relation", None, effects.along)
+    recorded = effects.made_or_recorded(run, "by_relation", None, effects.along)
     assert len(recorded) == len(NAMES), "nothing is made where no folder is given"

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from tuning import HELD_OUT, QUICK, distance, tune, weights
 
+from sr4g_utils.evaluation.scores import MAIN
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
-from sr4g_utils.finetuning.log import SCORES, read_log
+from sr4g_utils.finetuning.log import read_log
 from sr4g_utils.finetuning.stage import finetune
 from sr4g_utils.store.files import digest
 
@@ -88,7 +89,7 @@ def test_killed_runs_end_like_one_that_was_not(world: SimpleNamespace, tmp_path:
             for run in ("calm", "killed")
         )
         assert a == b
-    told = ["step", "loss", "lr", "grad_norm", *SCORES, "both_found"]  # all but the times
+    told = ["step", "loss", "lr", "grad_norm", *MAIN, "both_found"]  # all but the times
     calm, killed = (read_log(tmp_path / run)[told] for run in ("calm", "killed"))
     pd.testing.assert_frame_equal(calm, killed)
     assert not list(checkpoints.glob(".*"))

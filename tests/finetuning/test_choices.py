@@ -10,13 +10,15 @@ from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.running import profiles
 
 
-def test_the_notebook_declares_every_choice() -> None:
+def test_every_choice_is_a_parameter_and_declared_once() -> None:
     declared = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()}
-    choices = {name: declared[name] for name in Choices.__struct_fields__}
-    assert Choices.of(choices)
-    others = set(declared) - set(choices)
-    given = {"run_folder", "train_annotations", "train_photos", "model", "detector", "splits", "unseen"}
-    assert others == {*given, "plain_steps"}  # the last is of the cells that work by hand
+    own = set(profiles.for_cell(NOTEBOOK, declared)) - {"choices"}
+    assert len(own) < 27 and "choices" not in declared, "the notebook opens with few of them"
+    others = {"run_folder", "train_annotations", "train_photos", "model", "detector", "splits", "unseen", "plain_steps"}
+    assert set(declared) == {*others, *Choices.__struct_fields__} and others < own
+    flat, nested = Choices.among(declared), Choices.among(profiles.for_cell(NOTEBOOK, declared))
+    assert flat == nested == Choices.among(profiles.for_cell(NOTEBOOK, {name: declared[name] for name in own}))
+    assert Choices.among({"choices": {"control": "list"}, "seed": 3, "splits": []}) == Choices(control="list", seed=3)
 
 
 def test_the_paper_profile_is_the_defaults(tmp_path: Path) -> None:

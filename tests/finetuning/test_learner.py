@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import tracking
 from tuning import tune
 
-from sr4g_utils.finetuning import log
 from sr4g_utils.models.load import load_pipeline
 
 
 @pytest.mark.parametrize(
     ("package", "choices"),
-    [("peft", {"lora_rank": 4}), ("bitsandbytes", {"adam_8bit": True}), ("tensorboard", {"tensorboard": True})],
+    [("peft", {"lora_rank": 4}), ("bitsandbytes", {"adam_8bit": True}), ("tensorboard", {"track": "tensorboard"})],
 )
 def test_what_an_option_needs_is_said(
     world: SimpleNamespace, tmp_path: Path, package: str, choices: dict, monkeypatch: Any
@@ -28,7 +28,7 @@ def test_what_an_option_needs_is_said(
         return own(name, scope, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(log, "find_spec", lambda name: None)
+    monkeypatch.setattr(tracking, "get_available_trackers", list)
     with pytest.raises(ImportError, match=f"pip install {package}"):
         tune(world, tmp_path / "run", steps=1, detector=None, **choices)
 

@@ -87,14 +87,11 @@ def test_the_best_is_by_visor_cond_among_those_that_still_draw(
 ) -> None:
     scripted = iter([(80, 50), (79, 55), (40, 90), (75, 60), (78, 58)])  # OA and VISOR_Cond at steps 0, 1, 2, 3, 4
 
-    def judge(*_: Any) -> Any:
-        def scores(*_: Any, **__: Any) -> dict[str, Any]:
-            oa, cond = next(scripted)
-            return {"OA": float(oa), "VISOR": oa * cond / 100, "VISOR_Cond": float(cond), "images": 9, "both_found": 7}
+    def validate(*_: Any, **__: Any) -> dict[str, Any]:
+        oa, cond = next(scripted)
+        return {"OA": float(oa), "VISOR": oa * cond / 100, "VISOR_Cond": float(cond), "images": 9, "both_found": 7}
 
-        return scores
-
-    monkeypatch.setattr(loop, "judge_of", judge)
+    monkeypatch.setattr(loop.Validator, "__call__", validate)
     result = tune(world, tmp_path / "run", steps=4, validate_every=1, keep_checkpoints=9)
     assert result["best"]["step"] == 3 and result["start"]["OA"] == 80
     at_best = load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "ema.safetensors")

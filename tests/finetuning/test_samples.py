@@ -1,13 +1,11 @@
-"""What a step of fine-tuning sees: captions, latents and text, drawn as a function of seed, step and place."""
+"""What a step of fine-tuning sees: captions, latents and text, drawn by seed, step and place."""
 
 import shutil
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import tiny
@@ -15,15 +13,12 @@ import torch
 from PIL import Image
 from tuning import encode
 
-from sr4g_utils.dataset import coco, photos, triplets
-from sr4g_utils.dataset.captions import caption, parse, with_article
+from sr4g_utils.dataset import coco, photos
 from sr4g_utils.finetuning import batches, latents
-from sr4g_utils.finetuning import captions as finetuning_captions
 from sr4g_utils.finetuning.batches import Sampler, Text
-from sr4g_utils.finetuning.captions import Captions
+from sr4g_utils.finetuning.captions import Captions, crop_changes, true_captions
 from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.models.load import load_pipeline
-from sr4g_utils.relations import NAMES, family
 
 # ------------------------------------------------------------------------------------------------------------ captions
 
@@ -38,7 +33,7 @@ def test_captions_are_those_of_the_dataset(world: SimpleNamespace, captions: Cap
     assert made == written and len(captions) == len(written)
     key = captions.image.astype(np.int64) << 32 | captions.triplet
     assert (np.diff(key) > 0).all()
-    with_same = finetuning_captions.true_captions(world.table, same_category=True)
+    with_same = true_captions(world.table, same_category=True)
     assert len(with_same) == pq.read_metadata(world.triplets).num_rows
 
 
@@ -50,82 +45,12 @@ def test_held_out_categories_are_in_no_caption(captions: Captions) -> None:
         captions.without(["unicorn"])
 
 
-def test_withheld_triplets_are_in_no_caption(captions: Captions) -> None:
-    left = captions.without_triplets(0.3)
-    gone = {captions.text(t) for t in captions.triplet} - {left.text(t) for t in left.triplet}
-    every = [parse(captions.text(t)) for t in np.unique(captions.triplet)]
-    expected = triplets.withheld(every, 0.3)
-    assert gone == {caption(*triplet) for triplet, held in zip(every, expected, strict=True) if held}
-    assert 0.2 < expected.mean() < 0.4 and captions.without_triplets(0.0) is captions
-
-
-def test_captions_of_some_families(captions: Captions) -> None:
-    left = captions.of_families(["scale", "projective"])
-    kept = set(family("scale") + family("projective"))
-    assert {NAMES[r] for r in left.relation} == kept
-    assert len(left) == sum(NAMES[r] in kept for r in captions.relation)
-
-
-def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(
-    world: SimpleNamespace, captions: Captions, encoded: Encoded, pipeline: Any
-) -> None:
-    shown = np.random.default_rng(0).choice(np.unique(captions.triplet), 20, replace=False)
-    texts = [captions.text(n) for n in shown]
-    rows = [(*parse(text), text, i % 5, i % 2 == 1) for i, text in enumerate(texts)]
-    asked = pd.DataFrame(rows, columns=["subject", "relation", "object", "caption", "group", "one_image"])
-    doses, size, steps = [0, 1, 2, 4, 8], 30, 20
-    drawn = captions.dosed(asked, doses, size * steps, seed=1)
-    sampler = Sampler(drawn, encoded, pipeline, size, dropout=0.0, in_order=True)
-    said = [sampler.texts[n] for step in range(steps) for n in sampler(step, range(size)).caption]
-    counts = Counter(text for text in said if " and " not in text)
-    assert counts == {p.caption: doses[p.group] for p in asked.itertuples() if doses[p.group]}
-    for p in asked[asked.group == 4].itertuples():
-        (number,) = {n for n in drawn.triplet if drawn.text(n) == p.caption}
-        images, all_images = drawn.image[drawn.triplet == number], captions.image[captions.triplet == number]
-        assert set(images) <= set(all_images)
-        assert len(set(images)) == (1 if p.one_image else min(len(all_images), 8)), "all images in turn, or one"
-    lists = drawn.triplet >= drawn._lists
-    pairs = set(zip(captions.image, captions.triplet // len(NAMES), strict=True))
-    assert set(zip(drawn.image[lists], (drawn.triplet[lists] - drawn._lists) // len(NAMES), strict=True)) <= pairs
-    again = captions.dosed(asked, doses, size * steps, seed=1)
-    assert np.array_equal(again.triplet, drawn.triplet) and np.array_equal(again.image, drawn.image)
-    with pytest.raises(ValueError, match="doses: 60 draws of dosed triplets do not fit into 50 in all"):
-        captions.dosed(asked, doses, 50)
-    with pytest.raises(ValueError, match="doses: no photo of fine-tuning shows"):
-        captions.without([str(asked.subject[0])]).dosed(asked, doses, 600)
-
-
-@pytest.mark.parametrize(("control", "share"), [("list", 0.0), ("list", 0.5), ("shuffled", 0.0), ("shuffled", 0.5)])
-def test_a_control_shows_the_same_photos_and_says_less(
-    world: SimpleNamespace, captions: Captions, encoded: Encoded, pipeline: Any, control: str, share: float
-) -> None:
-    told = finetuning_captions.true_captions(world.table, control=control, told=share).without(["cat"])
-    true = captions.without(["cat"])
-    ours, plain = (Sampler(each, encoded, pipeline, 64, dropout=0.0, seed=3) for each in (told, true))
-    same = lists = 0
-    for step in range(3):
-        one, two = ours(step, range(64)), plain(step, range(64))
-        assert torch.equal(one.latents, two.latents) and torch.equal(one.noise, two.noise)
-        for a, b in zip(one.caption, two.caption, strict=True):
-            s, relation, o = parse(plain.texts[b])
-            if ours.texts[a] == f"{with_article(s)} and {with_article(o)}":
-                lists += 1
-            else:
-                assert parse(ours.texts[a])[::2] == (s, o)
-                same += parse(ours.texts[a])[1] == relation
-    if control == "list":
-        assert same == 192 - lists and (70 < lists < 122 if share else lists == 192)
-    else:
-        assert len({parse(text)[1] for text in ours.texts[1:]}) == 14 and lists == 0
-        assert 70 < same < 136 if share else 2 < same < 35  # by chance, 192 / 14 = 13.7
-
-
 def test_crop_changes_are_counted(shared: Path) -> None:
     table = coco.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json").without_crowds()
     cropped = photos.crop_table(table, 512, 0.5)
-    before, after = finetuning_captions.true_captions(table), finetuning_captions.true_captions(cropped)
+    before, after = true_captions(table), true_captions(cropped)
     old, new = (set(zip(one.image.tolist(), one.triplet.tolist(), strict=True)) for one in (before, after))
-    counts = finetuning_captions.crop_changes(before, after)
+    counts = crop_changes(before, after)
     expected = {"before": len(old), "after": len(new), "dropped": len(old - new), "new": len(new - old)}
     assert {name: counts[name] for name in expected} == expected
     assert counts["dropped"] > 0 and counts["new"] > 0
@@ -205,10 +130,10 @@ def test_the_draw_has_the_distribution_that_it_says(captions: Captions, encoded:
     assert abs(batch.noise.mean()) < 0.01 and abs(batch.noise.std() - 1) < 0.01
     assert batch.timestep.min() < 20 and batch.timestep.max() > 980 and abs(batch.timestep.float().mean() - 499.5) < 20
     sampler = Sampler(captions, encoded, pipeline, size=n, dropout=0.0)
-    relation = captions.relation[sampler.draw(n, np.random.default_rng([0, 0]))]
+    relation = captions.relation[sampler.rows(0)]
     np.testing.assert_allclose(np.bincount(relation, minlength=14) / n, 1 / 14, atol=0.02)
     natural = Sampler(captions, encoded, pipeline, size=n, balanced=False)
-    relation = captions.relation[natural.draw(n, np.random.default_rng([0, 0]))]
+    relation = captions.relation[natural.rows(0)]
     np.testing.assert_allclose(
         np.bincount(relation, minlength=14) / n, np.bincount(captions.relation) / len(captions), atol=0.02
     )
@@ -217,7 +142,7 @@ def test_the_draw_has_the_distribution_that_it_says(captions: Captions, encoded:
 def test_a_sample_s_latents_are_of_its_caption_s_photo(captions: Captions, encoded: Encoded, pipeline: Any) -> None:
     sampler = Sampler(captions, encoded, pipeline, size=50, dropout=0.0)
     batch = sampler(0, range(50))
-    rows = sampler.draw(50, np.random.default_rng([0, 0]))
+    rows = sampler.rows(0)
     for row, noisy, said in zip(rows, batch.latents, batch.caption, strict=True):
         assert sampler.texts[said] == captions.text(captions.triplet[row])
         mean, deviation = encoded[int(captions.image[row])]

@@ -79,7 +79,7 @@ def test_dosed_prompts_decide_what_is_drawn(world: SimpleNamespace, tmp_path: Pa
 
 def test_a_model_that_this_loop_cannot_train_is_named(world: SimpleNamespace, pipeline: Any) -> None:
     record = {"id": "it", "class": "SomePipeline", "resolution": [64, 64]}
-    with pytest.raises(ValueError, match="it is a SomePipeline; what can be fine-tuned here is Stable Diffusion"):
+    with pytest.raises(ValueError, match="it is a SomePipeline; what can be fine-tuned is Stable Diffusion"):
         stage._check_model(SimpleNamespace(), record, Choices())
     sample = SimpleNamespace(config={"prediction_type": "sample"})
     odd = SimpleNamespace(unet=pipeline.unet, vae=pipeline.vae, vae_scale_factor=8, scheduler=sample)

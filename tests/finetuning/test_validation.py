@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from accelerate import Accelerator
@@ -12,7 +13,7 @@ from sr4g_utils.dataset import prompts
 from sr4g_utils.evaluation import scores as evaluation_scores
 from sr4g_utils.evaluation import verdicts
 from sr4g_utils.finetuning.choices import Choices
-from sr4g_utils.finetuning.loop import judge_of, rank
+from sr4g_utils.finetuning.loop import Validator, rank
 from sr4g_utils.models import detectors, diffusion
 from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.models.sampling import Sampling
@@ -35,9 +36,12 @@ def test_it_is_the_evaluation_itself(world: SimpleNamespace) -> None:
     sampling: dict[str, Any] = {"images": 2, "steps": 2}
     c = Choices(precision="float32", sampling=sampling, threshold=0.3, pairs="best")
     weights = dict(pipeline.unet.state_dict())
-    found = judge_of(pipeline, asked, detector, c, Accelerator(cpu=True))(weights)
+    validator = Validator(pipeline, asked, detector, c, Accelerator(cpu=True))
+    found = validator(weights)
 
     made = list(diffusion.sample(pipeline, asked, Sampling.of(sampling)))
+    assert all(np.array_equal(a, b) for a, b in zip(validator.images, [image for *_, image in made[::2]], strict=False))
+    assert len(validator.images) == 8
     names = dict(zip(asked.prompt_id, zip(asked.subject, asked.object, strict=True), strict=True))
     boxes = detector.detect([image for *_, image in made], [names[id] for id, *_ in made], floor=0.01)
     places = pd.DataFrame([place for *place, _ in made], columns=["prompt_id", "image_index"]).iloc[boxes.image]
@@ -55,10 +59,10 @@ def test_to_have_learnt_to_draw_nothing_is_a_result_but_no_start(world: SimpleNa
     pipeline, _ = load_pipeline(world.folder / "v1.4", device="cpu")
     detector = detectors.load(world.folder / "owlvit", device="cpu")
     c = Choices(precision="float32", sampling={"images": 1, "steps": 2}, threshold=0.9999)
-    judge = judge_of(pipeline, asked, detector, c, Accelerator(cpu=True))
+    validator = Validator(pipeline, asked, detector, c, Accelerator(cpu=True))
     weights = dict(pipeline.unet.state_dict())
     with pytest.raises(verdicts.NothingFound, match="the detector found nothing"):
-        judge(weights)
-    assert judge(weights, nothing="record") == {
+        validator(weights)
+    assert validator(weights, nothing="record") == {
         "OA": 0.0, "VISOR": 0.0, "VISOR_Cond": None, "images": 14, "both_found": 0,
     }  # fmt: skip

@@ -86,10 +86,10 @@ def test_half_precision_is_told_what_to_use() -> None:
 def test_nan_in_a_validation_ends_it(world, monkeypatch) -> None:
     pipeline, _ = load_pipeline(world.sd, device="cpu")
     choices, alone = Choices(sampling=FAST, precision="float32"), Accelerator(cpu=True)
-    judge = loop.judge_of(pipeline, world.table, detectors.load(world.at / "owlvit", device="cpu"), choices, alone)
+    validator = loop.Validator(pipeline, world.table, detectors.load(world.at / "owlvit", device="cpu"), choices, alone)
     weights = {name: torch.full_like(value, torch.nan) for name, value in pipeline.unet.state_dict().items()}
     with pytest.raises(FloatingPointError, match="gives pixels that are not numbers in float32"):
-        judge(weights)
+        validator(weights)
 
 
 @pytest.mark.parametrize("family", ["owlvit", "rt_detr"])

@@ -135,6 +135,21 @@ def test_bad_profiles_are_one_line(tmp_path, text, settings, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_choice_of_fine_tuning_that_its_notebook_does_not_show_is_set_like_any_other(tmp_path):
+    found = profile(tmp_path, "all:\n  seed: 7\n03_finetuning:\n  control: list\n  steps: 5\n", "03.told=0.5")
+    values = found["03_finetuning"]
+    assert (values["seed"], values["control"], values["told"]) == (7, "list", 0.5)
+    cell = profiles.for_cell("03_finetuning", values)
+    assert cell["steps"] == 5 and cell["choices"] == {"seed": 7, "control": "list", "told": 0.5}
+    assert profiles.injected({"metadata": {"papermill": {"parameters": cell}}}) == values
+    for setting, message in (
+        ("03.control=lists", "control must be Literal"),
+        ("03.choices={}", "no parameter 'choices'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            profile(tmp_path, "03_finetuning:\n", setting)
+
+
 def test_an_unknown_profile():
     with pytest.raises(ValueError, match=r"unknown profile 'lunch': there are along, arms, coco, .*miniature"):
         profiles.load_profile("lunch", [], Path("x"))
