@@ -24,6 +24,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 notebooks: $(VENV)/installed  ## run the default profile and put its outputs into the notebooks of the checkout
 	$(BIN)/python run_all.py --refresh

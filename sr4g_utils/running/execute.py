@@ -89,7 +89,7 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
             progress_bar={"desc": head, "file": sys.stderr},
             log_output=True,
             stderr_file=sys.stderr,  # a stage's own progress
-            on_cell_start=lambda cell, cell_index: at.append(cell_index + 1),
+            on_cell_start=lambda cell_index, **_: at.append(cell_index + 1),
             extra_arguments=KERNEL,
         )
         profiles.tidy(output)
