@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from scipy import stats
 
 from ..dataset.prompts import OBJECT_SETS
 from ..evaluation import scores, statistics
 from ..store import files
 from . import profiles
+from .pages import render
 from .sweep import measured_minutes
 
 OF = ["kind", "objects", "model", "relation", "metric"]  # what a number is of; kind: "score" or "change"
@@ -218,8 +220,6 @@ WHAT = {
     "bootstrap's over prompts.",
     "Differences between runs": "The other run minus the run, in points, paired by prompt, on images that both have.",
 }
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;font-size:.9em}
-td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}div{overflow-x:auto}"""
 
 
 def main(folders: Sequence[Path], into: Path) -> None:
@@ -258,20 +258,19 @@ def _page(runs: Sequence[Finished], scores: pd.DataFrame, seeds: Sequence[pd.Dat
     paired = _headlines(every)
     paired = paired.assign(difference=_told(paired.difference, paired.low, paired.high))
     paired = paired.drop(columns=["low", "high", "relation"]).round(3)
-    sections = {
+    tables = {
         "What differs between the runs": differing(runs),
         "Scores": wide,
         "Over seeds": mean,
         "Differences between runs": paired,
     }
-    body = "".join(
-        f"<h2>{title}</h2><p>{WHAT[title]}</p>" + (_table(table) if len(table) else "<p>None.</p>")
-        for title, table in sections.items()
-    )
-    title = f"SR4G: {len(runs)} runs"
-    note = '<p>All numbers, per relation as well: <a href="summary.csv">summary.csv</a></p>'
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n' \
-        f"<h1>{title}</h1>{note}{body}</html>\n"  # fmt: skip
+    sections = [
+        {"title": title, "about": WHAT[title], "table": Markup(table.to_html(index=False, border=0, na_rep="–"))}
+        if len(table)
+        else {"title": title, "about": WHAT[title], "table": ""}
+        for title, table in tables.items()
+    ]
+    return render("summary.html", title=f"SR4G: {len(runs)} runs", sections=sections)
 
 
 def _headlines(table: pd.DataFrame) -> pd.DataFrame:
@@ -284,7 +283,3 @@ def _told(value: pd.Series | None, low: pd.Series, high: pd.Series) -> list[str]
     if value is None:
         return ends
     return [f"{v:.1f} {end}" if v == v else "–" for v, end in zip(value, ends, strict=True)]
-
-
-def _table(table: pd.DataFrame) -> str:
-    return f"<div>{table.to_html(index=False, border=0, na_rep='–')}</div>"
