@@ -15,7 +15,7 @@ import pandas as pd
 from ..finetuning.choices import FREE, Choices
 from ..relations import FAMILIES, NAMES
 from ..running import profiles
-from ..store.files import DATA, atomic, digest, protocol, read_json
+from ..store.files import DATA, digest, protocol, read_json, write_table
 from ..store.run import Run
 
 RECORDED = DATA / "results" / "experiments"
@@ -128,8 +128,7 @@ def _quality(path: Path) -> pd.DataFrame:
 def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]], kept: Sequence[Sequence[str]] = ()) -> int:
     earlier = [pd.read_parquet(Path(folder) / "verdicts.parquet") for folder, _ in kept]
     table = gather([(about, Path(artifacts)) for about, artifacts, _ in runs], earlier)
-    with atomic(path) as partial:
-        table.to_parquet(partial, index=False, compression="zstd")
+    write_table(path, table, compression="zstd")
     return len(table)
 
 
@@ -156,8 +155,7 @@ def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
     found = [({"arm": "doses", "seed": i}, Path(artifacts)) for i, (_, artifacts, _) in enumerate(runs)]
     table = gather(found, columns=["group", "one_image"]).rename(columns={"seed": "run"}).drop(columns="arm")
     doses = np.array([doses for doses, *_ in runs])[table.run, table.group.astype(int)]
-    with atomic(path) as partial:
-        table.assign(dose=doses).to_parquet(partial, index=False, compression="zstd")
+    write_table(path, table.assign(dose=doses), compression="zstd")
     return len(table)
 
 

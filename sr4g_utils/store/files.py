@@ -154,6 +154,12 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def write_table(path: str | Path, table: pd.DataFrame, **options: Any) -> None:
+    """Write a table as Parquet; ``options`` are those of pandas."""
+    with atomic(path) as partial:
+        table.to_parquet(partial, index=False, **options)
+
+
 def read_json(path: Path) -> Any:
     """The value in a JSON file; None where there is none or it is not whole."""
     try:

@@ -34,6 +34,12 @@ from .files import (
     write_text,
 )
 
+RECORDED = "recorded"  # what a parameter says in place of a path: take the recorded result
+Result = tuple[pd.DataFrame, dict[str, Any]]  # a table, and what it was made from
+
+ROOMS_OF_RUNS = tuple(f"{PACKAGE.name}.{room}" for room in ("store", "running"))
+WRITTEN_ON = (".jsonl",)  # files that a prolonged stage appends to; all others are replaced whole
+
 
 class Run:
     """A run folder as one notebook sees it: where figures, tables and artifacts go, and what is done already.
@@ -179,10 +185,17 @@ class Run:
         self._made(path)
         return table
 
-    def recorded(self, name: str, profile: str = "coco") -> tuple[pd.DataFrame, dict[str, Any]]:
+    def recorded(self, name: str, profile: str = "coco") -> Result:
         """A result of a recorded run, shipped in ``data/results``: its rows, and where they come from."""
-        found = json.loads(self.read(files.DATA / "results" / profile / f"{name}.json").read_text(encoding="utf-8"))
-        return pd.DataFrame(found["rows"]), {**found["about"], **found["provenance"]}
+        record = json.loads(self.read(files.DATA / "results" / profile / f"{name}.json").read_text(encoding="utf-8"))
+        return pd.DataFrame(record["rows"]), {**record["about"], **record["provenance"]}
+
+    def recorded_or(self, name: str, profile: str, wanted: bool, make: Callable[[], Result]) -> Result:
+        """The recorded result if that is ``wanted``; else what ``make()`` returns, kept as this run's result."""
+        if wanted:
+            return self.recorded(name, profile)
+        table, about = make()
+        return self.result(table, name, **about), about
 
 
 def _models(value: Any) -> list[str]:
@@ -208,9 +221,6 @@ def _state(folder: Path, name: str, kind: str) -> Path:
 
 
 # -------------------------------------------------------------------------------------------------- what is done
-
-
-ROOMS_OF_RUNS = tuple(f"{PACKAGE.name}.{room}" for room in ("store", "running"))
 
 
 @cache
@@ -261,7 +271,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-WRITTEN_ON = (".jsonl",)  # files that a prolonged stage appends to; all others are replaced whole
+# ---------------------------------------------------------------------------------------- stages that runs share
 
 
 def store() -> Path | None:
@@ -322,9 +332,3 @@ def _link(source: str, target: str) -> None:
             os.link(source, target)
             return
     shutil.copy2(source, target)
-
-
-RECORDED = "recorded"
-
-
-Told = tuple[pd.DataFrame, dict[str, Any]]  # a table, and what it was made from
