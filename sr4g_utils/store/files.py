@@ -393,7 +393,7 @@ def ledger() -> pd.DataFrame:
 
 def reported(section: str) -> dict[Any, dict[str, Any]]:
     """A section of the published numbers, ``data/reported.yaml``."""
-    return read_yaml((DATA / "reported.yaml").read_text(encoding="utf-8"))[section]
+    return _shipped("reported")[section]
 
 
 def protocol() -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Run:
         self._note()
 
     def _note(self) -> None:
-        write_json(_state(self.folder, self.notebook, "files"), {"inputs": self.inputs, "outputs": self.outputs})
+        write_json(state_file(self.folder, self.notebook, "files"), {"inputs": self.inputs, "outputs": self.outputs})
 
     def _wrote(self, path: Path) -> Path:
         if (name := str(path.relative_to(self.folder))) not in self.outputs:
@@ -110,7 +110,7 @@ class Run:
         Raises:
             BlockingIOError: another process is making it. ValueError: the name leads out of the artifacts' folder.
         """
-        path, record = self._artifact(name), _state(self.folder, name, "stage")
+        path, record = self._artifact(name), state_file(self.folder, name, "stage")
         inputs = {key: self.read(Path(value).resolve()) for key, value in (inputs or {}).items()}
         behaviour = getattr(sys.modules.get(function.__module__), "BEHAVIOUR", None) if heavy else None
         code = code_digest(function.__module__) if behaviour is None else f"behaviour {behaviour}"
@@ -127,7 +127,7 @@ class Run:
             if state["code"] != code:
                 print(f"{name} was made by other code than today's; delete {path} to make it again", file=sys.stderr)
         else:
-            with lock(_state(self.folder, name, "lock"), of=path):
+            with lock(state_file(self.folder, name, "lock"), of=path):
                 if state and state.get("belongs") != keys["belongs"]:
                     _clear(name, path, heavy)
                 files.sweep(path.parent)
@@ -216,7 +216,7 @@ def _clear(name: str, path: Path, keep: bool) -> None:
         print(why, file=sys.stderr)
 
 
-def _state(folder: Path, name: str, kind: str) -> Path:
+def state_file(folder: Path, name: str, kind: str) -> Path:
     return folder / ".state" / f"{name.replace('/', '%')}.{kind}.json"
 
 
