@@ -124,10 +124,10 @@ def differing(runs: Sequence[Finished]) -> pd.DataFrame:
     rows = []
     for kind in ("parameters", "about"):
         values = [getattr(run, kind) for run in runs]
-        for key in dict.fromkeys(key for each in values for key in each):
-            told = [str(each.get(key, "–")) for each in values]
-            if len(set(told)) > 1:
-                rows.append({"what": key, **dict(zip((run.name for run in runs), told, strict=True))})
+        for key in dict.fromkeys(key for value in values for key in value):
+            texts = [str(value.get(key, "–")) for value in values]
+            if len(set(texts)) > 1:
+                rows.append({"what": key, **dict(zip((run.name for run in runs), texts, strict=True))})
     return pd.DataFrame(rows, columns=["what", *(run.name for run in runs)])
 
 
@@ -213,15 +213,6 @@ def differences(runs: Sequence[Finished]) -> pd.DataFrame:
 # ----------------------------------------------------------------------------------------------------------- the page
 
 
-WHAT = {
-    "What differs between the runs": "Parameters, versions, machines and times that are not the same in all runs.",
-    "Scores": "Percent, with 95 % intervals over prompts. A change is that from a run's first model, in points.",
-    "Over seeds": "Runs that differ in seeds only: their mean, with Student's 95 % interval over seeds, beside the "
-    "bootstrap's over prompts.",
-    "Differences between runs": "The other run minus the run, in points, paired by prompt, on images that both have.",
-}
-
-
 def main(folders: Sequence[Path], into: Path) -> None:
     """``run_all.py --summary``: write ``summary.html`` and ``summary.csv`` for all finished runs in some folders.
 
@@ -246,38 +237,30 @@ def main(folders: Sequence[Path], into: Path) -> None:
 
 def _page(runs: Sequence[Finished], scores: pd.DataFrame, seeds: Sequence[pd.DataFrame], every: pd.DataFrame) -> str:
     order = {"columns": "run", "index": ["kind", "objects", "model", "metric"]}
-    wide = _headlines(scores).assign(told=lambda t: _told(t.value, t.low, t.high))
-    wide = wide.pivot(**order, values="told")[[run.name for run in runs]].reset_index()
+    wide = _headlines(scores).assign(text=lambda t: _texts(t.value, t.low, t.high))
+    wide = wide.pivot(**order, values="text")[[run.name for run in runs]].reset_index()
     mean = _headlines(pd.concat(seeds)) if seeds else pd.DataFrame(columns=[*OF, "run"])
     if seeds:
         mean = mean.assign(
-            **{"mean, interval over seeds": _told(mean.value, mean.low, mean.high)},
-            **{"interval over prompts": _told(None, mean.prompts_low, mean.prompts_high)},
+            **{"mean, interval over seeds": _texts(mean.value, mean.low, mean.high)},
+            **{"interval over prompts": _texts(None, mean.prompts_low, mean.prompts_high)},
         ).drop(columns=["value", "low", "high", "prompts_low", "prompts_high", "relation"])
         mean.insert(0, "run", mean.pop("run"))
     paired = _headlines(every)
-    paired = paired.assign(difference=_told(paired.difference, paired.low, paired.high))
+    paired = paired.assign(difference=_texts(paired.difference, paired.low, paired.high))
     paired = paired.drop(columns=["low", "high", "relation"]).round(3)
-    tables = {
-        "What differs between the runs": differing(runs),
-        "Scores": wide,
-        "Over seeds": mean,
-        "Differences between runs": paired,
+    tables = {"differing": differing(runs), "scores": wide, "seeds": mean, "paired": paired}
+    html = {
+        name: Markup(table.to_html(index=False, border=0, na_rep="–")) for name, table in tables.items() if len(table)
     }
-    sections = [
-        {"title": title, "about": WHAT[title], "table": Markup(table.to_html(index=False, border=0, na_rep="–"))}
-        if len(table)
-        else {"title": title, "about": WHAT[title], "table": ""}
-        for title, table in tables.items()
-    ]
-    return render("summary.html", title=f"SR4G: {len(runs)} runs", sections=sections)
+    return render("summary.html", title=f"SR4G: {len(runs)} runs", tables=html)
 
 
 def _headlines(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table.relation == "all") & table.metric.isin(scores.MAIN)]
 
 
-def _told(value: pd.Series | None, low: pd.Series, high: pd.Series) -> list[str]:
+def _texts(value: pd.Series | None, low: pd.Series, high: pd.Series) -> list[str]:
     """ "12.3 [11.0, 13.6]" of each row; a dash where a number is not known."""
     ends = [f"[{a:.1f}, {b:.1f}]" if a == a and b == b else "[–]" for a, b in zip(low, high, strict=True)]
     if value is None:
