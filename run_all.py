@@ -174,8 +174,8 @@ def swept(args: argparse.Namespace) -> int:
     if args.verify or args.record or args.refresh:
         raise ValueError("--verify, --record and --refresh are for one run; leave --sweep out")
     stop_on_signals()
-    given = {"--only": args.only, "--from": [args.first], "--until": [args.last]}
-    options = [part for name, values in given.items() if any(values) for part in (name, *values)]
+    choices = {"--only": args.only, "--from": [args.first], "--until": [args.last]}
+    options = [part for name, values in choices.items() if any(values) for part in (name, *values)]
     options += ["--force"] if args.force else []
     try:
         status, done = sweep.main(args, options)

@@ -21,18 +21,18 @@ from .boxes import BoxTable
 def warnings(tables: dict[str, BoxTable]) -> list[str]:
     """What makes a pair of annotation files unfit to train or test on; empty if nothing does."""
     train, val = tables["train"], tables["val"]
-    found = []
+    lines = []
     if np.intersect1d(train.image_id, val.image_id).size:
-        found.append("train and validation annotations share images: what is tested on may have been trained on")
+        lines.append("train and validation annotations share images: what is tested on may have been trained on")
     for split, table in tables.items():
         if table.merged:
             ids = ", ".join(map(str, table.merged))
-            found.append(f"{split}: the categories {ids} share a name with another and count as it")
+            lines.append(f"{split}: the categories {ids} share a name with another and count as it")
         if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
-            found.append(
+            lines.append(
                 f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})"
             )
-    return found
+    return lines
 
 
 def funnel(tables: dict[str, BoxTable], frequencies: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -144,9 +144,9 @@ def write_reconstruction(path: str | Path, train: str | Path, val: str | Path) -
         parts = {split: _captions(choose(table), rules) for split, table in tables.items()
                  if boxes_kept != "with crowds" or table.crowd.any()}  # fmt: skip
         for images in ("train", "val", "train + val"):
-            if set(of := images.split(" + ")) <= set(parts):
+            if set(splits := images.split(" + ")) <= set(parts):
                 about = {"images": images, "rules": rules, "boxes": boxes_kept}
-                rows += [about | told for told in _counted([parts[split] for split in of])]
+                rows += [about | row for row in _counted([parts[split] for split in splits])]
     write_table(path, pd.DataFrame(rows))
 
 

@@ -46,20 +46,20 @@ class Standing:
 def standings(folder: Path, names: Iterable[str]) -> dict[str, Standing]:
     """How each notebook of a run stands, from its record and from the executed notebook."""
     records = {name: read_json(folder / ".state" / f"{name}.done.json") for name in names}
-    made = {
+    outputs = {
         str(folder / path): value for record in records.values() if record for path, value in record["outputs"].items()
     }
-    return {name: _standing(folder, name, record, made) for name, record in records.items()}
+    return {name: _standing(folder, name, record, outputs) for name, record in records.items()}
 
 
-def _standing(folder: Path, name: str, record: dict[str, Any] | None, made: Mapping[str, str]) -> Standing:
+def _standing(folder: Path, name: str, record: dict[str, Any] | None, outputs: Mapping[str, str]) -> Standing:
     executed = read_json(folder / "notebooks" / f"{name}.ipynb")
     if executed is None:
         return Standing("not run")
     seconds = executed["metadata"].get("papermill", {}).get("duration")
     minutes = None if seconds is None else seconds / 60
     if record:
-        older = [Path(path).name for path, value in record["inputs"].items() if made.get(path, value) != value]
+        older = [Path(path).name for path, value in record["inputs"].items() if outputs.get(path, value) != value]
         why = f"made from an earlier {', '.join(older)}; run again" if older else ""
         return Standing("out of date" if older else "done", why, minutes)
     ours = [c for c in executed["cells"] if "papermill-error-cell-tag" not in c["metadata"].get("tags", [])]
@@ -153,11 +153,8 @@ def headline(folder: Path, names: Iterable[str]) -> dict[str, Any] | None:
 
 def scores(folder: Path) -> list[list[str]]:
     """OA, VISOR and VISOR_Cond of each model with intervals, and the change of VISOR_Cond."""
-    cells = {
-        (row["objects"], row["model"], row["metric"]): row
-        for row in _result(folder, "scores")
-        if row["relation"] == "all"
-    }
+    whole = [row for row in _result(folder, "scores") if row["relation"] == "all"]
+    cells = {(row["objects"], row["model"], row["metric"]): row for row in whole}
     changes = {
         (row["objects"], row["model"]): _interval([row[key] for key in ("difference", "low", "high")], "+.1f")
         for row in _result(folder, "changes")
@@ -187,9 +184,7 @@ def people(folder: Path) -> list[list[str]]:
     ]
 
 
-def notebooks(
-    folder: Path, names: Sequence[str], linked: Mapping[str, str] | None = None
-) -> list[dict[str, str | None]]:
+def notebooks(folder: Path, names: Sequence[str], linked: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """The notebooks, how each stands and how long it took; ``linked`` as in :func:`answer`."""
     rows = []
     for name, standing in standings(folder, names).items():

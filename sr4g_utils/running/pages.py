@@ -19,13 +19,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 @cache
 def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, **options)
 
 
 def render(template: str, **values: Any) -> str:
@@ -108,7 +103,7 @@ def equation(tex: str, display: str = "inline") -> str:
 
     known = re.sub(r"(begin|end){aligned}", r"\1{align*}", tex.strip())  # which is what latex2mathml calls it
     try:
-        made = convert(known, display=display)
+        mathml = convert(known, display=display)
     except Exception:  # it has a dozen kinds without a common parent
-        made = ""
-    return made if made and ">\\" not in made else f"<code>{html.escape(tex)}</code>"
+        mathml = ""
+    return mathml if mathml and ">\\" not in mathml else f"<code>{html.escape(tex)}</code>"

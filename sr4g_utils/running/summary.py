@@ -48,14 +48,14 @@ def finished_in(folders: Sequence[Path]) -> list[Path]:
     Raises:
         ValueError: there is none in one of the folders.
     """
-    found = []
+    paths = []
     for folder in folders:
         below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         runs = [path for path in ([folder] if _results(folder) else below) if _results(path)]
         if not runs:
             raise ValueError(f"--summary: {folder} holds no run with scores; run notebook 04 first")
-        found += runs
-    return list(dict.fromkeys(path.resolve() for path in found))
+        paths += runs
+    return list(dict.fromkeys(path.resolve() for path in paths))
 
 
 def _results(folder: Path) -> Path | None:
@@ -72,16 +72,16 @@ def read(folder: Path, name: str, numbered: dict[tuple[Any, ...], int]) -> Finis
     """
     place = _results(folder)
     assert place is not None
-    found = {path.stem: files.read_json(path) for path in sorted(place.glob("*.json"))}
-    scores = pd.DataFrame(found["scores"]["rows"]).assign(kind="score")
-    changes = pd.DataFrame(found.get("changes", {"rows": []})["rows"]).rename(columns={"difference": "value"})
+    results = {path.stem: files.read_json(path) for path in sorted(place.glob("*.json"))}
+    scores = pd.DataFrame(results["scores"]["rows"]).assign(kind="score")
+    changes = pd.DataFrame(results.get("changes", {"rows": []})["rows"]).rename(columns={"difference": "value"})
     numbers = pd.concat([scores, changes.assign(kind="change")])[[*OF, "value", "low", "high"]]
     minutes = measured_minutes(folder)
-    about = {k: v for k, v in found["scores"]["provenance"].items() if not isinstance(v, dict | list)}
+    about = {k: v for k, v in results["scores"]["provenance"].items() if not isinstance(v, dict | list)}
     parameters = _parameters(folder) or {
         f"{result}.{key}": value
-        for result, each in found.items()
-        for key, value in each["about"].items()
+        for result, content in results.items()
+        for key, value in content["about"].items()
         if not isinstance(value, dict)
     }
     about |= {} if minutes is None else {"minutes of notebooks": round(minutes, 1)}
@@ -90,30 +90,30 @@ def read(folder: Path, name: str, numbered: dict[tuple[Any, ...], int]) -> Finis
 
 def _parameters(folder: Path) -> dict[str, Any]:
     """All parameters of a run's executed notebooks, but for its own folder."""
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         values = {key: default for key, (_, default) in profiles.declared_in(notebook["cells"]).items()}
         values |= notebook["metadata"].get("papermill", {}).get("parameters", {})
-        found |= {f"{path.stem}.{key}": value for key, value in values.items() if key != "run_folder"}
-    return found
+        parameters |= {f"{path.stem}.{key}": value for key, value in values.items() if key != "run_folder"}
+    return parameters
 
 
 def _verdicts(folder: Path, numbered: dict[tuple[Any, ...], int]) -> dict[str, pd.DataFrame]:
-    asked = folder / "artifacts" / "prompts_test.parquet"
-    if not asked.is_file():
+    test_prompts = folder / "artifacts" / "prompts_test.parquet"
+    if not test_prompts.is_file():
         return {}
-    prompts = pd.read_parquet(asked, columns=["prompt_id", *PROMPT])
+    prompts = pd.read_parquet(test_prompts, columns=["prompt_id", *PROMPT])
     rows = prompts[PROMPT].itertuples(index=False, name=None)
     prompts = prompts.assign(prompt=[numbered.setdefault(row, len(numbered)) for row in rows])
     prompts = prompts[["prompt_id", "prompt", "objects"]]
     needed = ["prompt_id", "image_index", "relation", "both_found", "correct"]
-    made = {}
-    for path in sorted(asked.parent.glob("verdicts_*.parquet")):
+    tables = {}
+    for path in sorted(test_prompts.parent.glob("verdicts_*.parquet")):
         table = pd.read_parquet(path, columns=needed).merge(prompts, on="prompt_id", validate="many_to_one")
         table = table.drop(columns="prompt_id").rename(columns={"prompt": "prompt_id"})
-        made[path.stem.removeprefix("verdicts_")] = table
-    return made
+        tables[path.stem.removeprefix("verdicts_")] = table
+    return tables
 
 
 # ---------------------------------------------------------------------------------------------------------- comparing
@@ -200,9 +200,9 @@ def differences(runs: Sequence[Finished]) -> pd.DataFrame:
     tables = []
     for a, b in combinations(runs, 2):
         for model in (m for m in _models(a) if m in a.verdicts and m in b.verdicts):
-            for objects, (one, other) in _sets([a.verdicts[model], b.verdicts[model]]):
-                if set(one.prompt_id) & set(other.prompt_id):
-                    table = scores.compare(one, other, RESAMPLES, per_relation=False)
+            for objects, (first_table, second_table) in _sets([a.verdicts[model], b.verdicts[model]]):
+                if set(first_table.prompt_id) & set(second_table.prompt_id):
+                    table = scores.compare(first_table, second_table, RESAMPLES, per_relation=False)
                     table.attrs = {}
                     tables.append(table.assign(run=a.name, other=b.name, objects=objects, model=model))
     columns = ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images"]
@@ -219,10 +219,10 @@ def main(folders: Sequence[Path], into: Path) -> None:
     Raises:
         ValueError: one of them holds no finished run.
     """
-    found = finished_in(folders)
-    unique = len({path.name for path in found}) == len(found)
+    paths = finished_in(folders)
+    unique = len({path.name for path in paths}) == len(paths)
     numbered: dict[tuple[Any, ...], int] = {}
-    runs = [read(path, path.name if unique else str(path), numbered) for path in found]
+    runs = [read(path, path.name if unique else str(path), numbered) for path in paths]
     scores = pd.concat([run.numbers.assign(run=run.name) for run in runs], ignore_index=True)
     seeds = [over_seeds(group).assign(run=name) for name, group in by_seed(runs).items()]
     every = differences(runs)
