@@ -4,11 +4,13 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
+RUN ?= runs/miniature
+SITE ?= build/site
 PINNED ?= constraints.txt
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: run test bench lint notebooks clean
+.PHONY: run test bench lint notebooks site clean
 
 run: $(VENV)/installed  ## the default profile; more with ARGS="--profile coco"
 	$(BIN)/python run_all.py $(ARGS)
@@ -24,9 +26,13 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 notebooks: $(VENV)/installed  ## run the default profile and put its outputs into the notebooks of the checkout
 	$(BIN)/python run_all.py --refresh
+
+site: $(VENV)/installed  ## a searchable site of a finished run, its tables and the docs: RUN=folder SITE=folder
+	$(BIN)/sphinx-build -qE -D run="$(RUN)" docs "$(SITE)"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed, and none was found; pass PYTHON=/path/to/python"; exit 1; }

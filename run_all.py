@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sr4g_utils.running import done as running_done
-from sr4g_utils.running import execute, plan, profiles, site, sweep, verify
+from sr4g_utils.running import execute, plan, profiles, sweep, verify
 from sr4g_utils.store import files
 
 DEFAULT = "miniature"
@@ -76,10 +76,6 @@ def several(parser: argparse.ArgumentParser) -> None:
     """The arguments that are about more than one run."""
     add = parser.add_argument_group("several runs").add_argument
     add(
-        "--site", type=Path, metavar="DIR",
-        help="run nothing; make a site of the finished run, its tables and the docs, without network (extra: site)",
-    )  # fmt: skip
-    add(
         "--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
         help="a run for each combination of values, in RUNS/PROFILE_sweep; may be repeated",
     )  # fmt: skip
@@ -130,8 +126,6 @@ def main(argv: list[str] | None = None) -> int:
             return status
         if args.verify:
             return verify.verify(folder)
-        if args.site:
-            return site.main(args.site, folder, list(profile))
         held = [files.lock(folder / ".lock"), files.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)
@@ -180,8 +174,8 @@ def swept(args: argparse.Namespace) -> int:
     if args.verify or args.record or args.refresh:
         raise ValueError("--verify, --record and --refresh are for one run; leave --sweep out")
     stop_on_signals()
-    given = {"--only": args.only, "--from": [args.first], "--until": [args.last]}
-    options = [part for name, values in given.items() if any(values) for part in (name, *values)]
+    choices = {"--only": args.only, "--from": [args.first], "--until": [args.last]}
+    options = [part for name, values in choices.items() if any(values) for part in (name, *values)]
     options += ["--force"] if args.force else []
     try:
         status, done = sweep.main(args, options)

@@ -134,7 +134,7 @@ def rule_set(name: str, defines: Collection[str] = NAMES) -> Callable[[Rule], Ru
 
 
 @rule_set("visor")
-def visor(s: Geometry, o: Geometry, size: Size | None) -> Columns:
+def visor(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
     """VISOR's centres: compared strictly on each axis, so a pair can be left of *and* above, whatever contains what.
 
     The default, since it reproduces the paper's 9.9 million captions (Gokhale et al. 2022, arXiv 2212.10015).
@@ -152,7 +152,7 @@ def visor(s: Geometry, o: Geometry, size: Size | None) -> Columns:
 
 
 @rule_set("sg2im")
-def sg2im(s: Geometry, o: Geometry, size: Size | None) -> Columns:
+def sg2im(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
     """Containment first, else exactly one of four 90 degree sectors around the object's centre.
 
     Johnson et al. 2018, arXiv 1804.01622, ``sg2im/data/coco.py``, which takes mask centroids; detections have no masks,
@@ -172,7 +172,7 @@ def sstd(s: Geometry, o: Geometry, size: Size | None) -> Columns:
 
 
 @rule_set("geneval", defines=family("projective"))
-def geneval(s: Geometry, o: Geometry, size: Size | None) -> Columns:
+def geneval(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
     """GenEval's slack around the axes (Ghosh et al. 2023, arXiv 2310.11513; ``relative_position`` of its
     ``evaluate_images.py``).
 

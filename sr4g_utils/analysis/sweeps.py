@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..relations import FAMILIES, NAMES
-from ..store.files import DATA, atomic, digest, protocol, read_json
+from ..store.files import DATA, digest, protocol, read_json, write_table
 from ..store.run import Run
 
 EXPERIMENTS = DATA / "results" / "experiments"  # the recorded verdicts and tables
@@ -116,12 +116,8 @@ def _quality(path: Path) -> pd.DataFrame:
 
 def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]], kept: Sequence[Sequence[str]] = ()) -> int:
     earlier = [pd.read_parquet(Path(folder) / "verdicts.parquet") for folder, _ in kept]
-    return _write(path, gather([(about, Path(artifacts)) for about, artifacts, _ in runs], earlier))
-
-
-def _write(path: str | Path, table: pd.DataFrame) -> int:
-    with atomic(path) as partial:
-        table.to_parquet(partial, index=False, compression="zstd")
+    table = gather([(about, Path(artifacts)) for about, artifacts, _ in runs], earlier)
+    write_table(path, table, compression="zstd")
     return len(table)
 
 
@@ -147,7 +143,8 @@ def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
     numbered = [({"arm": "doses", "seed": i}, Path(artifacts)) for i, (_, artifacts, _) in enumerate(runs)]
     table = gather(numbered, columns=["group", "one_image"]).rename(columns={"seed": "run"}).drop(columns="arm")
     doses = np.array([doses for doses, *_ in runs])[table.run, table.group.astype(int)]
-    return _write(path, table.assign(dose=doses))
+    write_table(path, table.assign(dose=doses), compression="zstd")
+    return len(table)
 
 
 def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:

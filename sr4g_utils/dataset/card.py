@@ -27,6 +27,7 @@ def write_card(
         counts.append(f"| {split} | {len(images):,} | {len(images.unique()):,} |")
     licence, terms = licence_of(source)
     fields = {"source": source, "rules": rules, "held_out": ", ".join(held_out), "counts": "\n".join(counts)}
+    fields["columns"] = "\n".join(f"| {name} | {meaning} |" for name, meaning in COLUMNS.items())
     write_text(path, CARD.substitute(**fields, licence=licence, terms=terms))
 
 
@@ -42,8 +43,8 @@ LICENCES = {  # as the Hub writes them, and their terms
 
 def licence_of(source: str) -> tuple[str, str]:
     """The licence of captions by what they are made from, and its terms in a sentence."""
-    own = "The annotations are not the project's: whoever passes this on names their licence."
-    return LICENCES.get(source, ("other", own))
+    unknown = "The annotations are not the project's: whoever passes this on names their licence."
+    return LICENCES.get(source, ("other", unknown))
 
 
 CARD = Template("""---
@@ -73,13 +74,7 @@ $counts
 
 | column | meaning |
 |---|---|
-| image_id, file_name | the annotated image |
-| subject, relation, object | names; the subject stands in the relation to the object |
-| caption | the triplet as a sentence |
-| n_pairs | how many pairs of boxes of the image show it |
-| subject_id, object_id | COCO category ids |
-| objects | seen, mixed or unseen: how many of the two categories are held out of the unseen split's fine-tuning |
-| split | train or val |
+$columns
 
 Held out (unseen): $held_out.
 

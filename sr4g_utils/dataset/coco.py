@@ -1,8 +1,10 @@
-"""The records of an annotation file, and what becomes of those that other tools write in their own way.
+"""COCO annotation files (JSON, zip, Parquet) as box tables: records, mended where other tools write them differently,
+then columns, then checks.
 
 Exports differ from the official files: ``"iscrowd": false``, ids and sizes as 12.0 or "12", boxes of strings,
-``"supercategory": null``, annotations without a box. What can be converted without loss is. What cannot gets a value
-that no annotation has (``NO_ID``, a side of 0, a box of NaN, a flag of -1), by which the box table finds and counts it.
+``"supercategory": null``, annotations without a box. What can be converted without loss is converted. Anything else
+becomes a value that no annotation has (``NO_ID``, a side of 0, a box of NaN, a flag of -1), by which the checks find
+and count it.
 """
 
 import re
@@ -24,18 +26,14 @@ from jaxtyping import Bool, Int64
 from .boxes import COCO_CATEGORIES, LARGEST, OUTSIDE_TOLERANCE, SLICE, BoxTable, Category, Id
 from .jsonstream import JsonStream
 
-NO_ID = -(1 << 63)  # no image or category has it
-
-
-_EXACT = 1 << 53  # up to here a float is the number that was written
+NO_ID = -(1 << 63)  # the id of no image and no category
+_EXACT = 1 << 53  # below it, a float is exactly the number that was written
 
 _EXPECTED = {
     **dict.fromkeys(("id", "image_id", "category_id"), "a whole number"),
     **dict.fromkeys(("width", "height"), "a whole number of pixels"),
     "bbox": "four finite numbers", "iscrowd": "0 or 1", "name": "text",
 }  # fmt: skip
-
-
 _Size = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 
 
@@ -59,9 +57,9 @@ class Annotation(msgspec.Struct, gc=False):
 
 
 class Mender:
-    """Makes records of any JSON values.
+    """Makes records from any JSON values.
 
-    ``first`` holds, by the key of its list, the first value of which not all could be used, as a clause for an error.
+    ``first`` describes, for each list of the file, its first value that could not be used in full, for an error.
     """
 
     def __init__(self) -> None:
@@ -76,7 +74,7 @@ class Mender:
         return None if id == NO_ID else ImageRecord(id, width, height, _text(fields.get("file_name")))
 
     def annotation(self, place: int, value: Any) -> Annotation:
-        """The annotation at a place in the list; an id that it lacks is of no importance."""
+        """The annotation at a place in the list; it needs no id."""
         fields = value if isinstance(value, dict) else {}
         id, image, category = (_whole_number(fields.get(name)) for name in ("id", "image_id", "category_id"))
         box, crowd = _box(fields.get("bbox")), _flag(fields.get("iscrowd"))
@@ -107,7 +105,7 @@ class Mender:
 
 
 def _whole_number(value: Any) -> int:
-    """The whole number written as 12, 12.0, "12" or "12.0"; NO_ID for all else and for what 64 bits cannot hold."""
+    """The whole number written as 12, 12.0, "12" or "12.0"; NO_ID for anything else or beyond 64 bits."""
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,40}(\.0*)?", value):
         value = int(value.partition(".")[0])
     elif isinstance(value, float) and abs(value) <= _EXACT and value.is_integer():
@@ -116,7 +114,7 @@ def _whole_number(value: Any) -> int:
 
 
 def _box(value: Any) -> tuple[float, float, float, float]:
-    """The four numbers, which may be written as strings; NaN in place of what is none."""
+    """The four numbers, which may be written as strings; NaN for anything else."""
     if not isinstance(value, list) or len(value) != 4:
         return nan, nan, nan, nan
     x, y, w, h = map(_number, value)
@@ -132,47 +130,17 @@ def _number(value: Any) -> float:
 
 
 def _flag(value: Any) -> int:
-    """0 or 1, of a number or a truth value; nothing is 0, and all else -1."""
+    """0 or 1, from a number or a truth value; 0 for null, and -1 for anything else."""
     if isinstance(value, bool) or value is None:
         return int(bool(value))
-    return found if (found := _whole_number(value)) in (0, 1) else -1
+    return number if (number := _whole_number(value)) in (0, 1) else -1
 
 
 def _text(value: Any) -> str:
-    """A text; a whole number as its digits; nothing for all else, half of a surrogate pair included."""
+    """A text, or a whole number as its digits; "" for anything else, also for half of a surrogate pair."""
     if type(value) is int and abs(value) <= LARGEST:
         return str(value)
     return value if isinstance(value, str) and not re.search("[\ud800-\udfff]", value) else ""
-
-
-def read(path: str | Path, split: str = "train") -> BoxTable:
-    """The box table of an official ``instances_*.json``, of that file inside the official zip, or of Parquet.
-
-    Args:
-        path: ``.json``, ``.zip`` (member ``annotations/instances_{split}2017.json``) or ``.parquet`` (columns image_id,
-            width, height, ann_id, category_id, x, y, w, h, iscrowd; COCO's category ids). Numbers of a JSON file may be
-            written as other tools do (12.0, "12", false), where nothing is lost by it; backslashes in file names become
-            slashes.
-        split: ``train`` or ``val``; it only chooses the member of a zip.
-
-    Raises:
-        ValueError: the file is missing, empty, not of a known form or not valid, naming file, field and value.
-            Single bad annotations do not raise: they are left out and counted in ``excluded``, as are those of a single
-            image or category that cannot be used.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}; expected COCO annotations")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty; download it again")
-    readers: dict[str, Callable[[], BoxTable]] = {
-        ".json": lambda: _read_stream(path.open("rb"), str(path)),
-        ".zip": lambda: _read_zip(path, split),
-        ".parquet": lambda: _read_parquet(path),
-    }
-    if (suffix := path.suffix.lower()) not in readers:
-        raise ValueError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(readers)}")
-    return readers[suffix]()
 
 
 # ---------------------------------------------------------------------------------------------- columns and checks
@@ -199,7 +167,7 @@ _BOX = {
 
 
 class _Contents:
-    """What was read so far: images and boxes as columns, categories, and what could not be used."""
+    """What has been read: images and boxes as columns, categories, and what could not be used."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -239,7 +207,7 @@ def _positions(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _table(contents: _Contents) -> BoxTable:
-    """Check every annotation, count what is left out, and sort."""
+    """Check every annotation, count those left out, and sort."""
     image_id, file_name, width, height = _images(contents)
     categories, merged = _categories(contents)
     image = _positions(contents.boxes.pop("image_id"), image_id)
@@ -272,7 +240,7 @@ def _table(contents: _Contents) -> BoxTable:
 
 
 def _categories(contents: _Contents) -> tuple[tuple[Category, ...], dict[int, int]]:
-    """One category a name, in the order of ids, and the ids that went under a lower one of the same name."""
+    """One category per name, sorted by id, and the ids that were merged into a lower one of the same name."""
     if not contents.categories:
         raise contents.fail("holds no categories")
     by_id: dict[int, Category] = {}
@@ -324,7 +292,7 @@ def _reasons(
     width: np.ndarray,
     height: np.ndarray,
 ) -> Iterator[tuple[str, Bool[np.ndarray, "box"]]]:
-    """Why an annotation is left out, and for which ones that holds."""
+    """The reasons to leave an annotation out, each with a mask of the annotations it holds for."""
     x, y, w, h = box.values()
     yield "unknown image", image < 0
     yield "image without a size", (width == 0)[image]
@@ -341,7 +309,36 @@ def _reasons(
     yield "outside the image", finite & outside
 
 
-# ------------------------------------------------------------------------------------------------------- Parquet
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def read(path: str | Path, split: str = "train") -> BoxTable:
+    """The box table of an official ``instances_*.json``, of that file inside the official zip, or of Parquet.
+
+    Args:
+        path: ``.json``, ``.zip`` (member ``annotations/instances_{split}2017.json``) or ``.parquet`` (columns image_id,
+            width, height, ann_id, category_id, x, y, w, h, iscrowd; COCO's category ids). Numbers of a JSON file may be
+            written as other tools do (12.0, "12", false) if nothing is lost; backslashes in file names become slashes.
+        split: ``train`` or ``val``; it only chooses the member of a zip.
+
+    Raises:
+        ValueError: the file is missing, empty, not of a known form or not valid, naming file, field and value.
+            Single bad annotations do not raise: they are left out and counted in ``excluded``, as are those of a single
+            image or category that cannot be used.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}; expected COCO annotations")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty; download it again")
+    readers: dict[str, Callable[[], BoxTable]] = {
+        ".json": lambda: _read_stream(path.open("rb"), str(path)),
+        ".zip": lambda: _read_zip(path, split),
+        ".parquet": lambda: _read_parquet(path),
+    }
+    if (suffix := path.suffix.lower()) not in readers:
+        raise ValueError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(readers)}")
+    return readers[suffix]()
 
 
 def _read_parquet(path: Path) -> BoxTable:
@@ -376,15 +373,12 @@ def _read_parquet(path: Path) -> BoxTable:
 
 
 def _whole(column: pa.ChunkedArray) -> Int64[np.ndarray, "row"]:
-    """Whole numbers, which may be kept as floats; NO_ID for all else and for what is missing."""
+    """Whole numbers, which may be stored as floats; NO_ID for anything else and for missing values."""
     if not pa.types.is_floating(column.type):
         return column.cast(pa.int64()).fill_null(NO_ID).to_numpy()
     values = column.to_numpy()
-    exact = (np.abs(values) <= 1 << 53) & (values == np.floor(values))
+    exact = (np.abs(values) <= _EXACT) & (values == np.floor(values))
     return np.where(exact, values, NO_ID).astype(np.int64)
-
-
-# ---------------------------------------------------------------------------------------------------------- JSON
 
 
 def _read_zip(path: Path, split: str) -> BoxTable:

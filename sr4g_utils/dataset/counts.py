@@ -10,8 +10,8 @@ import pandas as pd
 from jaxtyping import Bool
 
 from ..relations import NAMES, RULES, complete_rules
-from ..store.files import atomic, reported
-from ..store.run import RECORDED, Run, Told
+from ..store.files import reported, write_table
+from ..store.run import RECORDED, Result, Run
 from . import coco, inputs, triplets
 from .boxes import BoxTable
 
@@ -21,18 +21,18 @@ from .boxes import BoxTable
 def warnings(tables: dict[str, BoxTable]) -> list[str]:
     """What makes a pair of annotation files unfit to train or test on; empty if nothing does."""
     train, val = tables["train"], tables["val"]
-    found = []
+    lines = []
     if np.intersect1d(train.image_id, val.image_id).size:
-        found.append("train and validation annotations share images: what is tested on may have been trained on")
+        lines.append("train and validation annotations share images: what is tested on may have been trained on")
     for split, table in tables.items():
         if table.merged:
             ids = ", ".join(map(str, table.merged))
-            found.append(f"{split}: the categories {ids} share a name with another and count as it")
+            lines.append(f"{split}: the categories {ids} share a name with another and count as it")
         if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
-            found.append(
+            lines.append(
                 f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})"
             )
-    return found
+    return lines
 
 
 def funnel(tables: dict[str, BoxTable], frequencies: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -117,8 +117,7 @@ def write_rule_disagreement(path: str | Path, annotations: str | Path, split: st
         for i, name in enumerate(NAMES)
         if name in RULES[a].defines and name in RULES[b].defines
     ]
-    with atomic(path) as partial:
-        pd.DataFrame(rows).to_parquet(partial, index=False)
+    write_table(path, pd.DataFrame(rows))
 
 
 # sg2im's own reading of COCO (sg2im/data/coco.py): objects of at least 2 % of the image, images with 3 to 8 of them
@@ -145,11 +144,10 @@ def write_reconstruction(path: str | Path, train: str | Path, val: str | Path) -
         parts = {split: _captions(choose(table), rules) for split, table in tables.items()
                  if boxes_kept != "with crowds" or table.crowd.any()}  # fmt: skip
         for images in ("train", "val", "train + val"):
-            if set(of := images.split(" + ")) <= set(parts):
+            if set(splits := images.split(" + ")) <= set(parts):
                 about = {"images": images, "rules": rules, "boxes": boxes_kept}
-                rows += [about | told for told in _counted([parts[split] for split in of])]
-    with atomic(path) as partial:
-        pd.DataFrame(rows).to_parquet(partial, index=False)
+                rows += [about | row for row in _counted([parts[split] for split in splits])]
+    write_table(path, pd.DataFrame(rows))
 
 
 def _filtered(table: BoxTable) -> BoxTable:
@@ -203,32 +201,38 @@ def beside_reported(section: str, ours: Mapping[str, float | int]) -> pd.DataFra
 ENDS = 10  # rows of a long table's head, and of its tail, that are kept as a result
 
 
-def rule_disagreement(run: Run, train_annotations: Any) -> Told:
-    """:func:`counts.write_rule_disagreement` of training annotations (:func:`inputs.annotations`), or "recorded"."""
-    if train_annotations == RECORDED:
-        return run.recorded("rule_disagreement")
-    source = inputs.annotations(run, train_annotations, "train")
-    path, _ = run.stage("rule_disagreement.parquet", write_rule_disagreement, {"annotations": source})
-    return run.result(pd.read_parquet(path), "rule_disagreement", annotations=source.name), {"annotations": source.name}
+def rule_disagreement(run: Run, train_annotations: Any) -> Result:
+    """:func:`write_rule_disagreement` of training annotations (:func:`inputs.annotations`), or "recorded"."""
+
+    def make() -> Result:
+        source = inputs.annotations(run, train_annotations, "train")
+        path, _ = run.stage("rule_disagreement.parquet", write_rule_disagreement, {"annotations": source})
+        return pd.read_parquet(path), {"annotations": source.name}
+
+    return run.recorded_or("rule_disagreement", "coco", train_annotations == RECORDED, make)
 
 
-def reconstruction(run: Run, train_annotations: Any, val_annotations: Any) -> Told:
-    """:func:`counts.write_reconstruction` of annotations; for the miniature's, the recorded one of COCO."""
-    if inputs.is_miniature(train_annotations) or inputs.is_miniature(val_annotations):
-        return run.recorded("reconstruction")
-    given = {"train": train_annotations, "val": val_annotations}
-    sources = {split: inputs.annotations(run, source, split) for split, source in given.items()}
-    path, _ = run.stage("reconstruction.parquet", write_reconstruction, sources)
-    about = {"annotations": ", ".join(dict.fromkeys(source.name for source in sources.values()))}
-    return run.result(pd.read_parquet(path), "reconstruction", **about), about
+def reconstruction(run: Run, train_annotations: Any, val_annotations: Any) -> Result:
+    """:func:`write_reconstruction` of annotations; for the miniature's, the recorded one of COCO."""
+    annotations = {"train": train_annotations, "val": val_annotations}
+
+    def make() -> Result:
+        sources = {split: inputs.annotations(run, source, split) for split, source in annotations.items()}
+        path, _ = run.stage("reconstruction.parquet", write_reconstruction, sources)
+        return pd.read_parquet(path), {"annotations": ", ".join(dict.fromkeys(path.name for path in sources.values()))}
+
+    return run.recorded_or("reconstruction", "coco", any(map(inputs.is_miniature, annotations.values())), make)
 
 
 def real(run: Run, train_annotations: Any, table: pd.DataFrame, name: str) -> pd.DataFrame:
     """A table of the captions of photos: the given one, kept as the result ``name``; or COCO's recorded one, where the
     given one is of the miniature's pictures. Of a long table, the first and the last ``ENDS`` rows, with their rank."""
-    if inputs.is_miniature(train_annotations):
-        return run.recorded(name)[0]
-    if len(table) > 2 * ENDS:
-        ranked = table.assign(rank=range(1, len(table) + 1))[["rank", *table.columns]]
-        table = pd.concat([ranked.head(ENDS), ranked.tail(ENDS)])
-    return run.result(table, name, annotations=inputs.annotations(run, train_annotations, "train").name)
+
+    def make() -> Result:
+        rows = table
+        if len(table) > 2 * ENDS:
+            ranked = table.assign(rank=range(1, len(table) + 1))[["rank", *table.columns]]
+            rows = pd.concat([ranked.head(ENDS), ranked.tail(ENDS)])
+        return rows, {"annotations": inputs.annotations(run, train_annotations, "train").name}
+
+    return run.recorded_or(name, "coco", inputs.is_miniature(train_annotations), make)[0]

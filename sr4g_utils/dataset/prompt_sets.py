@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..relations import BY_NAME, NAMES, RELATIONS, family
-from ..store.files import DATA, atomic, download
+from ..store.files import DATA, atomic, download, write_table
 from . import boxes
 from .captions import caption, with_article
 from .prompt_files import read_rows
@@ -275,8 +275,7 @@ def _geneval() -> pd.DataFrame:
 def write_given_prompts(path: str | Path, *, source: str | Path) -> dict[str, Any]:
     """A stage: :func:`read_prompts` as Parquet. Returns how many there are and how many were left out."""
     table = read_prompts(source)
-    with atomic(path) as partial:
-        table.to_parquet(partial, index=False)
+    write_table(path, table)
     return {"prompts": len(table), "left_out": table.attrs.get("left_out", 0)}
 
 

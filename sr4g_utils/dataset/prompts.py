@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..relations import BY_NAME, NAMES
-from ..store.files import atomic
+from ..store.files import write_table
 from . import boxes
 from . import triplets as dataset_triplets
 from .captions import caption
@@ -89,8 +89,7 @@ def _dosed(table: pd.DataFrame, number: int, seed: int) -> pd.DataFrame:
 def write_study_prompts(path: str | Path, triplets: str | Path, **options: Any) -> int:
     """A stage: :func:`from_triplets` of a triplet file, as Parquet. Returns their number."""
     table = from_triplets(dataset_triplets.frequencies(triplets), **options)
-    with atomic(path) as partial:
-        table.to_parquet(partial, index=False)
+    write_table(path, table)
     return len(table)
 
 
@@ -160,8 +159,7 @@ def draw_prompts(
 def write_test_prompts(path: str | Path, prompts: str | Path, **options: Any) -> dict[str, int]:
     """A stage: :func:`draw_prompts` from a Parquet file to another. Returns how many of each set of objects."""
     table = draw_prompts(pd.read_parquet(prompts), **options)
-    with atomic(path) as partial:
-        table.to_parquet(partial, index=False)
+    write_table(path, table)
     return {str(name): int(n) for name, n in table.objects.value_counts().items()}
 
 

@@ -1,4 +1,4 @@
-"""Boxes to distinct triplets per image, the splits, the evaluation prompts and the training sampler.
+"""From boxes to distinct triplets per image, the splits, and the training sampler.
 
 A triplet is one (image, subject, relation, object) of category names, however many pairs of boxes show it. "A dog to
 the left of a cat" and "a dog to the left of another dog" are both written; the second kind is left out of prompts and
@@ -36,20 +36,25 @@ def pairs(table: BoxTable) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndar
     """Every ordered pair of boxes of an image, some images at a time, grouped by their two categories.
 
     Yields ``groups`` (image, subject category, object category; positions in the table, ascending), the rows
-    ``subject`` and ``object`` of each pair, and the pair with which each group starts. A box meets itself once in its
-    own group: callers leave that pair out.
+    ``subject`` and ``object`` of each pair, and the pair with which each group starts. Each group of one category
+    includes (box, itself); callers must drop it.
     """
-    # A run is the boxes of one category in one image; the table is sorted, so a run is a slice of it.
+    # A run is the boxes of one category in one image. The table is sorted by image, then category, so a run is a slice
+    # of it and two numbers describe it. All index arithmetic below is on runs, of which there are far fewer than boxes.
     start = np.flatnonzero(np.diff(table.image, prepend=-1) | np.diff(table.category, prepend=-1))
     length = np.diff(start, append=len(table))
     image, category = table.image[start], table.category[start]
     first, runs = _spans(image)  # runs of each image
     per_image = np.add.reduceat(length, first)
+    # An image of n boxes has n² ordered pairs. Batches of whole images with about equal work stay in the cache, and no
+    # group is ever cut in two: what is counted per group is final.
     for images in _batches(per_image**2, PAIRS_AT_ONCE):
-        # every (subject run, object run) of an image, then every (subject box, object box) of the two runs
+        # Two steps give the pairs in the order of groups, without sorting millions of them: every (subject run, object
+        # run) of an image is a group, …
         s, o = _square(first[images], runs[images])
         sizes = length[s] * length[o]
         group = np.repeat(np.arange(len(s)), sizes)
+        # … and within a group a pair's number is row · (objects in the run) + column, so one divmod finds both boxes.
         begin = np.cumsum(sizes) - sizes
         row, column = np.divmod(np.arange(len(group)) - begin[group], length[o][group])
         groups = np.stack([image[s], category[s], category[o]], axis=1, dtype=np.int32)
@@ -134,9 +139,9 @@ def write_triplets(
         ) as writer,
         ThreadPoolExecutor(THREADS) as threads,
     ):  # fmt: skip
-        for made in _in_order(threads, batch, slices):
-            writer.write_batch(made, row_group_size=max(len(made), 1))
-            n += len(made)
+        for rows in _in_order(threads, batch, slices):
+            writer.write_batch(rows, row_group_size=max(len(rows), 1))
+            n += len(rows)
         if not n:
             raise ValueError(f"no triplet in {len(table):,} boxes: every image holds a single box")
     return n
@@ -162,7 +167,7 @@ def _in_order(
 
 
 class _TripletColumns:
-    """Turns counts into Arrow columns. Text is kept as small numbers into lists that are made once."""
+    """Turns counts into Arrow columns. Texts are indices into lists that are made once."""
 
     def __init__(self, table: BoxTable, split: str, held_out: Collection[str], template: str) -> None:
         self.table = table
@@ -252,9 +257,9 @@ def held_out_categories(categories: Sequence[Category], n: int | Sequence[str]) 
 
 
 def withheld(triplets: Iterable[tuple[str, str, str]], share: float) -> Bool[np.ndarray, "triplet"]:
-    """Which (subject, relation, object) are held back from fine-tuning though their categories are seen: about a
-    ``share`` of all, told by the words alone. A triplet goes with its converse ("a cat right of a dog" with "a dog left
-    of a cat"), which would show the same."""
+    """Which (subject, relation, object) are held back from fine-tuning although their categories are seen: about a
+    ``share`` of all, chosen by a hash of the words. A triplet goes with its converse, which shows the same ("a cat
+    right of a dog" with "a dog left of a cat")."""
 
     def place(s: str, r: str, o: str) -> float:
         same = min((s, r, o), (o, BY_NAME[r].converse, s))
@@ -307,8 +312,8 @@ def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: st
     different = np.flatnonzero(read["subject_id"].to_numpy() != read["object_id"].to_numpy())
     relation = read["relation"].combine_chunks()
     codes = np.array([NAMES.index(name) for name in relation.dictionary.to_pylist()])[relation.indices.to_numpy()]
-    drawn_rows = different[sample(codes[different], n, np.random.default_rng(seed))]
-    rows = read.take(drawn_rows).select(["image_id", *text]).to_pandas().astype(dict.fromkeys(text, str))
+    chosen = different[sample(codes[different], n, np.random.default_rng(seed))]
+    rows = read.take(chosen).select(["image_id", *text]).to_pandas().astype(dict.fromkeys(text, str))
     at = np.searchsorted(table.image_id, rows.image_id)
     drawn = []
     for image, row in zip(at, rows.itertuples(), strict=True):

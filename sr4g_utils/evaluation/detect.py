@@ -106,8 +106,7 @@ def ceiling(
         options: of :func:`write_detections`.
     """
     prompts = true_prompts(coco.read(annotations, split).without_crowds(), n_per_relation, seed, rules)
-    with files.atomic(Path(folder) / "prompts.parquet") as partial:
-        prompts.to_parquet(partial, index=False)
+    files.write_table(Path(folder) / "prompts.parquet", prompts)
     source, about = Photos(photos), {"annotations": files.digest(Path(annotations)), "photos": Path(photos).name}
     return _write(
         Path(folder) / "detections.parquet", prompts.assign(image_index=0),
@@ -202,8 +201,7 @@ def _look(
             pixels = [image.result() for image in ahead.popleft()]
             names = list(zip(group.subject, group.object, strict=True))
             boxes = loaded.detect(pixels, names, floor=floor, query=query, batch=batches)
-            with files.atomic(part) as partial:
-                _columns(boxes, group, pixels).to_parquet(partial, index=False)
+            files.write_table(part, _columns(boxes, group, pixels))
             bar.update(len(group))
 
 

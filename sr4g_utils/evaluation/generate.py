@@ -122,8 +122,7 @@ def _begin(folder: Path, table: pd.DataFrame, record: dict[str, Any], alone: boo
     if present is None:
         files.write_json(folder / "record.json", record)
     if not (folder / "prompts.parquet").is_file():
-        with files.atomic(folder / "prompts.parquet") as partial:
-            table.to_parquet(partial, index=False)
+        files.write_table(folder / "prompts.parquet", table)
 
 
 def _configuration(record: dict[str, Any]) -> dict[str, Any]:

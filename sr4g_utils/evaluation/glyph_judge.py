@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..dataset.world import LARGEST, SMALLEST, card
-from ..store.files import atomic
+from ..store.files import write_table
 from .detections import DETECTION_COLUMNS
 from .images import list_images
 
@@ -82,6 +82,5 @@ def write_matches(path: str | Path, images: str | Path, *, prompts: str | Path |
                 score, box = match
                 rows.append([row.prompt_id, row.image_index, name, score, *box, *image.shape[1::-1]])
     columns = [*DETECTION_COLUMNS, "width", "height"]
-    with atomic(path) as partial:
-        pd.DataFrame(rows, columns=columns).to_parquet(partial, index=False)
+    write_table(path, pd.DataFrame(rows, columns=columns))
     return len(listed)

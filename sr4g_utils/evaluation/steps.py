@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from ..dataset import inputs, prompt_sets, prompts
 from ..dataset.photos import Photos
 from ..models import sampling
-from ..store.files import atomic
+from ..store.files import write_table
 from ..store.run import Run
 from . import detect, generate, glyph_judge, quality, tables
 from . import scores as evaluation_scores
@@ -104,8 +104,7 @@ def write_absent(path: str | Path, prompts: str | Path, seed: int) -> int:
     names = np.unique(table[["subject", "object"]].to_numpy(str))
     table = table if len(names) > 2 else table.iloc[:0]
     others = [np.setdiff1d(names, own) for own in table[["subject", "object"]].to_numpy(str)]
-    with atomic(path) as partial:
-        table.assign(object=[random.choice(names_left) for names_left in others]).to_parquet(partial, index=False)
+    write_table(path, table.assign(object=[random.choice(names_left) for names_left in others]))
     return len(table)
 
 

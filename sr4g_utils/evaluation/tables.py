@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..dataset.prompts import OBJECT_SETS
-from ..store.files import atomic, reported
+from ..store.files import reported, write_table
 from . import scores, statistics, verdicts
 from .detections import read_detections
 from .images import list_images
@@ -37,8 +37,7 @@ def write_verdicts(
     """
     table = pd.read_parquet(prompts)
     records = verdicts.verdicts(table, read_detections(detections), list_images(images, table), **options)
-    with atomic(path) as partial:
-        records.to_parquet(partial, index=False)
+    write_table(path, records)
     return {"images": len(records), **{name: int(records[name].sum()) for name in ("both_found", "correct")}}
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..dataset.captions import listing
 from ..dataset.prompts import THINGS
-from ..store.files import atomic
+from ..store.files import write_table
 from ..store.run import Run
 from . import statistics, steps, verdicts
 from .detections import read_detections
@@ -40,16 +40,14 @@ def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int)
                 text = {"prompt_id": f"{objects}-{things}-{i}", "caption": listing(drawn[:things]), "objects": objects}
                 named = {"subject": drawn[0], "relation": UNASKED, "object": drawn[1], "third": drawn[2]}
                 rows.append(text | named | {"things": things})
-    with atomic(path) as partial:
-        pd.DataFrame(rows).to_parquet(partial, index=False)
+    write_table(path, pd.DataFrame(rows))
     return len(rows)
 
 
 def write_thirds(path: str | Path, prompts: str | Path) -> int:
     """A stage: the same prompts with the third thing as their subject, for the detector. Returns how many."""
     table = pd.read_parquet(prompts)
-    with atomic(path) as partial:
-        table.assign(subject=table.third).to_parquet(partial, index=False)
+    write_table(path, table.assign(subject=table.third))
     return len(table)
 
 

@@ -222,7 +222,7 @@ class RtDetr(Detector, family="rt_detr"):
 
     architecture, loader = "RTDetrForObjectDetection", "AutoImageProcessor"
 
-    def known(self, names: Sequence[str], query: str = QUERY) -> torch.Tensor:
+    def known(self, names: Sequence[str], query: str = QUERY) -> torch.Tensor:  # noqa: ARG002
         """The number of each name's own label, (name)."""
         kinds = self.model.config.id2label
         labels = {spelling(label): int(i) for i, label in kinds.items()}

@@ -14,7 +14,7 @@ from ..dataset.boxes import BoxTable
 from ..evaluation.statistics import outcomes, with_labels
 from ..relations import NAMES, RULES
 from ..store import files
-from ..store.run import RECORDED, Run, Told
+from ..store.run import RECORDED, Result, Run
 
 # The phrases of Visual Spatial Reasoning (Liu, Emerson and Collier 2023, arXiv 2205.00363) that name one of ours.
 VSR_PHRASES: dict[str, str] = {
@@ -152,16 +152,17 @@ def at_prevalence(agreement: pd.DataFrame, disagreement: pd.DataFrame) -> pd.Dat
 
 def human_agreement_result(
     run: Run, vsr: Any, train_annotations: Any, val_annotations: Any, resamples: int, seed: int
-) -> Told:
+) -> Result:
     """:func:`vsr.human_agreement` on VSR's judgements (a path, or None to download) and COCO's annotations; the
     recorded one where any of them is "recorded"."""
-    if RECORDED in (vsr, train_annotations, val_annotations):
-        return run.recorded("human_agreement")
-    tables = [
-        coco.read(inputs.annotations(run, source, split), split).without_crowds()
-        for source, split in ((train_annotations, "train"), (val_annotations, "val"))
-    ]
-    judgements = read_vsr(run.read(vsr) if vsr else files.download("all_vsr_validated.jsonl"))
-    agreement = human_agreement(judgements, tables, seed, resamples)
-    about = {"judgements": "VSR, all_vsr_validated.jsonl", "seed": seed, "resamples": resamples}
-    return run.result(agreement, "human_agreement", **about), about
+
+    def make() -> Result:
+        tables = [
+            coco.read(inputs.annotations(run, source, split), split).without_crowds()
+            for source, split in ((train_annotations, "train"), (val_annotations, "val"))
+        ]
+        judgements = read_vsr(run.read(vsr) if vsr else files.download("all_vsr_validated.jsonl"))
+        about = {"judgements": "VSR, all_vsr_validated.jsonl", "seed": seed, "resamples": resamples}
+        return human_agreement(judgements, tables, seed, resamples), about
+
+    return run.recorded_or("human_agreement", "coco", RECORDED in (vsr, train_annotations, val_annotations), make)

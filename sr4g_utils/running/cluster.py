@@ -60,16 +60,16 @@ def submit(
     try:
         executor = submitit.AutoExecutor(folder / ".submitit", cluster=where)
         executor.update_parameters(name="sr4g", **values)
-        given = {"SR4G_STAGES": str(folder / ".stages")}
+        shared = {"SR4G_STAGES": str(folder / ".stages")}
         with executor.batch():
-            made = [executor.submit(Job(line, folder / f"{name}.txt", given)) for name, line in commands.items()]
+            array = [executor.submit(Job(line, folder / f"{name}.txt", shared)) for name, line in commands.items()]
     except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"--on {where}: {' '.join(str(error).split())}") from None
-    return dict(zip(commands, made, strict=True))
+    return dict(zip(commands, array, strict=True))
 
 
 def reason(output: Path) -> str:
     """Why a run failed: its own last word, or the last line that it wrote."""
     lines = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    told = [line.removeprefix("run_all.py: ") for line in lines if line.startswith("run_all.py: ")]
-    return f"{(told or lines or ['no word'])[-1]} (all of it: {output})"
+    errors = [line.removeprefix("run_all.py: ") for line in lines if line.startswith("run_all.py: ")]
+    return f"{(errors or lines or ['no word'])[-1]} (all of it: {output})"

@@ -27,7 +27,7 @@ def write_crate(folder: Path, names: Collection[str]) -> None:
         from rocrate.rocrate import ComputerLanguage, ROCrate
     except ImportError:
         return
-    ran = {name: found for name, found in index.standings(folder, names).items() if found.state != "not run"}
+    ran = {name: standing for name, standing in index.standings(folder, names).items() if standing.state != "not run"}
     crate, versions = ROCrate(version="1.1"), index.versions(folder)  # RO-Crate 1.1 is what the profile builds on
     python = crate.add(ComputerLanguage(crate, "https://www.python.org/", {"name": "Python"}))
     flow = crate.add_workflow(folder / "run_all.py", "run_all.py", main=True, lang=python)
@@ -35,15 +35,15 @@ def write_crate(folder: Path, names: Collection[str]) -> None:
     for name in [name for name in versions if name not in ("commit", "pinned", "machine")]:
         about = {"name": name, "softwareVersion": ", ".join(versions[name])}
         flow.append_to("softwareRequirements", _entity(crate, f"#{name}", "SoftwareApplication", **about))
-    acts = [_act(crate, flow, folder, name, found) for name, found in ran.items()]
-    made = {part.id: part for act in acts for part in [act["instrument"], *act.get("result", [])]}
-    used = {part.id: part for act in acts for part in act.get("object", []) if part.id not in made}
+    acts = [_act(crate, flow, folder, name, standing) for name, standing in ran.items()]
+    products = {part.id: part for act in acts for part in [act["instrument"], *act.get("result", [])]}
+    used = {part.id: part for act in acts for part in act.get("object", []) if part.id not in products}
     times = sorted(act[key] for act in acts for key in ("startTime", "endTime") if key in act)
     if not times:  # nothing has begun
         return
     title, errors = f"{len(ran)} of {len(names)} notebooks of {folder.name}", [a["error"] for a in acts if "error" in a]
     how = _how(title, [times[0], times[-1]], "; ".join(errors))
-    acts.append(crate.add_action(flow, "#run", [*used.values()], [*made.values()], how))
+    acts.append(crate.add_action(flow, "#run", [*used.values()], [*products.values()], how))
     crate.name, crate.datePublished, crate.root_dataset["mentions"] = f"SR4G: {title}", times[-1], acts
     crate.description = "Parameters, executed notebooks, and the tables, figures and files that they made."
     crate.license = _entity(crate, "#terms", "CreativeWork", name=TERMS)
@@ -55,7 +55,7 @@ def write_crate(folder: Path, names: Collection[str]) -> None:
     write_json(folder / NAME, crate.metadata.generate())
 
 
-def _act(crate: Any, flow: Any, folder: Path, name: str, found: index.Standing) -> Any:
+def _act(crate: Any, flow: Any, folder: Path, name: str, standing: index.Standing) -> Any:
     """A notebook's action: its parameters and what it read are its objects, what it wrote is its result."""
     executed = read_json(folder / "notebooks" / f"{name}.ipynb")
     record, about = read_json(folder / ".state" / f"{name}.files.json") or {}, executed["metadata"].get("papermill", {})
@@ -64,17 +64,17 @@ def _act(crate: Any, flow: Any, folder: Path, name: str, found: index.Standing) 
         if key != "run_folder":  # which is the crate itself
             value, id = profiles.injected(executed).get(key, default), f"{name}.{key}"
             slot = crate.add_formal_parameter(id, TYPES.get(type(value), "PropertyValue"), f"#{id}-parameter")
-            said = {"name": id, "value": value if type(value) in TYPES else json.dumps(value), "exampleOfWork": slot}
-            objects.append(_entity(crate, f"#{id}", "PropertyValue", **said))
+            item = {"name": id, "value": value if type(value) in TYPES else json.dumps(value), "exampleOfWork": slot}
+            objects.append(_entity(crate, f"#{id}", "PropertyValue", **item))
             slot["workExample"] = objects[-1]
             flow.append_to("input", slot)
     for path, digest in record.get("inputs", {}).items():  # what is no part of the run is told by its content
-        said = {"name": Path(path).name, "identifier": digest}
+        item = {"name": Path(path).name, "identifier": digest}
         ours = Path(path).is_relative_to(folder) and Path(path).exists()
-        objects.append(_part(crate, folder, path) if ours else _entity(crate, f"#{digest}", "CreativeWork", **said))
-    error = "" if found.state in ("done", "out of date") else f"{name}: {found.why}"
-    made = [*record.get("outputs", []), *([] if error else [f"notebooks/{name}.html"])]
-    results = [_part(crate, folder, path) for path in made if (folder / path).exists()]
+        objects.append(_part(crate, folder, path) if ours else _entity(crate, f"#{digest}", "CreativeWork", **item))
+    error = "" if standing.state in ("done", "out of date") else f"{name}: {standing.why}"
+    outputs = [*record.get("outputs", []), *([] if error else [f"notebooks/{name}.html"])]
+    results = [_part(crate, folder, path) for path in outputs if (folder / path).exists()]
     flow.append_to("hasPart", tool := _part(crate, folder, f"notebooks/{name}.ipynb", ["File", "SoftwareSourceCode"]))
     times = [datetime.fromisoformat(time) for time in map(about.get, ("start_time", "end_time")) if time]
     how = _how(profiles.title(name), [time.isoformat(timespec="milliseconds") for time in times], error)

@@ -89,7 +89,7 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
             progress_bar={"desc": head, "file": sys.stderr},
             log_output=True,
             stderr_file=sys.stderr,  # a stage's own progress
-            on_cell_start=lambda cell, cell_index: at.append(cell_index + 1),
+            on_cell_start=lambda cell_index, **_: at.append(cell_index + 1),
             extra_arguments=KERNEL,
         )
         profiles.tidy(output)
@@ -129,17 +129,17 @@ def report(folder: Path, notebooks: dict[str, float | None]) -> dict[str, Any]:
         change of VISOR_Cond of each model of notebook 04 with its interval; empty where there is none.
     """
     files = {file for name in notebooks for file in outputs(name, folder) if (folder / file).exists()}
-    made = {part: len({Path(f).with_suffix("") for f in files if f.startswith(part)}) for part in ("tables", "figures")}
-    made["artifacts"] = sum(file.startswith("artifacts") for file in files)
+    sums = {part: len({Path(f).with_suffix("") for f in files if f.startswith(part)}) for part in ("tables", "figures")}
+    sums["artifacts"] = sum(file.startswith("artifacts") for file in files)
     changes = read_json(folder / "artifacts" / "results" / "changes.json") if "04_evaluation" in notebooks else None
     headline = [
         {key: row[key] for key in ("model", "objects", "metric", "before", "after", "difference", "low", "high")}
         for row in (changes or {"rows": []})["rows"]
         if row["relation"] == "all" and row["metric"] == "VISOR_Cond"
     ]
-    seconds = sum(each for each in notebooks.values() if each is not None)
+    seconds = sum(took for took in notebooks.values() if took is not None)
     index = str(folder / "index.html")
-    return {"folder": str(folder), "index": index, "notebooks": notebooks, "seconds": seconds, "made": made,
+    return {"folder": str(folder), "index": index, "notebooks": notebooks, "seconds": seconds, "made": sums,
             "headline": headline}  # fmt: skip
 
 

@@ -66,12 +66,12 @@ def _with_defaults(profile: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
 def hours(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> dict[str, float]:
     """A profile's hours on each GPU for which the rates of all its work are noted; arguments as in :func:`plan`."""
     work = {kind: images for kind, images in _images(_with_defaults(profile)).items() if images != 0}
-    found = {}
+    times = {}
     for gpu, rates in (notes.get("rates") or {}).items():
         rate = rates | {"validate": rates.get("generate")}
         if work and all(images and rate.get(kind) for kind, images in work.items()):
-            found[gpu] = sum(images / rate[kind] / 3600 for kind, images in work.items() if images)
-    return found
+            times[gpu] = sum(images / rate[kind] / 3600 for kind, images in work.items() if images)
+    return times
 
 
 def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
@@ -153,11 +153,11 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
         images = len(tuning["splits"]) * rounds * tuning["validation_prompts"] * tuning["sampling"].get("images", 4)
         work["validate"] = images
     if evaluation:
-        each, source = evaluation["per_relation"], evaluation["prompts"]
+        per_relation, source = evaluation["per_relation"], evaluation["prompts"]
         sets = len(evaluation["objects"]) if source is None else 1
         named = SETS.get("sr4g" if source is None else source)
         whole = named.number if named else None
-        prompts = len(NAMES) * sets * each if each else whole
+        prompts = len(NAMES) * sets * per_relation if per_relation else whole
         ways = [
             of_model(name, entry, evaluation["sampling"])
             for name, entry in evaluation["models"].items()

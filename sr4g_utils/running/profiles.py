@@ -121,7 +121,7 @@ def absolute(notebook: str, name: str, value: Any, seen_from: Path) -> Any:
     if "PathLike" not in annotation:
         return value
     if isinstance(value, list):
-        return [_absolute(each, seen_from, hub=False) for each in value]
+        return [_absolute(item, seen_from, hub=False) for item in value]
     return _absolute(value, seen_from, hub="dict" in annotation)
 
 
@@ -131,8 +131,8 @@ def _absolute(value: Any, seen_from: Path, hub: bool) -> Any:
     if isinstance(value, dict):
         ids = {"model": True, "unet": True, "folder": False, "checksums": False, "images": False}
         return {
-            key: _absolute(each, seen_from, ids.get(key, True)) if key in ids or isinstance(each, dict) else each
-            for key, each in value.items()
+            key: _absolute(item, seen_from, ids.get(key, True)) if key in ids or isinstance(item, dict) else item
+            for key, item in value.items()
         }
     named = str(value).partition(":")[0] in NAMED_SOURCES or str(value) in SETS  # "miniature:500" as well
     if value is None or named or isinstance(value, bool | list):
@@ -187,7 +187,7 @@ def profile_path(profile: str, seen_from: Path = Path()) -> Path:
 def run_folder(runs: Path, profile: str) -> Path:
     """The folder of a profile's run: named after the profile, and with a hash of its path where another one has it.
 
-    Whose a folder is stands in it, as a path seen from there: copied together, both stay together.
+    The run folder stores the relative path of its profile, so both can be copied together.
     """
     path, folder = profile_path(profile), runs.expanduser().resolve() / profile_path(profile).stem
     shipped = files.DATA / "profiles" / f"{path.stem}.yaml"
@@ -259,10 +259,10 @@ def resolve(name: str, where: str) -> str:
     Raises:
         ValueError: there is no such notebook.
     """
-    found = [notebook for notebook in notebooks() if name.removesuffix(".ipynb") in (notebook, notebook[:2])]
-    if not found:
+    matches = [notebook for notebook in notebooks() if name.removesuffix(".ipynb") in (notebook, notebook[:2])]
+    if not matches:
         raise ValueError(f"{where}: unknown notebook {name!r}; there are {', '.join(notebooks())}")
-    return found[0]
+    return matches[0]
 
 
 # ------------------------------------------------------------------------------------------ notebooks with outputs

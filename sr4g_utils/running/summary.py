@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from scipy import stats
 
 from ..dataset.prompts import OBJECT_SETS
 from ..evaluation import scores, statistics
 from ..store import files
 from . import profiles
+from .pages import render
 from .sweep import measured_minutes
 
 OF = ["kind", "objects", "model", "relation", "metric"]  # what a number is of; kind: "score" or "change"
@@ -46,14 +48,14 @@ def finished_in(folders: Sequence[Path]) -> list[Path]:
     Raises:
         ValueError: there is none in one of the folders.
     """
-    found = []
+    paths = []
     for folder in folders:
         below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         runs = [path for path in ([folder] if _results(folder) else below) if _results(path)]
         if not runs:
             raise ValueError(f"--summary: {folder} holds no run with scores; run notebook 04 first")
-        found += runs
-    return list(dict.fromkeys(path.resolve() for path in found))
+        paths += runs
+    return list(dict.fromkeys(path.resolve() for path in paths))
 
 
 def _results(folder: Path) -> Path | None:
@@ -70,16 +72,16 @@ def read(folder: Path, name: str, numbered: dict[tuple[Any, ...], int]) -> Finis
     """
     place = _results(folder)
     assert place is not None
-    found = {path.stem: files.read_json(path) for path in sorted(place.glob("*.json"))}
-    scores = pd.DataFrame(found["scores"]["rows"]).assign(kind="score")
-    changes = pd.DataFrame(found.get("changes", {"rows": []})["rows"]).rename(columns={"difference": "value"})
+    results = {path.stem: files.read_json(path) for path in sorted(place.glob("*.json"))}
+    scores = pd.DataFrame(results["scores"]["rows"]).assign(kind="score")
+    changes = pd.DataFrame(results.get("changes", {"rows": []})["rows"]).rename(columns={"difference": "value"})
     numbers = pd.concat([scores, changes.assign(kind="change")])[[*OF, "value", "low", "high"]]
     minutes = measured_minutes(folder)
-    about = {k: v for k, v in found["scores"]["provenance"].items() if not isinstance(v, dict | list)}
+    about = {k: v for k, v in results["scores"]["provenance"].items() if not isinstance(v, dict | list)}
     parameters = _parameters(folder) or {
         f"{result}.{key}": value
-        for result, each in found.items()
-        for key, value in each["about"].items()
+        for result, content in results.items()
+        for key, value in content["about"].items()
         if not isinstance(value, dict)
     }
     about |= {} if minutes is None else {"minutes of notebooks": round(minutes, 1)}
@@ -88,30 +90,30 @@ def read(folder: Path, name: str, numbered: dict[tuple[Any, ...], int]) -> Finis
 
 def _parameters(folder: Path) -> dict[str, Any]:
     """All parameters of a run's executed notebooks, but for its own folder."""
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         values = {key: default for key, (_, default) in profiles.declared_in(notebook["cells"]).items()}
         values |= profiles.injected(notebook)
-        found |= {f"{path.stem}.{key}": value for key, value in values.items() if key != "run_folder"}
-    return found
+        parameters |= {f"{path.stem}.{key}": value for key, value in values.items() if key != "run_folder"}
+    return parameters
 
 
 def _verdicts(folder: Path, numbered: dict[tuple[Any, ...], int]) -> dict[str, pd.DataFrame]:
-    asked = folder / "artifacts" / "prompts_test.parquet"
-    if not asked.is_file():
+    test_prompts = folder / "artifacts" / "prompts_test.parquet"
+    if not test_prompts.is_file():
         return {}
-    prompts = pd.read_parquet(asked, columns=["prompt_id", *PROMPT])
+    prompts = pd.read_parquet(test_prompts, columns=["prompt_id", *PROMPT])
     rows = prompts[PROMPT].itertuples(index=False, name=None)
     prompts = prompts.assign(prompt=[numbered.setdefault(row, len(numbered)) for row in rows])
     prompts = prompts[["prompt_id", "prompt", "objects"]]
     needed = ["prompt_id", "image_index", "relation", "both_found", "correct"]
-    made = {}
-    for path in sorted(asked.parent.glob("verdicts_*.parquet")):
+    tables = {}
+    for path in sorted(test_prompts.parent.glob("verdicts_*.parquet")):
         table = pd.read_parquet(path, columns=needed).merge(prompts, on="prompt_id", validate="many_to_one")
         table = table.drop(columns="prompt_id").rename(columns={"prompt": "prompt_id"})
-        made[path.stem.removeprefix("verdicts_")] = table
-    return made
+        tables[path.stem.removeprefix("verdicts_")] = table
+    return tables
 
 
 # ---------------------------------------------------------------------------------------------------------- comparing
@@ -122,10 +124,10 @@ def differing(runs: Sequence[Finished]) -> pd.DataFrame:
     rows = []
     for kind in ("parameters", "about"):
         values = [getattr(run, kind) for run in runs]
-        for key in dict.fromkeys(key for each in values for key in each):
-            told = [str(each.get(key, "–")) for each in values]
-            if len(set(told)) > 1:
-                rows.append({"what": key, **dict(zip((run.name for run in runs), told, strict=True))})
+        for key in dict.fromkeys(key for value in values for key in value):
+            texts = [str(value.get(key, "–")) for value in values]
+            if len(set(texts)) > 1:
+                rows.append({"what": key, **dict(zip((run.name for run in runs), texts, strict=True))})
     return pd.DataFrame(rows, columns=["what", *(run.name for run in runs)])
 
 
@@ -198,9 +200,9 @@ def differences(runs: Sequence[Finished]) -> pd.DataFrame:
     tables = []
     for a, b in combinations(runs, 2):
         for model in (m for m in _models(a) if m in a.verdicts and m in b.verdicts):
-            for objects, (one, other) in _sets([a.verdicts[model], b.verdicts[model]]):
-                if set(one.prompt_id) & set(other.prompt_id):
-                    table = scores.compare(one, other, RESAMPLES, per_relation=False)
+            for objects, (first_table, second_table) in _sets([a.verdicts[model], b.verdicts[model]]):
+                if set(first_table.prompt_id) & set(second_table.prompt_id):
+                    table = scores.compare(first_table, second_table, RESAMPLES, per_relation=False)
                     table.attrs = {}
                     tables.append(table.assign(run=a.name, other=b.name, objects=objects, model=model))
     columns = ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images"]
@@ -211,27 +213,16 @@ def differences(runs: Sequence[Finished]) -> pd.DataFrame:
 # ----------------------------------------------------------------------------------------------------------- the page
 
 
-WHAT = {
-    "What differs between the runs": "Parameters, versions, machines and times that are not the same in all runs.",
-    "Scores": "Percent, with 95 % intervals over prompts. A change is that from a run's first model, in points.",
-    "Over seeds": "Runs that differ in seeds only: their mean, with Student's 95 % interval over seeds, beside the "
-    "bootstrap's over prompts.",
-    "Differences between runs": "The other run minus the run, in points, paired by prompt, on images that both have.",
-}
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;font-size:.9em}
-td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}div{overflow-x:auto}"""
-
-
 def main(folders: Sequence[Path], into: Path) -> None:
     """``run_all.py --summary``: write ``summary.html`` and ``summary.csv`` for all finished runs in some folders.
 
     Raises:
         ValueError: one of them holds no finished run.
     """
-    found = finished_in(folders)
-    unique = len({path.name for path in found}) == len(found)
+    paths = finished_in(folders)
+    unique = len({path.name for path in paths}) == len(paths)
     numbered: dict[tuple[Any, ...], int] = {}
-    runs = [read(path, path.name if unique else str(path), numbered) for path in found]
+    runs = [read(path, path.name if unique else str(path), numbered) for path in paths]
     scores = pd.concat([run.numbers.assign(run=run.name) for run in runs], ignore_index=True)
     seeds = [over_seeds(group).assign(run=name) for name, group in by_seed(runs).items()]
     every = differences(runs)
@@ -246,45 +237,32 @@ def main(folders: Sequence[Path], into: Path) -> None:
 
 def _page(runs: Sequence[Finished], scores: pd.DataFrame, seeds: Sequence[pd.DataFrame], every: pd.DataFrame) -> str:
     order = {"columns": "run", "index": ["kind", "objects", "model", "metric"]}
-    wide = _headlines(scores).assign(told=lambda t: _told(t.value, t.low, t.high))
-    wide = wide.pivot(**order, values="told")[[run.name for run in runs]].reset_index()
+    wide = _headlines(scores).assign(text=lambda t: _texts(t.value, t.low, t.high))
+    wide = wide.pivot(**order, values="text")[[run.name for run in runs]].reset_index()
     mean = _headlines(pd.concat(seeds)) if seeds else pd.DataFrame(columns=[*OF, "run"])
     if seeds:
         mean = mean.assign(
-            **{"mean, interval over seeds": _told(mean.value, mean.low, mean.high)},
-            **{"interval over prompts": _told(None, mean.prompts_low, mean.prompts_high)},
+            **{"mean, interval over seeds": _texts(mean.value, mean.low, mean.high)},
+            **{"interval over prompts": _texts(None, mean.prompts_low, mean.prompts_high)},
         ).drop(columns=["value", "low", "high", "prompts_low", "prompts_high", "relation"])
         mean.insert(0, "run", mean.pop("run"))
     paired = _headlines(every)
-    paired = paired.assign(difference=_told(paired.difference, paired.low, paired.high))
+    paired = paired.assign(difference=_texts(paired.difference, paired.low, paired.high))
     paired = paired.drop(columns=["low", "high", "relation"]).round(3)
-    sections = {
-        "What differs between the runs": differing(runs),
-        "Scores": wide,
-        "Over seeds": mean,
-        "Differences between runs": paired,
+    tables = {"differing": differing(runs), "scores": wide, "seeds": mean, "paired": paired}
+    html = {
+        name: Markup(table.to_html(index=False, border=0, na_rep="–")) for name, table in tables.items() if len(table)
     }
-    body = "".join(
-        f"<h2>{title}</h2><p>{WHAT[title]}</p>" + (_table(table) if len(table) else "<p>None.</p>")
-        for title, table in sections.items()
-    )
-    title = f"SR4G: {len(runs)} runs"
-    note = '<p>All numbers, per relation as well: <a href="summary.csv">summary.csv</a></p>'
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n' \
-        f"<h1>{title}</h1>{note}{body}</html>\n"  # fmt: skip
+    return render("summary.html", title=f"SR4G: {len(runs)} runs", tables=html)
 
 
 def _headlines(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table.relation == "all") & table.metric.isin(scores.MAIN)]
 
 
-def _told(value: pd.Series | None, low: pd.Series, high: pd.Series) -> list[str]:
+def _texts(value: pd.Series | None, low: pd.Series, high: pd.Series) -> list[str]:
     """ "12.3 [11.0, 13.6]" of each row; a dash where a number is not known."""
     ends = [f"[{a:.1f}, {b:.1f}]" if a == a and b == b else "[–]" for a, b in zip(low, high, strict=True)]
     if value is None:
         return ends
     return [f"{v:.1f} {end}" if v == v else "–" for v, end in zip(value, ends, strict=True)]
-
-
-def _table(table: pd.DataFrame) -> str:
-    return f"<div>{table.to_html(index=False, border=0, na_rep='–')}</div>"

@@ -1,7 +1,7 @@
 """Sweeps: a run for every combination of some parameters' values, each in a process and a folder of its own.
 
-A run's parameters stand in a profile beside its folder, so that each can be repeated alone. What several runs need
-alike is made once (:mod:`sr4g_utils.store.run`). Runs on a cluster go through submitit.
+Each run has a profile beside its folder, so that it can be repeated alone. Stages that several runs need are
+made once (:mod:`sr4g_utils.store.run`). Runs on a cluster go through submitit.
 """
 
 import os
@@ -42,28 +42,28 @@ def grid(sweeps: Sequence[str]) -> dict[str, list[str]]:
         axes[key] = values
     return {
         _name(settings): settings
-        for settings in ([f"{k}={v}" for k, v in zip(axes, each, strict=True)] for each in product(*axes.values()))
+        for settings in ([f"{k}={v}" for k, v in zip(axes, point, strict=True)] for point in product(*axes.values()))
     }
 
 
 def _values(text: str) -> list[str]:
     """What stands between the commas that are outside brackets and quotation marks."""
-    found, depth, quote = [""], 0, ""
+    parts, depth, quote = [""], 0, ""
     for c in text:
         depth += (c in "[{(") - (c in ")}]") if not quote else 0
         quote = "" if c == quote else c if c in "\"'" and not quote else quote
         if c == "," and not depth and not quote:
-            found.append("")
+            parts.append("")
         else:
-            found[-1] += c
-    return [value.strip() for value in found]
+            parts[-1] += c
+    return [value.strip() for value in parts]
 
 
 def _name(settings: Sequence[str]) -> str:
     """A folder's name that tells the settings; with a hash of them where it cannot tell all."""
-    told = ",".join(settings)
-    name = re.sub(r"[^\w.,=+-]+", "_", told)[:80]
-    return name if name == told else f"{name}-{hash_of(list(settings))[:6]}"
+    text = ",".join(settings)
+    name = re.sub(r"[^\w.,=+-]+", "_", text)[:80]
+    return name if name == text else f"{name}-{hash_of(list(settings))[:6]}"
 
 
 def write_profiles(profile: str, settings: list[str], points: Mapping[str, list[str]], folder: Path) -> dict[str, Path]:
@@ -149,9 +149,9 @@ def tell(args: Namespace, points: Mapping[str, list[str]], folder: Path) -> None
         hours = plan.hours(profile, notes) or {}
         if minutes is None and alone is not None and not hours:
             hours = {f"as {Path(args.profile).stem} took in {args.runs}": alone / 60}
-        told = [f"{value:,.2f} h, {where}" for where, value in hours.items()]
-        told = [f"{minutes:.1f} min when it ran"] if minutes is not None else told or ["hours not measured"]
-        print(f"{name}: {done} of {len(profile)} notebooks done; {'; '.join(told)}")
+        texts = [f"{value:,.2f} h, {where}" for where, value in hours.items()]
+        texts = [f"{minutes:.1f} min when it ran"] if minutes is not None else texts or ["hours not measured"]
+        print(f"{name}: {done} of {len(profile)} notebooks done; {'; '.join(texts)}")
         for where, value in hours.items():
             total[where] = total.get(where, 0.0) + value
     print(f"{len(points)} runs in {folder}; stages that several need are made once")
@@ -162,9 +162,9 @@ def tell(args: Namespace, points: Mapping[str, list[str]], folder: Path) -> None
 def measured_minutes(folder: Path, notebooks: Iterable[str] = ()) -> float | None:
     """How long a run's notebooks took, as papermill noted when it last executed each; None where it never did, or where
     one of ``notebooks`` is not finished."""
-    found = {path.stem: read_json(path) or {} for path in sorted((folder / "notebooks").glob("*.ipynb"))}
-    noted = {name: each.get("metadata", {}).get("papermill", {}).get("duration") for name, each in found.items()}
-    seconds = {name: each for name, each in noted.items() if each}
+    executed = {path.stem: read_json(path) or {} for path in sorted((folder / "notebooks").glob("*.ipynb"))}
+    about = {name: notebook.get("metadata", {}).get("papermill", {}) for name, notebook in executed.items()}
+    seconds = {name: own["duration"] for name, own in about.items() if own.get("duration")}
     return sum(seconds.values()) / 60 if seconds and set(notebooks) <= set(seconds) else None
 
 

@@ -21,7 +21,7 @@ def differences(ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[s
     """How a run's result differs from a recorded one, a line each; empty if it agrees within ``TOLERANCE``."""
     if len(ours) != len(reference):
         return [f"{len(ours)} rows, recorded are {len(reference)}"]
-    found = []
+    lines = []
     for a, b in zip(ours, reference, strict=True):
         row = ", ".join(str(value) for value in b.values() if isinstance(value, str))[:80]
         for key, expected in b.items():
@@ -30,10 +30,10 @@ def differences(ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[s
             value, slack = a.get(key), _slack(key, b)
             if slack and isinstance(value, int | float):
                 if abs(value - expected) > slack:
-                    found.append(f"{row}: {key} is {value:.4g}, recorded is {expected:.4g} ± {slack:.2g}")
+                    lines.append(f"{row}: {key} is {value:.4g}, recorded is {expected:.4g} ± {slack:.2g}")
             elif value != expected:
-                found.append(f"{row}: {key} is {value!r}, recorded is {expected!r}")
-    return found
+                lines.append(f"{row}: {key} is {value!r}, recorded is {expected!r}")
+    return lines
 
 
 def _slack(key: str, row: Mapping[str, Any]) -> float:
@@ -58,11 +58,11 @@ def record(folder: Path) -> None:
 
 def compared(folder: Path) -> dict[str, list[str]]:
     """Each result that is recorded for a run's profile, and how the run's own differs, a line each."""
-    found = {}
+    results = {}
     for path in sorted((files.DATA / "results" / folder.name).glob("*.json")):
         ours, theirs = (read_json(file) for file in (folder / "artifacts" / "results" / path.name, path))
-        found[path.stem] = differences(ours["rows"], theirs["rows"]) if ours else ["missing: run the profile first"]
-    return found
+        results[path.stem] = differences(ours["rows"], theirs["rows"]) if ours else ["missing: run the profile first"]
+    return results
 
 
 def verify(folder: Path) -> int:
@@ -71,13 +71,13 @@ def verify(folder: Path) -> int:
     Raises:
         ValueError: nothing is recorded for the profile.
     """
-    found = compared(folder)
-    if not found:
+    results = compared(folder)
+    if not results:
         raise ValueError(f"--verify: data/results holds nothing of the profile {folder.name}; --record puts it there")
-    for name, lines in found.items():
+    for name, lines in results.items():
         print(f"{name}: {'differs' if lines else 'agrees'}")
         for line in lines:
             print(f"    {line}")
-    agreeing = sum(not lines for lines in found.values())
-    print(f"{agreeing} of {len(found)} results agree. {TOLERANCE}")
-    return int(agreeing < len(found))
+    agreeing = sum(not lines for lines in results.values())
+    print(f"{agreeing} of {len(results)} results agree. {TOLERANCE}")
+    return int(agreeing < len(results))

@@ -1,7 +1,7 @@
-"""Files: paths, atomic writes, hashes, downloads, and what stands in ``data/``.
+"""Files: where they are, atomic writes, hashes, locks, downloads, and the contents of ``data/``.
 
-Everything a run writes appears under its final name only when it is whole (:func:`atomic`). Nothing is deleted that
-was not written here, and what another configuration made is set aside (:func:`set_aside`), not deleted.
+Everything a run writes appears under its final name only when it is whole (:func:`atomic`). A run deletes only its own
+files; the output of a different configuration is set aside (:func:`set_aside`).
 """
 
 import contextlib
@@ -28,6 +28,265 @@ import pandas as pd
 import yaml
 
 from .. import __version__
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
+DATA = ROOT / "data"
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial")  # machine, process, random number
+_FORGOTTEN = 24 * 3600  # seconds after which a temporary of another machine belongs to nobody
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary path beside ``path``: renamed to it when the block succeeds, deleted when it fails.
+
+    Any number of processes may write the same file at once: the last one wins, and its file is whole. With
+    ``durable=False`` thousands of small files need not wait for the disk: they survive a kill, not a power failure.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary(path)
+    try:
+        yield partial
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def temporary(path: Path) -> Path:
+    """A hidden name beside ``path`` that no other process, thread or call has."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+
+
+@cache
+def _machine() -> str:
+    """The machine, or the container, within which a process number is unique."""
+    space = Path("/proc/self/ns/pid")
+    return hash_of([platform.node(), str(space.readlink()) if space.is_symlink() else ""])[:8]
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of killed processes from a folder and its subfolders."""
+    for path in folder.rglob(".*.partial"):
+        if not (match := _TEMPORARY.fullmatch(path.name)):
+            continue  # not ours
+        with contextlib.suppress(FileNotFoundError):  # another process sweeps, too
+            is_here = match[1] == _machine()
+            if not _alive(int(match[2])) if is_here else time.time() - path.stat().st_mtime > _FORGOTTEN:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # a process of another user
+        pass
+    return True
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder. It is renamed first, so that a kill leaves no half of it under its name."""
+    going = temporary(folder)
+    try:
+        folder.rename(going)
+    except FileNotFoundError:  # another process was faster
+        return
+    for wait in (0.0, 0.1, 1.0):  # another process may be about to write in it
+        time.sleep(wait)
+        shutil.rmtree(going, ignore_errors=True)
+        if not going.exists():
+            return
+
+
+def set_aside(path: Path) -> str:
+    """Move a file or folder to the first free of ``<name>.before``, ``.before-2``, …; a phrase with all names."""
+    before = [path.with_name(f"{path.name}.before")]
+    while before[-1].exists():
+        before.append(path.with_name(f"{path.name}.before-{len(before) + 1}"))
+    path.rename(before[-1])
+    older = f" (and older ones: {', '.join(map(str, before[:-1]))})" if before[1:] else ""
+    return f"the old one is {before[-1]}{older}"
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_table(path: str | Path, table: pd.DataFrame, **options: Any) -> None:
+    """Write a table as Parquet; ``options`` are those of pandas."""
+    with atomic(path) as partial:
+        table.to_parquet(partial, index=False, **options)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; None if the file is missing or incomplete."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@cache
+def _yaml() -> type[yaml.SafeLoader]:
+    """A loader of YAML 1.2's plain values: 1e-5 is a number, and 12:30 is not (PyYAML reads YAML 1.1)."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.yaml_implicit_resolvers = {}
+    for tag, pattern, first in (
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?(0|[1-9]\d*)|0o[0-7]+|0x[\da-fA-F]+", list("-+0123456789")),
+        ("float", r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)|\.nan", list("-+.0123456789")),
+        ("merge", "<<", ["<"]),
+    ):
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
+    return Loader
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a text in YAML 1.2. Raises ``yaml.YAMLError``."""
+    return yaml.load(text, _yaml())  # a SafeLoader
+
+
+def read_setting(text: str) -> Any:
+    """The value of a setting on the command line: YAML, but plain text (such as a path) may hold " #" and ": "."""
+    with contextlib.suppress(yaml.YAMLError):
+        value = read_yaml(text)
+        if not isinstance(value, str) or text.lstrip()[:1] in ("'", '"'):
+            return value
+    return text.strip()
+
+
+# ------------------------------------------------------------------------------------------------------------ hashes
+
+WHOLE, BLOCK = 4 << 20, 1 << 16  # larger files of a folder are hashed by eight blocks of BLOCK bytes
+OTHERS_AT_WORK = 25  # percent of the cores
+CLOCK = 2  # seconds; a younger file may be rewritten without a new time stamp
+MANY = 1000  # files; hashes of larger folders are kept between processes
+_seen: dict[str, Any] = {}  # by file: its size and times when it was read, and the hash of its content
+
+
+def digest(path: Path) -> str | None:
+    """sha256 of a file, or of the names and contents of a folder's files; None where there is nothing.
+
+    Hidden files do not count, nor do times: a copy of a folder has the same digest. Only files whose size or times have
+    changed are read again, and of large files (weights) only some blocks.
+    """
+    if path.is_dir():
+        files = sorted(walk(path))
+        return hash_of(list(zip((str(file.relative_to(path)) for file in files), contents(files), strict=True)))
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The files in and below a folder, without hidden ones; a linked folder is followed once."""
+    visited: set[str] = set()
+    for at, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(at)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(at, name) for name in names if not name.startswith("."))
+
+
+def contents(files: list[Path]) -> list[str]:
+    """A hash of each file's content; "" where there is no file."""
+    memory = None
+    if len(files) >= MANY:
+        place = os.path.commonpath([file.absolute().parent for file in files])
+        memory = cache_folder() / "digests" / f"{hash_of(place)[:16]}.json"
+        _seen.update(read_json(memory) or {})
+    with ThreadPoolExecutor(8) as pool:
+        hashes = list(pool.map(_content, files))
+    if memory and any(was_read for was_read, _ in hashes):
+        with contextlib.suppress(OSError):  # the cache is only a help
+            write_json(memory, {str(file.absolute()): _seen.get(str(file.absolute())) for file in files})
+    return [value for _, value in hashes]
+
+
+def _content(path: Path) -> tuple[bool, str]:
+    """Whether a file had to be read, and a hash of its content: of all, or of blocks spread over a large file."""
+    name = str(path.absolute())
+    if not path.is_file():
+        return False, ""
+    about = path.stat()
+    size, stamp = about.st_size, [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+    if (known := _seen.get(name)) and known[0] == stamp:
+        return False, known[1]
+    hashed, starts = hashlib.sha256(str(size).encode()), [0]
+    if size > WHOLE:
+        starts = [(size - BLOCK) * i // 7 for i in range(8)]
+    with path.open("rb") as file:
+        for start in starts:
+            file.seek(start)
+            hashed.update(file.read(BLOCK if size > WHOLE else size))
+    if time.time() - about.st_ctime > CLOCK:
+        _seen[name] = stamp, hashed.hexdigest()
+    return True, hashed.hexdigest()
+
+
+def hash_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """Where a number comes from: version, commit, Python, libraries, machine. Without dates: same run, same bytes."""
+    commit = None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    libraries = (
+        "numpy",
+        "pyarrow",
+        "pandas",
+        "torch",
+        "diffusers",
+        "transformers",
+    )  # of which none is imported
+    return {
+        "sr4g_utils": __version__,
+        "commit": commit,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in libraries},
+        "pinned": pinned(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def pinned() -> bool:
+    """Whether every installed package that ``constraints.txt`` names has the version that it names."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    wanted = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    versions = {name: _version(name) for name in wanted}
+    return all(own.partition("+")[0] == wanted[name] for name, own in versions.items() if own is not None)
+
+
+def _version(library: str) -> str | None:
+    with contextlib.suppress(PackageNotFoundError):
+        return version(library)
+    return None
+
+
+# ------------------------------------------------------------------------------------------------- other processes
 
 
 @cache
@@ -58,261 +317,11 @@ def lock(path: Path, shared: bool = False, of: Path | None = None) -> Any:
     return file
 
 
-PACKAGE = Path(__file__).resolve().parents[1]
-ROOT = PACKAGE.parent
-DATA = ROOT / "data"
-
-# ---------------------------------------------------------------------------------------------------------- writing
-
-_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial")  # machine, process and a number of its own
-_FORGOTTEN = 24 * 3600  # seconds after which a temporary of another machine belongs to nobody
-
-
-@contextlib.contextmanager
-def atomic(path: str | Path, durable: bool = True) -> Iterator[Path]:
-    """A temporary path beside ``path``; it takes the final name when the block ends well, else it vanishes.
-
-    Any number of processes may write the same file at once: the last one's is there, whole. ``durable=False`` spares
-    thousands of small files the wait for the disk: a kill is survived, a power failure is not.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = temporary(path)
-    try:
-        yield partial
-        if durable:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def temporary(path: Path) -> Path:
-    """A hidden name beside ``path`` that no other process, thread or call has."""
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
-
-
-@cache
-def _machine() -> str:
-    """Where a process number means one process: this machine, or its container."""
-    space = Path("/proc/self/ns/pid")
-    return hash_of([platform.node(), str(space.readlink()) if space.is_symlink() else ""])[:8]
-
-
-def sweep(folder: Path) -> None:
-    """Remove from a folder, and from those below it, the temporaries of processes that were killed."""
-    for path in folder.rglob(".*.partial"):
-        if not (match := _TEMPORARY.fullmatch(path.name)):
-            continue  # somebody else's
-        with contextlib.suppress(FileNotFoundError):  # another process sweeps, too
-            ours = match[1] == _machine()
-            if not _alive(int(match[2])) if ours else time.time() - path.stat().st_mtime > _FORGOTTEN:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder that was written here: it vanishes at once, so that no kill leaves a part of it."""
-    going = temporary(folder)
-    try:
-        folder.rename(going)
-    except FileNotFoundError:  # another process was faster
-        return
-    for wait in (0.0, 0.1, 1.0):  # another process may be about to write in it
-        time.sleep(wait)
-        shutil.rmtree(going, ignore_errors=True)
-        if not going.exists():
-            return
-
-
-def set_aside(path: Path) -> str:
-    """Move a file or folder to the first free of ``<name>.before``, ``.before-2``, …; a phrase that names them all."""
-    before = [path.with_name(f"{path.name}.before")]
-    while before[-1].exists():
-        before.append(path.with_name(f"{path.name}.before-{len(before) + 1}"))
-    path.rename(before[-1])
-    older = f" (and older ones: {', '.join(map(str, before[:-1]))})" if before[1:] else ""
-    return f"the old one is {before[-1]}{older}"
-
-
-def write_text(path: str | Path, text: str) -> None:
-    with atomic(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """The value in a JSON file; None where there is none or it is not whole."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-@cache
-def _yaml() -> type[yaml.SafeLoader]:
-    """A loader of YAML 1.2's plain values: 1e-5 is a number, and 12:30 is not (PyYAML reads YAML 1.1)."""
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.yaml_implicit_resolvers = {}
-    for tag, pattern, first in (
-        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        ("int", r"[-+]?(0|[1-9]\d*)|0o[0-7]+|0x[\da-fA-F]+", list("-+0123456789")),
-        ("float", r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)|\.nan", list("-+.0123456789")),
-        ("merge", "<<", ["<"]),
-    ):
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
-    return Loader
-
-
-def read_yaml(text: str) -> Any:
-    """The value of a text in YAML 1.2.
-
-    Raises:
-        yaml.YAMLError: it is none.
-    """
-    return yaml.load(text, _yaml())  # a SafeLoader
-
-
-def read_setting(text: str) -> Any:
-    """The value of a command line's setting: YAML, but a text (a path, say) as it is, with " #" and ": " in it."""
-    with contextlib.suppress(yaml.YAMLError):
-        value = read_yaml(text)
-        if not isinstance(value, str) or text.lstrip()[:1] in ("'", '"'):
-            return value
-    return text.strip()
-
-
-# ------------------------------------------------------------------------------------------------------------ hashes
-
-WHOLE, BLOCK = 4 << 20, 1 << 16  # bytes up to which a file in a folder is read whole, else in blocks
-OTHERS_AT_WORK = 25  # percent of the cores
-CLOCK = 2  # seconds; a file that is younger may be written again without a new time
-MANY = 1000  # files of a folder from which on their hashes are kept between processes
-_seen: dict[str, Any] = {}  # a file's size and times when it was read, and the hash of its content
-
-
-def digest(path: Path) -> str | None:
-    """sha256 of a file; of the names and contents of the files in a folder; None where there is nothing.
-
-    Hidden files do not count. Contents decide and times do not, so a copy of a folder has its digest; but only files
-    whose size or times have changed are read again, by this process or, where a folder holds ``MANY``, by later ones.
-    Of large files (weights) some blocks are read.
-    """
-    if path.is_dir():
-        files = sorted(walk(path))
-        return hash_of(list(zip((str(file.relative_to(path)) for file in files), contents(files), strict=True)))
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """The files in and below a folder that are not hidden; a linked folder is followed once."""
-    met: set[str] = set()
-    for at, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(at)) in met:
-            folders.clear()
-            continue
-        met.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(at, name) for name in names if not name.startswith("."))
-
-
-def contents(files: list[Path]) -> list[str]:
-    """A hash of each file's content; "" where there is no file."""
-    memory = None
-    if len(files) >= MANY:
-        place = os.path.commonpath([file.absolute().parent for file in files])
-        memory = cache_folder() / "digests" / f"{hash_of(place)[:16]}.json"
-        _seen.update(read_json(memory) or {})
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(_content, files))
-    if memory and any(read for read, _ in found):
-        with contextlib.suppress(OSError):  # a cache that cannot be written is none
-            write_json(memory, {str(file.absolute()): _seen.get(str(file.absolute())) for file in files})
-    return [value for _, value in found]
-
-
-def _content(path: Path) -> tuple[bool, str]:
-    """Whether a file had to be read, and a hash of its content: of all, or of blocks spread over a large file."""
-    name = str(path.absolute())
-    if not path.is_file():
-        return False, ""
-    about = path.stat()
-    size, stamp = about.st_size, [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
-    if (known := _seen.get(name)) and known[0] == stamp:
-        return False, known[1]
-    hashed, starts = hashlib.sha256(str(size).encode()), [0]
-    if size > WHOLE:
-        starts = [(size - BLOCK) * i // 7 for i in range(8)]
-    with path.open("rb") as file:
-        for start in starts:
-            file.seek(start)
-            hashed.update(file.read(BLOCK if size > WHOLE else size))
-    if time.time() - about.st_ctime > CLOCK:
-        _seen[name] = stamp, hashed.hexdigest()
-    return True, hashed.hexdigest()
-
-
-def hash_of(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def provenance() -> dict[str, Any]:
-    """What a number came from: version, commit, Python, libraries and machine. No dates: same run, same bytes."""
-    commit = None
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no checkout
-        git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    libraries = ("numpy", "pyarrow", "pandas", "torch", "diffusers", "transformers")  # asked, not imported
-    return {
-        "sr4g_utils": __version__,
-        "commit": commit,
-        "python": platform.python_version(),
-        **{name: _version(name) for name in libraries},
-        "pinned": pinned(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
-def pinned() -> bool:
-    """Whether every installed package that ``constraints.txt`` names has the version that it names."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    wanted = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    found = {name: found for name in wanted if (found := _version(name)) is not None}
-    return all(version.partition("+")[0] == wanted[name] for name, version in found.items())
-
-
-def _version(library: str) -> str | None:
-    with contextlib.suppress(PackageNotFoundError):
-        return version(library)
-    return None
-
-
 def share_cores() -> None:
-    """Where others work on this machine, take as many threads as there are idle cores, and have those that wait sleep,
-    not spin, in this process and its children; before torch is imported. What the user has set stays; what an earlier
-    call set is decided anew.
+    """On a busy machine, use only as many threads as there are idle cores, and let waiting threads sleep.
 
-    Spinning threads take the cores from those that work. Where nobody else works, spinning is the faster way to wait.
+    For this process and its children; to be called before torch is imported. The user's own settings stay; those of an
+    earlier call are decided anew. Spinning is the faster way to wait, but takes cores from other processes.
     """
     import psutil
 
@@ -341,7 +350,7 @@ def cache_folder() -> Path:
 
 def sources() -> dict[str, dict[str, Any]]:
     """The official files that a run may download (``data/sources.yaml``): url, hash and, of large ones, bytes."""
-    return read_yaml((DATA / "sources.yaml").read_text(encoding="utf-8"))
+    return _shipped("sources")
 
 
 def download(name: str) -> Path:
@@ -373,16 +382,20 @@ def download(name: str) -> Path:
         ) from error
 
 
+def _shipped(name: str) -> Any:
+    return read_yaml((DATA / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
 def ledger() -> pd.DataFrame:
     """The decisions that the paper leaves open (``data/decisions.yaml``), one row each."""
-    return pd.DataFrame(read_yaml((DATA / "decisions.yaml").read_text(encoding="utf-8")))
+    return pd.DataFrame(_shipped("decisions"))
 
 
 def reported(section: str) -> dict[Any, dict[str, Any]]:
     """A section of the published numbers, ``data/reported.yaml``."""
-    return read_yaml((DATA / "reported.yaml").read_text(encoding="utf-8"))[section]
+    return _shipped("reported")[section]
 
 
 def protocol() -> dict[str, Any]:
     """What was decided before the miniature's relations were scored, ``data/protocol.yaml``."""
-    return read_yaml((DATA / "protocol.yaml").read_text(encoding="utf-8"))
+    return _shipped("protocol")

@@ -1,7 +1,7 @@
-"""The run folder: where a run leaves things, and how it knows what is already done.
+"""The run folder: where a run's files go, and which stages are done already.
 
-A stage or a notebook is done when a record written *after* its files says so, and the record still fits: same
-configuration, code, inputs and outputs.
+A stage is done if its record, which is written *after* its files, still fits: the same configuration, code, inputs and
+outputs.
 """
 
 import ast
@@ -34,12 +34,18 @@ from .files import (
     write_text,
 )
 
+RECORDED = "recorded"  # what a parameter says in place of a path: take the recorded result
+Result = tuple[pd.DataFrame, dict[str, Any]]  # a table, and what it was made from
+
+ROOMS_OF_RUNS = tuple(f"{PACKAGE.name}.{room}" for room in ("store", "running"))
+WRITTEN_ON = (".jsonl",)  # files that a prolonged stage appends to; all others are replaced whole
+
 
 class Run:
-    """A run folder as one notebook sees it: where figures, tables and artifacts go, and what is done already.
+    """A run folder as one notebook uses it.
 
-    Opening it takes a shared lock that lasts as long as the process, so that a second batch run can tell that a kernel
-    is still at work here. Every input and output that passes through is recorded for :func:`is_done`.
+    Opening it takes a shared lock for as long as the process lives, so that a second batch run sees that a kernel is
+    still at work here. All inputs and outputs are recorded, in ``.state``, for the decision whether a notebook is done.
     """
 
     def __init__(self, folder: str | Path, notebook: str) -> None:
@@ -55,9 +61,9 @@ class Run:
         self._note()
 
     def _note(self) -> None:
-        write_json(_state(self.folder, self.notebook, "files"), {"inputs": self.inputs, "outputs": self.outputs})
+        write_json(state_file(self.folder, self.notebook, "files"), {"inputs": self.inputs, "outputs": self.outputs})
 
-    def _made(self, path: Path) -> Path:
+    def _wrote(self, path: Path) -> Path:
         if (name := str(path.relative_to(self.folder))) not in self.outputs:
             self.outputs.append(name)
             self._note()
@@ -69,13 +75,13 @@ class Run:
         Raises:
             FileNotFoundError: it does not exist; the message says which notebook makes it.
         """
-        found = self.folder / "artifacts" / path
-        if not found.exists():
+        file = self.folder / "artifacts" / path
+        if not file.exists():
             hint = "run the notebook that makes it first" if not Path(path).is_absolute() else "check the path"
-            raise FileNotFoundError(f"{found} is missing: {hint}")
-        self.inputs[str(found)] = digest(found)
+            raise FileNotFoundError(f"{file} is missing: {hint}")
+        self.inputs[str(file)] = digest(file)
         self._note()
-        return found
+        return file
 
     def stage(
         self,
@@ -90,13 +96,13 @@ class Run:
         """Make the artifact ``name`` with ``function(path, **inputs, **prolongs, **config)`` unless it is there.
 
         It is there if it was finished with the same configuration, the same content of the input files and of the local
-        models that the configuration names, and the same code: the function's module and the modules that one imports,
-        not the rest of the package. A ``heavy`` stage is kept when only code has changed, which is said: nobody wants
-        three days of training again for a changed message. Where its module states a ``BEHAVIOUR``, that decides.
+        models that the configuration names, and the same code: the function's module and the modules that one imports.
+        A ``heavy`` stage is kept, with a message, when only code has changed: nobody wants three days of training again
+        for a changed message. If its module has a number ``BEHAVIOUR``, that number stands for the code.
 
-        The artifact may be a folder in which the function keeps its own state: what an interrupted stage left there is
-        handed to it again, and so is what differs in ``prolongs`` alone. What belongs to another configuration is
-        removed first (of a heavy stage: moved to ``<name>.before``, ``.before-2``, …), which is said.
+        The artifact may be a folder in which the function keeps its own state: it gets the output of an interrupted
+        call back, and that of a call that differs in ``prolongs`` alone. The output of a different configuration is
+        removed first (of a heavy stage: moved to ``<name>.before``, ``.before-2``, …), with a message.
 
         Returns:
             The artifact's path, and the function's JSON-able result (kept beside the artifact).
@@ -104,7 +110,7 @@ class Run:
         Raises:
             BlockingIOError: another process is making it. ValueError: the name leads out of the artifacts' folder.
         """
-        path, record = self._artifact(name), _state(self.folder, name, "stage")
+        path, record = self._artifact(name), state_file(self.folder, name, "stage")
         inputs = {key: self.read(Path(value).resolve()) for key, value in (inputs or {}).items()}
         behaviour = getattr(sys.modules.get(function.__module__), "BEHAVIOUR", None) if heavy else None
         code = code_digest(function.__module__) if behaviour is None else f"behaviour {behaviour}"
@@ -116,22 +122,22 @@ class Run:
             "models": {name: digest(Path(name)) for name in _models(config)},
         }
         keys = {"key": hash_of([wanted, dict(prolongs or {})]), "belongs": hash_of(wanted)}
-        found = read_json(record) or {}
-        if found.get("key") == keys["key"] and "output" in found and found["output"] == digest(path):
-            if found["code"] != code:
+        state = read_json(record) or {}
+        if state.get("key") == keys["key"] and "output" in state and state["output"] == digest(path):
+            if state["code"] != code:
                 print(f"{name} was made by other code than today's; delete {path} to make it again", file=sys.stderr)
         else:
-            with lock(_state(self.folder, name, "lock"), of=path):
-                if found and found.get("belongs") != keys["belongs"]:
+            with lock(state_file(self.folder, name, "lock"), of=path):
+                if state and state.get("belongs") != keys["belongs"]:
                     _clear(name, path, heavy)
                 files.sweep(path.parent)
                 write_json(record, keys)
                 options = {**inputs, **(prolongs or {}), **config}
                 result = made(path, hash_of([keys["key"], code]), lambda: function(path, **options))
-                found = {**keys, "code": code, "output": digest(path), "result": result}
-                write_json(record, found)
-        self._made(path)
-        return path, found["result"]
+                state = {**keys, "code": code, "output": digest(path), "result": result}
+                write_json(record, state)
+        self._wrote(path)
+        return path, state["result"]
 
     def _artifact(self, name: str) -> Path:
         path, root = self.folder / "artifacts" / name, self.folder / "artifacts"
@@ -150,7 +156,7 @@ class Run:
         }.items():
             with atomic(self.folder / "figures" / f"{name}.{suffix}") as partial:
                 figure.savefig(partial, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
-            self._made(self.folder / "figures" / f"{name}.{suffix}")
+            self._wrote(self.folder / "figures" / f"{name}.{suffix}")
         from IPython import display, get_ipython  # not for --help
         from matplotlib import pyplot as plt
 
@@ -168,7 +174,7 @@ class Run:
         }
         for suffix, text in texts.items():
             write_text(path := self.folder / "tables" / f"{name}.{suffix}", text.rstrip("\n") + "\n")
-            self._made(path)
+            self._wrote(path)
         return table
 
     def result(self, table: pd.DataFrame, name: str, **about: Any) -> pd.DataFrame:
@@ -176,25 +182,32 @@ class Run:
         path = self.folder / "artifacts" / "results" / f"{name}.json"
         rows = json.loads(table.to_json(orient="records", double_precision=12))
         write_json(path, {"about": about, "provenance": provenance(), "rows": rows})
-        self._made(path)
+        self._wrote(path)
         return table
 
-    def recorded(self, name: str, profile: str = "coco") -> tuple[pd.DataFrame, dict[str, Any]]:
+    def recorded(self, name: str, profile: str = "coco") -> Result:
         """A result of a recorded run, shipped in ``data/results``: its rows, and where they come from."""
-        found = json.loads(self.read(files.DATA / "results" / profile / f"{name}.json").read_text(encoding="utf-8"))
-        return pd.DataFrame(found["rows"]), {**found["about"], **found["provenance"]}
+        record = json.loads(self.read(files.DATA / "results" / profile / f"{name}.json").read_text(encoding="utf-8"))
+        return pd.DataFrame(record["rows"]), {**record["about"], **record["provenance"]}
+
+    def recorded_or(self, name: str, profile: str, wanted: bool, make: Callable[[], Result]) -> Result:
+        """The recorded result if that is ``wanted``; else what ``make()`` returns, kept as this run's result."""
+        if wanted:
+            return self.recorded(name, profile)
+        table, about = make()
+        return self.result(table, name, **about), about
 
 
 def _models(value: Any) -> list[str]:
     """The local models that a configuration names."""
     if isinstance(value, Mapping):
-        return [name for each in value.values() for name in _models(each)]
+        return [name for part in value.values() for name in _models(part)]
     files = ("model_index.json", "config.json")
     return [value] if isinstance(value, str) and any((Path(value) / file).is_file() for file in files) else []
 
 
 def _clear(name: str, path: Path, keep: bool) -> None:
-    """Make way for a stage of another configuration, and say so."""
+    """Make way for a stage of another configuration, with a message."""
     why = f"{name} was made under another configuration, from other inputs or by other code: starting afresh"
     if keep and path.exists():
         print(f"{why}; {files.set_aside(path)}", file=sys.stderr)
@@ -203,22 +216,19 @@ def _clear(name: str, path: Path, keep: bool) -> None:
         print(why, file=sys.stderr)
 
 
-def _state(folder: Path, name: str, kind: str) -> Path:
+def state_file(folder: Path, name: str, kind: str) -> Path:
     return folder / ".state" / f"{name.replace('/', '%')}.{kind}.json"
 
 
 # -------------------------------------------------------------------------------------------------- what is done
 
 
-ROOMS_OF_RUNS = tuple(f"{PACKAGE.name}.{room}" for room in ("store", "running"))
-
-
 @cache
 def code_digest(module: str | None = None) -> str:
     """Hash of a module's code and of every module of the package that it imports; of the whole package if None.
 
-    Comments, docstrings and layout do not count, and neither do the rooms of runs: where a stage's files lie
-    does not change what is in them. Of a function that is no module's, as a notebook's own, the code is not known.
+    Comments, docstrings and layout do not count, nor do the rooms ``store`` and ``running``: where a stage's files lie
+    does not change what is in them. Code of functions defined in a notebook is not hashed.
     """
     every = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in PACKAGE.rglob("*.py")]
     todo = [module] if module else sorted(every)
@@ -243,15 +253,15 @@ def source_file(module: str) -> Path:
 def imports(module: str, tree: ast.Module) -> set[str]:
     """The modules of this package that a module imports, those inside its functions, too."""
     package = module.split(".") if source_file(module).name == "__init__.py" else module.split(".")[:-1]
-    found = set()
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) + 1 - node.level] if node.level else []
             place = ".".join([*base, *filter(None, [node.module])])
-            found |= {place, *(f"{place}.{alias.name}" for alias in node.names)}
+            names |= {place, *(f"{place}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {name for name in found if name.split(".")[0] == PACKAGE.name and source_file(name).is_file()}
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] == PACKAGE.name and source_file(name).is_file()}
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -261,7 +271,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-WRITTEN_ON = (".jsonl",)  # files that a prolonged stage appends to; all others are replaced whole
+# ---------------------------------------------------------------------------------------- stages that runs share
 
 
 def store() -> Path | None:
@@ -280,11 +290,12 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def made(path: Path, key: str, make: Callable[[], Any]) -> Any:
-    """The result of ``make()``, which writes the artifact ``path``; or that of a run that has made the same before.
+    """The result of ``make()``, which writes the artifact ``path``, or the cached result of another run with the same
+    key.
 
     Args:
-        path: a file or folder. Of a folder, what an interrupted ``make`` left there is handed to it again.
-        key: of all that the artifact depends on: where keys are equal, so are the artifacts.
+        path: a file or folder; a folder may hold the output of an interrupted ``make``.
+        key: a hash of everything that the artifact depends on.
     """
     if (folder := store()) is None:
         return make()
@@ -292,18 +303,18 @@ def made(path: Path, key: str, make: Callable[[], Any]) -> Any:
     kept = entry / "artifact"
     with alone(folder / f"{key}.lock"):
         files.sweep(entry)
-        found = read_json(entry / "record.json")
-        if found and found["output"] == digest(kept):
+        record = read_json(entry / "record.json")
+        if record and record["output"] == digest(kept):
             copy(kept, path)
         else:
-            found = {"result": make(), "output": digest(path)}
+            record = {"result": make(), "output": digest(path)}
             copy(path, kept)
-            write_json(entry / "record.json", found)
-    return found["result"]
+            write_json(entry / "record.json", record)
+    return record["result"]
 
 
 def copy(source: Path, target: Path) -> None:
-    """Put a file or folder, whole or not at all, in the place of ``target``: as hard links, where the disk has them."""
+    """Replace ``target`` by a file or folder, atomically; with hard links where the disk has them."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary(target)
     if source.is_dir():
@@ -322,9 +333,3 @@ def _link(source: str, target: str) -> None:
             os.link(source, target)
             return
     shutil.copy2(source, target)
-
-
-RECORDED = "recorded"
-
-
-Told = tuple[pd.DataFrame, dict[str, Any]]  # a table, and what it was made from

@@ -13,8 +13,9 @@ from browser import browser, check_fits, check_loads_nothing, check_nothing_aske
 from PIL import Image
 
 from sr4g_utils.running import pages, profiles
-from sr4g_utils.store import files
 from sr4g_utils.store.files import ROOT
+
+WITH_BOXES = "01_heuristics"
 
 
 def picture(size: tuple[int, int] = (1500, 900)) -> str:
@@ -58,11 +59,11 @@ def test_the_pages_of_the_study_load_nothing(name, tmp_path):
     text = pages.to_html(path).read_text(encoding="utf-8")
     check_loads_nothing(text)
     assert "No description has been provided" not in text
-    assert ("mount(document.getElementById" in text) == (name == pages.WITH_BOXES)
+    assert ("mount(document.querySelector" in text) == (name == WITH_BOXES)
 
 
 def test_links_to_the_checkout_lead_there_from_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROOT", tmp_path / "checkout")
+    monkeypatch.setattr(pages, "ROOT", tmp_path / "checkout")
     text = "[a](../docs/a.md#b), [b](https://example.org/../b) and [c](#c)"
     for folder, lead in (("checkout/runs/x/notebooks", "../../../docs/a.md#b"), ("elsewhere", None)):
         path = tmp_path / folder / "09_nine.ipynb"
@@ -133,8 +134,8 @@ def test_a_browser_shows_the_page_and_enlarges_a_picture(notebook, width, tmp_pa
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
 def test_a_browser_drags_the_boxes_of_notebook_01(width, dark, tmp_path):
-    path = tmp_path / f"{pages.WITH_BOXES}.ipynb"
-    path.write_bytes(profiles.notebooks()[pages.WITH_BOXES].read_bytes())
+    path = tmp_path / f"{WITH_BOXES}.ipynb"
+    path.write_bytes(profiles.notebooks()[WITH_BOXES].read_bytes())
     with browser(tmp_path, width, dark) as driver:
         check_fits(driver, pages.to_html(path))
         ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")

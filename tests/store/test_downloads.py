@@ -111,7 +111,7 @@ def test_a_file_that_was_damaged_since_is_downloaded_again(server):
 
 def test_killed_in_the_middle(server, tmp_path):
     server.mode = "slow"
-    code = f"from sr4g_utils.running import files; from pathlib import Path; files.DATA = Path({str(files.DATA)!r});"
+    code = f"from sr4g_utils.store import files; from pathlib import Path; files.DATA = Path({str(files.DATA)!r});"
     code += f"files.download({NAME!r})"
     child = subprocess.Popen([sys.executable, "-c", code], cwd=files.ROOT, env=os.environ.copy())
     while not server.requests:

@@ -36,7 +36,7 @@ def test_digest(tmp_path):
 
 
 def test_provenance_asks_for_versions_without_importing(tmp_path):
-    code = "import sys; from sr4g_utils.running import files; files.provenance(); print('torch' in sys.modules)"
+    code = "import sys; from sr4g_utils.store import files; files.provenance(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

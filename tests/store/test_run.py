@@ -113,7 +113,8 @@ def test_what_a_heavy_stage_made_is_moved_not_lost(run, capsys):
 def package(tmp_path, monkeypatch):
     """A package whose modules import each other in every way; what changes its files, by name."""
     folder = tmp_path / "package"
-    monkeypatch.setattr(files, "PACKAGE", folder)
+    monkeypatch.setattr(store_run, "PACKAGE", folder)
+    monkeypatch.setattr(store_run, "ROOMS_OF_RUNS", ("package.store", "package.running"))
     sources = {
         "__init__": "", "top": "from . import mid, other\n", "mid": "from .low import (\n    a,\n    b,\n)\n",
         "low": "a = b = 1\n", "other": "from .running.files import x\n", "far": "x = 1\n",

@@ -129,7 +129,7 @@ def train_vae(pool: Pool, work: Path, steps: int, seed: int) -> tuple[Autoencode
     vae = make_vae()
     trainer = Trainer("vae", vae, work, steps, seed)
 
-    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss_of(_step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         rows = rng.integers(len(pool.pictures), size=BATCH["vae"])
         x, weight = pool.images(rows), pool.weights(rows)
         with torch.autocast("cpu", torch.bfloat16):
@@ -205,7 +205,7 @@ def train_text(work: Path, steps: int, seed: int) -> tuple[CLIPTextModel, Traine
     text, tokens = make_text(), tokenizer(LENGTH)
     trainer = Trainer("text", text, work, steps, seed)
 
-    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss_of(_step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         texts, labels, roles = sentences(BATCH["text"], rng)
         states = text(encode_texts(tokens, texts)).last_hidden_state
         return {"mse": F.mse_loss(states, meaning(labels, roles))}
@@ -223,7 +223,7 @@ def train_base(
     unet, tokens, schedule = make_unet(), tokenizer(LENGTH), DDPMScheduler(**SCHEDULE)
     trainer = Trainer("base", unet, work, steps, seed)
 
-    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss_of(_step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         n, (mean, std) = BATCH["base"], encoded()
         scenes = rng.integers(len(mean), size=n)
         texts = pool.listed(scenes, rng)
@@ -260,7 +260,7 @@ def train_detector(
         pictures = np.concatenate([reconstruct(vae, pool.pictures[:half], NOISE), pool.pictures[half:]])
         return Pool(pictures, pool.boxes, pool.labels)
 
-    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss_of(_step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         rows = rng.integers(len(pool.pictures), size=BATCH["detector"])
         x = shown().images(rows)
         logits, predicted = detect_all(detector, ((x + 1) / 2 - mean) / std, queries)
