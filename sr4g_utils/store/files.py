@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,21 @@ def lock(path: Path, shared: bool = False, of: Path | None = None) -> Any:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
-DATA = ROOT / "data"
+DATA = PACKAGE / "data" if (PACKAGE / "data").is_dir() else ROOT / "data"  # of a wheel, or of a checkout
+
+
+def extra_of(error: ModuleNotFoundError) -> str:
+    """What to install where a library is missing that an extra of the package brings, in one line."""
+    library, lines = (error.name or "").partition(".")[0], []
+    with contextlib.suppress(PackageNotFoundError):
+        lines = requires(PACKAGE.name) or []
+    extras = [match[1] for line in lines if (match := re.search(r"extra == ['\"](\w+)", line))]
+    of = [match[1] for line in lines if (match := re.match(rf"(?i){library}\b.*extra == ['\"](\w+)", line))]
+    if not of:
+        return str(error)
+    extra = min(of, key=extras.count)  # larger ones hold it, too
+    return f"needs the extra {extra}: pip install '{PACKAGE.name}[{extra}]' (there is no {library})"
+
 
 # ---------------------------------------------------------------------------------------------------------- writing
 
