@@ -67,12 +67,12 @@ def extra_of(error: ModuleNotFoundError) -> str:
     """What to install where a library is missing that an extra of the package brings, in one line."""
     library, lines = (error.name or "").partition(".")[0], []
     with contextlib.suppress(PackageNotFoundError):
-        lines = requires(PACKAGE.name) or []
-    extras = [match[1] for line in lines if (match := re.search(r"extra == ['\"](\w+)", line))]
-    of = [match[1] for line in lines if (match := re.match(rf"(?i){library}\b.*extra == ['\"](\w+)", line))]
+        lines = [line.replace('"', "'") for line in requires(PACKAGE.name) or []]
+    named = rf"(?i){library.replace('_', '[-_]')}(?![\w-]).*extra == '(\w+)'"
+    of = [match[1] for line in lines if (match := re.match(named, line))]
     if not of:
         return str(error)
-    extra = min(of, key=extras.count)  # larger ones hold it, too
+    extra = min(of, key=lambda name: "".join(lines).count(f"'{name}'"))  # the smallest: larger ones hold it, too
     return f"needs the extra {extra}: pip install '{PACKAGE.name}[{extra}]' (there is no {library})"
 
 
