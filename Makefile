@@ -33,7 +33,7 @@ $(VENV)/installed: EXTRA = study
 $(VENV)/all: EXTRA = all
 $(VENV)/installed $(VENV)/all: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed, and none was found; pass PYTHON=/path/to/python"; exit 1; }
-	test -e $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -e $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]' $(if $(PINNED),--constraint $(PINNED))
 	@touch $@ $(if $(filter all,$(EXTRA)),$(VENV)/installed)
 

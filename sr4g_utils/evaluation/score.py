@@ -1,7 +1,6 @@
 """A score in one call: images, or boxes, and their prompts → a table that says how it was judged."""
 
 import html
-import json
 import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,8 +91,8 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """All of it but the verdicts, as JSON can hold it; null is a score of 0 / 0, or an interval of too few."""
-        rows = json.loads(self.scores.to_json(orient="records", double_precision=15))
-        return {"scores": rows, "judged": self.judged, "cite": self.cite()}
+        rows = self.scores.astype(object).where(self.scores.notna(), None)
+        return {"scores": rows.to_dict("records"), "judged": self.judged, "cite": self.cite()}
 
     def write(self, folder: str | Path) -> None:
         """Leave scores.csv, scores.parquet, scores.json and verdicts.parquet in a folder."""
