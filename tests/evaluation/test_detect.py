@@ -19,7 +19,7 @@ from pretend import picture
 
 from sr4g_utils.__main__ import main
 from sr4g_utils.dataset.prompt_sets import read_prompts
-from sr4g_utils.evaluation import detect, detections, scores, verdicts
+from sr4g_utils.evaluation import detect, scores, verdicts
 from sr4g_utils.evaluation.detections import BEHAVIOUR, DETECTION_COLUMNS, read_detections
 from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.models import detectors
@@ -111,7 +111,7 @@ def test_only_other_behaviour_makes_other_boxes(
     monkeypatch.setattr(detectors.Detector, "detect", lambda *a, **k: calls.append(1) or own(*a, **k))
     monkeypatch.setattr(detectors, "__file__", __file__)  # as after a comment
     assert detect.write_detections(tmp_path / "b.parquet", images, **options) == record and not calls
-    monkeypatch.setattr(detections, "BEHAVIOUR", BEHAVIOUR + 1)
+    monkeypatch.setattr(detect, "BEHAVIOUR", BEHAVIOUR + 1)
     assert detect.write_detections(tmp_path / "b.parquet", images, **options) == record and calls
 
 

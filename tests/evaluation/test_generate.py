@@ -16,7 +16,7 @@ from pretend import five_prompts
 
 from sr4g_utils.__main__ import main
 from sr4g_utils.evaluation import generate, images
-from sr4g_utils.models import diffusion, load, sampling
+from sr4g_utils.models import diffusion, load
 from sr4g_utils.models.sampling import BEHAVIOUR, Sampling
 
 FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
@@ -104,7 +104,7 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(
 def test_other_behaviour_makes_other_images(folder: Path, file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     options = {"model": str(folder / "v1.4"), "sampling": FAST}
     generate.write_images(tmp_path / "images", file, **options)
-    monkeypatch.setattr(sampling, "BEHAVIOUR", BEHAVIOUR + 1)
+    monkeypatch.setattr(generate, "BEHAVIOUR", BEHAVIOUR + 1)
     generate.write_images(tmp_path / "images", file, **options)
     assert "another configuration (behaviour): starting afresh" in capsys.readouterr().err
 
