@@ -337,6 +337,7 @@ def answers(args: argparse.Namespace) -> int:
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
             of.to_csv(args.out / f"{name}.csv", index=False)
+    print(f"\n{people.summary(tables['among'], tables.get('with_rules'))}")
     return 0
 
 

@@ -1,7 +1,6 @@
 """Intervals of ratios over prompts, and agreement between people, rules and detectors."""
 
 from collections.abc import Sequence
-
 from functools import cache
 from math import exp, lgamma, log, nan, pi, sqrt
 from statistics import NormalDist

@@ -280,8 +280,6 @@ def test_photos_are_stratified_by_margin_and_weighted_back(shared, tmp_path):
 
 
 def test_making_a_kit_loads_no_model():
-    code = (
-        "import sys; sys.modules['torch'] = None; from sr4g_utils.__main__ import main; main(['kit', '--help'])"
-    )
+    code = "import sys; sys.modules['torch'] = None; from sr4g_utils.__main__ import main; main(['kit', '--help'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--per-relation" in done.stdout, done.stderr
