@@ -15,14 +15,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 run: $(VENV)/installed  ## the default profile; more with ARGS="--profile coco"
 	$(BIN)/python run_all.py $(ARGS)
 
-test: $(VENV)/installed
+test: $(VENV)/all
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/installed  ## the dataset, then every stage; on a GPU it leaves data/results/bench/<device>.json
+bench: $(VENV)/all  ## the dataset, then every stage; on a GPU it leaves data/results/bench/<device>.json
 	$(BIN)/python tests/bench_dataset.py $(ARGS)
 	$(BIN)/python tests/bench_stages.py
 
-lint: $(VENV)/installed
+lint: $(VENV)/all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -31,14 +31,17 @@ lint: $(VENV)/installed
 notebooks: $(VENV)/installed  ## run the default profile and put its outputs into the notebooks of the checkout
 	$(BIN)/python run_all.py --refresh
 
-site: $(VENV)/installed  ## a searchable site of a finished run, its tables and the docs: RUN=folder SITE=folder
+site: $(VENV)/all  ## a searchable site of a finished run, its tables and the docs: RUN=folder SITE=folder
 	$(BIN)/sphinx-build -qE -D run="$(RUN)" docs "$(SITE)"
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# what the notebooks need, or what the tests need as well
+$(VENV)/installed: EXTRA = study
+$(VENV)/all: EXTRA = all
+$(VENV)/installed $(VENV)/all: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed, and none was found; pass PYTHON=/path/to/python"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' $(if $(PINNED),--constraint $(PINNED))
-	@touch $(VENV)/installed
+	@test -e $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]' $(if $(PINNED),--constraint $(PINNED))
+	@touch $@ $(if $(filter all,$(EXTRA)),$(VENV)/installed)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,11 +2,18 @@
 
 import json
 import re
+import shlex
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from sr4g_utils.dataset import coco, world
+import run_all
+from sr4g_utils.__main__ import COMMANDS, arguments, main
+from sr4g_utils.dataset import coco, prompt_sets, world
+from sr4g_utils.evaluation import detect
+from sr4g_utils.evaluation.detections import read_detections
 from sr4g_utils.finetuning.captions import true_captions
 from sr4g_utils.relations import FAMILIES
 from sr4g_utils.running import profiles
@@ -47,6 +54,89 @@ def test_commands_and_links_are_real():
             assert (start / link).exists(), (name, link)
     for command in ("make test", "make lint"):
         assert command in (ROOT / ".ci" / "run").read_text()
+
+
+OTHERS = ("make", "conda", "cd", "nbgrader", "head=$(scontrol")  # other tests run make's; the rest is not ours
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```(?:{language})\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command in a page's shell blocks, with its own variables put in and others made up."""
+    for block in blocks(text, "sh|bash"):
+        own = dict(re.findall(r'^(\w+)="(.*)"$', block, re.MULTILINE))
+        for line in block.replace("\\\n", " ").splitlines():
+            for name, value in own.items():
+                line = line.replace(f"${name}", value)
+            line = re.sub(r"\$\(\(.*?\)\)|\\?\$\w+", "1", line)
+            words = [] if re.match(r'\w+="', line) else shlex.split(line, comments=True)
+            yield from [shlex.split(words[-1])] if words[:2] == ["srun", "bash"] else [words] if words else []
+
+
+@pytest.mark.parametrize("name", ["README.md", *PAGES])
+def test_every_command_is_understood(name, tmp_path):
+    """By the parser of its door, with a profile and settings that there are."""
+    for words in commands(README if name == "README.md" else PAGES[name]):
+        match words:
+            case ["python", "run_all.py", *options]:
+                args = run_all.arguments(options)
+                profiles.load_profile(args.profile, args.settings, tmp_path)
+            case ["accelerate", "launch", *_] | ["sr4g", *_]:
+                options = words[1:] if words[0] == "sr4g" else words[words.index("sr4g_utils") + 1 :]
+                assert arguments(options).command == options[0]
+            case [".venv/bin/python", "-c", code, ">", _]:
+                exec(code, {})
+            case _:
+                assert words[0] in OTHERS, words
+
+
+def test_the_examples_of_help_are_understood():
+    for name, (_, work) in COMMANDS.items():
+        for line in re.findall(rf"^ +(?:sr4g|.* -m sr4g_utils) ({name} .*)$", work.__doc__, re.MULTILINE):
+            assert arguments(shlex.split(re.sub(r" {3,}.*", "", line))).command == name
+
+
+@pytest.fixture
+def read_along(tmp_path, monkeypatch):
+    """The files of docs/evaluate.md's examples; in every image a detector finds the boxes of its table."""
+    prompts, boxes = blocks(PAGES["evaluate.md"], "csv")
+    for name, text in {"mine.csv": prompts, "boxes.csv": boxes}.items():
+        (tmp_path / name).write_text(text)
+    table = read_detections(tmp_path / "boxes.csv")
+    corners = table.assign(x1=table.x, y1=table.y, x2=table.x + table.w, y2=table.y + table.h)
+    corners.drop(columns=["x", "y", "w", "h"]).to_csv(tmp_path / "corners.csv", index=False)
+    image = {"classes": ["person", "bicycle"], "centroid": [[1, 1], [9, 1]], "sra": 1}
+    (tmp_path / "results_sd.json").write_text(json.dumps({"1_0": image}))
+    (tmp_path / "images").mkdir()
+    for i in range(2):
+        Image.new("RGB", (64, 64)).save(tmp_path / "images" / f"{i}_0.png")
+
+    def found(path, *_, **options):
+        path.parent.mkdir(exist_ok=True)
+        table.to_parquet(path)
+        return {"detector": {"id": str(options["detector"])}}
+
+    for name in ("write_detections", "write_boxes"):
+        monkeypatch.setattr(detect, name, found)
+    own = prompt_sets.PromptSet("geneval", 2, lambda: prompt_sets.read_prompts(tmp_path / "mine.csv"))
+    monkeypatch.setitem(prompt_sets.SETS, "geneval", own)  # which is downloaded
+    monkeypatch.chdir(tmp_path)
+    return {"images": [Image.new("RGB", (64, 64))] * 2, "prompts": [("dog", "left of", "cat"), ("cup", "above", "bed")]}
+
+
+@pytest.mark.parametrize("name", ["README.md", "evaluate.md"])
+def test_what_scores_runs_as_it_is_printed(name, read_along, capsys):
+    text = README if name == "README.md" else PAGES[name]
+    scored = [words[1:] for words in commands(text) if words[:2] == ["sr4g", "score"]]
+    assert scored
+    for words in scored:
+        assert main(words) == 0, (words, capsys.readouterr().err)
+        assert "VISOR_Cond" in capsys.readouterr().out
+    for code in blocks(text, "python"):
+        exec(code, dict(read_along))
+        assert capsys.readouterr().out
 
 
 def told(metric: str, objects: str) -> str:

@@ -71,10 +71,13 @@ def test_light_rooms_import_nothing_heavy() -> None:
     "command",
     [
         "run_all.py",
-        *(f"sr4g_utils.{name}" for name in ("evaluation.generate", "evaluation.detect", "models.miniature")),
+        "sr4g_utils.models.miniature",
+        "sr4g_utils",
+        *(f"sr4g_utils {name}" for name in ("generate", "detect", "score", "finetune", "kit", "answers")),
     ],
 )
 def test_help_needs_nothing_heavy_and_says_nothing_else(command: str) -> None:
+    command, *arguments = command.split()
     code = (
         "import runpy, sys\n"
         "class Refuse:\n"
@@ -85,7 +88,7 @@ def test_help_needs_nothing_heavy_and_says_nothing_else(command: str) -> None:
         "run = runpy.run_path if command.endswith('.py') else runpy.run_module\n"
         "run(command, run_name='__main__')\n"
     )
-    done = python(code, command, "--help")
+    done = python(code, command, *arguments, "--help")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert done.stdout.startswith("usage: ") and "--help" in done.stdout
 

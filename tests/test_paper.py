@@ -94,7 +94,7 @@ def test_the_whole_profile_runs_on_real_coco(tmp_path, shared, profile, version,
             run(environment, "run_all.py", *where, *values, "--until", "02")
             own = [part for value in values[1::2] if mine(value) for part in ("--set", value)]
             launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-            run(environment, *launch, "-m", "sr4g_utils.finetuning", *where, *own)
+            run(environment, *launch, "-m", "sr4g_utils", "finetune", *where, *own)
         run(environment, "run_all.py", *where, *values)
         assert {name.rpartition(".")[2] for name in hub.fetched} == {"json", "txt", "safetensors"}
     results = tmp_path / "runs" / profile / "artifacts" / "results"

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 
 import pytest
 import yaml
@@ -25,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def test_conda_builds_the_same_environment():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = [part for part in environment["dependencies"] if isinstance(part, dict)]
-    assert pip == [{"pip": ["--constraint constraints.txt", "-e .[test]"]}], "no second list of packages"
+    assert pip == [{"pip": ["--constraint constraints.txt", "-e .[study]"]}], "no second list of packages"
     python = next(part for part in environment["dependencies"] if str(part).startswith("python"))
     assert python.startswith(f"python{PROJECT['requires-python']},"), "none newer than the pinned versions are for"
 
@@ -36,48 +37,50 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows():
     pinned = {canonicalize_name(name): version for name, _, version in named}
     extras = PROJECT["optional-dependencies"]
     for text in [*PROJECT["dependencies"], *(each for extra in extras if extra != "fid" for each in extras[extra])]:
-        asked = Requirement(text)
-        if asked.name != PROJECT["name"]:
-            assert pinned[canonicalize_name(asked.name)] in asked.specifier, text
+        requirement = Requirement(text)
+        if requirement.name != PROJECT["name"]:
+            assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, text
+
+
+NAMES = {"yaml": "pyyaml", "PIL": "pillow", "bs4": "nbconvert", "nbclient": "papermill", "docutils": "sphinx"}
+BY_CHOICE = {"peft", "bitsandbytes"}  # for a parameter of fine-tuning, whose error names them
+
+
+def imported(*sources: str) -> set[str]:
+    """The packages that sources import, inside functions, too."""
+    found = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).partition(".")[0])
+    own = {"run_all", PROJECT["name"], *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    return {canonicalize_name(NAMES.get(name, name)) for name in found - own - set(sys.stdlib_module_names)} - BY_CHOICE
+
+
+def declared(*extras: str) -> set[str]:
+    """The packages of the light install and of extras, with those extras that an extra names."""
+    names, lists = set(), [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras)]
+    for requirement in (Requirement(text) for text in chain(*lists)):
+        own = requirement.name == PROJECT["name"]
+        names |= declared(*requirement.extras) if own else {canonicalize_name(requirement.name)}
+    return names
 
 
 def test_every_import_is_a_declared_dependency():
     """Of the package, the runner and the notebooks; of the tests, with the extra."""
-    names = {
-        "yaml": "pyyaml", "PIL": "pillow", "IPython": "ipykernel", "jupyter_client": "jupyterlab",
-        "nbformat": "nbconvert", "nbclient": "nbconvert", "huggingface_hub": "transformers",
-        "tokenizers": "transformers", "bs4": "nbconvert", "packaging": "pytest",
-        # where a choice asks for them
-        **dict.fromkeys(("peft", "bitsandbytes", "submitit", "torch_fidelity", "sphinx", "docutils", "rocrate"), ""),
-        **dict.fromkeys(("anywidget", "traitlets"), ""),
-        **dict.fromkeys(("run_all", "sr4g_utils", *(path.stem for path in (ROOT / "tests").rglob("*.py"))), ""),
-    }  # fmt: skip
+    code = [path.read_text(encoding="utf-8") for path in (*(ROOT / "sr4g_utils").rglob("*.py"), ROOT / "run_all.py")]
+    for name in profiles.notebooks():
+        code += ["".join(cell["source"]) for cell in profiles.cells(name) if cell["cell_type"] == "code"]
+    assert imported(*code) - declared("study", "cluster", "site", "fid") == set()
+    tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    assert imported(*tests) - declared("all", "fid") == set()
 
-    def imported(source: str) -> set[str]:
-        found = set()
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                found.add(node.module.partition(".")[0])
-        return {names.get(name, name) for name in found - set(sys.stdlib_module_names)} - {""}
 
-    def declared(packages: list[str]) -> set[str]:
-        return {re.split("[<>=~! ]", package)[0] for package in packages}
-
-    code = [path.read_text() for path in (*(ROOT / "sr4g_utils").rglob("*.py"), ROOT / "run_all.py")]
-    code += [
-        "".join(cell["source"])
-        for name in profiles.notebooks()
-        for cell in profiles.cells(name)
-        if cell["cell_type"] == "code"
-    ]
-    needed = declared(PROJECT["dependencies"])
-    assert set().union(*map(imported, code)) <= needed
-    tests = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
-    assert set().union(*map(imported, tests)) <= needed | set().union(
-        *map(declared, PROJECT["optional-dependencies"].values())
-    )
+def test_each_install_brings_what_it_is_for():
+    assert not declared() & {"torch", "scipy", "matplotlib", "jupyterlab"}
+    assert not declared("models") & {"matplotlib", "jupyterlab", "pytest"}
+    assert not declared("study") & (declared("test") - declared()) and "anywidget" in declared("study")
 
 
 @pytest.mark.parametrize("name", list(profiles.load_profile("miniature", [], ROOT)))

@@ -1,5 +1,6 @@
 """Prompt sets of every kind: read, checked, made, and drawn from."""
 
+import hashlib
 import io
 import json
 import re
@@ -92,14 +93,15 @@ def prompt_set(name: str, number: int) -> Callable[[Callable[[], pd.DataFrame]],
     return register
 
 
-def read_prompts(source: str | Path) -> pd.DataFrame:
+def read_prompts(source: str | Path | pd.DataFrame | Sequence[Any]) -> pd.DataFrame:
     """A prompt set: columns prompt_id, subject, relation, object, caption, and what else its file holds.
 
     Args:
         source: a name in ``SETS`` or a file (:mod:`sr4g_utils.dataset.prompt_files`). A file of one's own has
             subject, relation (a name or its phrase), object and perhaps caption and prompt_id. Files of published sets
             are read as they are: SR2D's JSON, GenEval's ``evaluation_metadata.jsonl``, T2I-CompBench's spatial lines
-            (``.txt``), HRS-Bench's CSV of spatial or size compositions, NSR-1K's spatial JSON.
+            (``.txt``), HRS-Bench's CSV of spatial or size compositions, NSR-1K's spatial JSON. Or the same in memory: a
+            table, or a list of sentences, of (subject, relation, object) or of a file's rows.
 
     Returns:
         Of a published set, prompts without one of the 14 relations or with more than two objects are left out;
@@ -108,6 +110,10 @@ def read_prompts(source: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: no such file or set, or a row that cannot be read; file, row and value are named.
     """
+    if isinstance(source, pd.DataFrame):
+        return _named(source, "prompts")
+    if not isinstance(source, str | Path):
+        return _of_rows(dict(enumerate(source)), "prompts")
     path = Path(source).expanduser()
     if str(source) in SETS or (path.is_dir() and path.name in SETS):  # a folder holds no prompts, whatever its name
         return SETS[path.name].read()
@@ -119,6 +125,12 @@ def read_prompts(source: str | Path) -> pd.DataFrame:
             return _named(rows, str(source))
         rows = dict(zip(rows.index, rows.to_dict("records"), strict=True))
     return _of_rows(rows, str(source))
+
+
+def prompts_hash(table: pd.DataFrame) -> str:
+    """What tells one set of prompts from another: sha256 of their ids, triplets and captions."""
+    text = table[[*NEEDED, "caption"]].to_json(orient="values")
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def others(table: pd.DataFrame) -> dict[str, str]:
@@ -228,6 +240,8 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
     match value:
         case {"subject": _, "relation": _, "object": _}:
             return {"prompt_id": row, **value}
+        case [str(s), str(words), str(o)]:
+            return {"prompt_id": row, "subject": s, "relation": words, "object": o}
         case str():  # T2I-CompBench; what follows a tab is not the prompt (its inference_eval.py)
             text = value.split("\t")[0].strip()
             if found := _COMPBENCH_LINE.fullmatch(text.lower().rstrip(" .")):

@@ -1,11 +1,10 @@
 """Images to boxes, by VISOR's protocol: the detector is asked for a prompt's two names and for nothing else.
 
 All boxes above a low floor are stored once, with scores: thresholds and rules come later
-(:mod:`sr4g_utils.evaluation.verdicts`). A stage and a command; what a detector is and does is in
+(:mod:`sr4g_utils.evaluation.verdicts`). A stage, which `sr4g detect` runs alone; what a detector is and does is in
 :mod:`sr4g_utils.models.detectors`.
 """
 
-import argparse
 import glob
 import json
 import sys
@@ -24,11 +23,9 @@ from tqdm import tqdm
 
 from ..dataset import coco
 from ..dataset.photos import Photos
-from ..dataset.prompt_sets import SETS
 from ..dataset.prompts import true_prompts
 from ..models.names import FLOOR, QUERY
 from ..models.sampling import Pixels
-from ..models.source import PRECISIONS
 from ..store import files
 from .detections import BEHAVIOUR, DETECTION_COLUMNS
 from .images import READERS, list_images
@@ -41,7 +38,7 @@ def write_detections(
     images: str | Path,
     *,
     detector: Any,
-    prompts: str | Path | None = None,
+    prompts: str | Path | pd.DataFrame | None = None,
     floor: float = FLOOR,
     query: str = QUERY,
     batch: int = 64,
@@ -75,7 +72,7 @@ def write_detections(
         print(f"{images}: {left_out:,} images of prompts that are left out are not looked at", file=sys.stderr)
     about = {"folder": files.digest(Path(images)), "record": files.read_json(Path(images) / "record.json")}
     photos = Photos(images)
-    return _write(
+    return write_boxes(
         path, listed, lambda row: photos.read(row.file_name), about,
         detector=detector, floor=floor, query=query, batch=batch, dtype=dtype, shard=shard, shards=shards,
     )  # fmt: skip
@@ -108,13 +105,13 @@ def ceiling(
     prompts = true_prompts(coco.read(annotations, split).without_crowds(), n_per_relation, seed, rules)
     files.write_table(Path(folder) / "prompts.parquet", prompts)
     source, about = Photos(photos), {"annotations": files.digest(Path(annotations)), "photos": Path(photos).name}
-    return _write(
+    return write_boxes(
         Path(folder) / "detections.parquet", prompts.assign(image_index=0),
         lambda row: source.read(row.file_name, (row.width, row.height)), about, detector=detector, **options,
     )  # fmt: skip
 
 
-def _write(
+def write_boxes(
     path: str | Path,
     listed: pd.DataFrame,
     read: Callable[[Any], Pixels],
@@ -159,7 +156,7 @@ def _write(
 
 def _done(path: Path, key: str) -> dict[str, Any] | None:
     """The record of a file of boxes that was made with this key."""
-    record = _record(path) or {}
+    record = record_of(path) or {}
     return record if record.pop("key", None) == key else None
 
 
@@ -170,7 +167,7 @@ def _make_way(path: Path, parts: Path, key: str) -> None:
         ValueError: there is a file that was not made here.
     """
     if path.exists() and not _done(path, key):
-        if _record(path) is None:
+        if record_of(path) is None:
             raise ValueError(f"{path}: is there already, and no file of boxes made here; name another one")
         print(f"{path}: holds boxes of another configuration; {files.set_aside(path)}", file=sys.stderr)
     for other in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.parts")):
@@ -226,36 +223,9 @@ def _columns(boxes: pd.DataFrame, group: pd.DataFrame, images: list[Pixels]) -> 
     return pd.DataFrame(table)[[*DETECTION_COLUMNS, "width", "height"]]
 
 
-def _record(path: Path) -> dict[str, Any] | None:
+def record_of(path: Path) -> dict[str, Any] | None:
+    """The record of a file of boxes that was made here."""
     try:
         return json.loads((pq.read_schema(path).metadata or {})[b"sr4g"])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Boxes in a folder of images (detect.write_detections); ``--shard k --shards n`` shares the work among jobs."""
-    parser = argparse.ArgumentParser("python -m sr4g_utils.evaluation.detect", description=main.__doc__)
-    parser.add_argument("path", type=Path, help="the Parquet file of boxes; run again to go on")
-    parser.add_argument("images", type=Path, help="folder of images")
-    parser.add_argument("--detector", required=True, help="a folder, an id on the Hub, or YAML: {id: …, revision: …}")
-    parser.add_argument("--prompts", help=f"of images made elsewhere: {', '.join(SETS)} or a file")
-    parser.add_argument("--floor", type=float, default=FLOOR, help="scores below are not stored (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--dtype", default="float32", choices=PRECISIONS)
-    parser.add_argument("--shard", type=int, default=0)
-    parser.add_argument("--shards", type=int, default=1)
-    args = vars(parser.parse_args(argv))
-    files.share_cores()
-    try:
-        record = write_detections(**args | {"detector": files.read_setting(args["detector"])})
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"detect: {error}", file=sys.stderr)
-        return 1
-    if record["boxes"] == 0:
-        print("detect: no box at all: is it the right detector, and are these the prompts' images?", file=sys.stderr)
-    return int(record["boxes"] == 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,28 +23,32 @@ BEHAVIOUR = 1  # raised by hand when the same detector gives other boxes; boxes 
 
 
 DETECTION_COLUMNS = ("prompt_id", "image_index", "label", "score", "x", "y", "w", "h")
+CORNERS = ("x1", "y1", "x2", "y2")  # of a box, left and top, right and bottom, where a file has them
 Number = Int[np.ndarray, "_"]
 _NUMBERS = ["score", "x", "y", "w", "h", "image_index"]
 
 
-def read_detections(path: Path | str) -> pd.DataFrame:
-    """A table of boxes from a Parquet, JSON (list of records or of columns) or JSON Lines file, checked.
+def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
+    """A table of boxes from a Parquet, CSV, JSON (list of records or of columns) or JSON Lines file, checked.
 
     Columns: prompt_id, image_index (from 0), label (a category name), score in [0, 1], and x, y, w, h: the box in
-    pixels of its image, origin at the top left. Further columns are kept.
+    pixels of its image, origin at the top left. Further columns are kept. With ``corners``, the file has the box's
+    corners x1, y1, x2, y2 in place of x, y, w, h.
 
     Raises:
         ValueError: unreadable file, missing column, or a value that cannot be; file, column and row are named.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in (".parquet", ".json", ".jsonl"):
-        raise ValueError(f"{path}: detections are read from .parquet, .json or .jsonl")
+    if suffix not in (".parquet", ".csv", ".json", ".jsonl"):
+        raise ValueError(f"{path}: detections are read from .parquet, .csv, .json or .jsonl")
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; `python -m sr4g_utils.evaluation.detect` writes detections")
+        raise ValueError(f"{path}: no such file; `sr4g detect` writes detections")
     try:
         if suffix == ".parquet":
             table = pd.read_parquet(path)
+        elif suffix == ".csv":
+            table = pd.read_csv(path, encoding="utf-8-sig")
         else:
             text = StringIO(path.read_text(encoding="utf-8-sig"))
             table = pd.read_json(text, lines=suffix == ".jsonl", dtype=False)
@@ -52,13 +56,24 @@ def read_detections(path: Path | str) -> pd.DataFrame:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not readable as detections ({why})") from error
     table.attrs["source"] = str(path)  # for later messages
-    return check_detections(table, str(path))
+    return check_detections(from_corners(table) if corners else table, str(path))
+
+
+def from_corners(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with x, y, w, h in place of ``CORNERS``."""
+    if missing := [name for name in CORNERS if name not in table]:
+        raise ValueError(f"{source_of(table)}: the column {missing[0]!r} is missing; corners are {', '.join(CORNERS)}")
+    x1, y1, x2, y2 = (pd.to_numeric(table[name], errors="coerce") for name in CORNERS)
+    return table.drop(columns=[*CORNERS]).assign(x=x1, y=y1, w=x2 - x1, h=y2 - y1)
 
 
 def check_detections(table: pd.DataFrame, source: str = "detections") -> pd.DataFrame:
     """The table itself, when it is one of detections; see :func:`read_detections`."""
     if missing := [name for name in DETECTION_COLUMNS if name not in table]:
-        raise ValueError(f"{source}: the column {missing[0]!r} is missing; needed are {', '.join(DETECTION_COLUMNS)}")
+        found = [name for name in table if str(name).lower() in (*CORNERS, "xmin", "ymin", "xmax", "ymax")]
+        hint = f"; {', '.join(found)} look like corners: name them {', '.join(CORNERS)} and pass corners (--corners)"
+        needed = f"needed are {', '.join(DETECTION_COLUMNS)}{hint * bool(found)}"
+        raise ValueError(f"{source}: the column {missing[0]!r} is missing; {needed}")
     if twice := [name for name in DETECTION_COLUMNS if list(table).count(name) > 1]:
         raise ValueError(f"{source}: the column {twice[0]!r} occurs twice")
     for name in _NUMBERS:
@@ -174,7 +189,8 @@ def _each(prompts: int, at: Number, index: Number, source: str) -> int:
         raise ValueError(
             f"{source}: the table does not tell how many images a prompt has: {boxes['at'].nunique():,} of {prompts:,} "
             f"prompts have a box, and one image_index below {per_prompt} has boxes of {fewest:,}, another of "
-            f"{seen.max() if len(seen) else 0:,}; pass images=, their number or a table of them"
+            f"{seen.max() if len(seen) else 0:,}; pass images=, their number or a table of them (a command's "
+            "--per-prompt)"
         )
     say(f"verdicts: {per_prompt} images per prompt, by the largest image_index; pass images= if there are more")
     return per_prompt

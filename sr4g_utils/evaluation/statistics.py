@@ -1,11 +1,13 @@
 """Intervals of ratios over prompts, and agreement between people, rules and detectors."""
 
 from collections.abc import Sequence
+from functools import cache
+from math import exp, lgamma, log, nan, pi, sqrt
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float64, Int, Real
-from scipy import special
 
 GROUPS = 20  # of the jackknife
 FEWEST = 8  # clusters with a denominator, below which there is no interval: from here on they cover (tests/mistakes)
@@ -17,6 +19,27 @@ Ratios = Float[np.ndarray, "ratio"]
 def enough(below: Counts) -> np.ndarray:
     """Whether each ratio has clusters enough for an interval."""
     return (below > 0).sum(axis=0) >= FEWEST
+
+
+@cache
+def student(freedom: int, level: float) -> float:
+    """How far a share ``level`` of Student's t reaches to each side; NaN without a degree of freedom.
+
+    Newton's method on the closed form (Abramowitz and Stegun 26.7.3 and 26.7.4); so that scores need no scipy.
+    """
+    if freedom < 1:
+        return nan
+    odd, k = freedom % 2, np.arange(freedom % 2 + 2, freedom - 1, 2)
+    peak = exp(lgamma((freedom + 1) / 2) - lgamma(freedom / 2)) / sqrt(freedom * pi)
+    before, t = 0.0, NormalDist().inv_cdf((1 + level) / 2)
+    while t > before:  # from below, where every step is too short: the share is concave in t
+        cosine, sine = sqrt(freedom / (freedom + t * t)), t / sqrt(freedom + t * t)
+        series = 1 + np.cumprod((k - 1) / k * cosine**2).sum()
+        angle = np.arctan2(t, sqrt(freedom)) + (sine * cosine * series if freedom > 1 else 0)
+        share = angle * 2 / pi if odd else sine * series
+        density = peak * exp(-(freedom + 1) / 2 * log(1 + t * t / freedom))
+        before, t = t, t + (level - float(share)) / (2 * density)
+    return float(before)
 
 
 def ratio(above: Counts, below: Counts, level: float = 0.95) -> tuple[Ratios, Ratios]:
@@ -31,7 +54,7 @@ def ratio(above: Counts, below: Counts, level: float = 0.95) -> tuple[Ratios, Ra
         # all clusters alike tell nothing of how alike the images of one are: each counts once (Kish)
         clusters = total**2 / (below**2).sum(axis=0)
         effective = np.where((p == 0) | (p == 1), clusters, np.minimum(p * (1 - p) / variance, total))
-        c = special.stdtrit(n - 1, (1 + level) / 2) ** 2 / effective
+        c = np.array([student(int(k) - 1, level) for k in n]) ** 2 / effective
         middle, half = (p + c / 2) / (1 + c), np.sqrt(c * p * (1 - p) + c**2 / 4) / (1 + c)
         low, high = np.clip(middle - half, 0, p), np.clip(middle + half, p, 1)
     return np.where(enough(below), low, np.nan), np.where(enough(below), high, np.nan)
@@ -74,7 +97,7 @@ def jackknife(without: Float[np.ndarray, "part number"], level: float = 0.95) ->
     """Half the width of each number's interval, from its values with one part left out each (delete-a-group)."""
     n = len(without)
     error = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
-    return special.stdtrit(n - 1, (1 + level) / 2) * error
+    return student(n - 1, level) * error
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:

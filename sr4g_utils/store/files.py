@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from .. import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
-DATA = ROOT / "data"
+DATA = PACKAGE / "data" if (PACKAGE / "data").is_dir() else ROOT / "data"  # of a wheel, or of a checkout
 
 # ---------------------------------------------------------------------------------------------------------- writing
 
@@ -399,3 +399,16 @@ def reported(section: str) -> dict[Any, dict[str, Any]]:
 def protocol() -> dict[str, Any]:
     """What was decided before the miniature's relations were scored, ``data/protocol.yaml``."""
     return _shipped("protocol")
+
+
+def extra_of(error: ModuleNotFoundError) -> str:
+    """What to install where a library is missing that an extra of the package brings, in one line."""
+    library, lines = (error.name or "").partition(".")[0], []
+    with contextlib.suppress(PackageNotFoundError):
+        lines = [line.replace('"', "'") for line in requires(PACKAGE.name) or []]
+    named = rf"(?i){library.replace('_', '[-_]')}(?![\w-]).*extra == '(\w+)'"
+    of = [match[1] for line in lines if (match := re.match(named, line))]
+    if not of:
+        return str(error)
+    extra = min(of, key=lambda name: "".join(lines).count(f"'{name}'"))  # the smallest: larger ones hold it, too
+    return f"needs the extra {extra}: pip install '{PACKAGE.name}[{extra}]' (there is no {library})"

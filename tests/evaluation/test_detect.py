@@ -17,8 +17,9 @@ import tiny
 from PIL import Image
 from pretend import picture
 
+from sr4g_utils.__main__ import main
 from sr4g_utils.dataset.prompt_sets import read_prompts
-from sr4g_utils.evaluation import detect, detections, scores, verdicts
+from sr4g_utils.evaluation import detect, scores, verdicts
 from sr4g_utils.evaluation.detections import BEHAVIOUR, DETECTION_COLUMNS, read_detections
 from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.models import detectors
@@ -110,7 +111,7 @@ def test_only_other_behaviour_makes_other_boxes(
     monkeypatch.setattr(detectors.Detector, "detect", lambda *a, **k: calls.append(1) or own(*a, **k))
     monkeypatch.setattr(detectors, "__file__", __file__)  # as after a comment
     assert detect.write_detections(tmp_path / "b.parquet", images, **options) == record and not calls
-    monkeypatch.setattr(detections, "BEHAVIOUR", BEHAVIOUR + 1)
+    monkeypatch.setattr(detect, "BEHAVIOUR", BEHAVIOUR + 1)
     assert detect.write_detections(tmp_path / "b.parquet", images, **options) == record and calls
 
 
@@ -118,8 +119,11 @@ def test_killed_at_any_moment(images: Path, folder: Path, monkeypatch: pytest.Mo
     """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
     whole, killed = (images.parent / f"{name}.parquet" for name in ("whole", "killed"))
     prompts = images.parent / "prompts.csv"
-    code = "from sr4g_utils import detect; detect.GROUP = 1; raise SystemExit(detect.main())"
-    command = [sys.executable, "-c", code, str(killed), str(images), "--detector", str(folder / "owlvit")]
+    code = (
+        "from sr4g_utils.__main__ import main; from sr4g_utils.evaluation import detect\n"
+        "detect.GROUP = 1; raise SystemExit(main())"
+    )
+    command = [sys.executable, "-c", code, "detect", str(killed), str(images), "--detector", str(folder / "owlvit")]
     process = subprocess.Popen(
         [*command, "--prompts", str(prompts), "--floor", "0.2"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -140,7 +144,7 @@ def test_a_detector_that_finds_nothing_says_so(images: Path, folder: Path, capsy
     """A result, if another model's images hold something; by itself it is never scored."""
     path, prompts = images.parent / "none.parquet", images.parent / "prompts.csv"
     detector = ["--detector", str(folder / "owlvit"), "--prompts", str(prompts), "--floor", "0.9999999"]
-    assert detect.main([str(path), str(images), *detector]) == 1
+    assert main(["detect", str(path), str(images), *detector]) == 1
     told = capsys.readouterr().err
     assert "owlvit found nothing above 0.9999999 in 12 images" in told and "is it the right detector" in told
     table = read_detections(path)
@@ -152,9 +156,9 @@ def test_a_detector_that_finds_nothing_says_so(images: Path, folder: Path, capsy
 
 def test_the_command_says_what_is_wrong(images: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
     path = str(images.parent / "boxes.parquet")
-    assert detect.main([path, str(images), "--detector", str(folder / "owlvit")]) == 1
+    assert main(["detect", path, str(images), "--detector", str(folder / "owlvit")]) == 1
     assert "made elsewhere (it has no prompts.parquet), so give the file of its prompts" in capsys.readouterr().err
-    assert detect.main([path, str(images), "--detector", "{folder: nowhere}", "--prompts", "sr2d"]) == 1
+    assert main(["detect", path, str(images), "--detector", "{folder: nowhere}", "--prompts", "sr2d"]) == 1
     assert capsys.readouterr().err.strip().endswith("correct the profile's 'folder', or give an 'id'")
 
 

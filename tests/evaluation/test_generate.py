@@ -14,8 +14,9 @@ import pytest
 import tiny
 from pretend import five_prompts
 
+from sr4g_utils.__main__ import main
 from sr4g_utils.evaluation import generate, images
-from sr4g_utils.models import diffusion, load, sampling
+from sr4g_utils.models import diffusion, load
 from sr4g_utils.models.sampling import BEHAVIOUR, Sampling
 
 FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
@@ -103,7 +104,7 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(
 def test_other_behaviour_makes_other_images(folder: Path, file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     options = {"model": str(folder / "v1.4"), "sampling": FAST}
     generate.write_images(tmp_path / "images", file, **options)
-    monkeypatch.setattr(sampling, "BEHAVIOUR", BEHAVIOUR + 1)
+    monkeypatch.setattr(generate, "BEHAVIOUR", BEHAVIOUR + 1)
     generate.write_images(tmp_path / "images", file, **options)
     assert "another configuration (behaviour): starting afresh" in capsys.readouterr().err
 
@@ -111,7 +112,7 @@ def test_other_behaviour_makes_other_images(folder: Path, file: Path, tmp_path: 
 def test_killed_at_any_moment(folder: Path, file: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
     settings = [f"{key}={value}" for key, value in FAST.items()]
-    command = [sys.executable, "-m", "sr4g_utils.evaluation.generate", str(tmp_path / "killed"), "--prompts", str(file)]
+    command = [sys.executable, "-m", "sr4g_utils", "generate", str(tmp_path / "killed"), "--prompts", str(file)]
     command += ["--model", str(folder / "v1.4"), *(word for each in settings for word in ("--set", each))]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     while process.poll() is None and len(list((tmp_path / "killed").rglob("*.webp"))) < 5:
@@ -126,7 +127,7 @@ def test_killed_at_any_moment(folder: Path, file: Path, tmp_path: Path) -> None:
 
 def test_the_command_says_what_is_wrong(folder: Path, tmp_path: Path, capsys) -> None:
     command = [str(tmp_path / "images"), "--model", str(folder / "v1.4"), "--prompts"]
-    assert generate.main([*command, "nothing"]) == 1
+    assert main(["generate", *command, "nothing"]) == 1
     assert capsys.readouterr().err == "generate: prompts: 'nothing' is neither a file nor one of sr2d, sr4g, geneval\n"
-    assert generate.main([*command, "sr2d", "--set", "steps=many"]) == 1
+    assert main(["generate", *command, "sr2d", "--set", "steps=many"]) == 1
     assert "Expected `int`, got `str`" in capsys.readouterr().err

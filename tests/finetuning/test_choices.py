@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sr4g_utils.finetuning.__main__ import NOTEBOOK
+from sr4g_utils.__main__ import NOTEBOOK
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.running import profiles
 

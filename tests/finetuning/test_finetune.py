@@ -12,7 +12,8 @@ import pytest
 import yaml
 from tuning import QUICK, drift, make_world
 
-from sr4g_utils.finetuning import __main__, loop, stage
+from sr4g_utils import __main__
+from sr4g_utils.finetuning import loop, stage
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
 from sr4g_utils.finetuning.log import read_log
 from sr4g_utils.running import profiles
@@ -46,14 +47,14 @@ def test_two_processes_train_what_one_does_and_the_notebook_finds_it(
 ) -> None:
     # on a CPU `accelerate launch` starts one process, whatever it is asked for; torch's own launcher starts two
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    module = ["-m", "sr4g_utils.finetuning", "--profile", str(profile), "--runs"]
+    module = ["-m", "sr4g_utils", "finetune", "--profile", str(profile), "--runs"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *module, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "best at step" in done.stdout and done.stdout.count("artifacts/finetune_unseen") == 1
 
     cwd = Path.cwd()
-    assert __main__.main(["--profile", str(profile), "--runs", str(tmp_path / "one")]) == 0
+    assert __main__.main(["finetune", "--profile", str(profile), "--runs", str(tmp_path / "one")]) == 0
     os.chdir(cwd)
     one, two = (tmp_path / where / "tiny" / "artifacts" / "finetune_unseen" for where in ("one", "two"))
     assert drift(one, two, world.folder / "v2.1") < 0.01
@@ -77,6 +78,6 @@ def test_what_is_wrong_is_one_line(profile: Path, tmp_path: Path, capsys: pytest
         (["--profile", str(profile), "--set", "steps=many"], "--set 03.steps=many: 03_finetuning.steps must be int"),
         (["--profile", str(profile), "--set", "colour=red"], "03_finetuning has no parameter 'colour'"),
     ):
-        assert __main__.main([*where, *arguments]) == 1
+        assert __main__.main(["finetune", *where, *arguments]) == 1
         told = capsys.readouterr().err
         assert told.startswith("finetune: ") and message in told and told.count("\n") == 1

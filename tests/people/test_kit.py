@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from sr4g_utils.__main__ import main
 from sr4g_utils.people import answers, kit
-from sr4g_utils.people.__main__ import main
 from sr4g_utils.store.files import ROOT
 
 CHROME = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -201,7 +201,7 @@ def test_generated_pictures_meet_their_detections(page, tmp_path, capsys):
     ]  # fmt: skip
     pd.DataFrame(found).to_parquet(tmp_path / "d.parquet")
     files = [f"{model}={tmp_path / 'd.parquet'}" for model in ("base", "tuned")]
-    command = ["read", str(page), str(tmp_path / "ann.csv"), "--resamples", "20", "--out", str(tmp_path / "out")]
+    command = ["answers", str(page), str(tmp_path / "ann.csv"), "--resamples", "20", "--out", str(tmp_path / "out")]
     assert main([*command, "--detections", *files]) == 0
     table = pd.read_csv(tmp_path / "out" / "with_rules.csv").set_index(["relation", "rules"])
     assert table.loc[("left of", "visor"), "recall"] == 1 and table.loc[("right of", "visor"), "recall"] == 0
@@ -280,8 +280,6 @@ def test_photos_are_stratified_by_margin_and_weighted_back(shared, tmp_path):
 
 
 def test_making_a_kit_loads_no_model():
-    code = (
-        "import sys; sys.modules['torch'] = None; from sr4g_utils.people.__main__ import main; main(['kit', '--help'])"
-    )
+    code = "import sys; sys.modules['torch'] = None; from sr4g_utils.__main__ import main; main(['kit', '--help'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--per-relation" in done.stdout, done.stderr

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+from sr4g_utils.__main__ import main
 from sr4g_utils.dataset.captions import caption
 from sr4g_utils.evaluation import detections, generate
 from sr4g_utils.finetuning import loop
@@ -69,12 +70,12 @@ def test_nan_from_the_unet_ends_the_stage_and_what_was_good_stays(world, tmp_pat
     monkeypatch.setattr(load, "load_pipeline", broken)
     arguments = [str(tmp_path / "images"), "--prompts", str(world.prompts), "--model", str(world.sd)]
     settings = [part for name, value in FAST.items() for part in ("--set", f"{name}={value}")]
-    assert generate.main([*arguments, *settings]) == 1
+    assert main(["generate", *arguments, *settings]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert "'a bus below a kite' gives pixels that are not numbers in float32; use dtype" in told
     assert sorted(path.name for path in (tmp_path / "images").rglob("*.webp")) == ["0_0.webp", "1_0.webp"]
     monkeypatch.setattr(load, "load_pipeline", own)
-    assert generate.main([*arguments, *settings]) == 0
+    assert main(["generate", *arguments, *settings]) == 0
     assert len(list((tmp_path / "images").rglob("*.webp"))) == 4
 
 

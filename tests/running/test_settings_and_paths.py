@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 import run_all
-from sr4g_utils.dataset import prompt_sets
+from sr4g_utils import __main__
 from sr4g_utils.evaluation import generate
 from sr4g_utils.running import profiles
 from sr4g_utils.store import files
@@ -69,10 +69,9 @@ def test_a_command_takes_settings_as_the_profiles_do(tmp_path, monkeypatch, caps
     monkeypatch.setattr(generate, "write_images", lambda folder, prompts, **more: given.update(more))
     model = tmp_path / "my #1"
     settings = ["--set", "guidance=1e0", "--set", "negative_prompt=ugly #1"]
-    monkeypatch.setattr(prompt_sets, "write_given_prompts", lambda path, source: {"left_out": 0})
-    assert (
-        generate.main([str(tmp_path), "--prompts", str(tmp_path / "p.parquet"), "--model", str(model), *settings]) == 0
-    )
+    monkeypatch.setattr(__main__, "write_given_prompts", lambda path, source: {"left_out": 0})
+    command = ["generate", str(tmp_path), "--prompts", str(tmp_path / "p.parquet"), "--model", str(model), *settings]
+    assert __main__.main(command) == 0
     assert given["model"] == str(model) and given["sampling"] == {"guidance": 1.0, "negative_prompt": "ugly #1"}
 
 
@@ -210,10 +209,9 @@ def test_cores_are_shared_where_others_work_unless_the_user_says_otherwise(monke
 
 
 def test_the_commands_set_it_before_torch() -> None:
-    code = "import sys, sr4g_utils.{0}; print('torch' in sys.modules)"
-    for name in ("generate", "detect", "finetune"):
-        done = subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True, text=True, cwd=ROOT)
-        assert done.stdout == "False\n", done.stderr
+    code = "import sys, sr4g_utils.__main__; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_a_dry_run_says_where_a_distilled_model_is_sampled_otherwise(tmp_path, capsys) -> None:

@@ -1,0 +1,276 @@
+"""A score in one call: images, or boxes, and their prompts → a table that says how it was judged."""
+
+import html
+import tempfile
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import __version__
+from ..dataset.prompt_sets import prompts_hash, read_prompts
+from ..models.sampling import Pixels
+from ..store import files
+from . import detect
+from .detections import from_corners, positions, read_detections, read_visor_results
+from .images import list_images
+from .scores import METRICS, chance, scores
+from .verdicts import THRESHOLD, VARIANTS, verdicts
+
+DETECTOR = "google/owlvit-base-patch32"  # VISOR's
+LIKE = {"visor": VARIANTS["any-pair"], "geneval": VARIANTS["geneval"]}  # whose pairs and rules are taken
+
+
+@dataclass(frozen=True)
+class Score:
+    """``scores`` with chance beside them, the ``verdicts`` that they come from, and how the images were ``judged``."""
+
+    scores: pd.DataFrame
+    verdicts: pd.DataFrame
+    judged: dict[str, Any]
+
+    def table(self, relation: str = "all") -> pd.DataFrame:
+        """A row for each metric that can be measured: value and interval, counts, and chance."""
+        rows = self.scores[self.scores.relation == relation]
+        rows = rows[~rows.metric.str.startswith("VISOR_") | rows.value.notna() | (rows.metric == "VISOR_Cond")]
+        return pd.DataFrame(
+            {
+                "metric": rows.metric,
+                "percent": [_number(*row) for row in zip(rows.value, rows.low, rows.high, strict=True)],
+                "counts": [f"{count:,} of {of:,}" for count, of in zip(rows["count"], rows["of"], strict=True)],
+                "chance": [_number(value) for value in rows.chance],
+            }
+        ).reset_index(drop=True)
+
+    def per_relation(self) -> pd.DataFrame:
+        """A row for each relation: its prompts, and OA, VISOR and VISOR_Cond as :meth:`table` has them."""
+        rows = []
+        for relation in dict.fromkeys(self.scores.relation[self.scores.relation != "all"]):
+            table = self.table(relation).set_index("metric")
+            cells = {name: f"{table.percent[name]} ({table.counts[name]})" for name in METRICS[:3]}
+            prompts = self.scores.prompts[self.scores.relation == relation].iloc[0]
+            rows.append({"relation": relation, "prompts": prompts, **cells, "chance": table.chance["VISOR_Cond"]})
+        return pd.DataFrame(rows)
+
+    def by(self) -> str:
+        """Who or what judged: the detector, the threshold, the pairs of boxes and the rules."""
+        judged = self.judged
+        if file := judged.get("published"):
+            return f"verdicts as published in {file['file']} (sha256 {file['sha256'][:12]})"
+        detector, file = judged["detector"] or {"id": "a detector that is not named"}, judged["boxes"]
+        weights = f"sha256 {files.hash_of(detector['files'])[:12]}" if "files" in detector else None
+        at = detector.get("commit") or detector.get("revision") or weights
+        name = f"{detector['id']}@{at}" if at else detector["id"]
+        name += f" ({file['file']}, sha256 {file['sha256'][:12]})" if file else ""
+        return f"boxes of {name}, threshold {judged['threshold']}, {judged['pairs']} pair, rules {judged['rules']}"
+
+    def on(self) -> str:
+        """On which prompts and images."""
+        prompts, images = self.judged["prompts"], self.judged["images"]["number"]
+        name = f"{prompts['name']} (sha256 {prompts['sha256'][:12]})"
+        return f"{prompts['number']:,} prompts of {name}, {images:,} images"
+
+    def how(self) -> str:
+        """How the images were judged, in a paragraph."""
+        left_out = self.judged["prompts"]["left_out"]
+        more = f" {left_out:,} prompts of the set name none of the relations and are left out." if left_out else ""
+        return (
+            f"How it was judged: {self.by()}; {self.on()} ({self.judged['images']['counted']}).{more} Intervals: 95 %, "
+            "over prompts; chance: relations permuted among the prompts. Both are computed, not drawn, so there is no "
+            f"seed. sr4g_utils {__version__}."
+        )
+
+    def cite(self) -> str:
+        """One line for a paper or a commit."""
+        values = ", ".join(" ".join(row) for row in self.table()[["metric", "percent"]].to_numpy()[:3])
+        return f"{values} ({self.on()}; {self.by()}; sr4g_utils {__version__}, arXiv 2403.00587 and 2212.10015)"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it but the verdicts, as JSON can hold it; null is a score of 0 / 0, or an interval of too few."""
+        rows = self.scores.astype(object).where(self.scores.notna(), None)
+        return {"scores": rows.to_dict("records"), "judged": self.judged, "cite": self.cite()}
+
+    def write(self, folder: str | Path) -> None:
+        """Leave scores.csv, scores.parquet, scores.json and verdicts.parquet in a folder."""
+        folder = Path(folder)
+        with files.atomic(folder / "scores.csv") as partial:
+            self.scores.to_csv(partial, index=False)
+        for name in ("scores", "verdicts"):
+            with files.atomic(folder / f"{name}.parquet") as partial:
+                getattr(self, name).to_parquet(partial, index=False)
+        files.write_json(folder / "scores.json", self.to_json())
+
+    def __str__(self) -> str:
+        how = textwrap.fill(self.how(), 100)
+        return f"{self.table().to_string(index=False)}\n\n{how}\n\nTo cite: {self.cite()}"
+
+    def _repr_html_(self) -> str:
+        return f"{self.table().to_html(index=False, border=0)}<p>{html.escape(self.how())}</p>"
+
+
+def _number(value: float, low: float | None = None, high: float | None = None) -> str:
+    if np.isnan(value):
+        return "–"
+    return f"{value:.1f}" if low is None or np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def score(
+    images: Any,
+    prompts: Any = None,
+    *,
+    detector: Any = None,
+    threshold: float = THRESHOLD,
+    like: str = "visor",
+    pairs: str | None = None,
+    rules: str | None = None,
+    corners: bool = False,
+    per_prompt: int | None = None,
+    boxes: str | Path | None = None,
+    batch: int = 64,
+    dtype: str = "float32",
+) -> Score:
+    """OA, VISOR, VISOR_Cond and VISOR_n of images, or of boxes found in them, and how they were judged.
+
+    Args:
+        images: PIL images, arrays (h, w, 3; uint8, or floats from 0 to 1) or paths: a list with one for each prompt, or
+            a list or dict (by prompt_id) with a list of several for each. Or a folder of images (see
+            :func:`images.list_images`). Or boxes: a table, or its file (see :func:`detections.read_detections`).
+            Or a file of VISOR's published results (see :func:`detections.read_visor_results`).
+        prompts: what :func:`prompt_sets.read_prompts` reads: a name, a file, a table, or a list of sentences or of
+            (subject, relation, object). A folder made by ``sr4g generate`` holds its own.
+        detector: which looks for the prompts' things, see :class:`models.Source`; by default VISOR's. Of boxes, only
+            what to call it.
+        threshold: boxes whose score is above it count.
+        like: whose pairs and rules, "visor" or "geneval"; ``pairs`` and ``rules`` change one (see
+            :func:`verdicts.verdicts`).
+        corners: the file of boxes has x1, y1, x2, y2.
+        per_prompt: how many images a prompt has, where a table of boxes does not tell.
+        boxes: a Parquet file to keep the boxes of a folder in; an interrupted call goes on from there.
+        batch, dtype: of the detector.
+
+    Raises:
+        ValueError: prompts, images or boxes that cannot be; nothing found at all. ImportError: images are given, and
+            what a detector needs is not installed. models.ModelError: the detector does not load.
+    """
+    if like not in LIKE:
+        raise ValueError(f"like: unknown value {like!r}; choose one of {', '.join(LIKE)}")
+    path = Path(images).expanduser() if isinstance(images, str | Path) else None
+    if path is not None and not path.exists():
+        raise ValueError(f"{path}: no such folder of images or file of boxes")
+    table = None if prompts is None else read_prompts(prompts)
+    if table is None and not (path and path.is_dir()):
+        raise ValueError(f"{path or 'images'}: does not say what was asked for; give the prompts, too")
+    file = {"file": path.name, "sha256": files.digest(path)} if path and path.is_file() else None
+    if path and _is_published(path):
+        if pairs or rules:
+            raise ValueError(f"{path}: holds verdicts as published, which pairs and rules cannot change")
+        records = read_visor_results(path, table)
+        records.attrs["images"] = "those of the file"
+        return _score(records, table, prompts, {"published": file})
+    listed: pd.DataFrame | int | None = per_prompt
+    if file or isinstance(images, pd.DataFrame):
+        found = read_detections(path, corners) if path else from_corners(images) if corners else images
+        made = detect.record_of(path) if path else None
+        about = made["detector"] if made else {"id": str(detector)} if detector else None
+    else:
+        options = {"detector": detector or DETECTOR, "batch": batch, "dtype": dtype}
+        found, listed, table, about = _detected(path or images, table, boxes, options)
+    settings: dict[str, Any] = {name: value or LIKE[like][name] for name, value in (("pairs", pairs), ("rules", rules))}
+    settings["threshold"] = threshold
+    records = verdicts(table, found, listed, **settings)
+    return _score(records, table, prompts, {"detector": about, "boxes": file, **settings})
+
+
+def _score(records: pd.DataFrame, table: pd.DataFrame, prompts: Any, by: dict[str, Any]) -> Score:
+    name = "prompts.parquet" if prompts is None else Path(prompts).name if isinstance(prompts, str | Path) else "a list"
+    number, left_out = int(records.prompt_id.nunique()), table.attrs.get("left_out", 0)
+    judged = {
+        **by,
+        "prompts": {"name": name, "number": number, "sha256": prompts_hash(table), "left_out": left_out},
+        "images": {"number": len(records), "counted": records.attrs["images"].removeprefix("images=")},
+        "intervals": {"level": 0.95, "over": "prompts", "resamples": 0, "seed": None},
+        "version": __version__,
+    }
+    by_chance = chance(records).rename(columns={"value": "chance"})
+    return Score(scores(records).merge(by_chance, on=["relation", "metric"], how="left"), records, judged)
+
+
+def _is_published(path: Path) -> bool:
+    """Whether a file is one of VISOR's results: an object of images, each with its classes."""
+    if path.suffix.lower() != ".json":
+        return False
+    value = files.read_json(path)
+    first = next(iter(value.values()), None) if isinstance(value, dict) else None
+    return isinstance(first, dict) and {"classes", "sra"} <= first.keys()
+
+
+# ------------------------------------------------------------------------------------------------- images to boxes
+
+
+def _detected(
+    images: Any, prompts: pd.DataFrame | None, boxes: str | Path | None, options: dict[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Boxes in a folder of images, or in images in memory; the list of images; their prompts; the detector's record."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(boxes or Path(scratch) / "boxes.parquet")
+        try:
+            if isinstance(images, Path):
+                listed = list_images(images, prompts)
+                prompts = read_prompts(images / "prompts.parquet") if prompts is None else prompts
+                record = detect.write_detections(path, images, prompts=prompts, **options)
+            elif boxes:
+                raise ValueError("boxes: are kept of a folder of images only")
+            else:
+                listed = _listed(images, prompts)
+                pixels = listed.pop("image").tolist()
+                record = detect.write_boxes(path, listed, lambda row: _pixels(pixels[row.Index]), {}, **options)
+        except ModuleNotFoundError as error:
+            raise ImportError(files.extra_of(error)) from error
+        return read_detections(path), listed, prompts, record["detector"]
+
+
+def _listed(images: Any, prompts: pd.DataFrame) -> pd.DataFrame:
+    """A row of prompt and image for each image that was given."""
+    if isinstance(images, Mapping):
+        at = positions(pd.Series(list(images)), prompts.prompt_id, "images")
+        if (at < 0).any():
+            raise ValueError(f"images: {list(images)[int(np.argmin(at))]!r} is the prompt_id of no prompt")
+        given = list(zip(at.tolist(), images.values(), strict=True))
+    elif len(images) != len(prompts):
+        left_out = f" ({n} more name none of our relations)" if (n := prompts.attrs.get("left_out")) else ""
+        each = "give one, or a list of several, for each"
+        raise ValueError(f"images: {len(images)} for {len(prompts)} prompts{left_out}; {each}")
+    else:
+        given = list(enumerate(images))
+    rows = [(row, number, image) for row, several in given for number, image in _numbered(several)]
+    table = prompts.iloc[[row for row, _, _ in rows]].reset_index(drop=True)
+    images = pd.Series([image for _, _, image in rows], dtype=object)
+    return table.assign(image_index=[number for _, number, _ in rows], image=images)
+
+
+def _numbered(images: Any) -> Iterator[tuple[int, Any]]:
+    several = isinstance(images, Sequence) and not isinstance(images, str)
+    return enumerate(images if several or np.ndim(images) == 4 else [images])
+
+
+def _pixels(image: Any) -> Pixels:
+    from PIL import Image
+
+    from ..dataset.photos import Photos
+
+    if isinstance(image, str | Path):
+        path = Path(image).expanduser().absolute()
+        return Photos(path.parent).read(path.name)
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    array = np.asarray(image)
+    if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1:
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        kind = f"{type(image).__name__} of {array.dtype} {array.shape}"
+        raise ValueError(f"images: an image is a path, a PIL image or an array (height, width, 3) of uint8, not {kind}")
+    return array

@@ -1,0 +1,161 @@
+"""A score in one call: the numbers of verdicts and scores, whatever the boxes or images come as."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from PIL import Image
+from pretend import draw, make_prompts, picture
+from scipy import special
+
+from sr4g_utils import __version__, score
+from sr4g_utils.dataset.prompt_sets import prompts_hash
+from sr4g_utils.evaluation import score as score_module
+from sr4g_utils.evaluation.detections import read_visor_results
+from sr4g_utils.evaluation.scores import chance, scores
+from sr4g_utils.evaluation.statistics import student
+from sr4g_utils.evaluation.verdicts import VARIANTS, verdicts
+
+PROMPTS = make_prompts()
+BOXES = draw(PROMPTS, 0.7, seed=1)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("detectors") / "owlvit"
+    tiny.owlvit(folder)
+    return str(folder)
+
+
+def test_students_t_is_scipys() -> None:
+    for level in (0.5, 0.9, 0.95, 0.99):
+        degrees = np.array([*range(1, 60), 100, 333, 1000, 25_279, 62_459])
+        ours = [student(int(n), level) for n in degrees]
+        np.testing.assert_allclose(ours, special.stdtrit(degrees, (1 + level) / 2), rtol=1e-11)
+    assert np.isnan(student(0, 0.95))
+
+
+@pytest.mark.parametrize("form", ["table", "parquet", "csv", "json", "jsonl", "corners", "corners in memory"])
+def test_the_numbers_are_those_of_verdicts_and_scores(form: str, tmp_path: Path) -> None:
+    own = [name for name in BOXES if name not in "xywh"]
+    corners = BOXES[own].assign(x1=BOXES.x, y1=BOXES.y, x2=BOXES.x + BOXES.w, y2=BOXES.y + BOXES.h)
+    path = tmp_path / f"boxes.{'csv' if form == 'corners' else form}"
+    match form:
+        case "parquet":
+            BOXES.to_parquet(path)
+        case "csv" | "corners":
+            (corners if form == "corners" else BOXES).to_csv(path, index=False)
+        case "json" | "jsonl":
+            BOXES.to_json(path, orient="records", lines=form == "jsonl")
+    boxes = {"table": BOXES, "corners in memory": corners}.get(form, path)
+    result = score(boxes, PROMPTS, corners="corners" in form, detector="mine")
+    records = verdicts(PROMPTS, BOXES, 4)
+    pd.testing.assert_frame_equal(result.verdicts, records)
+    pd.testing.assert_frame_equal(result.scores.drop(columns="chance"), scores(records))
+    expected = chance(records).set_index(["relation", "metric"]).value
+    np.testing.assert_array_equal(result.scores.set_index(["relation", "metric"]).chance, expected)
+    assert result.judged["prompts"]["sha256"] == prompts_hash(PROMPTS) and result.judged["version"] == __version__
+    assert result.judged["images"]["number"] == 4 * len(PROMPTS) and result.judged["detector"] == {"id": "mine"}
+    assert (result.judged["threshold"], result.judged["pairs"], result.judged["rules"]) == (0.1, "any", "visor")
+
+
+def test_genevals_own_settings_are_one_word() -> None:
+    able = PROMPTS[PROMPTS.relation.isin(["left of", "right of", "above", "below"])]
+    result = score(BOXES, able, like="geneval", threshold=0.3)
+    pd.testing.assert_frame_equal(result.verdicts, verdicts(able, BOXES, 4, 0.3, **VARIANTS["geneval"]))
+    assert score(BOXES, able, like="geneval", pairs="any").judged["pairs"] == "any"
+
+
+def test_it_says_what_it_found_and_how() -> None:
+    result = score(BOXES, PROMPTS)
+    text, row = str(result), result.scores.query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
+    shown = f"VISOR_Cond {row.value:.1f} [{row.low:.1f}, {row.high:.1f}]"
+    assert shown in " ".join(text.split()) and f"{row['count']:,} of {row.of:,}" in text and f"{row.chance:.1f}" in text
+    for words in ("threshold 0.1", "any pair", "rules visor", "no seed", __version__, prompts_hash(PROMPTS)[:12]):
+        assert words in " ".join(text.split()), words
+    assert shown in result.cite() and "\n" not in result.cite()
+    assert result._repr_html_().startswith("<table") and "How it was judged" in result._repr_html_()
+    assert result.per_relation().relation.tolist() == list(dict.fromkeys(result.scores.relation[7:]))
+    whole = json.loads(json.dumps(result.to_json()))
+    assert whole["judged"] == result.judged and len(whole["scores"]) == len(result.scores)
+
+
+def test_what_cannot_be_measured_is_a_dash_and_null() -> None:
+    one = score(BOXES[BOXES.image_index == 0], PROMPTS, per_prompt=1)
+    assert one.table().metric.tolist() == ["OA", "VISOR", "VISOR_Cond", "VISOR_1"]
+    half = score(BOXES[BOXES.label == "dog"], PROMPTS, per_prompt=4)
+    row = half.table().set_index("metric").loc["VISOR_Cond"]
+    assert (row.percent, row.counts, row.chance) == ("–", "0 of 0", "–")
+    rows = {(row["relation"], row["metric"]): row for row in half.to_json()["scores"]}
+    assert rows["all", "VISOR_Cond"]["value"] is None and rows["all", "OA"]["value"] == 0
+
+
+def test_images_in_memory_are_judged_as_their_folder_is(detector: str, tmp_path: Path) -> None:
+    triplets = [("dog", "left of", "cat"), ("tv", "above", "car"), ("cat", "inside", "tv")]
+    pixels = [[picture(40, 60, 10 * i + n) for n in range(2)] for i in range(3)]
+    paths = [[tmp_path / "images" / f"{i}_{n}.png" for n in range(2)] for i in range(3)]
+    (tmp_path / "images").mkdir()
+    for path, image in ((paths[i][n], pixels[i][n]) for i in range(3) for n in range(2)):
+        Image.fromarray(image).save(path)
+    options = {"prompts": triplets, "detector": detector, "threshold": 0.02}
+    expected = score(tmp_path / "images", **options)
+    assert expected.judged["detector"]["id"] == "owlvit" and "owlvit@sha256 " in expected.how()
+    nested = {
+        "arrays": pixels,
+        "PIL": [[Image.fromarray(image) for image in images] for images in pixels],
+        "floats": [np.stack(images) / 255 for images in pixels],
+        "paths": [[str(path) for path in images] for images in paths],
+        "by prompt": dict(enumerate(pixels)),
+    }
+    for kind, images in nested.items():
+        result = score(images, **options)
+        pd.testing.assert_frame_equal(result.verdicts, expected.verdicts, obj=kind)
+        assert result.judged["detector"] == expected.judged["detector"]
+    first = score([images[0] for images in paths], **options)
+    pd.testing.assert_frame_equal(
+        first.verdicts, expected.verdicts[expected.verdicts.image_index == 0].reset_index(drop=True)
+    )
+    some = score({2: pixels[2]}, **options)
+    assert some.verdicts.prompt_id.tolist() == [2, 2]
+
+
+def test_published_results_are_scored(tmp_path: Path) -> None:
+    prompts = PROMPTS[PROMPTS.relation == "left of"]
+    image = {"classes": ["dog", "cat"], "centroid": [[1, 1], [9, 1]], "recall": 2, "sra": 1, "text": "–"}
+    images = {f"{id}_{n}": image | {"sra": n % 2} for id in prompts.prompt_id for n in range(4)}
+    (tmp_path / "results_sd.json").write_text(json.dumps(images))
+    result = score(tmp_path / "results_sd.json", prompts)
+    pd.testing.assert_frame_equal(
+        result.scores.drop(columns="chance"), scores(read_visor_results(tmp_path / "results_sd.json", prompts))
+    )
+    assert "verdicts as published in results_sd.json" in result.how()
+    with pytest.raises(ValueError, match="pairs and rules cannot change"):
+        score(tmp_path / "results_sd.json", prompts, rules="sg2im")
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    pixels = picture(40, 60, 0)
+    (tmp_path / "c.csv").write_text("prompt_id,image_index,label,score,xmin,ymin,xmax,ymax\n0,0,dog,1,0,0,1,1\n")
+    (tmp_path / "b.csv").write_text("prompt_id,image_index,label,score,x,y,w,h\n0,0,dog,1,0,0,1,1\n")
+    triplet = [("dog", "left of", "cat")]
+    for message, arguments in {
+        "nothing.csv: no such folder": {"images": "nothing.csv"},
+        "images: does not say what was asked for": {"images": [pixels]},
+        "like: unknown value 'me'": {"images": BOXES, "prompts": PROMPTS, "like": "me"},
+        "xmin, ymin, xmax, ymax look like corners": {"images": tmp_path / "c.csv", "prompts": triplet},
+        r"b\.csv: the column 'x1' is missing; corners are x1, y1, x2, y2": {
+            "images": tmp_path / "b.csv", "prompts": triplet, "corners": True,
+        },
+        r"images: 1 for 2 prompts \(1 more name none of our relations\)": {
+            "images": [pixels], "prompts": ["a dog above a cat", "a dog near a cat", "a cup below a bed"],
+        },
+        "images: 7 is the prompt_id of no prompt": {"images": {0: pixels, 7: pixels}, "prompts": triplet},
+        "boxes: are kept of a folder": {"images": [pixels], "prompts": triplet, "boxes": tmp_path / "b.parquet"},
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            score(**arguments)
+    with pytest.raises(ValueError, match=r"not ndarray of float64 \(40, 60\)"):
+        score_module._pixels(pixels[..., 0] * 1.0)
