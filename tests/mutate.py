@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from sr4g_utils.dataset.captions import caption
 from sr4g_utils.dataset.prompt_sets import check_prompts, read_prompts, write_given_prompts
@@ -40,6 +41,11 @@ def part(name: str) -> Callable[[Callable[[random.Random, Path], None]], Callabl
         return case
 
     return register
+
+
+def numbers(all_of_them: int) -> pytest.MarkDecorator:
+    """How many cases a test takes: 50 in `make test`, and all in `make test-all`."""
+    return pytest.mark.parametrize("number", [50, pytest.param(all_of_them, marks=pytest.mark.slow("many cases"))])
 
 
 def run(name: str, number: int, seed: int = 0) -> Counter[str]:

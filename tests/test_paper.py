@@ -77,6 +77,7 @@ def run(environment: dict[str, str], *command: object) -> None:
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
 
 
+pytestmark = pytest.mark.slow("whole runs")
 PROFILES = [("paper", "v1.4", 1), ("paper", "v2.1-base", 1), ("paper_v21", "v2.1", 2)]
 
 

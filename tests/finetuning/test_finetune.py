@@ -41,6 +41,7 @@ def profile(world: SimpleNamespace, tmp_path: Path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
+@pytest.mark.slow("real training")
 def test_two_processes_train_what_one_does_and_the_notebook_finds_it(
     world: SimpleNamespace, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

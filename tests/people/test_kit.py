@@ -5,12 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from processes import until
 
 from sr4g_utils.people import answers, kit
 from sr4g_utils.people.__main__ import main
@@ -85,6 +85,7 @@ def test_the_same_seed_makes_the_same_page(page, folders, tmp_path):
         assert (other.read_bytes() == page.read_bytes()) == same
 
 
+@pytest.mark.slow("a browser")
 @pytest.mark.skipif(
     not (CHROME and DRIVER), reason="needs chromium and chromedriver (Debian: chromium, chromium-driver)"
 )
@@ -150,11 +151,7 @@ def use(browser, page) -> None:
 
 
 def saved_in(folder):
-    for _ in range(50):
-        if found := list(folder.glob("answers-*.csv")):
-            return found[0]
-        time.sleep(0.1)
-    raise AssertionError("no CSV was saved")
+    return until(lambda: list(folder.glob("answers-*.csv")), 60)[0]
 
 
 # ------------------------------------------------------------------------------------------------------- reading back

@@ -180,7 +180,7 @@ def test_braces_in_paths_and_another_python3_on_the_jupyter_path(study, tmp_path
     runs = tmp_path / "runs {a} {} {0}"
     done = subprocess.run(
         [sys.executable, str(study / "run_all.py"), "--runs", str(runs)], capture_output=True, text=True,
-        env={**os.environ, "JUPYTER_PATH": str(spec.parents[1]), "OMP_WAIT_POLICY": "passive"}, timeout=120,
+        env={**os.environ, "JUPYTER_PATH": str(spec.parents[1]), "OMP_WAIT_POLICY": "passive"}, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     log = (runs / "miniature" / "run.log").read_text()

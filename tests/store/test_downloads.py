@@ -13,6 +13,7 @@ import threading
 import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -74,6 +75,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "DATA", data)
     monkeypatch.setenv("SR4G_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SR4G_MIRROR", server.url)
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _: None))  # before it tries again
     yield server
     server.http.shutdown()
     server.http.server_close()

@@ -9,11 +9,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 
 import numpy as np
 import pytest
+from processes import until
 
 from sr4g_utils import relations
 from sr4g_utils.dataset import captions
@@ -34,7 +34,7 @@ def node(code: str, *files) -> str:
         f'import * as boxes from "{widget.MODULE.as_uri()}"; import {{ readFileSync, writeFileSync }} from "node:fs";'
     )
     command = [program, "--input-type=module", "-e", head + code, *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert not done.returncode, done.stderr
     return done.stdout
 
@@ -256,6 +256,7 @@ def check_boxes_answer(driver, kind: str = "mouse") -> None:
         assert len(driver.find_element("css selector", ".border.projective").get_attribute("d")) > 100
 
 
+@pytest.mark.slow("a browser")
 def test_a_browser_drags_a_box_in_a_page_from_a_file(tmp_path):
     from selenium.webdriver import ActionChains, Keys
 
@@ -289,6 +290,7 @@ def check_nothing_asked(driver) -> None:
     assert not [url for url in asked if not url.startswith(("file:", "data:", "chrome", "about:"))]
 
 
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_shows_it_whole_light_and_dark_and_a_finger_drags(dark, tmp_path):
     path = tmp_path / "boxes.html"
@@ -317,7 +319,7 @@ def test_a_phone_shows_it_whole_light_and_dark_and_a_finger_drags(dark, tmp_path
 CELL = """\
 from pathlib import Path
 
-from sr4g_utils import widget
+from sr4g_utils.teaching import widget
 
 boxes = widget.show()
 boxes.observe(lambda change: Path("moved").write_text(str(change["new"])), "subject_box")
@@ -344,12 +346,15 @@ def jupyterlab(folder):
         environment = os.environ | own | {"PYTHONPATH": str(ROOT)}
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     try:
-        for _ in range(120):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5).close()
-                break
+
+        def answers() -> bool:
             assert server.poll() is None, (folder / "jupyter.log").read_text()
-            time.sleep(0.5)
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=60).close()
+                return True
+            return False
+
+        until(answers)
         yield f"http://127.0.0.1:{port}/lab/tree/boxes.ipynb?token={token}"
     finally:
         server.terminate()
@@ -360,18 +365,25 @@ def jupyterlab(folder):
             server.wait(30)
 
 
+@pytest.mark.slow("a browser")
 def test_a_browser_drags_a_box_in_jupyterlab_and_python_hears_of_it(tmp_path):
     pytest.importorskip("anywidget", reason="anywidget is not installed")
     (tmp_path / "lab").mkdir()
     with browser(tmp_path, 1280, 1400) as driver, jupyterlab(tmp_path / "lab") as address:
+        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
         from selenium.webdriver.support.ui import WebDriverWait
 
-        wait = WebDriverWait(driver, 120)
+        def boxes(d) -> list:
+            """Those of the cell; it is run again for as long as JupyterLab, still starting, has not taken it."""
+            if d.find_element("css selector", ".jp-CodeCell .jp-InputPrompt").text in ("[ ]:", ""):
+                d.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+            return d.find_elements("css selector", ".sr4g-boxes .subject rect")
+
+        wait = WebDriverWait(driver, 300, 1, [NoSuchElementException, StaleElementReferenceException])
         driver.get(address)
         wait.until(lambda d: d.find_elements("css selector", ".jp-Notebook .jp-CodeCell"))
         wait.until(lambda d: d.find_elements("css selector", ".jp-Notebook-ExecutionIndicator[data-status='idle']"))
-        driver.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        wait.until(lambda d: d.find_elements("css selector", ".sr4g-boxes .subject rect"))
+        wait.until(boxes)
         if shots := os.environ.get("SR4G_SHOTS"):
             driver.save_screenshot(f"{shots}/jupyterlab.png")
         check_boxes_answer(driver)
