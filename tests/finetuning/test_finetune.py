@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from tuning import QUICK, drift, make_world
+from tuning import QUICK, drift
 
 from sr4g_utils.finetuning import __main__, loop, stage
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
@@ -18,11 +18,6 @@ from sr4g_utils.finetuning.log import read_log
 from sr4g_utils.running import profiles
 from sr4g_utils.store.files import ROOT
 from sr4g_utils.store.run import Run
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
