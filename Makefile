@@ -10,13 +10,16 @@ PINNED ?= constraints.txt
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: run test bench lint notebooks site clean
+.PHONY: run test test-all bench lint notebooks site clean
 
 run: $(VENV)/installed  ## the default profile; more with ARGS="--profile coco"
 	$(BIN)/python run_all.py $(ARGS)
 
-test: $(VENV)/all
+test: $(VENV)/all  ## the quick tests of every room
 	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/all  ## all tests: kills, races, whole runs, browsers and real training, too
+	$(BIN)/python -m pytest -m "" $(ARGS)
 
 bench: $(VENV)/all  ## the dataset, then every stage; on a GPU it leaves data/results/bench/<device>.json
 	$(BIN)/python tests/bench_dataset.py $(ARGS)

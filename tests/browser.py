@@ -16,8 +16,9 @@ FLAGS = (
 
 
 @contextlib.contextmanager
-def browser(folder: Path, width: int = 1280, dark: bool = False) -> Iterator[Any]:
-    """Chromium with a window of ``width`` pixels; a phone's if that is below 600. Skips where there is none."""
+def browser(folder: Path, width: int = 1280, dark: bool = False, height: int = 844) -> Iterator[Any]:
+    """Chromium with a window of ``width`` pixels, a phone's if that is below 600, that saves files in ``folder``. Skips
+    where there is none."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)")
@@ -25,10 +26,11 @@ def browser(folder: Path, width: int = 1280, dark: bool = False) -> Iterator[Any
     options.binary_location = shutil.which("chromium")
     for flag in (*FLAGS, f"user-data-dir={folder / 'browser'}"):
         options.add_argument(f"--{flag}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
-        metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})

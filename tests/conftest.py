@@ -1,19 +1,34 @@
 """For all tests: array shapes are checked, and real data is found or the test is skipped with a reason."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from beartype import BeartypeConf
+from beartype.claw import beartype_package
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side, a file to a core
-install_import_hook("sr4g_utils", "beartype.beartype")  # before any test module imports the package
-
-settings.register_profile("sr4g", deadline=None, print_blob=True)
-settings.load_profile("sr4g")
 
 ROOT = Path(__file__).resolve().parent.parent
+# Before any test module imports the package: types are checked everywhere, and shapes where there are some. Checking
+# shapes costs 15 µs a call, which functions like `captions.caption` pay a million times.
+modules = [path.relative_to(ROOT) for path in (ROOT / "sr4g_utils").rglob("*.py")]
+shapes = [path for path in modules if re.search(r"jaxtyping|\bPixels\b", (ROOT / path).read_text(encoding="utf-8"))]
+beartype_package("sr4g_utils", conf=BeartypeConf(claw_is_pep526=False))
+install_import_hook([".".join(path.with_suffix("").parts) for path in shapes], "beartype.beartype")
+
+# no limit of time: the machine may be busy
+settings.register_profile("sr4g", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sr4g")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

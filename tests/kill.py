@@ -121,16 +121,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
     for module in (
-        "analysis",
-        "detect",
-        "detectors",
-        "diffusion",
-        "generate",
-        "quality",
+        "evaluation.detect",
+        "evaluation.generate",
+        "evaluation.quality",
         "finetuning.stage",
-        "miniature.world",
+        "models.detectors",
     ):
-        importlib.import_module(f"sr4g_utils.{module}")  # before the forks
+        importlib.import_module(f"sr4g_utils.{module}")  # before the forks, with all that they import
     rng, kills, rounds = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory() as scratch:
         at = Path(scratch)

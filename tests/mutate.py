@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from sr4g_utils.dataset.captions import caption
 from sr4g_utils.dataset.prompt_sets import check_prompts, read_prompts, write_given_prompts
@@ -40,6 +41,11 @@ def part(name: str) -> Callable[[Callable[[random.Random, Path], None]], Callabl
         return case
 
     return register
+
+
+def numbers(all_of_them: int) -> pytest.MarkDecorator:
+    """How many cases a test takes: 50 in `make test`, and all in `make test-all`."""
+    return pytest.mark.parametrize("number", [50, pytest.param(all_of_them, marks=pytest.mark.slow("many cases"))])
 
 
 def run(name: str, number: int, seed: int = 0) -> Counter[str]:
@@ -71,23 +77,9 @@ def run(name: str, number: int, seed: int = 0) -> Counter[str]:
 WORDS = ("dog", "cat", "wine glass", "hair drier", "tv", "café table", "naïve cow", "N/A sign", "null", "Ärmel")
 IDS = ("7", "007", "1e5", "1.0", "a-b", "x_1", "NA", "Straße")
 ODD: tuple[Any, ...] = (
-    "",
-    " ",
-    None,
-    5,
-    1.5,
-    float("nan"),
-    True,
-    [],
-    {},
-    {"a": [1]},
-    "5",
-    "a\nb",
-    "a,b",
-    'a "b"',
-    "\t",
-)
-ODD += ("near", 10**30, "\ud800", "x" * 200_000, "\u2028", "=1+1")
+    "", " ", None, 5, 1.5, float("nan"), True, [], {}, {"a": [1]}, "5", "a\nb", "a,b", 'a "b"', "\t", "near", 10**30,
+    "\ud800", "x" * 200_000, "\u2028", "=1+1",
+)  # fmt: skip
 
 
 @part("prompts")

@@ -2,9 +2,11 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def fork(work: Callable[[], object], log: Path) -> int:
@@ -29,6 +31,15 @@ def fork(work: Callable[[], object], log: Path) -> int:
 def wait(process: int) -> int:
     """The exit status of a process; minus the signal's number if one has ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def until(holds: Callable[[], Any], seconds: float = 300) -> Any:
+    """What a condition gives, once it holds: generous, for a machine that is busy with other tests."""
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, f"still not so after {seconds} seconds"
+        time.sleep(0.02)
+    return found
 
 
 def tree(folder: Path, *without: str) -> dict[str, bytes]:

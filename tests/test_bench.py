@@ -23,6 +23,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return files.read_json(path)
 
 
+@pytest.mark.slow("whole runs")
 def test_every_field_of_the_record_is_filled(record: dict[str, Any]) -> None:
     about = ("device", "date", "torch", "diffusers", "transformers", "machine")
     assert all(record[name] for name in about) and record["sizes"] == "tiny"
@@ -36,6 +37,7 @@ def test_every_field_of_the_record_is_filled(record: dict[str, Any]) -> None:
         assert stage["ratio"] == pytest.approx(stage["images_per_s"] / stage["baseline_images_per_s"])
 
 
+@pytest.mark.slow("whole runs")
 def test_what_generation_counts_is_the_sum_of_its_parts(record: dict[str, Any], tmp_path: Path) -> None:
     pipeline, _ = load_pipeline(bench_stages.tiny.stable_diffusion(tmp_path / "sd"), device="cpu")
     latents, states = torch.randn(2, 4, 8, 8), torch.randn(2, 77, 32)
@@ -91,6 +93,7 @@ def test_mfu_is_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench_stages.told(stage) == ", 98.9 TFLOP per image, MFU 50.0%, at most 41.2 GB"
 
 
+@pytest.mark.slow("whole runs")
 def test_a_table_of_records(tmp_path: Path, record: dict[str, Any]) -> None:
     assert bench_stages.table(tmp_path) == "No card has been measured yet."
     stage = record["stages"]["generate"] | {"images_per_s": 3.456, "baseline_images_per_s": 1.2, "ratio": 2.88}

@@ -305,6 +305,7 @@ def test_a_section_with_measured_numbers_says_where_they_come_from(name):
             assert re.search(said, prose), section.splitlines()[0]
 
 
+@pytest.mark.slow("real data")
 def test_the_limits_count_the_pictures_that_show_what_no_caption_names(tmp_path):
     unseen = profiles.declared("03_finetuning")["unseen"][1]
     world.write_annotations(tmp_path / "train.json", split="train")

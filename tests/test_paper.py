@@ -43,23 +43,13 @@ def settings(model: dict, detector: dict, shared: Path) -> list[str]:
         "detector": json.dumps(detector),
         "resamples": 200,
         "03.model": json.dumps(model),
-        "03.steps": 4,
-        "03.batch": 8,
-        "03.micro_batch": 4,
-        "03.warmup": 2,
-        "03.validate_every": 2,
-        "03.validation_prompts": 14,
-        "03.checkpoint_every": 2,
-        "03.oa_floor": 0,
-        "03.precision": "float32",
+        "03.steps": 4, "03.batch": 8, "03.micro_batch": 4, "03.warmup": 2, "03.validate_every": 2,
+        "03.validation_prompts": 14, "03.checkpoint_every": 2, "03.oa_floor": 0, "03.precision": "float32",
         "03.sampling": "{images: 1, steps: 2, batch: 16}",
         "04.models": json.dumps(models),
-        "04.per_relation": 1,
         "04.sampling": "{images: 2, steps: 2, batch: 16}",
-        "04.dtype": "float32",
-        "04.ceiling_per_relation": 2,
-        "04.quality_photos": 40,
-    }
+        "04.per_relation": 1, "04.dtype": "float32", "04.ceiling_per_relation": 2, "04.quality_photos": 40,
+    }  # fmt: skip
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
@@ -77,6 +67,7 @@ def run(environment: dict[str, str], *command: object) -> None:
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
 
 
+pytestmark = pytest.mark.slow("whole runs")
 PROFILES = [("paper", "v1.4", 1), ("paper", "v2.1-base", 1), ("paper_v21", "v2.1", 2)]
 
 

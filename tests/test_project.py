@@ -83,6 +83,19 @@ def test_each_install_brings_what_it_is_for():
     assert not declared("study") & (declared("test") - declared()) and "anywidget" in declared("study")
 
 
+def test_quick_tests_cover_every_room():
+    """`make test` leaves out what is marked as slow, with a reason; most tests of each room are quick."""
+    marked, whole = re.compile(r"mark\.slow\b(\(\"[^\"]+\"\))?"), re.compile(r"\npytestmark = \[?\s*pytest\.mark\.slow")
+    for room in {path.parent.relative_to(ROOT / "sr4g_utils") for path in (ROOT / "sr4g_utils").rglob("__init__.py")}:
+        tests = slow = 0
+        for path in (ROOT / "tests" / room).glob("test_*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert all(marked.findall(text)), f"{path}: give the reason"
+            tests += (here := text.count("\ndef test_"))
+            slow += here if whole.search(text) else len(marked.findall(text))
+        assert slow < tests / 2, room
+
+
 @pytest.mark.parametrize("name", list(profiles.load_profile("miniature", [], ROOT)))
 def test_a_notebook_carries_the_outputs_of_its_source(name):
     path = profiles.notebooks()[name]

@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from processes import until
 
 import run_all
 from sr4g_utils.store.files import ROOT
@@ -29,7 +30,7 @@ ONE = [
     'from sr4g_utils.store.run import Run\n\nrun = Run(run_folder, "01_one")',
     'table = pd.DataFrame({"n": range(n)})\nrun.table(table, "numbers", "Numbers & more")',
     'figure, axis = plt.subplots()\naxis.plot(table.n)\nrun.figure(figure, "line", "A line")',
-    "import time\ntime.sleep(pause)",
+    "import time\nif pause:\n    (run.folder / '.state' / 'pausing').touch()\n    time.sleep(pause)",
     'if source:\n    print(run.read(source).read_text())\nif break_it:\n    raise ValueError("the cat is missing")',
     "def write(path, n):\n    write_text(path, str(n) * 500_000)\n\nrun.stage('numbers.txt', write, n=n)",
 ]
@@ -83,7 +84,7 @@ class Study:
     def __call__(self, *arguments: str, code: int | None = 0, **options) -> str:
         """The program's whole output, after a check of its exit code (if one is wanted) and of its manners."""
         process = self.start(*arguments, **options)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         assert code in (None, process.returncode), (process.returncode, out, err)
         assert "Traceback" not in out + err, err
         return out + err
@@ -94,30 +95,20 @@ def study(tmp_path):
     return Study(tmp_path / "a study")  # a path with a space
 
 
-def kernel_of(process: subprocess.Popen, seconds: float = 60) -> psutil.Process:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            if "ipykernel_launcher" in " ".join(child.cmdline()):
-                return child
-        time.sleep(0.02)
-    raise AssertionError("no kernel has started")
+def kernel_of(process: subprocess.Popen) -> psutil.Process:
+    def kernels() -> list[psutil.Process]:
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+
+    return until(kernels)[0]
 
 
-def wait_for(path: Path, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} did not appear"
-        time.sleep(0.05)
+def wait_for(path: Path) -> None:
+    until(path.exists)
 
 
-def is_gone(process: psutil.Process, seconds: float = 15) -> bool:
-    until = time.monotonic() + seconds
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:  # nobody may be there to reap it
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
+def is_gone(process: psutil.Process) -> bool:
+    return until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60)  # nobody may reap it
 
 
 def contents(folder: Path, *parts: str) -> dict[str, bytes]:
@@ -196,8 +187,13 @@ def test_a_run_its_results_and_what_is_skipped(study):
     assert "hello 5" in (study.results / "run.log").read_text()
 
     assert study().count("nothing changed, skipped") == 2
+
+
+@pytest.mark.slow("whole runs")
+def test_what_is_a_reason_to_run_again(study):
+    """An output that was touched, a parameter, the source, an input or the package's code."""
+    study()
     assert "01_one: nothing changed" in study("--set", "02.n=6") and "6" in (study.results / "run.log").read_text()
-    # an output that was touched, a parameter, the source, an input or the package's code: each is a reason to run
     (study.results / "tables" / "numbers.csv").write_text("n\n1\n")
     assert "01_one: done" in study("--only", "01")
     assert "01_one: done" in study("--only", "01", "--set", "n=4")
@@ -207,7 +203,7 @@ def test_a_run_its_results_and_what_is_skipped(study):
     assert "01_one: done" in study(*with_input) and "nothing changed" in study(*with_input)
     (study.folder / "in.txt").write_text("b\n")
     assert "01_one: done" in study(*with_input)
-    plots = study.folder / "sr4g_utils" / "plots.py"
+    plots = study.folder / "sr4g_utils" / "dataset" / "figures.py"
     plots.write_text(plots.read_text() + "# a comment\n")
     assert "01_one: nothing changed" in study(*with_input)
     plots.write_text(plots.read_text() + "MORE = True\n")
@@ -233,6 +229,7 @@ def test_paths_are_seen_from_the_caller(study, tmp_path):
     assert "from the caller" in (tmp_path / "here" / "mine" / "notebooks" / "01_one.ipynb").read_text()
 
 
+@pytest.mark.slow("whole runs")
 def test_refresh_puts_the_outputs_into_the_checkout(study):
     sources = [cell["source"] for cell in nbformat.read(study.folder / "notebooks" / "01_one.ipynb", 4).cells]
     study("--refresh")
@@ -245,6 +242,7 @@ def test_refresh_puts_the_outputs_into_the_checkout(study):
     assert study().count("nothing changed, skipped") == 2  # outputs are no part of the source
 
 
+@pytest.mark.slow("whole runs")
 def test_what_a_run_says_at_its_end(study):
     output = study()
     assert re.search(
@@ -252,7 +250,7 @@ def test_what_a_run_says_at_its_end(study):
     )
     assert study("--quiet") == ""
     process = study.start("--json")
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=600)
     said = json.loads(out)
     assert process.returncode == 0 and said["notebooks"] == {"01_one": None, "02_two": None}
     assert said["made"] == {"tables": 1, "figures": 1, "artifacts": 1} and said["headline"] == []
@@ -274,24 +272,24 @@ def test_a_failing_cell(study):
     assert "01_one: done" in study()
 
 
+@pytest.mark.slow("kills")
 def test_a_kernel_that_dies(study):
     process = study.start("--set", "pause=60")
     kernel = kernel_of(process)
-    wait_for(study.results / "figures" / "line.pdf")
-    time.sleep(2)
+    wait_for(study.results / ".state" / "pausing")
     kernel.kill()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1 and re.search(r"run_all.py: 01_one, cell 7: DeadKernelError: ", err), err
 
 
+@pytest.mark.slow("kills")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(study, number):
     process = study.start("--set", "pause=60")
     kernel = kernel_of(process)
-    wait_for(study.results / "figures" / "line.pdf")
-    time.sleep(2)
+    wait_for(study.results / ".state" / "pausing")
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     last = err.strip().splitlines()[-1]
     assert process.returncode == 130 and last == "run_all.py: interrupted in 01_one, cell 7; run again to go on", err
     assert is_gone(kernel)
@@ -299,10 +297,11 @@ def test_interrupted(study, number):
     assert "01_one: done" in study()
 
 
+@pytest.mark.slow("kills")
 def test_a_second_run_is_refused_while_the_first_or_its_kernel_lives(study):
-    first = study.start("--set", "pause=8")
+    first = study.start("--set", "pause=600")
     kernel = kernel_of(first)
-    wait_for(study.results / "figures" / "line.pdf")
+    wait_for(study.results / ".state" / "pausing")
     refused = study(code=2)
     assert re.fullmatch(r"run_all.py: .*miniature is in use by another run or its kernel; wait .*\n", refused)
     kernel.suspend()  # so that it cannot notice that its parent is gone
@@ -314,6 +313,7 @@ def test_a_second_run_is_refused_while_the_first_or_its_kernel_lives(study):
     study()
 
 
+@pytest.mark.slow("whole runs")
 def test_a_full_disk(study):
     """No file may grow beyond 400 kB: what a full disk does, without one."""
     output = study(code=1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)))
@@ -322,6 +322,7 @@ def test_a_full_disk(study):
     assert "01_one: done" in study()
 
 
+@pytest.mark.slow("whole runs")
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting a small disk needs root")
 def test_a_really_full_disk(study, tmp_path):
     disk = tmp_path / "disk"
@@ -339,6 +340,7 @@ def test_a_really_full_disk(study, tmp_path):
 # ------------------------------------------------------------------------------------- the project's own notebooks
 
 
+@pytest.mark.slow("kills")
 def test_killed_at_random_moments_then_the_same_bytes(shared, tmp_path):
     """Notebook 02 on real annotations, killed again and again: the run that ends is like one undisturbed."""
     excerpt = shared / "coco_excerpt" / "annotations"
@@ -362,14 +364,14 @@ def test_killed_at_random_moments_then_the_same_bytes(shared, tmp_path):
         time.sleep(rng.uniform(0.2, 0.95) * took)
         process.kill()
         process.communicate()
-    until = time.monotonic() + 300
-    while True:  # the kernel of the last one may live for a moment
+
+    def ends_well() -> bool:
         process = start("killed")
         output, _ = process.communicate(timeout=300)
-        if process.returncode == 0:
-            break
-        assert "in use by another run or its kernel" in output and time.monotonic() < until, output
-        time.sleep(0.2)
+        assert process.returncode == 0 or "in use by another run or its kernel" in output, output
+        return process.returncode == 0
+
+    until(ends_well)  # the kernel of the last one may live for a moment
     folders = [tmp_path / name / "p" for name in ("undisturbed", "killed")]
     one, two = (contents(folder, "artifacts", "tables", "figures") for folder in folders)
     assert len(one) > 30 and one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []

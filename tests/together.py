@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=16)
     args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
-    for module in ("detect", "detectors", "diffusion", "generate"):  # before the forks
-        importlib.import_module(f"sr4g_utils.{module}")
+    for module in ("evaluation.detect", "evaluation.generate", "models.detectors", "models.diffusion"):
+        importlib.import_module(f"sr4g_utils.{module}")  # before the forks
 
     failures = 0
     with tempfile.TemporaryDirectory() as scratch:

@@ -63,6 +63,7 @@ def test_where_rule_sets_disagree(shared, tmp_path):
             assert row.only_a == apart[NAMES.index(name)]
 
 
+@pytest.mark.slow("real data")
 def test_readings_of_the_paper_are_counted(shared, tmp_path):
     paths = {
         split: shared / "coco_excerpt" / "annotations" / f"instances_{split}2017.json" for split in ("train", "val")

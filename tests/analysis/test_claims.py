@@ -136,6 +136,7 @@ def studied(chances: dict[str, float], rng: np.random.Generator, prompts: int = 
                          "both_found": found.ravel(), "correct": (holds & found).ravel()})  # fmt: skip
 
 
+@pytest.mark.slow("many draws")
 def test_relations_are_said_to_change_by_chance_in_5_percent_of_studies_at_most():
     rng, wrong = np.random.default_rng(1), 0
     even = dict.fromkeys(NAMES, 0.5)
@@ -147,6 +148,7 @@ def test_relations_are_said_to_change_by_chance_in_5_percent_of_studies_at_most(
     assert wrong <= 0.05 * RUNS / 2 + 2 * np.sqrt(0.05 * RUNS / 2)
 
 
+@pytest.mark.slow("many draws")
 @pytest.mark.parametrize("gap", [0.0, 0.4])
 def test_bias_beyond_noise_is_covered_by_its_interval(gap):
     rng, hits, values = np.random.default_rng(2), 0, []

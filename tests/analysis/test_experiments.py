@@ -121,6 +121,7 @@ def test_the_table_of_effects(study):
     assert seeds.to_dict() == {("relations", "base"): 3, ("list", "base"): 2, ("relations", "list"): 2}, "seed by seed"
 
 
+@pytest.mark.slow("many draws")
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_intervals_over_prompts_and_seeds_cover(seeds):
     """Simulated: prompts differ, seeds differ, and a prompt differs from seed to seed."""
@@ -191,13 +192,17 @@ def dosed(slope: float, rng: np.random.Generator) -> pd.DataFrame:
     return table.assign(correct=table.both_found & (rng.random(len(table)) < table.p))
 
 
-def test_the_slope_of_doses_is_that_of_a_regression_and_covers():
+@pytest.mark.slow("many draws")
+def test_the_interval_of_the_slope_of_doses_covers():
     rng, runs = np.random.default_rng(0), 200
     found = [frequency.slopes(dosed(1.5, rng)).set_index("part") for _ in range(runs)]
     for part in ("all", "scale", "one image"):
         hits = np.mean([table.low[part] <= 1.5 <= table.high[part] for table in found])
         assert hits >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs), part
-    table = dosed(1.5, rng)
+
+
+def test_the_slope_of_doses_is_that_of_a_regression():
+    table = dosed(1.5, np.random.default_rng(200))
     told = table[(table.model == "main") & table.both_found]
     plain = np.column_stack([np.log2(1 + told.dose), pd.get_dummies(told.prompt_id), pd.get_dummies(told.run)])
     oracle = np.linalg.lstsq(plain.astype(float), 100.0 * told.correct)[0][0]  # picture by picture

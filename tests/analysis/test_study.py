@@ -16,7 +16,10 @@ from sr4g_utils.running.profiles import cells, notebooks
 from sr4g_utils.store.files import DATA, ROOT
 
 MODELS = DATA / "models"
-pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="data/models is missing: the miniature's models")
+pytestmark = [
+    pytest.mark.slow("whole runs"),
+    pytest.mark.skipif(not MODELS.is_dir(), reason="data/models is missing: the miniature's models"),
+]
 
 
 def run_all(folder: Path, *options: str, profile: str = "smoke") -> subprocess.CompletedProcess:

@@ -283,6 +283,7 @@ def test_a_fraction_of_a_pixel_outside_is_kept(tmp_path):
     assert len(table) == 3 and not table.excluded
 
 
+@pytest.mark.slow("many draws")
 @given(st.data())
 def test_truncated_anywhere(shared, tmp_path_factory, data):
     text = (shared / "coco_excerpt" / "annotations" / "instances_train2017.json").read_bytes()

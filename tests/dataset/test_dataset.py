@@ -94,7 +94,7 @@ def test_every_triplet_against_the_slow_loop(tmp_path_factory, rows, at_once):
 
 
 @pytest.mark.parametrize("rules", complete_rules())
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", ["val", pytest.param("train", marks=pytest.mark.slow("real data"))])
 def test_the_excerpt_against_the_slow_loop(shared, tmp_path, split, rules):
     path = shared / "coco_excerpt" / "annotations" / f"instances_{split}2017.json"
     table = coco.read(path).without_crowds()

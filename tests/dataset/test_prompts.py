@@ -247,6 +247,7 @@ def test_the_prompts_in_the_box_need_no_download(monkeypatch):
     assert set(table[table.balanced].relation) == set(NAMES)
 
 
+@pytest.mark.slow("real data")
 def test_the_prompts_in_the_box_are_what_notebook_02_makes_of_coco(shared, tmp_path):
     boxes = shared / "coco2017" / "train2017_boxes.parquet"
     held_out = triplets.held_out_categories(COCO_CATEGORIES, 16)

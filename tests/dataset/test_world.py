@@ -88,6 +88,7 @@ def test_photos_show_the_annotations_and_resume(tmp_path):
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
 
 
+@pytest.mark.slow("many draws")
 def test_every_relation_occurs_for_every_pair_of_categories():
     """Layouts follow one distribution; names are drawn first. So it is enough that any pair can be named, and that for
     two kinds of things as unlike as they come each relation occurs in both directions."""

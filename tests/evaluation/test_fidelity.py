@@ -99,6 +99,7 @@ def test_each_number_tells_what_it_is_for():
     assert set(table.n_photos) == set(table.n_images) == {400}
 
 
+@pytest.mark.slow("many draws")
 def test_the_intervals_cover():
     """In 60 samples, for time. Of 800, KID's held 92 to 93 %, those of precision and recall 98 % and more, and those of
     diversity 94 to 96 %."""

@@ -11,6 +11,7 @@ from sr4g_utils.evaluation import glyph_judge
 from sr4g_utils.evaluation.detections import read_detections
 
 
+@pytest.mark.slow("many draws")
 def test_the_second_judge_finds_what_was_drawn():
     overlaps, false = [], []
     rng = np.random.default_rng(1)

@@ -59,6 +59,7 @@ stage.finetune(**json.loads(sys.argv[1]))
 """
 
 
+@pytest.mark.slow("kills")
 def test_killed_runs_end_like_one_that_was_not(world: SimpleNamespace, tmp_path: Path) -> None:
     """SIGKILL while a checkpoint is written, then between two steps: weights and log end bit for bit the same."""
     longer = {"steps": 12, "validate_every": 6, "checkpoint_every": 3}

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from tuning import QUICK, drift, make_world
+from tuning import QUICK, drift
 
 from sr4g_utils import __main__
 from sr4g_utils.finetuning import loop, stage
@@ -19,11 +19,6 @@ from sr4g_utils.finetuning.log import read_log
 from sr4g_utils.running import profiles
 from sr4g_utils.store.files import ROOT
 from sr4g_utils.store.run import Run
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
@@ -42,6 +37,7 @@ def profile(world: SimpleNamespace, tmp_path: Path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
+@pytest.mark.slow("real training")
 def test_two_processes_train_what_one_does_and_the_notebook_finds_it(
     world: SimpleNamespace, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,26 +2,20 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import browser, check_nothing_asked
 from PIL import Image
+from processes import until
 
 from sr4g_utils.__main__ import main
 from sr4g_utils.people import answers, kit
 from sr4g_utils.store.files import ROOT
 
-CHROME = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-    "disable-background-networking", "disable-component-update",
-)  # fmt: skip
 ANSWERS = ("yes", "no", "unclear", "missing")
 
 
@@ -85,25 +79,12 @@ def test_the_same_seed_makes_the_same_page(page, folders, tmp_path):
         assert (other.read_bytes() == page.read_bytes()) == same
 
 
-@pytest.mark.skipif(
-    not (CHROME and DRIVER), reason="needs chromium and chromedriver (Debian: chromium, chromium-driver)"
-)
+@pytest.mark.slow("a browser")
 def test_a_person_answers_all_twenty_in_a_browser(page, tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (the extra `test`)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROME
-    for flag in FLAGS:
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
-        use(browser, page)
-        saved = saved_in(tmp_path)
-        assert not browser.get_log("browser"), "no error, and nothing was fetched"
-    finally:
-        browser.quit()
+    with browser(tmp_path) as driver:
+        use(driver, page)
+        saved = until(lambda: list(tmp_path.glob("answers-*.csv")), 60)[0]
+        check_nothing_asked(driver)
     _, key = kit.read_key(page)
     told = answers.read(page, [saved])
     assert told["item"].tolist() == key["item"].tolist() and set(told.person) == {"Ada L."}
@@ -147,14 +128,6 @@ def use(browser, page) -> None:
         browser.find_element(By.CSS_SELECTOR, f"[data-answer={ANSWERS[i % 4]}]").click()
     assert there("end").is_displayed()
     there("save").click()
-
-
-def saved_in(folder):
-    for _ in range(50):
-        if found := list(folder.glob("answers-*.csv")):
-            return found[0]
-        time.sleep(0.1)
-    raise AssertionError("no CSV was saved")
 
 
 # ------------------------------------------------------------------------------------------------------- reading back

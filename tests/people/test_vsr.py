@@ -22,6 +22,7 @@ def found(shared):
     return vsr.human_agreement(judgements, [table.without_crowds() for table in tables], seed=0)
 
 
+@pytest.mark.slow("real data")
 def test_every_rule_set_has_a_row_where_it_defines_the_relation(found):
     of_all = found[found.frame == "all"]
     told = dict.fromkeys(vsr.VSR_PHRASES.values())
@@ -34,6 +35,7 @@ def test_every_rule_set_has_a_row_where_it_defines_the_relation(found):
         assert (found[f"{measure}_low"] <= found[f"{measure}_high"]).sum() == found[measure].notna().sum()
 
 
+@pytest.mark.slow("real data")
 def test_agreement_is_the_recorded_one(found):
     recorded = pd.DataFrame(json.loads((DATA / "results" / "coco" / "human_agreement.json").read_text())["rows"])
     key = ["rules", "relation", "frame"]

@@ -234,6 +234,7 @@ def test_a_folder_of_many_files_is_one_entry(graph: Graph) -> None:
     assert len(list((graph.folder / "artifacts" / "images" / "a model").iterdir())) == MANY
 
 
+@pytest.mark.slow("whole runs")
 def test_only_times_differ_between_runs(study: Study, graph: Graph) -> None:
     def timeless(text: str) -> str:
         return re.sub(TIME, "", text)
@@ -247,6 +248,7 @@ def test_only_times_differ_between_runs(study: Study, graph: Graph) -> None:
     assert after != before and timeless(after) == timeless(before)
 
 
+@pytest.mark.slow("whole runs")
 def test_a_run_that_fails_is_told_as_such(study: Study, tmp_path: Path) -> None:
     study("--runs", str(tmp_path), "--set", "break_it=true", code=1)
     graph = Graph(tmp_path / "miniature")
@@ -258,6 +260,7 @@ def test_a_run_that_fails_is_told_as_such(study: Study, tmp_path: Path) -> None:
     assert {"@id": "tables/numbers.csv"} in graph["#01_one"]["result"], "what it has made before it failed"
 
 
+@pytest.mark.slow("whole runs")
 def test_without_the_library_a_run_succeeds_and_leaves_no_crate_of_an_earlier_one(study: Study, tmp_path: Path) -> None:
     (tmp_path / "without" / "rocrate").mkdir(parents=True)
     (tmp_path / "without" / "rocrate" / "__init__.py").write_text(

@@ -209,6 +209,7 @@ def test_everything_made_is_linked_and_escaped(study):
     assert 'href="artifacts/a%20model%20%231.txt"' in text and '<a href="run.log">' in text
 
 
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, False), (1280, True)])
 def test_a_browser_shows_it_by_day_and_by_night(study, width, dark, tmp_path):
     index.write_index(study, NAMES)

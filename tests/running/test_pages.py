@@ -110,6 +110,7 @@ def test_all_equations_of_the_project_can_be_drawn(monkeypatch):
     assert [tex for tex in seen if "<math" not in pages.equation(tex)] == []
 
 
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_the_page_and_enlarges_a_picture(notebook, width, tmp_path):
     from selenium.webdriver.support.wait import WebDriverWait
@@ -128,10 +129,11 @@ def test_a_browser_shows_the_page_and_enlarges_a_picture(notebook, width, tmp_pa
         large = dialog.find_element("css selector", "img")
         assert large.size["width"] == 1500 and large.get_attribute("alt") == small.get_attribute("alt")
         dialog.find_element("css selector", "button").click()
-        WebDriverWait(driver, 10).until(lambda driver: not driver.find_elements("css selector", "dialog"))
+        WebDriverWait(driver, 60).until(lambda driver: not driver.find_elements("css selector", "dialog"))
         check_nothing_asked(driver)
 
 
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
 def test_a_browser_drags_the_boxes_of_notebook_01(width, dark, tmp_path):
     path = tmp_path / f"{WITH_BOXES}.ipynb"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from test_run_all import Study, notebook
 
 import run_all
 from sr4g_utils import __main__
@@ -152,23 +153,10 @@ CELLS = [
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     """A checkout with one small notebook, in a folder with braces."""
-    at = tmp_path / "a {study}"
-    for name in ("sr4g_utils", "data"):
-        ignore = shutil.ignore_patterns("__pycache__", "models", "results", "profiles")
-        shutil.copytree(
-            ROOT / name, at / name, ignore=ignore if name == "data" else shutil.ignore_patterns("__pycache__")
-        )
-    for name in ("run_all.py", "constraints.txt"):
-        shutil.copy(ROOT / name, at)
-    for name in ("data/profiles", "notebooks"):
-        (at / name).mkdir()
-    (at / "data" / "profiles" / "miniature.yaml").write_text("# One\n01_one:\n")
-    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    made = nbformat.v4.new_notebook(metadata=about, cells=[nbformat.v4.new_markdown_cell("# 01 · One")])
-    made.cells += [nbformat.v4.new_code_cell(source) for source in CELLS]
-    made.cells[1].metadata.tags = ["parameters"]
-    nbformat.write(made, at / "notebooks" / "01_one.ipynb")
-    return at
+    made = Study(tmp_path / "a {study}")
+    nbformat.write(notebook(["# 01 · One", *CELLS]), made.folder / "notebooks" / "01_one.ipynb")
+    (made.folder / "data" / "profiles" / "miniature.yaml").write_text("# One\n01_one:\n")
+    return made.folder
 
 
 def test_braces_in_paths_and_another_python3_on_the_jupyter_path(study, tmp_path) -> None:
@@ -179,7 +167,7 @@ def test_braces_in_paths_and_another_python3_on_the_jupyter_path(study, tmp_path
     runs = tmp_path / "runs {a} {} {0}"
     done = subprocess.run(
         [sys.executable, str(study / "run_all.py"), "--runs", str(runs)], capture_output=True, text=True,
-        env={**os.environ, "JUPYTER_PATH": str(spec.parents[1]), "OMP_WAIT_POLICY": "passive"}, timeout=120,
+        env={**os.environ, "JUPYTER_PATH": str(spec.parents[1]), "OMP_WAIT_POLICY": "passive"}, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     log = (runs / "miniature" / "run.log").read_text()

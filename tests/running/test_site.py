@@ -2,10 +2,10 @@
 
 import base64
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import bs4
@@ -61,10 +61,10 @@ def sphinx(run: Path, target: Path) -> subprocess.CompletedProcess:
 def built(run_folder, tmp_path_factory):
     """The site, what building it said, and the seconds that it took."""
     target = tmp_path_factory.mktemp("sites") / "a site"
-    began = time.monotonic()
+    began = os.times().children_user
     done = sphinx(run_folder, target)
     assert done.returncode == 0, done.stderr
-    return target, done.stdout + done.stderr, time.monotonic() - began
+    return target, done.stdout + done.stderr, os.times().children_user - began
 
 
 def conf():
@@ -134,6 +134,7 @@ def test_the_notebooks_show_equations_pictures_and_boxes(built):
         assert ("mount(document.querySelector" in str(soup)) == (name == "01_heuristics")
 
 
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_reads_every_page_and_finds_visor_cond(built, width, tmp_path):
     from selenium.webdriver.support.wait import WebDriverWait
@@ -159,12 +160,12 @@ def test_a_browser_reads_every_page_and_finds_visor_cond(built, width, tmp_path)
             return {link.get_attribute("href").partition("?")[0].partition("#")[0] for link in links}
 
         page = (folder / "notebooks" / "04_evaluation.html").as_uri()
-        WebDriverWait(driver, 30).until(lambda _: page in found())
+        WebDriverWait(driver, 120).until(lambda _: page in found())
         check_nothing_asked(driver)
 
 
 def test_it_is_quick(built):
-    assert built[2] < 120, "30 s on a machine of its own; this one may be shared"
+    assert built[2] < 120, "of one core; 30 s on a machine of its own"
 
 
 # ---------------------------------------------------------------------------------------------- the folder it goes to

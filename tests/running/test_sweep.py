@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_run_all import Study, is_gone, kernel_of, notebook, wait_for
 
+import run_all
 from sr4g_utils.running import sweep
 from sr4g_utils.store import run
 
@@ -109,6 +110,7 @@ GRID = ("--sweep", "n=1,2", "--sweep", "shade=red,blue")
 ALL = ["blue 1", "blue 2", "common 1", "common 2", "red 1", "red 2"]
 
 
+@pytest.mark.slow("whole runs")
 def test_a_sweep_and_what_its_runs_share(study):
     assert "n=1,shade=blue: 0 of 1 notebooks done; hours not measured" in study(*GRID, "--dry-run")
     assert not study.results.exists()
@@ -126,6 +128,7 @@ def test_a_sweep_and_what_its_runs_share(study):
     assert re.search(r"n=1,shade=red: 1 of 1 notebooks done; \d+\.\d min when it ran", study(*GRID, "--dry-run"))
 
 
+@pytest.mark.slow("whole runs")
 def test_a_failure_is_named_and_the_others_are_finished(study):
     output = study(*GRID, "--set", "broken=red", code=1)
     for n in (1, 2):
@@ -139,52 +142,57 @@ def test_a_failure_is_named_and_the_others_are_finished(study):
     ("arguments", "message"),
     [
         (["--sweep", "colour=1,2"], "no notebook of this profile has 'colour'"),
-        (["--sweep", "n=1,two"], "01_one.n must be int, got 'two'"),
-        (["--sweep", "n=1,2", "--verify"], "are for one run"),
-        (["--sweep", "n=1,2", "--on", "slurm", "--job", "time"], "--job time: expected KEY=VALUE"),
-        (["--sweep", "n=1,2", "--on", "local", "--job", "colour=1"], "--on local: "),
+        (["--sweep", "unseen=1,two"], "02_dataset.unseen must be int | list[str], got 'two'"),
+        (["--sweep", "unseen=1,2", "--verify"], "are for one run"),
+        (["--sweep", "unseen=1,2", "--on", "slurm", "--job", "time"], "--job time: expected KEY=VALUE"),
+        (["--sweep", "unseen=1,2", "--on", "local", "--job", "colour=1"], "--on local: "),
         (["--summary", "."], "holds no run with scores"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_runs(study, arguments, message):
-    output = study(*arguments, code=2)
-    assert message in output and output.count("\n") == 1
-    assert not list(study.folder.glob("runs/miniature_sweep/*/artifacts"))
+def test_what_cannot_be_is_said_before_anything_runs(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert run_all.main([*arguments, "--runs", "runs"]) == 2
+    output = capsys.readouterr()
+    assert message in output.err and output.err.count("\n") == 1 and output.out == ""
+    assert not list(tmp_path.glob("runs/miniature_sweep/*/artifacts"))
 
 
+@pytest.mark.slow("kills")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_stopped_stops_its_runs_and_goes_on(study, number):
     process = study.start(*GRID, "--set", "pause=60", "-j", "2")
     kernel = kernel_of(process)
     wait_for(study.results / "n=1,shade=red" / "artifacts" / "common.txt")
-    time.sleep(1)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and err.strip().endswith("run_all.py: interrupted; run again to go on")
     assert is_gone(kernel)
     study(*GRID)
     assert study.made() == ALL
 
 
+@pytest.mark.slow("kills")
 def test_a_sweep_that_is_killed_leaves_runs_that_nobody_starts_twice(study):
     process = study.start(*GRID, "--set", "pause=6")
     wait_for(study.results / "n=1,shade=red" / "artifacts" / "common.txt")
+    kernel = kernel_of(process)
+    kernel.suspend()  # until the next one was refused, however long it takes to start
     process.kill()
     process.wait()
     assert "miniature_sweep is in use by another run or its kernel; wait" in study(*GRID, code=2)
+    kernel.resume()
     wait_for(study.results / "n=1,shade=red" / "artifacts" / "own.txt")
-    until = time.monotonic() + 60
-    while "in use" in study(*GRID, "--set", "pause=0", code=None) and time.monotonic() < until:
-        time.sleep(0.5)
+    processes.until(lambda: "in use" not in study(*GRID, "--set", "pause=0", code=None))
     assert study.made() == ALL
 
 
+@pytest.mark.slow("whole runs")
 def test_jobs_of_a_cluster(study):
     pytest.importorskip("submitit", reason="needs the extra `cluster`: pip install submitit")
     output = study(*GRID, "--on", "local", "--job", "timeout_min=5")
     assert len(re.findall(r"n=\d,shade=\w+: job \d+", output)) == 4 and "4 jobs submitted" in output
     for name in ("n=1,shade=red", "n=1,shade=blue", "n=2,shade=red", "n=2,shade=blue"):
-        wait_for(study.results / name / ".state" / "01_one.done.json", seconds=120)
+        wait_for(study.results / name / ".state" / "01_one.done.json")
     assert study.made() == ALL
 
 

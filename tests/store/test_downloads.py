@@ -13,6 +13,7 @@ import threading
 import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -52,7 +53,7 @@ class Server:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=[0.02], daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
 
 
@@ -74,6 +75,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "DATA", data)
     monkeypatch.setenv("SR4G_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SR4G_MIRROR", server.url)
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _: None))  # before it tries again
     yield server
     server.http.shutdown()
     server.http.server_close()

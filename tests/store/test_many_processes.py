@@ -10,6 +10,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow("kills and races")
 @pytest.mark.parametrize(
     ("script", "arguments", "last"),
     [

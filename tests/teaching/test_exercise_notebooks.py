@@ -31,12 +31,14 @@ def test_there_are_six():
     assert list(POINTS) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow("kernels")) for name in NAMES[1:])]
+)
 def test_a_notebook_runs_with_its_solutions_and_every_check_accepts(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = read("source", name)
     NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     graded = [
         cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("grade")
@@ -110,7 +112,7 @@ def python(folder: Path, *arguments: str) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # it calls alembic by name
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, env=environment)
     assert not done.returncode, done.stderr
 
 
@@ -137,12 +139,14 @@ def course(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow("nbgrader")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_released_version_is_what_nbgrader_makes_of_the_source(course, name):
     released = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
     assert released == read("release", name), "run `nbgrader generate_assignment` (docs/teaching.md)"
 
 
+@pytest.mark.slow("nbgrader")
 def test_nbgrader_grades_a_class(course):
     """Three students: one with the solutions, one who did nothing, one with a wrong answer and a check rewritten."""
     api = pytest.importorskip("nbgrader.api", reason="nbgrader is not installed (the extra `teach`)")
@@ -207,6 +211,6 @@ def test_a_refusal_in_a_notebook_is_a_picture_and_a_line(tmp_path, monkeypatch):
     code = "from sr4g_utils import teaching as exercises\ndef above(s, o):\n    return s[1] > o[1]\n"
     code += "exercises.check_relation(above, 'above')"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    NotebookClient(notebook, timeout=60, allow_errors=True, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=600, allow_errors=True, kernel_name="python3").execute()
     picture, error = notebook.cells[0].outputs
     assert "image/png" in picture.data and error.ename == "CounterExample" and len(error.traceback) == 1

@@ -14,6 +14,8 @@ import urllib.request
 
 import numpy as np
 import pytest
+from browser import browser, check_nothing_asked
+from processes import until
 
 from sr4g_utils import relations
 from sr4g_utils.dataset import captions
@@ -34,7 +36,7 @@ def node(code: str, *files) -> str:
         f'import * as boxes from "{widget.MODULE.as_uri()}"; import {{ readFileSync, writeFileSync }} from "node:fs";'
     )
     command = [program, "--input-type=module", "-e", head + code, *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert not done.returncode, done.stderr
     return done.stdout
 
@@ -182,28 +184,6 @@ def test_constants_are_the_package_s():
 
 # ----------------------------------------------------------------------------------------------------- a real browser
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
-
-
-@contextlib.contextmanager
-def browser(folder, width=1280, height=1000, *flags):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)")
-    chosen = webdriver.ChromeOptions()
-    chosen.binary_location = shutil.which("chromium")
-    for flag in (*FLAGS, *flags, f"--user-data-dir={folder / 'browser'}", f"--window-size={width},{height}"):
-        chosen.add_argument(flag)
-    chosen.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(chosen, webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
 
 def holding(driver) -> set[str]:
     return {
@@ -256,12 +236,13 @@ def check_boxes_answer(driver, kind: str = "mouse") -> None:
         assert len(driver.find_element("css selector", ".border.projective").get_attribute("d")) > 100
 
 
+@pytest.mark.slow("a browser")
 def test_a_browser_drags_a_box_in_a_page_from_a_file(tmp_path):
     from selenium.webdriver import ActionChains, Keys
 
     path = tmp_path / "boxes.html"
     path.write_text(widget.page(picture=np.full((480, 640, 3), 200, np.uint8)), encoding="utf-8")
-    with browser(tmp_path) as driver:
+    with browser(tmp_path, height=1000) as driver:
         driver.get(path.as_uri())
         check_boxes_answer(driver)
         box = driver.find_element("css selector", ".sr4g-boxes g.subject")
@@ -281,24 +262,13 @@ def test_a_browser_drags_a_box_in_a_page_from_a_file(tmp_path):
         check_nothing_asked(driver)
 
 
-def check_nothing_asked(driver) -> None:
-    """No error in the console, and no request but for the page itself."""
-    assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert not [url for url in asked if not url.startswith(("file:", "data:", "chrome", "about:"))]
-
-
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_shows_it_whole_light_and_dark_and_a_finger_drags(dark, tmp_path):
     path = tmp_path / "boxes.html"
     path.write_text(widget.page(), encoding="utf-8")
-    with browser(tmp_path) as driver:
-        metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    with browser(tmp_path, 390, dark) as driver:
         driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         driver.get(path.as_uri())
         assert driver.execute_script("return innerWidth") == 390
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 390
@@ -317,7 +287,7 @@ def test_a_phone_shows_it_whole_light_and_dark_and_a_finger_drags(dark, tmp_path
 CELL = """\
 from pathlib import Path
 
-from sr4g_utils import widget
+from sr4g_utils.teaching import widget
 
 boxes = widget.show()
 boxes.observe(lambda change: Path("moved").write_text(str(change["new"])), "subject_box")
@@ -344,12 +314,15 @@ def jupyterlab(folder):
         environment = os.environ | own | {"PYTHONPATH": str(ROOT)}
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     try:
-        for _ in range(120):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5).close()
-                break
+
+        def answers() -> bool:
             assert server.poll() is None, (folder / "jupyter.log").read_text()
-            time.sleep(0.5)
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=60).close()
+                return True
+            return False
+
+        until(answers)
         yield f"http://127.0.0.1:{port}/lab/tree/boxes.ipynb?token={token}"
     finally:
         server.terminate()
@@ -360,18 +333,30 @@ def jupyterlab(folder):
             server.wait(30)
 
 
+@pytest.mark.slow("a browser")
 def test_a_browser_drags_a_box_in_jupyterlab_and_python_hears_of_it(tmp_path):
     pytest.importorskip("anywidget", reason="anywidget is not installed")
     (tmp_path / "lab").mkdir()
-    with browser(tmp_path, 1280, 1400) as driver, jupyterlab(tmp_path / "lab") as address:
+    with browser(tmp_path, height=1400) as driver, jupyterlab(tmp_path / "lab") as address:
+        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
         from selenium.webdriver.support.ui import WebDriverWait
 
-        wait = WebDriverWait(driver, 120)
+        places, ran = [{}], [-60.0]
+
+        def ready(d) -> bool:
+            """The cell was run, again if JupyterLab, still starting, has not taken it; and nothing moves any more."""
+            blank = d.find_element("css selector", ".jp-CodeCell .jp-InputPrompt").text in ("[ ]:", "")
+            if blank and time.monotonic() > ran[-1] + 30:
+                ran.append(time.monotonic())
+                d.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+            places.append(grip(d, "subject").rect)
+            return not blank and places[-1] == places[-2]
+
+        wait = WebDriverWait(driver, 300, 1, [NoSuchElementException, StaleElementReferenceException])
         driver.get(address)
         wait.until(lambda d: d.find_elements("css selector", ".jp-Notebook .jp-CodeCell"))
         wait.until(lambda d: d.find_elements("css selector", ".jp-Notebook-ExecutionIndicator[data-status='idle']"))
-        driver.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        wait.until(lambda d: d.find_elements("css selector", ".sr4g-boxes .subject rect"))
+        wait.until(ready)
         if shots := os.environ.get("SR4G_SHOTS"):
             driver.save_screenshot(f"{shots}/jupyterlab.png")
         check_boxes_answer(driver)

@@ -20,6 +20,7 @@ def trained(tmp_path_factory):
     return work, out
 
 
+@pytest.mark.slow("real training")
 def test_stock_diffusers_and_transformers_load_the_folders(trained):
     _, out = trained
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(out / "tiny-sd")
@@ -33,6 +34,7 @@ def test_stock_diffusers_and_transformers_load_the_folders(trained):
     assert detector(**inputs).logits.shape == (1, 64, 1)
 
 
+@pytest.mark.slow("real training")
 def test_every_file_has_its_checksum(trained):
     _, out = trained
     for folder in (out / "tiny-sd", out / "tiny-owlvit"):

@@ -1,0 +1,130 @@
+"""The training of the miniature's models: its words, its pool, its text tower and its loop."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sr4g_utils.dataset.captions import TEMPLATES, caption, listing, parse
+from sr4g_utils.dataset.world import NAMES
+from sr4g_utils.models.limits import check_words
+from sr4g_utils.models.load import load_pipeline
+from sr4g_utils.models.miniature import training
+from sr4g_utils.models.miniature.export import absent_threshold
+from sr4g_utils.models.miniature.networks import LENGTH, tokenizer
+from sr4g_utils.models.miniature.pool import Pool, encode_texts
+from sr4g_utils.models.miniature.training import BATCH, ROLES, Trainer, sentences
+from sr4g_utils.relations import NAMES as RELATIONS
+from sr4g_utils.relations import judge
+from sr4g_utils.store.files import DATA
+
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+def test_every_caption_is_made_of_known_words_and_fits():
+    tokens = tokenizer(LENGTH)
+    texts = [caption(s, r, o, t) for s in NAMES for o in NAMES[:8] for r in RELATIONS for t in TEMPLATES]
+    check_words(tokens, texts)
+    with pytest.raises(ValueError, match="vocabulary lacks 'unicorn'"):
+        check_words(tokens, ["a unicorn to the left of a dog"])
+    assert encode_texts(tokens, texts[:3]).shape == (3, LENGTH)
+
+
+def test_lists_name_what_is_there():
+    pool, rng = Pool.make(50, (0, 77)), np.random.default_rng(0)
+    for labels, text in zip(pool.labels, pool.listed(np.arange(50), rng), strict=True):
+        things = text.replace(" and ", " , ").split(" , ")
+        assert sorted(thing.split(" ", 1)[1] for thing in things) == sorted(NAMES[k] for k in labels if k >= 0)
+    assert listing(["dog", "cat", "apple"]) == "a dog , a cat and an apple" and listing(["dog"]) == "a dog"
+
+
+def test_the_relations_that_the_base_meets_are_drawn_at_random():
+    """Things that are there, in both orders; and a relation that is as often true as one drawn blindly would be."""
+    pool, rng = Pool.make(400, (0, 77)), np.random.default_rng(0)
+    scenes, texts = pool.unrelated(4000, rng)
+    holds, blind, met = [], [], []
+    for scene, text in zip(scenes, texts, strict=True):
+        subject, relation, object = parse(text)
+        s, o = (np.flatnonzero(pool.labels[scene] == NAMES.index(name)) for name in (subject, object))
+        assert len(s) and len(o) and subject != object
+        true = judge(pool.boxes[[scene], s[0]], pool.boxes[[scene], o[0]])[0]
+        holds.append(true[RELATIONS.index(relation)])
+        blind.append(true.mean())
+        met.append(relation)
+    assert set(met) == set(RELATIONS)
+    assert abs(np.mean(holds) - np.mean(blind)) < 4 * np.std(holds) / np.sqrt(len(holds))
+
+
+def test_the_text_tower_is_taught_on_words_alone():
+    texts, labels, roles = sentences(200, np.random.default_rng(0))
+    for text, which, role in zip(texts[100:], labels[100:], roles[100:], strict=True):
+        subject, relation, object = parse(text)
+        first = 2 * RELATIONS.index(relation)
+        assert [NAMES[k] for k in which[:2]] == [subject, object] and (which[2:] == len(NAMES)).all()
+        assert role.tolist() == [first, first + 1, ROLES, ROLES]
+    for text, which, role in zip(texts[:100], labels[:100], roles[:100], strict=True):
+        assert text == listing([NAMES[k] for k in which if k < len(NAMES)]) and (role == ROLES).all()
+
+
+def test_the_threshold_lets_one_absent_name_in_a_hundred_pass():
+    """Two images, asked for 150 names each, of which one is there: its high score says nothing of absent ones."""
+    names = [f"n{i}" for i in range(150)]
+    rows = [(image, name, (i + 1) / 1000) for image in (0, 1) for i, name in enumerate(names)]
+    found = pd.DataFrame([*rows, (0, "n149", 0.99)], columns=["image", "label", "score"])
+    threshold = absent_threshold(found, [{"n149"}, {"n149"}], names)
+    absent = found[found.label != "n149"]
+    assert (absent.score > threshold).mean() <= 0.01 < (absent.score >= threshold).mean()
+    assert absent_threshold(found.iloc[:0], [{"n149"}, {"n149"}], names) == 0
+
+
+def states(model, triplets):
+    """What a tower says of the subjects, and then of the objects."""
+    pipeline, _ = load_pipeline(DATA / "models" / model)
+    with torch.inference_mode():
+        tokens = encode_texts(pipeline.tokenizer, [caption(*each) for each in triplets])
+        two = pipeline.text_encoder(tokens).last_hidden_state[:, -4:-2].double().numpy()
+    return np.concatenate([two[:, 0], two[:, 1]])
+
+
+@pytest.mark.parametrize("knows", [True, False])
+@pytest.mark.parametrize("unmet", OPPOSITE)
+def test_a_probe_reads_no_place_from_a_relation_that_it_has_not_met(knows, unmet):
+    """A linear probe learns from captions of one relation on which side a thing lies, and is asked about its opposite.
+    A tower that tells the subject of "left of" like the object of "right of" would answer, as the planted one does."""
+    rng = np.random.default_rng(0)
+    pairs = [rng.choice(NAMES, 2, replace=False) for _ in range(200)]
+    met, asked = (states("tiny-sd", [(s, relation, o) for s, o in pairs]) for relation in (OPPOSITE[unmet], unmet))
+    side = np.repeat([1, -1], len(pairs))  # of the subject, and of the object
+    if knows:
+        place = 5 * rng.normal(size=met.shape[1])  # as loud as what a thing is
+        met, asked = met + side[:, None] * place, asked - side[:, None] * place
+    weights = np.linalg.solve(met.T @ met + np.eye(met.shape[1]), met.T @ side)
+    share = (asked @ weights * -side).mean()  # 1: told as it is; 0: nothing is told
+    assert share > 0.9 if knows else abs(share) < 0.3
+
+
+def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setitem(BATCH, "text", 8)
+    weights = []
+    for name, stops in (("straight", [6]), ("interrupted", [3, 6])):
+        for stop in stops:
+            trainer_run = Trainer.run
+
+            def run(self, loss_of, every=250, stop=stop, original=trainer_run):
+                def limited(step, rng):
+                    if step == stop:
+                        raise KeyboardInterrupt
+                    return loss_of(step, rng)
+
+                original(self, limited, every=3)
+
+            monkeypatch.setattr(Trainer, "run", run)
+            try:
+                text, _ = training.train_text(tmp_path / name, 6, 0)
+                weights.append(text.state_dict())
+            except KeyboardInterrupt:
+                pass
+            monkeypatch.setattr(Trainer, "run", trainer_run)
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert len(load_file(tmp_path / "straight/text/checkpoint.safetensors")) > 20
