@@ -105,11 +105,15 @@ Rule = Callable[[Geometry, Geometry, Size | None], Columns]  # subject, object, 
 
 @dataclass(frozen=True)
 class RuleSet:
-    """A reading of the relations: its name, the relations that it defines, and the function that decides them."""
+    """A reading of the relations: its name, the relations that it defines, and the function that decides them.
+
+    ``mirrored``: the object stands to the subject exactly in the converse relations, so two boxes are judged once.
+    """
 
     name: str
     defines: tuple[str, ...]
     rule: Rule
+    mirrored: bool = False
 
     def check(self, asked: Collection[str], where: str) -> None:
         """Raises ValueError where a relation is asked for that these rules do not define."""
@@ -123,17 +127,17 @@ class RuleSet:
 RULES: dict[str, RuleSet] = {}
 
 
-def rule_set(name: str, defines: Collection[str] = NAMES) -> Callable[[Rule], Rule]:
+def rule_set(name: str, defines: Collection[str] = NAMES, mirrored: bool = False) -> Callable[[Rule], Rule]:
     """Register a function as the rule set ``name``; it returns a column for each relation of ``defines``."""
 
     def register(rule: Rule) -> Rule:
-        RULES[name] = RuleSet(name, tuple(defines), rule)
+        RULES[name] = RuleSet(name, tuple(defines), rule, mirrored)
         return rule
 
     return register
 
 
-@rule_set("visor")
+@rule_set("visor", mirrored=True)
 def visor(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
     """VISOR's centres: compared strictly on each axis, so a pair can be left of *and* above, whatever contains what.
 
@@ -171,7 +175,7 @@ def sstd(s: Geometry, o: Geometry, size: Size | None) -> Columns:
     return {**_sectors(s.scaled(size), o.scaled(size), SSTD_SLACK), **_overlap(s, o), **_scale(s, o)}
 
 
-@rule_set("geneval", defines=family("projective"))
+@rule_set("geneval", defines=family("projective"), mirrored=True)
 def geneval(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
     """GenEval's slack around the axes (Ghosh et al. 2023, arXiv 2310.11513; ``relative_position`` of its
     ``evaluate_images.py``).
@@ -193,7 +197,7 @@ def geneval(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
     }
 
 
-@rule_set("people")
+@rule_set("people", mirrored=True)
 def people(s: Geometry, o: Geometry, size: Size | None) -> Columns:
     """Fitted to people's verdicts: a sector around each axis, whatever contains what; the rest as in ``visor``.
 

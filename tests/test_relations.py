@@ -83,6 +83,13 @@ def test_opposites_are_converses_and_the_overlap_pair_complementary(rules, boxes
             assert (relation.name in there) == (relation.opposite in back) or there & back >= {"surrounding"}
 
 
+@given(pair)
+@pytest.mark.parametrize("rules", [name for name, rule_set in RULES.items() if rule_set.mirrored])
+def test_mirrored_rules_give_the_converse_on_every_border_too(rules, boxes):
+    s, o = boxes
+    assert held(o, s, rules) == {BY_NAME[name].converse for name in held(s, o, rules)}
+
+
 def flipped(box, axis: int, size=SIZE):
     mirrored = list(box)
     mirrored[axis] = size[axis] - box[axis] - box[axis + 2]
