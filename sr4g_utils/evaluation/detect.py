@@ -1,8 +1,6 @@
 """Images to boxes, by VISOR's protocol: the detector is asked for a prompt's two names and for nothing else.
 
-All boxes above a low floor are stored once, with scores: thresholds and rules come later
-(:mod:`sr4g_utils.evaluation.verdicts`). A stage, which `sr4g detect` runs alone; what a detector is and does is in
-:mod:`sr4g_utils.models.detectors`.
+All boxes above a low floor are stored once, with scores: thresholds and rules come later (:mod:`.verdicts`).
 """
 
 import glob
@@ -34,17 +32,7 @@ GROUP = 128  # images that are resumed and sharded together
 
 
 def write_detections(
-    path: str | Path,
-    images: str | Path,
-    *,
-    detector: Any,
-    prompts: str | Path | pd.DataFrame | None = None,
-    floor: float = FLOOR,
-    query: str = QUERY,
-    batch: int = 64,
-    dtype: str = "float32",
-    shard: int = 0,
-    shards: int = 1,
+    path: str | Path, images: str | Path, *, prompts: str | Path | pd.DataFrame | None = None, **options: Any
 ) -> dict[str, Any]:
     """A stage: boxes of each image's own two names as Parquet, columns ``DETECTION_COLUMNS``, width and height.
 
@@ -55,9 +43,9 @@ def write_detections(
     Args:
         path: the Parquet file; its metadata holds the record as JSON under ``sr4g``.
         images: a folder, of :func:`generate.write_images` or made elsewhere (see :func:`images.list_images`).
-        detector: see :class:`models.Source`.
         prompts: the images' prompts (see :func:`prompt_sets.read_prompts`), if the folder does not hold them.
-        floor, query, batch: see :meth:`Detector.detect`. dtype: of the detector's weights.
+        options: ``detector`` (a :class:`models.Source`); ``dtype`` of its weights; ``floor``, ``query`` and ``batch``
+            as for :meth:`Detector.detect`; ``shard`` and ``shards``.
 
     Returns:
         The record: detector, floor, query, images (their number and record), boxes (their number; None while other
@@ -72,10 +60,7 @@ def write_detections(
         print(f"{images}: {left_out:,} images of prompts that are left out are not looked at", file=sys.stderr)
     about = {"folder": files.digest(Path(images)), "record": files.read_json(Path(images) / "record.json")}
     photos = Photos(images)
-    return write_boxes(
-        path, listed, lambda row: photos.read(row.file_name), about,
-        detector=detector, floor=floor, query=query, batch=batch, dtype=dtype, shard=shard, shards=shards,
-    )  # fmt: skip
+    return write_boxes(path, listed, lambda row: photos.read(row.file_name), about, **options)
 
 
 def ceiling(
@@ -83,11 +68,9 @@ def ceiling(
     annotations: str | Path,
     photos: str | Path,
     *,
-    detector: Any,
     split: str = "val",
     n_per_relation: int = 100,
     seed: int = 0,
-    rules: str = "visor",
     **options: Any,
 ) -> dict[str, Any]:
     """A stage: the same detector and protocol on real photos with captions that are true of them.
@@ -99,32 +82,19 @@ def ceiling(
     Args:
         annotations, photos, split: COCO-form boxes, and their photos in a folder or zip.
         n_per_relation: triplets of different categories drawn for each relation, or all where there are fewer.
-        rules: by which the triplets are true of the annotated boxes.
         options: of :func:`write_detections`.
     """
-    prompts = true_prompts(coco.read(annotations, split).without_crowds(), n_per_relation, seed, rules)
+    prompts = true_prompts(coco.read(annotations, split).without_crowds(), n_per_relation, seed)
     files.write_table(Path(folder) / "prompts.parquet", prompts)
     source, about = Photos(photos), {"annotations": files.digest(Path(annotations)), "photos": Path(photos).name}
-    return write_boxes(
-        Path(folder) / "detections.parquet", prompts.assign(image_index=0),
-        lambda row: source.read(row.file_name, (row.width, row.height)), about, detector=detector, **options,
-    )  # fmt: skip
+    path, listed = Path(folder) / "detections.parquet", prompts.assign(image_index=0)
+    return write_boxes(path, listed, lambda row: source.read(row.file_name, (row.width, row.height)), about, **options)
 
 
 def write_boxes(
-    path: str | Path,
-    listed: pd.DataFrame,
-    read: Callable[[Any], Pixels],
-    images: dict[str, Any],
-    *,
-    detector: Any,
-    floor: float = FLOOR,
-    query: str = QUERY,
-    batch: int = 64,
-    dtype: str = "float32",
-    shard: int = 0,
-    shards: int = 1,
-) -> dict[str, Any]:
+    path: str | Path, listed: pd.DataFrame, read: Callable[[Any], Pixels], images: dict[str, Any], *, detector: Any,
+    floor: float = FLOOR, query: str = QUERY, batch: int = 64, dtype: str = "float32", shard: int = 0, shards: int = 1,
+) -> dict[str, Any]:  # fmt: skip
     """Detect in every row of ``listed`` (prompt_id, image_index, subject, object, what ``read`` needs), in groups."""
     if not 0 <= shard < shards:
         raise ValueError(f"shard {shard} of {shards}: shards are numbered from 0 to {shards - 1}")
@@ -141,8 +111,7 @@ def write_boxes(
             _make_way(path, parts, key)
             # all of them now: an embedding's rounding must not depend on the group
             loaded.known(list(dict.fromkeys([*listed.subject, *listed.object])), query)
-            mine = dict(list(groups.items())[shard::shards])
-            _look(loaded, mine, read, floor=floor, query=query, batch=batch)
+            _look(loaded, dict(list(groups.items())[shard::shards]), read, batch, floor=floor, query=query)
             if all(part.is_file() for part in groups):
                 _join(list(groups), path, record, key)
     except OSError:  # another process has put the file together and removed the parts
@@ -177,9 +146,7 @@ def _make_way(path: Path, parts: Path, key: str) -> None:
     files.sweep(parts)
 
 
-def _look(
-    loaded: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], *, floor: float, query: str, batch: int
-) -> None:
+def _look(loaded: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], batch: int, **asked: Any) -> None:
     """Detect in every group that is not there yet, and keep each in its file."""
     from ..models.limits import AdaptiveBatches  # torch: not for --help
 
@@ -197,7 +164,7 @@ def _look(
                 ahead.append([pool.submit(read, row) for row in group_ahead.itertuples()])
             pixels = [image.result() for image in ahead.popleft()]
             names = list(zip(group.subject, group.object, strict=True))
-            boxes = loaded.detect(pixels, names, floor=floor, query=query, batch=batches)
+            boxes = loaded.detect(pixels, names, batch=batches, **asked)
             files.write_table(part, _columns(boxes, group, pixels))
             bar.update(len(group))
 

@@ -9,6 +9,7 @@ checks expose scores that look like obedience:
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,10 +39,7 @@ def partner(triplet: tuple[str, str, str], kind: str) -> tuple[str, str, str] | 
 
 
 def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """How often a model obeys two prompts that say the contrary, or the same in other words.
-
-    Args:
-        models: verdicts (:func:`verdicts.verdicts`) by the model's name.
+    """How often a model obeys two prompts that say the contrary, or the same in other words, from verdicts by model.
 
     Returns:
         A row per model and kind that occurs: pairs (of prompts with images of both objects), one (VISOR_Cond of these
@@ -51,23 +49,16 @@ def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: i
     """
     rows = []
     for model, records in models.items():
-        counts: dict[tuple[str, str, str], list[int]] = {}  # correct, and all, of the images with both objects
-        both_found = records[records.both_found]
-        for *triplet, correct in both_found[["subject", "relation", "object", "correct"]].itertuples(index=False):
-            count = counts.setdefault(tuple(triplet), [0, 0])
-            count[0] += bool(correct)
-            count[1] += 1
+        by_triplet = records[records.both_found].groupby(["subject", "relation", "object"]).correct
+        table = by_triplet.agg(["sum", "size"])  # correct, and all, of the images with both objects
+        counts = dict(zip(table.index, table.to_numpy(int), strict=True))
         for kind in KINDS:
-            couples = {
-                tuple(sorted((triplet, other)))
-                for triplet in counts
-                if (other := partner(triplet, kind)) in counts and other != triplet
-            }
+            others: dict[Any, Any] = {triplet: partner(triplet, kind) for triplet in counts}
+            couples = {tuple(sorted((a, b))) for a, b in others.items() if b in counts and b != a}
             if couples:
                 couple_counts = np.array([[*counts[a], *counts[b]] for a, b in sorted(couples)])
                 rows.append({"model": model, "kind": kind} | _both_ways(couple_counts, resamples, seed))
-    columns = ["model", "kind", "pairs", "one", "both", "low", "high", "independent"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["model", "kind", "pairs", "one", "both", "low", "high", "independent"])
 
 
 def _both_ways(counts: np.ndarray, resamples: int, seed: int) -> dict[str, float | int]:
@@ -84,17 +75,12 @@ def _both_ways(counts: np.ndarray, resamples: int, seed: int) -> dict[str, float
 
 
 def several_boxes(
-    prompts: pd.DataFrame,
-    detections: Mapping[str, pd.DataFrame],
-    images: int | Mapping[str, pd.DataFrame],
-    threshold: float,
-    rules: str,
-) -> pd.DataFrame:
+    prompts: pd.DataFrame, detections: Mapping[str, pd.DataFrame], images: int | Mapping[str, pd.DataFrame],
+    threshold: float, rules: str,
+) -> pd.DataFrame:  # fmt: skip
     """How much "any pair" gives to images in which a name has several boxes.
 
-    Args:
-        prompts, threshold, rules: as for :func:`verdicts.verdicts`.
-        detections, images: by the model's name; images as there, or their number per prompt for all models.
+    Arguments are those of :func:`verdicts.verdicts`; detections and images by the model's name, or a number of images.
 
     Returns:
         A row per model and kind of image (of those with both objects): boxes ("one of each" or "several"), found
@@ -103,11 +89,10 @@ def several_boxes(
     """
     rows = []
     for model, table in detections.items():
-        model_images = images if isinstance(images, int) else images[model]
-        records_by = {
-            pairs: verdicts.verdicts(prompts, table, model_images, threshold, pairs, rules, nothing="record")
-            for pairs in ("any", "best")
-        }
+        records_by = {}
+        for pairs in ("any", "best"):
+            own = images if isinstance(images, int) else images[model]
+            records_by[pairs] = verdicts.verdicts(prompts, table, own, threshold, pairs, rules, nothing="record")
         both_found = records_by["any"].both_found
         many = both_found & ((records_by["any"].n_subject > 1) | (records_by["any"].n_object > 1))
         for boxes, chosen in {"one of each": both_found & ~many, "several": many}.items():
@@ -118,8 +103,6 @@ def several_boxes(
     return pd.DataFrame(rows)
 
 
-# ------------------------------------------------------------------------------------------------------------ warnings
-
 NEAR = 10.0  # points from chance, or between two sets of objects, that are little
 APART = 30.0  # points between the intervals of two opposites that are much
 RARE, OFTEN = 20.0, 50.0  # percent
@@ -128,11 +111,7 @@ Sign = tuple[float, str]  # the number, and what is wrong; no words: nothing is
 
 
 def look(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
-    """Signs of failure in every model's verdicts.
-
-    Args:
-        models: verdicts (:func:`verdicts.verdicts`) by the model's name.
-        prompts: columns prompt_id and objects (the set of objects, as of :func:`prompts.draw_prompts`).
+    """Signs of failure in every model's verdicts, whose ``prompts`` have prompt_id and objects (the set of objects).
 
     Returns:
         A row per model and sign: model, sign, number (see ``SIGNS``), raised, and says: what is wrong, in words.
@@ -158,9 +137,8 @@ def _iou(records: pd.DataFrame) -> np.ndarray:
 
 def _cond(records: pd.DataFrame) -> pd.DataFrame:
     """VISOR_Cond by relation, with interval and chance; null ends where there are too few prompts."""
-    scores = evaluation_scores.scores(records).merge(
-        evaluation_scores.chance(records).rename(columns={"value": "chance"}), how="left"
-    )
+    luck = evaluation_scores.chance(records).rename(columns={"value": "chance"})
+    scores = evaluation_scores.scores(records).merge(luck, how="left")
     return scores[scores.metric == "VISOR_Cond"].set_index("relation")
 
 
@@ -203,12 +181,11 @@ def _opposite(records: pd.DataFrame) -> Sign:
     cond = _cond(records)
     pairs = [(a, b) for pair in OPPOSITES for a, b in (pair, pair[::-1]) if a not in SYMMETRIC]
     apart = {(a, b): cond.low[a] - cond.high[b] for a, b in pairs if a in cond.index and b in cond.index}
-    apart = {pair: value for pair, value in apart.items() if value == value}
+    apart = {pair: points for pair, points in apart.items() if points == points}
     if not apart:
         return np.nan, ""
-    drawn = [
-        f"{a} ({cond.value[a]:.0f}) rather than {b} ({cond.value[b]:.0f})" for (a, b), v in apart.items() if v > APART
-    ]
+    pairs = [pair for pair, points in apart.items() if points > APART]
+    drawn = [f"{a} ({cond.value[a]:.0f}) rather than {b} ({cond.value[b]:.0f})" for a, b in pairs]
     return max(apart.values()), f"draws one of two opposites, whatever is asked: {', '.join(drawn)}" if drawn else ""
 
 

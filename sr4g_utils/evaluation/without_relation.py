@@ -1,7 +1,6 @@
 """Prompts without a relation: does fine-tuning on relations cost the things themselves?
 
-"a dog", "a dog and a cat", "a dog, a cat and a bench": an image obeys if all of them are found, wherever
-they are.
+"a dog", "a dog and a cat", "a dog, a cat and a bench": an image obeys if all of them are found, wherever they are.
 """
 
 from collections.abc import Mapping
@@ -86,11 +85,10 @@ def scores(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for objects, things, part in [*parts, ("all", "all", table)]:
             before, after = (_counts(each[each.prompt_id.isin(part.prompt_id)]) for each in (first, part))
             (low,), (high,) = statistics.ratio(*after)
-            change, lowest, highest = (
-                (_share(after) - _share(before), *np.concatenate(statistics.difference(before, after)))
-                if table is not first
-                else [np.nan] * 3
-            )
+            change = lowest = highest = np.nan
+            if table is not first:
+                change = _share(after) - _share(before)
+                lowest, highest = np.concatenate(statistics.difference(before, after))
             numbers = {"found": part.found.mean(), "low": low, "high": high, "change": change, "change_low": lowest,
                        "change_high": highest}  # fmt: skip
             about = {"model": model, "objects": objects, "things": str(things)}
@@ -118,9 +116,8 @@ def evaluate(
     models = {name: spec for name, spec in models.items() if "images" not in spec}
     if not (number and models):
         return pd.DataFrame()
-    prompts, count = run.stage(
-        "plain_prompts.parquet", write_prompts, {"prompts": prompt_file}, number=number, seed=seed
-    )
+    files = {"prompts": prompt_file}
+    prompts, count = run.stage("plain_prompts.parquet", write_prompts, files, number=number, seed=seed)
     if not count:
         return pd.DataFrame()
     thirds, _ = run.stage("plain_thirds.parquet", write_thirds, {"prompts": prompts})
