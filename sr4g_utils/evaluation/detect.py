@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from ..dataset import coco
 from ..dataset.photos import Photos
@@ -25,8 +24,8 @@ from ..dataset.prompts import true_prompts
 from ..models.names import FLOOR, QUERY
 from ..models.sampling import Pixels
 from ..store import files
-from .detections import BEHAVIOUR, DETECTION_COLUMNS
-from .images import READERS, list_images
+from .detections import BEHAVIOUR
+from .images import READERS, list_images, progress
 
 GROUP = 128  # images that are resumed and sharded together
 
@@ -130,11 +129,7 @@ def _done(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def _make_way(path: Path, parts: Path, key: str) -> None:
-    """Set aside boxes of another configuration, and say where others were begun.
-
-    Raises:
-        ValueError: there is a file that was not made here.
-    """
+    """Set aside boxes of another configuration, and say where others were begun. ValueError: a file not made here."""
     if path.exists() and not _done(path, key):
         if record_of(path) is None:
             raise ValueError(f"{path}: is there already, and no file of boxes made here; name another one")
@@ -152,13 +147,9 @@ def _look(loaded: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pix
 
     todo = {part: group for part, group in mine.items() if not part.is_file()}
     total, missing = (sum(map(len, groups.values())) for groups in (mine, todo))
-    title, batches = f"boxes {loaded.record['id']}", AdaptiveBatches(batch)
-    with (
-        tqdm(total=total, initial=total - missing, desc=title, unit="image", mininterval=1) as bar,
-        ThreadPoolExecutor(READERS) as pool,
-    ):
+    with progress(f"boxes {loaded.record['id']}", total, missing) as bar, ThreadPoolExecutor(READERS) as pool:
         ahead: deque[list[Future[Pixels]]] = deque()
-        coming = iter(todo.values())
+        batches, coming = AdaptiveBatches(batch), iter(todo.values())
         for part, group in todo.items():
             for group_ahead in islice(coming, 2 - len(ahead)):  # this group and the next
                 ahead.append([pool.submit(read, row) for row in group_ahead.itertuples()])
@@ -185,9 +176,8 @@ def _columns(boxes: pd.DataFrame, group: pd.DataFrame, images: list[Pixels]) -> 
     at = boxes.image.to_numpy(int)
     size = np.array([image.shape[:2] for image in images], np.int32)[at]
     numbers = {name: boxes[name].to_numpy(np.float32) for name in ("score", *"xywh")}
-    table = {"prompt_id": group.prompt_id.to_numpy()[at], "image_index": group.image_index.to_numpy(np.int32)[at]}
-    table |= {"label": boxes.label.astype(str), **numbers, "width": size[:, 1], "height": size[:, 0]}
-    return pd.DataFrame(table)[[*DETECTION_COLUMNS, "width", "height"]]
+    ids = {"prompt_id": group.prompt_id.to_numpy()[at], "image_index": group.image_index.to_numpy(np.int32)[at]}
+    return pd.DataFrame(ids | {"label": boxes.label.astype(str), **numbers, "width": size[:, 1], "height": size[:, 0]})
 
 
 def record_of(path: Path) -> dict[str, Any] | None:

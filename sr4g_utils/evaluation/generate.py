@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from ..dataset.prompt_sets import check_prompts, prompts_hash
 from ..models.sampling import BEHAVIOUR, Pixels, Sampling, against_card, recommended_sampling
 from ..store import files
+from .images import progress
 
 LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "method": 0, "quality": 50}
 WRITERS = 4  # threads that encode images while the next batch is made
@@ -56,20 +56,13 @@ def write_images(
     pipeline, about = load_pipeline(model, dtype, unet=unet)
     if warning := against_card(about["id"], sampling, recommended_sampling(about["id"])):
         print(warning, file=sys.stderr)
-    record = {
-        "model": about,
-        "sampling": msgspec.to_builtins(sampling),
-        "prompts": {"number": len(table), "sha256": prompts_hash(table)},
-        "behaviour": BEHAVIOUR,
-    }
+    asked = {"number": len(table), "sha256": prompts_hash(table)}
+    record = {"model": about, "sampling": msgspec.to_builtins(sampling), "prompts": asked, "behaviour": BEHAVIOUR}
     _begin(folder, table, record, alone=shards == 1)
     groups = dict(list(enumerate(diffusion.groups(table, sampling.group)))[shard::shards])
     todo = {n: group for n, group in groups.items() if not _finished(folder / f"{n:05}", group.prompt_id, sampling)}
     total, missing = (sampling.images * sum(map(len, part.values())) for part in (groups, todo))
-    with (
-        tqdm(total=total, initial=total - missing, desc=f"images {about['id']}", unit="image", mininterval=1) as bar,
-        ThreadPoolExecutor(WRITERS) as pool,
-    ):
+    with progress(f"images {about['id']}", total, missing) as bar, ThreadPoolExecutor(WRITERS) as pool:
         for n, group in todo.items():
             writing: list[Future[None]] = []
             for id, index, image in diffusion.sample(pipeline, group, sampling):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from ..dataset.photos import Photos
 from ..dataset.prompt_sets import check_prompts, others, read_prompts
@@ -179,3 +180,7 @@ def read_images(
     with ThreadPoolExecutor(READERS) as pool:
         for rows in (listed[start : start + 64] for start in range(0, len(listed), 64)):
             yield from zip(rows, pool.map(photos.read, [row["file_name"] for row in rows]), strict=True)
+
+
+def progress(title: str, total: int, missing: int) -> Any:
+    return tqdm(total=total, initial=total - missing, desc=title, unit="image", mininterval=1)

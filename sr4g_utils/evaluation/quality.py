@@ -33,6 +33,11 @@ from ..store.files import atomic
 from .images import list_images, read_images
 from .statistics import GROUPS, jackknife, parts
 
+NEAREST = 3  # the neighbour to which a ball reaches
+MOST = 2_000  # photos, and images of a model, for what compares each with each
+METRICS = ("KID", "precision", "recall", "diversity")
+Features = Float[np.ndarray, "image feature"]
+Groups = Int[np.ndarray, "image"]
 Space = Mapping[str, Any]  # see features.network
 
 
@@ -84,15 +89,11 @@ def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "other 
 
 
 def distances(photos: str | Path, images: Mapping[str, str | Path], groups: int = GROUPS) -> pd.DataFrame:
-    """Each model's distance from the photos, and how far it differs from the first model's.
+    """Each model's distance from the photos, and how far it differs from the first model's, from files of features.
 
     Intervals are by the jackknife: one of ``groups`` parts is left out of photos and images at a time, all images of a
     prompt together (a bootstrap would draw images twice and so add to the bias). The last row, "photos", is the
     distance of one half of the photos from the other: about what a perfect model would score with so few images.
-
-    Args:
-        photos: features of :func:`write_photo_features`.
-        images: model name to features of :func:`write_image_features`.
 
     Returns:
         Columns model, value, low, high, change, change_low, change_high (null in the first row and the last), n_photos,
@@ -123,13 +124,6 @@ def _with_changes(
     changes = {"change": change, "change_low": change - apart, "change_high": change + apart}
     changes["change"][0] = changes["change_low"][0] = changes["change_high"][0] = np.nan
     return {"value": value, "low": value - wide, "high": value + wide, **changes}
-
-
-NEAREST = 3  # the neighbour to which a ball reaches
-MOST = 2_000  # photos, and images of a model, for what compares each with each
-METRICS = ("KID", "precision", "recall", "diversity")
-Features = Float[np.ndarray, "image feature"]
-Groups = Int[np.ndarray, "image"]
 
 
 def some(
@@ -185,11 +179,8 @@ class _Sets:
 
 
 def table(photos: Mapping[str, np.ndarray], images: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
-    """The numbers of each model, and how far they differ from the first model's.
-
-    Args:
-        photos: ``features`` and ``group``, as :func:`quality.write_photo_features` keeps them.
-        images: the same of each model's images.
+    """The numbers of each model, and how far they differ from the first model's, from ``features`` and ``group`` as
+    :func:`write_photo_features` keeps them.
 
     Returns:
         Columns metric, model, value, low, high, change, change_low, change_high (null for the first model), n_photos

@@ -53,12 +53,8 @@ def write_thirds(path: str | Path, prompts: str | Path) -> int:
 def found(
     prompts: pd.DataFrame, boxes: pd.DataFrame, thirds: pd.DataFrame, images: pd.DataFrame, threshold: float
 ) -> pd.DataFrame:
-    """A row for each image: prompt_id, objects, things, and found: whether all things that its prompt says are.
-
-    Args:
-        prompts: of :func:`write_prompts`. boxes, thirds: detections of the first two names, and of the third.
-        images: as :func:`images.list_images` lists them.
-    """
+    """A row for each image (of :func:`images.list_images`): prompt_id, objects, things, and found: whether all things
+    that its prompt (of :func:`write_prompts`) says are, by detections of the first two names and of the third."""
     first, last = (
         verdicts.verdicts(needed, table, images, threshold, nothing="record")
         for needed, table in ((prompts, boxes), (prompts.assign(subject=prompts.third), thirds))
@@ -70,14 +66,10 @@ def found(
 
 
 def scores(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How often all things are found, by set of objects and number of things, and in all.
+    """How often all things are found, by set of objects and number of things, and in all, from tables of :func:`found`.
 
-    Args:
-        models: tables of :func:`found`, of the same prompts, by the model's name.
-
-    Returns:
-        Columns model, objects, things ("all" in the last row of a model), found (percent) with low and high, change
-        from the first model (points) with change_low and change_high, prompts and images.
+    Columns model, objects, things ("all" in the last row of a model), found (percent) with low and high, change from
+    the first model (points) with change_low and change_high, prompts and images.
     """
     first, rows = next(iter(models.values())), []
     for model, table in models.items():
