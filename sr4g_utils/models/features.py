@@ -17,9 +17,6 @@ Image = UInt8[np.ndarray, "height width 3"]
 FIDELITY = "weights-inception-2015-12-05-6726825d.pth"  # of torch-fidelity's release 0.2.0
 
 
-# -------------------------------------------------------------------------------------------------------- features
-
-
 class DetectorSpace(torch.nn.Module):
     """uint8 (image, 3, height, width) to the pooled output of a detector's image tower, (image, feature)."""
 

@@ -31,9 +31,6 @@ ALIASES = {
 }
 
 
-# --------------------------------------------------------------------------------------------------- names and ids
-
-
 def _squeezed(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name.casefold())
 

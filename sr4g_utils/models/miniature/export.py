@@ -99,9 +99,6 @@ def write_sums(out: Path) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------- scores
-
-
 def probe(text: CLIPTextModel, share: float = 1.0) -> dict[str, float]:
     """Linear probes on the frozen text states: share of held-out captions whose subject, relation and object are right.
 
@@ -198,8 +195,6 @@ def absent_threshold(
     absent = [best.get((i, name), 0.0) for i, there in enumerate(present) for name in names if name not in there]
     return float(np.quantile(absent, 1 - share, method="higher"))
 
-
-# --------------------------------------------------------------------------------------------------------------- card
 
 OURS = "`tiny-owlvit/` is an `OwlViTForObjectDetection` with its processor."
 EARLIER = """Its judge, `tiny-owlvit/`, is an `OwlViTForObjectDetection` that an earlier recipe trained
