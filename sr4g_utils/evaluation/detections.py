@@ -30,8 +30,7 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
     """A table of boxes from a Parquet, CSV, JSON (list of records or of columns) or JSON Lines file, checked.
 
     Columns: prompt_id, image_index (from 0), label (a category name), score in [0, 1], and x, y, w, h: the box in
-    pixels of its image, origin at the top left. Further columns are kept. With ``corners``, the file has the box's
-    corners x1, y1, x2, y2 in place of x, y, w, h.
+    pixels of its image, origin at the top left (or, with ``corners``, x1, y1, x2, y2). Further columns are kept.
 
     Raises:
         ValueError: unreadable file, missing column, or a value that cannot be; file, column and row are named.
@@ -48,8 +47,8 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
         elif suffix == ".csv":
             table = pd.read_csv(path, encoding="utf-8-sig")
         else:
-            text = path.read_text(encoding="utf-8-sig")
-            table = pd.read_json(StringIO(text), lines=suffix == ".jsonl", dtype=False)
+            text = StringIO(path.read_text(encoding="utf-8-sig"))
+            table = pd.read_json(text, lines=suffix == ".jsonl", dtype=False)
     except (ValueError, OSError, TypeError, AttributeError) as error:  # Arrow's errors are of the first two kinds
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not readable as detections ({why})") from error

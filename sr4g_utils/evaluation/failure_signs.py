@@ -23,12 +23,9 @@ KINDS = ("roles swapped", "relation turned", "said from the other side")
 
 
 def partner(triplet: tuple[str, str, str], kind: str) -> tuple[str, str, str] | None:
-    """The triplet that a prompt is compared with, by kind; None where there is none.
-
-    "roles swapped": "B left of A" for "A left of B", a contrary layout; "relation turned": "A right of B", contrary as
-    well; "said from the other side": "B right of A", the same layout. Overlapping and separated read the same from both
-    sides.
-    """
+    """The triplet that a prompt is compared with, by kind: for "A left of B", "B left of A" (roles swapped, a contrary
+    layout), "A right of B" (relation turned, contrary as well) or "B right of A" (said from the other side, the same
+    layout). None where there is none: overlapping and separated read the same from both sides."""
     subject, relation, object = triplet
     opposite = BY_NAME[relation].opposite
     if kind == "relation turned":
@@ -165,10 +162,7 @@ def _unseen(records: pd.DataFrame) -> Sign:
 
 
 def _missing(records: pd.DataFrame) -> Sign:
-    roles = [
-        pd.DataFrame({"name": records[role], "prompt_id": records.prompt_id, "found": records[f"n_{role}"] > 0})
-        for role in ("subject", "object")
-    ]
+    roles = [records.assign(name=records[role], found=records[f"n_{role}"] > 0) for role in ("subject", "object")]
     shares = pd.concat(roles).groupby("name").agg(found=("found", "mean"), prompts=("prompt_id", "nunique"))
     shares = 100 * shares.found[shares.prompts >= FEWEST]
     if shares.empty:
@@ -208,9 +202,9 @@ def _alike(records: pd.DataFrame) -> Sign:
     groups = records[records.both_found].groupby("prompt_id")[sides]
     several = groups.size() > 1
     spread, size = (groups.max() - groups.min())[several], groups.max()[several]
-    largest = size[["subject_w", "subject_h", "object_w", "object_h"]].max(axis=1)
     if spread.empty:
         return np.nan, ""
+    largest = size[["subject_w", "subject_h", "object_w", "object_h"]].max(axis=1)
     share = 100 * (spread.max(axis=1) < 0.1 * largest).mean()
     return share, f"the pictures of a prompt are alike in {share:.0f} % of the prompts" if share > OFTEN else ""
 

@@ -75,13 +75,8 @@ def distances(table: pd.DataFrame, space: str) -> Figure:
 
 
 def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int) -> Figure:
-    """Images with the boxes that decided, the verdict and its reason; the subject's box blue, the object's orange.
-
-    Args:
-        rows: verdicts (:func:`verdicts.verdicts`) in the order of the sheet, with a column ``heading``: of the image.
-        images: a row's image each, uint8 (h, w, 3).
-        columns: images side by side.
-    """
+    """Images (uint8, h, w, 3), ``columns`` of them side by side, with the boxes that decided, the verdict and its
+    reason; the subject's box blue, the object's orange. ``rows``: the verdicts, with a column ``heading``."""
     lines = -(-len(rows) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns, 3.5 * lines), squeeze=False)
     for axis in axes.flat:
@@ -104,12 +99,8 @@ def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int
 
 
 def found(records: pd.DataFrame, images: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Sequence[pd.DataFrame]) -> Figure:
-    """Images of one prompt with all boxes found in them, thin, the pair that decided, and the verdict.
-
-    Args:
-        records: the images' verdicts (:func:`verdicts.verdicts`).
-        boxes: of each image, rows of label, x, y, w and h (pixels).
-    """
+    """Images of one prompt with all boxes found in them (rows of label, x, y, w and h in pixels), thin, the pair that
+    decided, and the verdict."""
     figure, axes = plt.subplots(1, len(images), figsize=(2.8 * len(images), 3.4), squeeze=False)
     for axis, image, rows, record in zip(axes[0], images, boxes, records.to_dict("records"), strict=True):
         axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))

@@ -67,18 +67,16 @@ class Score:
     def on(self) -> str:
         """On which prompts and images."""
         prompts, images = self.judged["prompts"], self.judged["images"]["number"]
-        name = f"{prompts['name']} (sha256 {prompts['sha256'][:12]})"
-        return f"{prompts['number']:,} prompts of {name}, {images:,} images"
+        name, sha256 = prompts["name"], prompts["sha256"][:12]
+        return f"{prompts['number']:,} prompts of {name} (sha256 {sha256}), {images:,} images"
 
     def how(self) -> str:
         """How the images were judged, in a paragraph."""
         left_out = self.judged["prompts"]["left_out"]
         more = f" {left_out:,} prompts of the set name none of the relations and are left out." if left_out else ""
-        return (
-            f"How it was judged: {self.by()}; {self.on()} ({self.judged['images']['counted']}).{more} Intervals: 95 %, "
-            "over prompts; chance: relations permuted among the prompts. Both are computed, not drawn, so there is no "
-            f"seed. sr4g_utils {__version__}."
-        )
+        numbers = "Intervals: 95 %, over prompts; chance: relations permuted among the prompts. Both are computed, not "
+        numbers += f"drawn, so there is no seed. sr4g_utils {__version__}."
+        return f"How it was judged: {self.by()}; {self.on()} ({self.judged['images']['counted']}).{more} {numbers}"
 
     def cite(self) -> str:
         """One line for a paper or a commit."""
@@ -183,9 +181,7 @@ def _score(records: pd.DataFrame, table: pd.DataFrame, prompts: Any, by: dict[st
 
 def _is_published(path: Path) -> bool:
     """Whether a file is one of VISOR's results: an object of images, each with its classes."""
-    if path.suffix.lower() != ".json":
-        return False
-    value = files.read_json(path)
+    value = files.read_json(path) if path.suffix.lower() == ".json" else None
     first = next(iter(value.values()), None) if isinstance(value, dict) else None
     return isinstance(first, dict) and {"classes", "sra"} <= first.keys()
 

@@ -142,7 +142,10 @@ def draws(
     statistics = np.concatenate([part[0] for part in parts], axis=1)
     drawn = {}
     for i, (name, where) in enumerate(_groups(parts[0][1])):
-        sums = np.concatenate([statistics[where].sum(axis=0)[None], _resample(statistics[where], resamples, [seed, i])])
+        types, count = _types(statistics[where])
+        random = np.random.default_rng([seed, i])
+        sums = random.multinomial(count.sum(), count / count.sum(), size=resamples) @ types
+        sums = np.concatenate([statistics[where].sum(axis=0)[None], sums])
         drawn[name] = _metrics(sums.reshape(len(sums), len(models), -1)).swapaxes(0, 1)
         few = [~evaluation_statistics.enough(_fractions(part[0][where])[1]) for part in parts]
         drawn[name][:, 1:][np.broadcast_to(np.array(few)[:, None], drawn[name][:, 1:].shape)] = np.nan
@@ -162,8 +165,7 @@ def chance(records: pd.DataFrame) -> pd.DataFrame:
     and what is left of VISOR_Cond is what the layouts and the any-pair rule give away. The result is the mean over all
     permutations, in closed form: no chance enters. Per relation, it is the share of all images that obey that relation.
 
-    Returns:
-        Columns relation, metric, value; the rows of :func:`scores`.
+    Columns relation, metric, value; the rows of :func:`scores`.
     """
     statistics, relation = _per_prompt(records)
     prompt = pd.factorize(records.prompt_id)[0]
@@ -238,13 +240,6 @@ def _types(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     So resampling prompts is, exactly, one multinomial draw over the kinds."""
     types, count = np.unique(statistics, axis=0, return_counts=True)
     return types.astype(np.float64), count
-
-
-def _resample(statistics: np.ndarray, resamples: int, seed: int | list[int]) -> Float[np.ndarray, "resample statistic"]:
-    """Summed statistics of as many prompts, drawn with replacement."""
-    types, count = _types(statistics)
-    drawn = np.random.default_rng(seed).multinomial(count.sum(), count / count.sum(), size=resamples)
-    return drawn @ types
 
 
 def _exchange(both: np.ndarray, resamples: int, seed: int) -> list[Float[np.ndarray, "resample statistic"]]:

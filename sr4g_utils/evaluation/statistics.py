@@ -151,10 +151,8 @@ def with_labels(counts: Real[np.ndarray, "4"], drawn: Real[np.ndarray, "resample
 
 
 class Clusters:
-    """A bootstrap over clusters, here the prompts: images of one prompt are drawn together.
-
-    All measures of one instance see the same draws, so that their differences are paired.
-    """
+    """A bootstrap over clusters, here the prompts: images of one prompt are drawn together. All measures of one
+    instance see the same draws, so that their differences are paired."""
 
     def __init__(self, ids: pd.Series, resamples: int, seed: int) -> None:
         self.ids = pd.Index(ids.unique())

@@ -126,10 +126,11 @@ def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> Images:
 
 def _scheduler(pipeline: DiffusionPipeline, name: str | None) -> Any:
     """A fresh scheduler of that class with the model's noise schedule."""
-    kind: Any = type(pipeline.scheduler) if name is None else getattr(diffusers, name, None)
+    kind = type(pipeline.scheduler) if name is None else getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         known = ", ".join(sorted(scheduler.__name__ for scheduler in pipeline.scheduler.compatibles))
         raise ValueError(f"sampling: diffusers has no scheduler {name!r}; this pipeline takes {known}")
     if "noise_sampler_seed" in inspect.signature(kind).parameters:
         raise ValueError(f"sampling: {name} draws noise of its own for a whole batch; choose another scheduler")
-    return kind.from_config(pipeline.scheduler.config)
+    fresh: Any = kind
+    return fresh.from_config(pipeline.scheduler.config)
