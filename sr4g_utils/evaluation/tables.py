@@ -169,9 +169,8 @@ def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFra
     by_visor = rescored[(rescored.rules == "visor") & (rescored.pairs == "any")]
     theirs = by_visor.pivot(index=["model", "detector"], columns="metric", values="value")
     theirs = theirs.dropna(subset="VISOR_4").reset_index()  # a detector that saw some pictures only is no ruler here
-    theirs = theirs.assign(
-        prompts="SpatialBench-UC", source="scored by us from published boxes (" + theirs.detector + ")"
-    )
+    how = "scored by us from published boxes (" + theirs.detector + ")"
+    theirs = theirs.assign(prompts="SpatialBench-UC", source=how)
     named = pd.DataFrame.from_dict(reported("visor"), orient="index").rename_axis("model").reset_index()
     rows = pd.concat([ours, theirs, named.assign(prompts="SR2D")], ignore_index=True).rename(columns={"model": "name"})
     return rows[["name", "prompts", *MAIN, "source"]]

@@ -156,7 +156,9 @@ class OwlVit(Detector, family="owlvit"):
         if new := [text for text in dict.fromkeys(texts) if text not in self.queries]:
             check_words(self.processor.tokenizer, new)
             tokens = self.processor.tokenizer(new, padding="max_length", return_tensors="pt").to(self.model.device)
-            made = self.towers.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+            made = self.towers.get_text_features(
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+            ).pooler_output
             self.queries.update(zip(new, made / torch.linalg.norm(made, dim=-1, keepdim=True), strict=True))
         return torch.stack([self.queries[text] for text in texts]) if texts else torch.empty(0)
 

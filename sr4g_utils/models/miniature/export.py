@@ -65,7 +65,7 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
         **detection_scores(judge, vae, scenes, seed),
         f"both things found (%), threshold {THRESHOLD}": both_found(out / "tiny-sd", judge, captions),
     }
-    recipe = {}
+    recipe: dict[str, dict[str, Any]] = {}
     for name, (model, trainer) in parts.items():
         size, minutes = sum(p.numel() for p in model.parameters()), round(trainer.seconds / 60, 1)
         recipe[name] = {"steps": trainer.steps, "batch": BATCH[name], "rate": RATE[name]}
