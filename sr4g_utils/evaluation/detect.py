@@ -1,8 +1,6 @@
 """Images to boxes, by VISOR's protocol: the detector is asked for a prompt's two names and for nothing else.
 
-All boxes above a low floor are stored once, with scores: thresholds and rules come later
-(:mod:`sr4g_utils.evaluation.verdicts`). A stage, which `sr4g detect` runs alone; what a detector is and does is in
-:mod:`sr4g_utils.models.detectors`.
+All boxes above a low floor are stored once, with scores: thresholds and rules come later (:mod:`.verdicts`).
 """
 
 import glob
@@ -19,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from ..dataset import coco
 from ..dataset.photos import Photos
@@ -27,24 +24,14 @@ from ..dataset.prompts import true_prompts
 from ..models.names import FLOOR, QUERY
 from ..models.sampling import Pixels
 from ..store import files
-from .detections import BEHAVIOUR, DETECTION_COLUMNS
-from .images import READERS, list_images
+from .detections import BEHAVIOUR
+from .images import READERS, list_images, progress
 
 GROUP = 128  # images that are resumed and sharded together
 
 
 def write_detections(
-    path: str | Path,
-    images: str | Path,
-    *,
-    detector: Any,
-    prompts: str | Path | pd.DataFrame | None = None,
-    floor: float = FLOOR,
-    query: str = QUERY,
-    batch: int = 64,
-    dtype: str = "float32",
-    shard: int = 0,
-    shards: int = 1,
+    path: str | Path, images: str | Path, *, prompts: str | Path | pd.DataFrame | None = None, **options: Any
 ) -> dict[str, Any]:
     """A stage: boxes of each image's own two names as Parquet, columns ``DETECTION_COLUMNS``, width and height.
 
@@ -55,9 +42,9 @@ def write_detections(
     Args:
         path: the Parquet file; its metadata holds the record as JSON under ``sr4g``.
         images: a folder, of :func:`generate.write_images` or made elsewhere (see :func:`images.list_images`).
-        detector: see :class:`models.Source`.
         prompts: the images' prompts (see :func:`prompt_sets.read_prompts`), if the folder does not hold them.
-        floor, query, batch: see :meth:`Detector.detect`. dtype: of the detector's weights.
+        options: ``detector`` (a :class:`models.Source`); ``dtype`` of its weights; ``floor``, ``query`` and ``batch``
+            as for :meth:`Detector.detect`; ``shard`` and ``shards``.
 
     Returns:
         The record: detector, floor, query, images (their number and record), boxes (their number; None while other
@@ -72,10 +59,7 @@ def write_detections(
         print(f"{images}: {left_out:,} images of prompts that are left out are not looked at", file=sys.stderr)
     about = {"folder": files.digest(Path(images)), "record": files.read_json(Path(images) / "record.json")}
     photos = Photos(images)
-    return write_boxes(
-        path, listed, lambda row: photos.read(row.file_name), about,
-        detector=detector, floor=floor, query=query, batch=batch, dtype=dtype, shard=shard, shards=shards,
-    )  # fmt: skip
+    return write_boxes(path, listed, lambda row: photos.read(row.file_name), about, **options)
 
 
 def ceiling(
@@ -83,11 +67,9 @@ def ceiling(
     annotations: str | Path,
     photos: str | Path,
     *,
-    detector: Any,
     split: str = "val",
     n_per_relation: int = 100,
     seed: int = 0,
-    rules: str = "visor",
     **options: Any,
 ) -> dict[str, Any]:
     """A stage: the same detector and protocol on real photos with captions that are true of them.
@@ -99,32 +81,19 @@ def ceiling(
     Args:
         annotations, photos, split: COCO-form boxes, and their photos in a folder or zip.
         n_per_relation: triplets of different categories drawn for each relation, or all where there are fewer.
-        rules: by which the triplets are true of the annotated boxes.
         options: of :func:`write_detections`.
     """
-    prompts = true_prompts(coco.read(annotations, split).without_crowds(), n_per_relation, seed, rules)
+    prompts = true_prompts(coco.read(annotations, split).without_crowds(), n_per_relation, seed)
     files.write_table(Path(folder) / "prompts.parquet", prompts)
     source, about = Photos(photos), {"annotations": files.digest(Path(annotations)), "photos": Path(photos).name}
-    return write_boxes(
-        Path(folder) / "detections.parquet", prompts.assign(image_index=0),
-        lambda row: source.read(row.file_name, (row.width, row.height)), about, detector=detector, **options,
-    )  # fmt: skip
+    path, listed = Path(folder) / "detections.parquet", prompts.assign(image_index=0)
+    return write_boxes(path, listed, lambda row: source.read(row.file_name, (row.width, row.height)), about, **options)
 
 
 def write_boxes(
-    path: str | Path,
-    listed: pd.DataFrame,
-    read: Callable[[Any], Pixels],
-    images: dict[str, Any],
-    *,
-    detector: Any,
-    floor: float = FLOOR,
-    query: str = QUERY,
-    batch: int = 64,
-    dtype: str = "float32",
-    shard: int = 0,
-    shards: int = 1,
-) -> dict[str, Any]:
+    path: str | Path, listed: pd.DataFrame, read: Callable[[Any], Pixels], images: dict[str, Any], *, detector: Any,
+    floor: float = FLOOR, query: str = QUERY, batch: int = 64, dtype: str = "float32", shard: int = 0, shards: int = 1,
+) -> dict[str, Any]:  # fmt: skip
     """Detect in every row of ``listed`` (prompt_id, image_index, subject, object, what ``read`` needs), in groups."""
     if not 0 <= shard < shards:
         raise ValueError(f"shard {shard} of {shards}: shards are numbered from 0 to {shards - 1}")
@@ -141,8 +110,7 @@ def write_boxes(
             _make_way(path, parts, key)
             # all of them now: an embedding's rounding must not depend on the group
             loaded.known(list(dict.fromkeys([*listed.subject, *listed.object])), query)
-            mine = dict(list(groups.items())[shard::shards])
-            _look(loaded, mine, read, floor=floor, query=query, batch=batch)
+            _look(loaded, dict(list(groups.items())[shard::shards]), read, batch, floor=floor, query=query)
             if all(part.is_file() for part in groups):
                 _join(list(groups), path, record, key)
     except OSError:  # another process has put the file together and removed the parts
@@ -161,11 +129,7 @@ def _done(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def _make_way(path: Path, parts: Path, key: str) -> None:
-    """Set aside boxes of another configuration, and say where others were begun.
-
-    Raises:
-        ValueError: there is a file that was not made here.
-    """
+    """Set aside boxes of another configuration, and say where others were begun. ValueError: a file not made here."""
     if path.exists() and not _done(path, key):
         if record_of(path) is None:
             raise ValueError(f"{path}: is there already, and no file of boxes made here; name another one")
@@ -177,27 +141,21 @@ def _make_way(path: Path, parts: Path, key: str) -> None:
     files.sweep(parts)
 
 
-def _look(
-    loaded: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], *, floor: float, query: str, batch: int
-) -> None:
+def _look(loaded: Any, mine: dict[Path, pd.DataFrame], read: Callable[[Any], Pixels], batch: int, **asked: Any) -> None:
     """Detect in every group that is not there yet, and keep each in its file."""
     from ..models.limits import AdaptiveBatches  # torch: not for --help
 
     todo = {part: group for part, group in mine.items() if not part.is_file()}
     total, missing = (sum(map(len, groups.values())) for groups in (mine, todo))
-    title, batches = f"boxes {loaded.record['id']}", AdaptiveBatches(batch)
-    with (
-        tqdm(total=total, initial=total - missing, desc=title, unit="image", mininterval=1) as bar,
-        ThreadPoolExecutor(READERS) as pool,
-    ):
+    with progress(f"boxes {loaded.record['id']}", total, missing) as bar, ThreadPoolExecutor(READERS) as pool:
         ahead: deque[list[Future[Pixels]]] = deque()
-        coming = iter(todo.values())
+        batches, coming = AdaptiveBatches(batch), iter(todo.values())
         for part, group in todo.items():
             for group_ahead in islice(coming, 2 - len(ahead)):  # this group and the next
                 ahead.append([pool.submit(read, row) for row in group_ahead.itertuples()])
             pixels = [image.result() for image in ahead.popleft()]
             names = list(zip(group.subject, group.object, strict=True))
-            boxes = loaded.detect(pixels, names, floor=floor, query=query, batch=batches)
+            boxes = loaded.detect(pixels, names, batch=batches, **asked)
             files.write_table(part, _columns(boxes, group, pixels))
             bar.update(len(group))
 
@@ -218,9 +176,8 @@ def _columns(boxes: pd.DataFrame, group: pd.DataFrame, images: list[Pixels]) -> 
     at = boxes.image.to_numpy(int)
     size = np.array([image.shape[:2] for image in images], np.int32)[at]
     numbers = {name: boxes[name].to_numpy(np.float32) for name in ("score", *"xywh")}
-    table = {"prompt_id": group.prompt_id.to_numpy()[at], "image_index": group.image_index.to_numpy(np.int32)[at]}
-    table |= {"label": boxes.label.astype(str), **numbers, "width": size[:, 1], "height": size[:, 0]}
-    return pd.DataFrame(table)[[*DETECTION_COLUMNS, "width", "height"]]
+    ids = {"prompt_id": group.prompt_id.to_numpy()[at], "image_index": group.image_index.to_numpy(np.int32)[at]}
+    return pd.DataFrame(ids | {"label": boxes.label.astype(str), **numbers, "width": size[:, 1], "height": size[:, 0]})
 
 
 def record_of(path: Path) -> dict[str, Any] | None:

@@ -20,8 +20,6 @@ from ..relations import BY_NAME, NAMES, judge
 from ..store.files import say
 
 BEHAVIOUR = 1  # raised by hand when the same detector gives other boxes; boxes of another behaviour are made again
-
-
 DETECTION_COLUMNS = ("prompt_id", "image_index", "label", "score", "x", "y", "w", "h")
 CORNERS = ("x1", "y1", "x2", "y2")  # of a box, left and top, right and bottom, where a file has them
 Number = Int[np.ndarray, "_"]
@@ -32,8 +30,7 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
     """A table of boxes from a Parquet, CSV, JSON (list of records or of columns) or JSON Lines file, checked.
 
     Columns: prompt_id, image_index (from 0), label (a category name), score in [0, 1], and x, y, w, h: the box in
-    pixels of its image, origin at the top left. Further columns are kept. With ``corners``, the file has the box's
-    corners x1, y1, x2, y2 in place of x, y, w, h.
+    pixels of its image, origin at the top left (or, with ``corners``, x1, y1, x2, y2). Further columns are kept.
 
     Raises:
         ValueError: unreadable file, missing column, or a value that cannot be; file, column and row are named.
@@ -124,16 +121,13 @@ def positions(ids: pd.Series, prompts: pd.Series, source: str = "detections") ->
         index = pd.Index(_keys(prompts))
         if index.has_duplicates:
             first, second = prompts[index == index[index.duplicated()][0]].iloc[:2]
-            raise ValueError(
-                f"{source}: prompt_id is a number, and the prompts {first!r} and {second!r} have the same one"
-            )
+            same = f"the prompts {first!r} and {second!r} have the same one"
+            raise ValueError(f"{source}: prompt_id is a number, and {same}")
         at = index.get_indexer(pd.Index(_keys(ids)))
     if len(ids) and not (at >= 0).any():
         kinds = [f"{'numbers' if _numeric(c) else 'text'} such as {c.iloc[0]!s}" for c in (ids, prompts)]
-        raise ValueError(
-            f"{source}: no prompt_id is one of the prompts': it holds {kinds[0]}, the prompts have {kinds[1]}; "
-            "are these the prompts that were drawn?"
-        )
+        held = f"it holds {kinds[0]}, the prompts have {kinds[1]}; are these the prompts that were drawn?"
+        raise ValueError(f"{source}: no prompt_id is one of the prompts': {held}")
     return at
 
 
@@ -146,8 +140,6 @@ def _keys(ids: pd.Series) -> np.ndarray:
     codes, values = pd.factorize(ids.astype(object))
     return np.array([re.sub(r"^0*(\d+)(\.0*)?$", r"\1", str(value)) for value in values], object)[codes]
 
-
-# ------------------------------------------------------------------------------------------------- images there are
 
 LEAST = 0.75  # minimum share of prompts with a box before the number of images per prompt is inferred
 
@@ -168,30 +160,22 @@ def scored_images(
     stride = int(number.max()) + 1
     image = pd.Index(prompt * stride + number).get_indexer(pd.Index(np.where(index < stride, at * stride + index, -1)))
     if (beyond := table[(at >= 0) & ((image < 0) | (index >= stride))]).size:
-        raise ValueError(
-            f"{source_of(table)}: prompt {beyond.prompt_id.iloc[0]} has image_index {beyond.image_index.iloc[0]}, but "
-            f"{how.partition(',')[0]} are scored; pass the images that were generated"
-        )
+        row, scored = beyond.iloc[0], f"{how.partition(',')[0]} are scored; pass the images that were generated"
+        raise ValueError(f"{source_of(table)}: prompt {row.prompt_id} has image_index {row.image_index}, but {scored}")
     return prompt, number, image, how
 
 
 def _each(prompts: int, at: Number, index: Number, source: str) -> int:
-    """How many images a prompt has, as far as a table of boxes can tell.
-
-    Raises:
-        ValueError: many prompts, or many images of one number, have no box: are there such images?
-    """
+    """How many images a prompt has, as far as a table of boxes can tell: not, if many prompts or images have no box."""
     boxes = pd.DataFrame({"at": at, "index": index})[at >= 0].drop_duplicates()
     seen = boxes["index"].value_counts()
     per_prompt = int(seen.index.max()) + 1 if len(seen) else 0
     fewest = 0 if len(seen) < per_prompt else seen.min()
     if not len(seen) or fewest < LEAST * seen.max() or boxes["at"].nunique() < LEAST * prompts:
-        raise ValueError(
-            f"{source}: the table does not tell how many images a prompt has: {boxes['at'].nunique():,} of {prompts:,} "
-            f"prompts have a box, and one image_index below {per_prompt} has boxes of {fewest:,}, another of "
-            f"{seen.max() if len(seen) else 0:,}; pass images=, their number or a table of them (a command's "
-            "--per-prompt)"
-        )
+        counts = f"{boxes['at'].nunique():,} of {prompts:,} prompts have a box, and one image_index below {per_prompt} "
+        counts += f"has boxes of {fewest:,}, another of {seen.max() if len(seen) else 0:,}"
+        remedy = "pass images=, their number or a table of them (a command's --per-prompt)"
+        raise ValueError(f"{source}: the table does not tell how many images a prompt has: {counts}; {remedy}")
     say(f"verdicts: {per_prompt} images per prompt, by the largest image_index; pass images= if there are more")
     return per_prompt
 
@@ -214,20 +198,15 @@ def _listed(prompts: pd.DataFrame, images: pd.DataFrame) -> tuple[Number, Number
     return listed["at"].to_numpy(np.int64), listed.number.to_numpy(np.int64)
 
 
-# -------------------------------------------------------------------------------------------------- published results
-
-
 def read_visor_results(path: Path | str, prompts: pd.DataFrame) -> pd.DataFrame:
     """Records from a file of VISOR's published results, for :func:`scores`, :func:`compare` and :func:`chance`.
 
     The format of microsoft/VISOR's ``results_*.json``: ``{"<unique_id>_<n>": {"classes": [...], "centroid": [[x, y],
     ...], "recall": 0..2, "sra": 0|1, "text": ...}}``. As in its ``visor.py``, both objects are found when their names
-    are among the classes, and an image is correct when they are and ``sra`` is 1; ``recall`` is not used. The relation
-    columns of projective relations are judged from the centroids (some pair); the others are False, since no boxes
-    are published.
+    are among the classes, and an image is correct when they are and ``sra`` is 1; ``recall`` is not used. Columns of
+    projective relations are judged from the centroids (some pair); the others are False: no boxes are published.
 
     Args:
-        path: the file.
         prompts: columns prompt_id (the unique_id), subject, relation, object. Images of other prompts are left out, as
             VISOR leaves out its "and" and single-object prompts.
 
@@ -280,19 +259,12 @@ def _published(prompt: dict, index: int, image: Any, meant: Mapping[str, str], s
     if len(_names(image)) < len(classes):
         raise ValueError(f"{source}: a class is not a name ({classes!r})")
     s, o = ([i for i, name in enumerate(classes) if meant.get(name) == prompt[role]] for role in ("subject", "object"))
-    both_found = bool(s and o)
     points = np.zeros((len(classes), 4))  # a centroid is a box without extent
     try:
         points[:, :2] = np.array(centroid, np.float64).reshape(len(classes), 2)
     except (TypeError, ValueError):
         raise ValueError(f"{source}: 'centroid' must hold an x and a y for each class, found {centroid!r}") from None
     holds = np.any(judge(points[np.repeat(s, len(o)).astype(int)], points[np.tile(o, len(s)).astype(int)]), axis=0)
-    return {
-        **prompt,
-        "image_index": index,
-        "n_subject": len(s),
-        "n_object": len(o),
-        "both_found": both_found,
-        "correct": both_found and bool(sra),
-        **{name: bool(holds[i]) and BY_NAME[name].family == "projective" for i, name in enumerate(NAMES)},
-    }
+    counts = {"image_index": index, "n_subject": len(s), "n_object": len(o)}
+    relations = {name: bool(holds[i]) and BY_NAME[name].family == "projective" for i, name in enumerate(NAMES)}
+    return prompt | counts | {"both_found": bool(s and o), "correct": bool(s and o and sra)} | relations

@@ -9,6 +9,7 @@ checks expose scores that look like obedience:
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +23,9 @@ KINDS = ("roles swapped", "relation turned", "said from the other side")
 
 
 def partner(triplet: tuple[str, str, str], kind: str) -> tuple[str, str, str] | None:
-    """The triplet that a prompt is compared with, by kind; None where there is none.
-
-    "roles swapped": "B left of A" for "A left of B", a contrary layout; "relation turned": "A right of B", contrary as
-    well; "said from the other side": "B right of A", the same layout. Overlapping and separated read the same from both
-    sides.
-    """
+    """The triplet that a prompt is compared with, by kind: for "A left of B", "B left of A" (roles swapped, a contrary
+    layout), "A right of B" (relation turned, contrary as well) or "B right of A" (said from the other side, the same
+    layout). None where there is none: overlapping and separated read the same from both sides."""
     subject, relation, object = triplet
     opposite = BY_NAME[relation].opposite
     if kind == "relation turned":
@@ -38,10 +36,7 @@ def partner(triplet: tuple[str, str, str], kind: str) -> tuple[str, str, str] | 
 
 
 def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """How often a model obeys two prompts that say the contrary, or the same in other words.
-
-    Args:
-        models: verdicts (:func:`verdicts.verdicts`) by the model's name.
+    """How often a model obeys two prompts that say the contrary, or the same in other words, from verdicts by model.
 
     Returns:
         A row per model and kind that occurs: pairs (of prompts with images of both objects), one (VISOR_Cond of these
@@ -51,23 +46,16 @@ def swapped(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: i
     """
     rows = []
     for model, records in models.items():
-        counts: dict[tuple[str, str, str], list[int]] = {}  # correct, and all, of the images with both objects
-        both_found = records[records.both_found]
-        for *triplet, correct in both_found[["subject", "relation", "object", "correct"]].itertuples(index=False):
-            count = counts.setdefault(tuple(triplet), [0, 0])
-            count[0] += bool(correct)
-            count[1] += 1
+        by_triplet = records[records.both_found].groupby(["subject", "relation", "object"]).correct
+        table = by_triplet.agg(["sum", "size"])  # correct, and all, of the images with both objects
+        counts = dict(zip(table.index, table.to_numpy(int), strict=True))
         for kind in KINDS:
-            couples = {
-                tuple(sorted((triplet, other)))
-                for triplet in counts
-                if (other := partner(triplet, kind)) in counts and other != triplet
-            }
+            others: dict[Any, Any] = {triplet: partner(triplet, kind) for triplet in counts}
+            couples = {tuple(sorted((a, b))) for a, b in others.items() if b in counts and b != a}
             if couples:
                 couple_counts = np.array([[*counts[a], *counts[b]] for a, b in sorted(couples)])
                 rows.append({"model": model, "kind": kind} | _both_ways(couple_counts, resamples, seed))
-    columns = ["model", "kind", "pairs", "one", "both", "low", "high", "independent"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["model", "kind", "pairs", "one", "both", "low", "high", "independent"])
 
 
 def _both_ways(counts: np.ndarray, resamples: int, seed: int) -> dict[str, float | int]:
@@ -84,17 +72,12 @@ def _both_ways(counts: np.ndarray, resamples: int, seed: int) -> dict[str, float
 
 
 def several_boxes(
-    prompts: pd.DataFrame,
-    detections: Mapping[str, pd.DataFrame],
-    images: int | Mapping[str, pd.DataFrame],
-    threshold: float,
-    rules: str,
-) -> pd.DataFrame:
+    prompts: pd.DataFrame, detections: Mapping[str, pd.DataFrame], images: int | Mapping[str, pd.DataFrame],
+    threshold: float, rules: str,
+) -> pd.DataFrame:  # fmt: skip
     """How much "any pair" gives to images in which a name has several boxes.
 
-    Args:
-        prompts, threshold, rules: as for :func:`verdicts.verdicts`.
-        detections, images: by the model's name; images as there, or their number per prompt for all models.
+    Arguments are those of :func:`verdicts.verdicts`; detections and images by the model's name, or a number of images.
 
     Returns:
         A row per model and kind of image (of those with both objects): boxes ("one of each" or "several"), found
@@ -103,11 +86,10 @@ def several_boxes(
     """
     rows = []
     for model, table in detections.items():
-        model_images = images if isinstance(images, int) else images[model]
-        records_by = {
-            pairs: verdicts.verdicts(prompts, table, model_images, threshold, pairs, rules, nothing="record")
-            for pairs in ("any", "best")
-        }
+        records_by = {}
+        for pairs in ("any", "best"):
+            own = images if isinstance(images, int) else images[model]
+            records_by[pairs] = verdicts.verdicts(prompts, table, own, threshold, pairs, rules, nothing="record")
         both_found = records_by["any"].both_found
         many = both_found & ((records_by["any"].n_subject > 1) | (records_by["any"].n_object > 1))
         for boxes, chosen in {"one of each": both_found & ~many, "several": many}.items():
@@ -118,8 +100,6 @@ def several_boxes(
     return pd.DataFrame(rows)
 
 
-# ------------------------------------------------------------------------------------------------------------ warnings
-
 NEAR = 10.0  # points from chance, or between two sets of objects, that are little
 APART = 30.0  # points between the intervals of two opposites that are much
 RARE, OFTEN = 20.0, 50.0  # percent
@@ -128,11 +108,7 @@ Sign = tuple[float, str]  # the number, and what is wrong; no words: nothing is
 
 
 def look(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
-    """Signs of failure in every model's verdicts.
-
-    Args:
-        models: verdicts (:func:`verdicts.verdicts`) by the model's name.
-        prompts: columns prompt_id and objects (the set of objects, as of :func:`prompts.draw_prompts`).
+    """Signs of failure in every model's verdicts, whose ``prompts`` have prompt_id and objects (the set of objects).
 
     Returns:
         A row per model and sign: model, sign, number (see ``SIGNS``), raised, and says: what is wrong, in words.
@@ -158,9 +134,8 @@ def _iou(records: pd.DataFrame) -> np.ndarray:
 
 def _cond(records: pd.DataFrame) -> pd.DataFrame:
     """VISOR_Cond by relation, with interval and chance; null ends where there are too few prompts."""
-    scores = evaluation_scores.scores(records).merge(
-        evaluation_scores.chance(records).rename(columns={"value": "chance"}), how="left"
-    )
+    luck = evaluation_scores.chance(records).rename(columns={"value": "chance"})
+    scores = evaluation_scores.scores(records).merge(luck, how="left")
     return scores[scores.metric == "VISOR_Cond"].set_index("relation")
 
 
@@ -187,10 +162,7 @@ def _unseen(records: pd.DataFrame) -> Sign:
 
 
 def _missing(records: pd.DataFrame) -> Sign:
-    roles = [
-        pd.DataFrame({"name": records[role], "prompt_id": records.prompt_id, "found": records[f"n_{role}"] > 0})
-        for role in ("subject", "object")
-    ]
+    roles = [records.assign(name=records[role], found=records[f"n_{role}"] > 0) for role in ("subject", "object")]
     shares = pd.concat(roles).groupby("name").agg(found=("found", "mean"), prompts=("prompt_id", "nunique"))
     shares = 100 * shares.found[shares.prompts >= FEWEST]
     if shares.empty:
@@ -203,12 +175,11 @@ def _opposite(records: pd.DataFrame) -> Sign:
     cond = _cond(records)
     pairs = [(a, b) for pair in OPPOSITES for a, b in (pair, pair[::-1]) if a not in SYMMETRIC]
     apart = {(a, b): cond.low[a] - cond.high[b] for a, b in pairs if a in cond.index and b in cond.index}
-    apart = {pair: value for pair, value in apart.items() if value == value}
+    apart = {pair: points for pair, points in apart.items() if points == points}
     if not apart:
         return np.nan, ""
-    drawn = [
-        f"{a} ({cond.value[a]:.0f}) rather than {b} ({cond.value[b]:.0f})" for (a, b), v in apart.items() if v > APART
-    ]
+    pairs = [pair for pair, points in apart.items() if points > APART]
+    drawn = [f"{a} ({cond.value[a]:.0f}) rather than {b} ({cond.value[b]:.0f})" for a, b in pairs]
     return max(apart.values()), f"draws one of two opposites, whatever is asked: {', '.join(drawn)}" if drawn else ""
 
 
@@ -231,9 +202,9 @@ def _alike(records: pd.DataFrame) -> Sign:
     groups = records[records.both_found].groupby("prompt_id")[sides]
     several = groups.size() > 1
     spread, size = (groups.max() - groups.min())[several], groups.max()[several]
-    largest = size[["subject_w", "subject_h", "object_w", "object_h"]].max(axis=1)
     if spread.empty:
         return np.nan, ""
+    largest = size[["subject_w", "subject_h", "object_w", "object_h"]].max(axis=1)
     share = 100 * (spread.max(axis=1) < 0.1 * largest).mean()
     return share, f"the pictures of a prompt are alike in {share:.0f} % of the prompts" if share > OFTEN else ""
 

@@ -23,14 +23,9 @@ def look_of(table: pd.DataFrame) -> list[tuple[str, Any, str, float]]:
 
 
 def scores(table: pd.DataFrame) -> Figure:
-    """Every metric over all relations, a panel per set of objects, models beside each other, 95 % intervals.
-
-    Args:
-        table: of :func:`tables.score_table`.
-    """
+    """Every metric of a :func:`tables.score_table` over all relations, a panel per set of objects, 95 % intervals."""
     table = table[(table.relation == "all") & table.value.notna()]  # two images of a prompt have no VISOR_3
-    metrics = list(dict.fromkeys(table.metric))
-    return _panels(table, "metric", metrics, (4.0, 0.42 * len(metrics) + 1.2), "percent")
+    return _panels(table, "metric", list(dict.fromkeys(table.metric)), "percent")
 
 
 def scores_per_relation(table: pd.DataFrame, metric: str = "VISOR_Cond") -> Figure:
@@ -40,14 +35,13 @@ def scores_per_relation(table: pd.DataFrame, metric: str = "VISOR_Cond") -> Figu
     """
     table = table[table.metric == metric]
     names = [name for name in ("all", *NAMES) if name in set(table.relation)]
-    return _panels(table, "relation", names, (4.0, 0.42 * len(names) + 1.2), f"{metric} (percent)")
+    return _panels(table, "relation", names, f"{metric} (percent)")
 
 
-def _panels(table: pd.DataFrame, by: str, rows: list[str], size: tuple[float, float], label: str) -> Figure:
+def _panels(table: pd.DataFrame, by: str, rows: list[str], label: str) -> Figure:
     panels = list(dict.fromkeys(table.objects))
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(size[0] * len(panels) + 2, size[1]), sharex=True, sharey=True, squeeze=False
-    )
+    size = 4.0 * len(panels) + 2, 0.42 * len(rows) + 1.2
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, objects in zip(axes[0], panels, strict=True):
         for model, colour, marker, offset in look_of(table):
             part = table[(table.objects == objects) & (table.model == model)].set_index(by).reindex(rows)
@@ -65,22 +59,15 @@ def _panels(table: pd.DataFrame, by: str, rows: list[str], size: tuple[float, fl
 
 
 def distances(table: pd.DataFrame, space: str) -> Figure:
-    """Each model's Fréchet distance from the photos, and (line) that of one half of the photos from the other.
-
-    Args:
-        table: of :func:`quality.distances`. space: whose features, in a word.
-    """
+    """Each model's Fréchet distance from the photos (:func:`quality.distances`), and (line) that of one half of the
+    photos from the other; ``space``: whose features, in a word."""
     models, photos = table[table.model != "photos"], table[table.model == "photos"]
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(models) + 1.4))
     for i, (model, colour, marker, _) in enumerate(look_of(models)):
         estimates(axis, models[models.model == model], [i], color=colour, fmt=marker, label=model)
     axis.axvline(photos.value.iloc[0], color="black", linestyle="--", label="photos from photos")
-    axis.set(
-        yticks=range(len(models)),
-        yticklabels=models.model,
-        xlabel=f"Fréchet distance from the photos (features: {space})",
-    )
-    axis.set(xlim=(0, None), ylim=(len(models) - 0.5, -0.5))
+    axis.set(yticks=range(len(models)), yticklabels=models.model, ylim=(len(models) - 0.5, -0.5))
+    axis.set(xlim=(0, None), xlabel=f"Fréchet distance from the photos (features: {space})")
     axis.legend(handles=axis.get_lines()[-1:], loc="upper left", bbox_to_anchor=(1.02, 1))
     axis.grid(False, axis="y")
     figure.tight_layout()
@@ -88,13 +75,8 @@ def distances(table: pd.DataFrame, space: str) -> Figure:
 
 
 def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int) -> Figure:
-    """Images with the boxes that decided, the verdict and its reason; the subject's box blue, the object's orange.
-
-    Args:
-        rows: verdicts (:func:`verdicts.verdicts`) in the order of the sheet, with a column ``heading``: of the image.
-        images: a row's image each, uint8 (h, w, 3).
-        columns: images side by side.
-    """
+    """Images (uint8, h, w, 3), ``columns`` of them side by side, with the boxes that decided, the verdict and its
+    reason; the subject's box blue, the object's orange. ``rows``: the verdicts, with a column ``heading``."""
     lines = -(-len(rows) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns, 3.5 * lines), squeeze=False)
     for axis in axes.flat:
@@ -117,12 +99,8 @@ def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int
 
 
 def found(records: pd.DataFrame, images: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Sequence[pd.DataFrame]) -> Figure:
-    """Images of one prompt with all boxes found in them, thin, the pair that decided, and the verdict.
-
-    Args:
-        records: the images' verdicts (:func:`verdicts.verdicts`).
-        boxes: of each image, rows of label, x, y, w and h (pixels).
-    """
+    """Images of one prompt with all boxes found in them (rows of label, x, y, w and h in pixels), thin, the pair that
+    decided, and the verdict."""
     figure, axes = plt.subplots(1, len(images), figsize=(2.8 * len(images), 3.4), squeeze=False)
     for axis, image, rows, record in zip(axes[0], images, boxes, records.to_dict("records"), strict=True):
         axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
@@ -143,12 +121,8 @@ def found(records: pd.DataFrame, images: Sequence[UInt8[np.ndarray, "h w 3"]], b
 
 
 def signs(table: pd.DataFrame, what: dict[str, str]) -> Figure:
-    """The failure signatures of every model: its number for each, coloured where it is a bad sign.
-
-    Args:
-        table: of :func:`failure_signs.look`.
-        what: what the number of each sign is.
-    """
+    """Every model's number for each sign (:func:`failure_signs.look`), coloured where it is a bad one; ``what`` the
+    number of each is."""
     models, names = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.sign))
     figure, axis = plt.subplots(figsize=(6.6 + 1.5 * len(models), 0.42 * len(names) + 0.8))
     for row in table.itertuples():
@@ -167,11 +141,8 @@ def signs(table: pd.DataFrame, what: dict[str, str]) -> Figure:
 
 
 def closeness(table: pd.DataFrame, space: str) -> Figure:
-    """KID, precision, recall and diversity of every model, with 95 % intervals, a field for each.
-
-    Args:
-        table: of :func:`quality.table`. space: whose features, in a word.
-    """
+    """KID, precision, recall and diversity of every model (:func:`quality.table`), with 95 % intervals, a field for
+    each; ``space``: whose features, in a word."""
     metrics, models = (list(dict.fromkeys(table[name])) for name in ("metric", "model"))
     figure, axes = plt.subplots(1, len(metrics), figsize=(2.5 * len(metrics) + 1, 0.4 * len(models) + 1.3), sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):

@@ -1,4 +1,4 @@
-"""Prompts to images: any text-to-image pipeline of diffusers, resumable and in shards. A stage and a command.
+"""Prompts to images: any text-to-image pipeline of diffusers, resumable and in shards.
 
 Images are lossless WebP (method 0): at 512 × 512 a fifth smaller than PNG and four times as fast to write.
 """
@@ -11,27 +11,21 @@ from typing import Any
 import msgspec
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from ..dataset.prompt_sets import check_prompts, prompts_hash
 from ..models.sampling import BEHAVIOUR, Pixels, Sampling, against_card, recommended_sampling
 from ..store import files
+from .images import progress
 
 LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "method": 0, "quality": 50}
 WRITERS = 4  # threads that encode images while the next batch is made
 
 
 def write_images(
-    folder: str | Path,
-    prompts: str | Path,
-    *,
-    model: Any,
-    unet: str | Path | None = None,
+    folder: str | Path, prompts: str | Path, *, model: Any, unet: str | Path | None = None,
     sampling: dict[str, Any] | Sampling = Sampling(),  # noqa: B008 (frozen)
-    dtype: str = "float32",
-    shard: int = 0,
-    shards: int = 1,
-) -> dict[str, Any]:
+    dtype: str = "float32", shard: int = 0, shards: int = 1,
+) -> dict[str, Any]:  # fmt: skip
     """A stage: images of every prompt as ``folder/<group>/<prompt_id>_<number>.webp``.
 
     What is finished stays; a run that was killed goes on where it was and ends with the same bytes. Of several
@@ -41,14 +35,11 @@ def write_images(
     folder that holds something else is refused.
 
     Args:
-        folder: where to.
         prompts: a Parquet file with prompt_id, subject, relation, object and caption, as
             :func:`prompt_sets.write_given_prompts` makes one.
-        model, unet, dtype: see :func:`models.load_pipeline`.
-        sampling: see :class:`Sampling`.
+        model, unet, dtype: see :func:`models.load_pipeline`. sampling: see :class:`Sampling`.
 
-    Returns:
-        The record.
+    Returns the record.
 
     Raises:
         ValueError: prompts, sampling, shard or folder that cannot be. models.ModelError: the model does not load.
@@ -65,20 +56,13 @@ def write_images(
     pipeline, about = load_pipeline(model, dtype, unet=unet)
     if warning := against_card(about["id"], sampling, recommended_sampling(about["id"])):
         print(warning, file=sys.stderr)
-    record = {
-        "model": about,
-        "sampling": msgspec.to_builtins(sampling),
-        "prompts": {"number": len(table), "sha256": prompts_hash(table)},
-        "behaviour": BEHAVIOUR,
-    }
+    asked = {"number": len(table), "sha256": prompts_hash(table)}
+    record = {"model": about, "sampling": msgspec.to_builtins(sampling), "prompts": asked, "behaviour": BEHAVIOUR}
     _begin(folder, table, record, alone=shards == 1)
     groups = dict(list(enumerate(diffusion.groups(table, sampling.group)))[shard::shards])
     todo = {n: group for n, group in groups.items() if not _finished(folder / f"{n:05}", group.prompt_id, sampling)}
     total, missing = (sampling.images * sum(map(len, part.values())) for part in (groups, todo))
-    with (
-        tqdm(total=total, initial=total - missing, desc=f"images {about['id']}", unit="image", mininterval=1) as bar,
-        ThreadPoolExecutor(WRITERS) as pool,
-    ):
+    with progress(f"images {about['id']}", total, missing) as bar, ThreadPoolExecutor(WRITERS) as pool:
         for n, group in todo.items():
             writing: list[Future[None]] = []
             for id, index, image in diffusion.sample(pipeline, group, sampling):
@@ -90,11 +74,7 @@ def write_images(
 
 
 def _look(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder of images; None of an empty or a new one.
-
-    Raises:
-        ValueError: it holds something else.
-    """
+    """The record of a folder of images; None of an empty or a new one. ValueError: it holds something else."""
     there = folder.is_dir() and [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     record = files.read_json(folder / "record.json")  # after the look: who writes here writes the record first
     if isinstance(record, dict) and {"model", "sampling", "prompts"} <= record.keys():

@@ -69,10 +69,7 @@ def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[np.nd
 
 
 def write_matches(path: str | Path, images: str | Path, *, prompts: str | Path | None = None) -> int:
-    """A stage: boxes by :func:`find` of the two names of each prompt's first image, as :mod:`scores` reads detections.
-
-    Returns how many images were looked at.
-    """
+    """A stage: boxes by :func:`find` of the two names of each prompt's first image. Returns how many images."""
     listed = list_images(images, prompts).query("image_index == 0")
     rows = []
     for row in tqdm(listed.itertuples(), "matching", len(listed), leave=False):
@@ -81,6 +78,5 @@ def write_matches(path: str | Path, images: str | Path, *, prompts: str | Path |
             if (match := find(image, name)) is not None:
                 score, box = match
                 rows.append([row.prompt_id, row.image_index, name, score, *box, *image.shape[1::-1]])
-    columns = [*DETECTION_COLUMNS, "width", "height"]
-    write_table(path, pd.DataFrame(rows, columns=columns))
+    write_table(path, pd.DataFrame(rows, columns=[*DETECTION_COLUMNS, "width", "height"]))
     return len(listed)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from ..dataset.photos import Photos
 from ..dataset.prompt_sets import check_prompts, others, read_prompts
@@ -17,7 +18,7 @@ from ..store.files import read_json
 
 READERS = 4  # threads that decode ahead of need
 SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
-# Folders of systems and their waste, not of the user.
+# folders of systems and their waste
 SKIPPED = ("@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 _NAME = re.compile(r"(?:(?P<base>.*)/)?(?P<id>[^/]+?)(?:_|/samples/)(?P<number>\d+)\.\w+")
 _GRID = re.compile(r"(.*-)?grid(-\d+)?\.\w+")  # GenEval's and T2I-CompBench's overviews
@@ -57,15 +58,10 @@ def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = 
     if (few := counts[counts != per_prompt]).size or (promised and len(counts) < len(table)):
         hint = "run the generation again to finish it" if promised else "each prompt needs as many images as the others"
         odd = int(few.index[0]) if few.size else int(np.setdiff1d(np.arange(len(table)), counts.index)[0])
-        raise ValueError(
-            f"{folder}: prompt {table.prompt_id[odd]} has {counts.get(odd, 0)} images, not {per_prompt}; {hint}"
-        )
-    joined = (
-        table.drop(columns=["file_name", "image_index"], errors="ignore")
-        .iloc[images.row]
-        .reset_index(drop=True)
-        .join(images[["image_index", "file_name"]])
-    )
+        many = f"{counts.get(odd, 0)} images, not {per_prompt}"
+        raise ValueError(f"{folder}: prompt {table.prompt_id[odd]} has {many}; {hint}")
+    rows = table.drop(columns=["file_name", "image_index"], errors="ignore").iloc[images.row].reset_index(drop=True)
+    joined = rows.join(images[["image_index", "file_name"]])
     joined.attrs = {"without_images": len(table) - len(counts), "left_out_images": left_out_images}
     return joined
 
@@ -90,16 +86,12 @@ def _prompts(folder: Path, wanted: str | Path | pd.DataFrame | None, ours: bool)
     left_out = others(table)
     if ours and wanted is not None and own.is_file():
         drawn = read_prompts(own)
-        both = table.assign(prompt_id=table.prompt_id.astype(str)).merge(
-            drawn.assign(prompt_id=drawn.prompt_id.astype(str)), on="prompt_id", suffixes=("", "_drawn")
-        )
-        if (wrong := both[both.caption != both.caption_drawn]).size:
-            row = wrong.iloc[0]
-            raise ValueError(
-                f"{folder}: prompt {row.prompt_id} was drawn as {row.caption_drawn!r}, but the prompts given say "
-                f"{row.caption!r}; give its own, {own}"
-            )
-        left_out |= dict(zip(drawn.prompt_id.astype(str), drawn.caption, strict=True))
+        captions = dict(zip(drawn.prompt_id.astype(str), drawn.caption, strict=True))
+        for id, caption in zip(table.prompt_id.astype(str), table.caption, strict=True):
+            if (at_first := captions.get(id, caption)) != caption:
+                but = f"but the prompts given say {caption!r}; give its own, {own}"
+                raise ValueError(f"{folder}: prompt {id} was drawn as {at_first!r}, {but}")
+        left_out |= captions
     return table, left_out
 
 
@@ -119,8 +111,8 @@ def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str]) -> tuple[
             row = texts.get(_spoken(id))
         if match is None or row is None or row == _SEVERAL:
             what = "several prompts of one text" if row == _SEVERAL else "no prompt"
-            example = f"{table.prompt_id[0]}_0.png"
-            raise ValueError(f"{folder / at}: belongs to {what}; images are named <prompt_id>_<number>, as {example}")
+            named = f"images are named <prompt_id>_<number>, as {table.prompt_id[0]}_0.png"
+            raise ValueError(f"{folder / at}: belongs to {what}; {named}")
         if row == _LEFT_OUT:
             skipped += 1
         else:
@@ -132,7 +124,6 @@ def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str]) -> tuple[
 
 
 def _by_text(table: pd.DataFrame, left_out: dict[str, str]) -> dict[str, int]:
-    """The row of each prompt by its text."""
     texts = {_spoken(text): _LEFT_OUT for text in left_out.values()}
     for row, text in enumerate(map(_spoken, table.caption)):
         texts[text] = _SEVERAL if texts.get(text, _LEFT_OUT) != _LEFT_OUT else row
@@ -149,23 +140,19 @@ def _check_alone(folder: Path, images: pd.DataFrame, table: pd.DataFrame) -> Non
     bases = images.groupby("row").base
     if (several := bases.nunique() > 1).any():
         names = sorted(set(images.base[images.row.isin(several.index[several])]))
-        raise ValueError(
-            f"{folder}: its folders {', '.join(names[:8])}{' …' * (len(names) > 8)} each hold images of the same "
-            "prompts, as those of several models do; give one of them"
-        )
+        folders = f"{', '.join(names[:8])}{' …' * (len(names) > 8)}"
+        why = "each hold images of the same prompts, as those of several models do; give one of them"
+        raise ValueError(f"{folder}: its folders {folders} {why}")
     if (twice := images[images.duplicated(["row", "number"], keep=False)]).size:
         first, second = twice.file_name.iloc[:2]
-        row = twice.iloc[0]
-        raise ValueError(
-            f"{folder}: {first} and {second} are both image {row.number} of prompt {table.prompt_id[row.row]}; keep one"
-        )
+        image = f"image {twice.number.iloc[0]} of prompt {table.prompt_id[twice.row.iloc[0]]}"
+        raise ValueError(f"{folder}: {first} and {second} are both {image}; keep one")
 
 
 def _files(folder: Path) -> Iterator[str]:
     """The image files in and below a folder, sorted, with their folders visited once however often they are linked."""
     seen = set(map(str, folder.resolve().parents))  # a link to one of them is a loop
-    links = [folder]
-    paths = []
+    links, paths = [folder], []
     for link in links:  # grows
         for at, inside, names in os.walk(link, onerror=_unreadable):
             if (real := os.path.realpath(at)) in seen:
@@ -193,3 +180,7 @@ def read_images(
     with ThreadPoolExecutor(READERS) as pool:
         for rows in (listed[start : start + 64] for start in range(0, len(listed), 64)):
             yield from zip(rows, pool.map(photos.read, [row["file_name"] for row in rows]), strict=True)
+
+
+def progress(title: str, total: int, missing: int) -> Any:
+    return tqdm(total=total, initial=total - missing, desc=title, unit="image", mininterval=1)

@@ -15,7 +15,7 @@ A Fréchet distance is biased upwards, the more so the fewer images there are: c
 only, and read them beside the distance that the photos have from each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,56 +28,45 @@ from tqdm import tqdm
 
 from ..dataset import coco
 from ..dataset.photos import Photos, crop_photo
+from ..models.sampling import Pixels
 from ..store.files import atomic
 from .images import list_images, read_images
 from .statistics import GROUPS, jackknife, parts
 
+NEAREST = 3  # the neighbour to which a ball reaches
+MOST = 2_000  # photos, and images of a model, for what compares each with each
+METRICS = ("KID", "precision", "recall", "diversity")
+Features = Float[np.ndarray, "image feature"]
+Groups = Int[np.ndarray, "image"]
+Space = Mapping[str, Any]  # see features.network
+
 
 def write_image_features(
-    path: str | Path,
-    images: str | Path,
-    prompts: str | Path | None = None,
-    *,
-    space: Mapping[str, Any],
-    batch: int = 64,
+    path: str | Path, images: str | Path, prompts: str | Path | None = None, *, space: Space, batch: int = 64
 ) -> dict[str, int]:
     """A stage: features of generated images, and each image's prompt. Arguments as in :func:`images.list_images`."""
-    from ..models.features import features, network  # torch: in stages alone
-
-    listed = list_images(images, prompts)
-    pixels = (image for _, image in read_images(images, prompts))
-    return _write(path, features(network(space), pixels, batch), pd.factorize(listed.prompt_id)[0])
+    group, pixels = list_images(images, prompts).prompt_id, (image for _, image in read_images(images, prompts))
+    return _write(path, space, pixels, pd.factorize(group)[0], batch)
 
 
 def write_photo_features(
-    path: str | Path,
-    annotations: str | Path,
-    photos: str | Path,
-    *,
-    space: Mapping[str, Any],
-    count: int,
-    resolution: int,
+    path: str | Path, annotations: str | Path, photos: str | Path, *, space: Space, count: int, resolution: int,
     seed: int = 0,
-    batch: int = 64,
-) -> dict[str, int]:
+) -> dict[str, int]:  # fmt: skip
     """A stage: features of ``count`` photos (all, if there are fewer), cropped to the size that the models draw."""
-    from ..models.features import features, network  # torch: in stages alone
-
     names = list(coco.read(annotations, "val").file_name.to_pylist())
     chosen = sorted(np.random.default_rng(seed).permutation(len(names))[:count])
-    source = Photos(photos)
-    shown = tqdm(chosen, "photos", unit="photo", leave=False)
-    pixels = (crop_photo(source.read(names[i]), resolution) for i in shown)
-    return _write(path, features(network(space), pixels, batch), range(len(chosen)))
+    source, shown = Photos(photos), tqdm(chosen, "photos", unit="photo", leave=False)
+    return _write(path, space, (crop_photo(source.read(names[i]), resolution) for i in shown), np.arange(len(chosen)))
 
 
-def _write(path: str | Path, values: np.ndarray, group: Sequence[int] | np.ndarray) -> dict[str, int]:
+def _write(path: str | Path, space: Space, images: Iterator[Pixels], group: np.ndarray, batch: int = 64) -> Any:
+    from ..models.features import features, network  # torch: in stages alone
+
+    values = features(network(space), images, batch)
     with atomic(path) as partial:
         save_file({"features": values, "group": np.array(group, np.int64)}, partial)
     return {"images": len(values), "features": values.shape[1]}
-
-
-# -------------------------------------------------------------------------------------------------------- distance
 
 
 def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "other number"]) -> float:
@@ -99,18 +88,12 @@ def distance(a: Float[np.ndarray, "image feature"], b: Float[np.ndarray, "other 
     return float(((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + np.trace(s) + np.trace(other) - 2 * cross)
 
 
-def distances(
-    photos: str | Path, images: Mapping[str, str | Path], groups: int = GROUPS, level: float = 0.95
-) -> pd.DataFrame:
-    """Each model's distance from the photos, and how far it differs from the first model's.
+def distances(photos: str | Path, images: Mapping[str, str | Path], groups: int = GROUPS) -> pd.DataFrame:
+    """Each model's distance from the photos, and how far it differs from the first model's, from files of features.
 
     Intervals are by the jackknife: one of ``groups`` parts is left out of photos and images at a time, all images of a
     prompt together (a bootstrap would draw images twice and so add to the bias). The last row, "photos", is the
     distance of one half of the photos from the other: about what a perfect model would score with so few images.
-
-    Args:
-        photos: features of :func:`write_photo_features`.
-        images: model name to features of :func:`write_image_features`.
 
     Returns:
         Columns model, value, low, high, change, change_low, change_high (null in the first row and the last), n_photos,
@@ -119,17 +102,12 @@ def distances(
     real, *drawn = [load_file(path) for path in (photos, *images.values())]
     part = [parts(own["group"], groups) for own in (real, *drawn)]
     value = np.array([distance(real["features"], own["features"]) for own in drawn])
-    without = np.array(
-        [
-            [
-                distance(real["features"][part[0] != out], own["features"][own_part != out])
-                for own, own_part in zip(drawn, part[1:], strict=True)
-            ]
-            for out in range(groups)
-        ]
-    )
+    without = []
+    for out in range(groups):
+        left, *rest = (own["features"][own_part != out] for own, own_part in zip((real, *drawn), part, strict=True))
+        without.append([distance(left, own) for own in rest])
     numbers = {"n_photos": len(real["features"]), "n_images": [len(own["features"]) for own in drawn]}
-    models = pd.DataFrame({"model": [*images], **_with_changes(value, without, level), **numbers})
+    models = pd.DataFrame({"model": [*images], **_with_changes(value, np.array(without)), **numbers})
     half = part[0] % 2 == 0
     floor = distance(real["features"][half], real["features"][~half])
     photos_row = {"model": "photos", "value": floor, "n_photos": int(half.sum()), "n_images": int((~half).sum())}
@@ -138,29 +116,19 @@ def distances(
 
 
 def _with_changes(
-    value: Float[np.ndarray, "model *metric"], without: Float[np.ndarray, "part model *metric"], level: float
+    value: Float[np.ndarray, "model *metric"], without: Float[np.ndarray, "part model *metric"]
 ) -> dict[str, np.ndarray]:
     """Values of models with intervals by the jackknife, and how far they differ from the first model's (null there)."""
     change = value - value[0]
-    wide, apart = (
-        jackknife(x.reshape(len(x), -1), level).reshape(value.shape) for x in (without, without - without[:, :1])
-    )
+    wide, apart = (jackknife(x.reshape(len(x), -1)).reshape(value.shape) for x in (without, without - without[:, :1]))
     changes = {"change": change, "change_low": change - apart, "change_high": change + apart}
     changes["change"][0] = changes["change_low"][0] = changes["change_high"][0] = np.nan
     return {"value": value, "low": value - wide, "high": value + wide, **changes}
 
 
-NEAREST = 3  # the neighbour to which a ball reaches
-MOST = 2_000  # photos, and images of a model, for what compares each with each
-METRICS = ("KID", "precision", "recall", "diversity")
-
-Features = Float[np.ndarray, "image feature"]
-Groups = Int[np.ndarray, "image"]
-Some = Float[np.ndarray, "some feature"]
-Far = Float[np.ndarray, "a b"]
-
-
-def some(features: Features, group: Groups, count: int) -> tuple[Some, Int[np.ndarray, "some"]]:
+def some(
+    features: Features, group: Groups, count: int
+) -> tuple[Float[np.ndarray, "some feature"], Int[np.ndarray, "some"]]:
     """At most ``count`` images, of whole groups that are drawn at random, the same of every model."""
     ids, sizes = np.unique(group, return_counts=True)
     order = np.random.default_rng(0).permutation(len(ids))
@@ -168,7 +136,7 @@ def some(features: Features, group: Groups, count: int) -> tuple[Some, Int[np.nd
     return features[chosen], group[chosen]
 
 
-def _kernel(a: Features, b: Some) -> Far:
+def _kernel(a: Features, b: Float[np.ndarray, "other feature"]) -> Float[np.ndarray, "image other"]:
     return (a.astype(float) @ b.T.astype(float) / a.shape[1] + 1) ** 3
 
 
@@ -177,12 +145,8 @@ def _kid(photos: np.ndarray, images: np.ndarray, across: np.ndarray) -> float:
     return float(sum(within) - 2 * across.mean())
 
 
-def among(across: Far, within: Float[np.ndarray, "b b"]) -> Bool[np.ndarray, "a"]:
-    """Which of ``a`` lie within the ball of one of ``b``.
-
-    Args:
-        across: the distances of a from b. within: those of b from each other, of which each is its own nearest.
-    """
+def among(across: Float[np.ndarray, "a b"], within: Float[np.ndarray, "b b"]) -> Bool[np.ndarray, "a"]:
+    """Which of ``a`` lie within the ball of one of ``b``, whose distances from each other are ``within``."""
     radius = np.partition(within, NEAREST, axis=1)[:, NEAREST] if len(within) > NEAREST else np.zeros(len(within))
     return np.any(across <= radius, axis=1)
 
@@ -214,14 +178,9 @@ class _Sets:
         return [_kid(*kernels), 100 * precision.mean(), 100 * recall.mean(), diversity(images, self.group[i])]
 
 
-def table(
-    photos: Mapping[str, np.ndarray], images: Mapping[str, Mapping[str, np.ndarray]], level: float = 0.95
-) -> pd.DataFrame:
-    """The numbers of each model, and how far they differ from the first model's.
-
-    Args:
-        photos: ``features`` and ``group``, as :func:`quality.write_photo_features` keeps them.
-        images: the same of each model's images.
+def table(photos: Mapping[str, np.ndarray], images: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """The numbers of each model, and how far they differ from the first model's, from ``features`` and ``group`` as
+    :func:`write_photo_features` keeps them.
 
     Returns:
         Columns metric, model, value, low, high, change, change_low, change_high (null for the first model), n_photos
@@ -233,13 +192,11 @@ def table(
     count = min(MOST, *(len(own["features"]) for own in (photos, *images.values())))
     real, *drawn = (some(own["features"], own["group"], count) for own in (photos, *images.values()))
     if min(len(own) for own, _ in (real, *drawn)) < 2:
-        raise ValueError(
-            "KID, precision and recall need 2 photos, 2 images of each model, "
-            f"and no prompt with more than {count} images"
-        )
+        most = f"no prompt with more than {count} images"
+        raise ValueError(f"KID, precision and recall need 2 photos, 2 images of each model, and {most}")
     sets = [_Sets(real, own) for own in drawn]
     value = np.array([own.numbers() for own in sets])
     without = np.array([[own.numbers(out) for own in sets] for out in range(GROUPS)])
-    columns = {name: column.T.ravel() for name, column in _with_changes(value, without, level).items()}
+    columns = {name: column.T.ravel() for name, column in _with_changes(value, without).items()}
     rows = pd.DataFrame({"metric": np.repeat(METRICS, len(sets)), "model": [*images] * len(METRICS), **columns})
     return rows.assign(n_photos=len(real[0]), n_images=[len(own[0]) for own in drawn] * len(METRICS))

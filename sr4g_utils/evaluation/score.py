@@ -3,7 +3,7 @@
 import html
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..store import files
 from . import detect
 from .detections import from_corners, positions, read_detections, read_visor_results
 from .images import list_images
-from .scores import METRICS, chance, scores
+from .scores import MAIN, chance, scores
 from .verdicts import THRESHOLD, VARIANTS, verdicts
 
 DETECTOR = "google/owlvit-base-patch32"  # VISOR's
@@ -37,21 +37,17 @@ class Score:
         """A row for each metric that can be measured: value and interval, counts, and chance."""
         rows = self.scores[self.scores.relation == relation]
         rows = rows[~rows.metric.str.startswith("VISOR_") | rows.value.notna() | (rows.metric == "VISOR_Cond")]
-        return pd.DataFrame(
-            {
-                "metric": rows.metric,
-                "percent": [_number(*row) for row in zip(rows.value, rows.low, rows.high, strict=True)],
-                "counts": [f"{count:,} of {of:,}" for count, of in zip(rows["count"], rows["of"], strict=True)],
-                "chance": [_number(value) for value in rows.chance],
-            }
-        ).reset_index(drop=True)
+        percent = [_number(*row) for row in zip(rows.value, rows.low, rows.high, strict=True)]
+        counts = [f"{count:,} of {of:,}" for count, of in zip(rows["count"], rows["of"], strict=True)]
+        table = pd.DataFrame({"metric": rows.metric, "percent": percent, "counts": counts})
+        return table.assign(chance=list(map(_number, rows.chance))).reset_index(drop=True)
 
     def per_relation(self) -> pd.DataFrame:
         """A row for each relation: its prompts, and OA, VISOR and VISOR_Cond as :meth:`table` has them."""
         rows = []
         for relation in dict.fromkeys(self.scores.relation[self.scores.relation != "all"]):
             table = self.table(relation).set_index("metric")
-            cells = {name: f"{table.percent[name]} ({table.counts[name]})" for name in METRICS[:3]}
+            cells = {name: f"{table.percent[name]} ({table.counts[name]})" for name in MAIN}
             prompts = self.scores.prompts[self.scores.relation == relation].iloc[0]
             rows.append({"relation": relation, "prompts": prompts, **cells, "chance": table.chance["VISOR_Cond"]})
         return pd.DataFrame(rows)
@@ -71,18 +67,16 @@ class Score:
     def on(self) -> str:
         """On which prompts and images."""
         prompts, images = self.judged["prompts"], self.judged["images"]["number"]
-        name = f"{prompts['name']} (sha256 {prompts['sha256'][:12]})"
-        return f"{prompts['number']:,} prompts of {name}, {images:,} images"
+        name, sha256 = prompts["name"], prompts["sha256"][:12]
+        return f"{prompts['number']:,} prompts of {name} (sha256 {sha256}), {images:,} images"
 
     def how(self) -> str:
         """How the images were judged, in a paragraph."""
         left_out = self.judged["prompts"]["left_out"]
         more = f" {left_out:,} prompts of the set name none of the relations and are left out." if left_out else ""
-        return (
-            f"How it was judged: {self.by()}; {self.on()} ({self.judged['images']['counted']}).{more} Intervals: 95 %, "
-            "over prompts; chance: relations permuted among the prompts. Both are computed, not drawn, so there is no "
-            f"seed. sr4g_utils {__version__}."
-        )
+        numbers = "Intervals: 95 %, over prompts; chance: relations permuted among the prompts. Both are computed, not "
+        numbers += f"drawn, so there is no seed. sr4g_utils {__version__}."
+        return f"How it was judged: {self.by()}; {self.on()} ({self.judged['images']['counted']}).{more} {numbers}"
 
     def cite(self) -> str:
         """One line for a paper or a commit."""
@@ -99,14 +93,12 @@ class Score:
         folder = Path(folder)
         with files.atomic(folder / "scores.csv") as partial:
             self.scores.to_csv(partial, index=False)
-        for name in ("scores", "verdicts"):
-            with files.atomic(folder / f"{name}.parquet") as partial:
-                getattr(self, name).to_parquet(partial, index=False)
+        files.write_table(folder / "scores.parquet", self.scores)
+        files.write_table(folder / "verdicts.parquet", self.verdicts)
         files.write_json(folder / "scores.json", self.to_json())
 
     def __str__(self) -> str:
-        how = textwrap.fill(self.how(), 100)
-        return f"{self.table().to_string(index=False)}\n\n{how}\n\nTo cite: {self.cite()}"
+        return f"{self.table().to_string(index=False)}\n\n{textwrap.fill(self.how(), 100)}\n\nTo cite: {self.cite()}"
 
     def _repr_html_(self) -> str:
         return f"{self.table().to_html(index=False, border=0)}<p>{html.escape(self.how())}</p>"
@@ -119,34 +111,22 @@ def _number(value: float, low: float | None = None, high: float | None = None) -
 
 
 def score(
-    images: Any,
-    prompts: Any = None,
-    *,
-    detector: Any = None,
-    threshold: float = THRESHOLD,
-    like: str = "visor",
-    pairs: str | None = None,
-    rules: str | None = None,
-    corners: bool = False,
-    per_prompt: int | None = None,
-    boxes: str | Path | None = None,
-    batch: int = 64,
-    dtype: str = "float32",
-) -> Score:
+    images: Any, prompts: Any = None, *, detector: Any = None, threshold: float = THRESHOLD,
+    like: str = "visor", pairs: str | None = None, rules: str | None = None,
+    corners: bool = False, per_prompt: int | None = None,
+    boxes: str | Path | None = None, batch: int = 64, dtype: str = "float32",
+) -> Score:  # fmt: skip
     """OA, VISOR, VISOR_Cond and VISOR_n of images, or of boxes found in them, and how they were judged.
 
     Args:
         images: PIL images, arrays (h, w, 3; uint8, or floats from 0 to 1) or paths: a list with one for each prompt, or
-            a list or dict (by prompt_id) with a list of several for each. Or a folder of images (see
-            :func:`images.list_images`). Or boxes: a table, or its file (see :func:`detections.read_detections`).
-            Or a file of VISOR's published results (see :func:`detections.read_visor_results`).
+            a list or dict (by prompt_id) with a list of several for each. Or a folder (:func:`images.list_images`). Or
+            boxes: a table, or its file (:func:`detections.read_detections`). Or a file of VISOR's published results.
         prompts: what :func:`prompt_sets.read_prompts` reads: a name, a file, a table, or a list of sentences or of
             (subject, relation, object). A folder made by ``sr4g generate`` holds its own.
-        detector: which looks for the prompts' things, see :class:`models.Source`; by default VISOR's. Of boxes, only
-            what to call it.
+        detector: a :class:`models.Source`; by default VISOR's. Of boxes, only what to call it.
         threshold: boxes whose score is above it count.
-        like: whose pairs and rules, "visor" or "geneval"; ``pairs`` and ``rules`` change one (see
-            :func:`verdicts.verdicts`).
+        like: whose pairs and rules, "visor" or "geneval"; ``pairs`` and ``rules`` change one (as in ``verdicts``).
         corners: the file of boxes has x1, y1, x2, y2.
         per_prompt: how many images a prompt has, where a table of boxes does not tell.
         boxes: a Parquet file to keep the boxes of a folder in; an interrupted call goes on from there.
@@ -201,14 +181,9 @@ def _score(records: pd.DataFrame, table: pd.DataFrame, prompts: Any, by: dict[st
 
 def _is_published(path: Path) -> bool:
     """Whether a file is one of VISOR's results: an object of images, each with its classes."""
-    if path.suffix.lower() != ".json":
-        return False
-    value = files.read_json(path)
+    value = files.read_json(path) if path.suffix.lower() == ".json" else None
     first = next(iter(value.values()), None) if isinstance(value, dict) else None
     return isinstance(first, dict) and {"classes", "sra"} <= first.keys()
-
-
-# ------------------------------------------------------------------------------------------------- images to boxes
 
 
 def _detected(
@@ -246,15 +221,13 @@ def _listed(images: Any, prompts: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"images: {len(images)} for {len(prompts)} prompts{left_out}; {each}")
     else:
         given = list(enumerate(images))
-    rows = [(row, number, image) for row, several in given for number, image in _numbered(several)]
+    rows: list[tuple[int, int, Any]] = []
+    for row, one in given:
+        several = (isinstance(one, Sequence) and not isinstance(one, str)) or np.ndim(one) == 4
+        rows += [(row, number, image) for number, image in enumerate(one if several else [one])]
+    shown = pd.Series([image for _, _, image in rows], dtype=object)
     table = prompts.iloc[[row for row, _, _ in rows]].reset_index(drop=True)
-    images = pd.Series([image for _, _, image in rows], dtype=object)
-    return table.assign(image_index=[number for _, number, _ in rows], image=images)
-
-
-def _numbered(images: Any) -> Iterator[tuple[int, Any]]:
-    several = isinstance(images, Sequence) and not isinstance(images, str)
-    return enumerate(images if several or np.ndim(images) == 4 else [images])
+    return table.assign(image_index=[number for _, number, _ in rows], image=shown)
 
 
 def _pixels(image: Any) -> Pixels:

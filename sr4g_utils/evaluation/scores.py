@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..relations import NAMES
 from . import statistics as evaluation_statistics
+from .statistics import Counts, Ratios
 
 AT_LEAST = (1, 2, 3, 4)  # images of a prompt, in VISOR_1 to VISOR_4
 
@@ -35,10 +36,6 @@ FORMULAS: dict[str, tuple[str, str]] = {
 METRICS = tuple(FORMULAS)
 MAIN = ("OA", "VISOR", "VISOR_Cond")  # that every table and figure shows
 STATISTICS = ("prompts", "images", "both_found", "correct", *(f"at_least_{n}" for n in AT_LEAST))  # of a prompt
-
-
-# ------------------------------------------------------------------------------------------------------------- scores
-
 _AT = {name: i for i, name in enumerate(STATISTICS)}
 _ABOVE = [_AT[above] for above, _ in FORMULAS.values()]
 _BELOW = [_AT[below] for _, below in FORMULAS.values()]
@@ -62,7 +59,9 @@ def scores(records: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     for name, where in _groups(relation):
         totals, measurable = statistics[where].sum(axis=0), _measurable(statistics[where])
         low, high = _percent(evaluation_statistics.ratio(*_fractions(statistics[where]), level), measurable)
-        rows.append(_frame(name, totals, value=_metrics(totals, measurable), low=low, high=high))
+        values = {"value": _metrics(totals, measurable), "low": low, "high": high}
+        counts = {"count": totals[_ABOVE], "of": totals[_BELOW], "prompts": totals[_AT["prompts"]]}
+        rows.append(pd.DataFrame({"relation": name, "metric": METRICS, **values, **counts}))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -91,13 +90,7 @@ def common(models: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def compare(
-    before: pd.DataFrame,
-    after: pd.DataFrame,
-    resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-    *,
-    per_relation: bool = True,
+    before: pd.DataFrame, after: pd.DataFrame, resamples: int = 10_000, seed: int = 0, *, per_relation: bool = True
 ) -> pd.DataFrame:
     """The change from one model to another on the images that both have (:func:`common`), paired by prompt.
 
@@ -119,9 +112,9 @@ def compare(
         measurable = _measurable(a[where]) & _measurable(b[where])
         values = [_metrics(statistics[where].sum(axis=0), measurable) for statistics in (a, b)]
         difference = values[1] - values[0]
-        ends = evaluation_statistics.difference(_fractions(a[where]), _fractions(b[where]), level)
-        low, high = _percent(ends, measurable)
-        swapped = np.abs(_difference(_exchange(np.concatenate([a[where], b[where]], axis=1), resamples, seed)))
+        low, high = _percent(evaluation_statistics.difference(_fractions(a[where]), _fractions(b[where])), measurable)
+        one, other = _exchange(np.concatenate([a[where], b[where]], axis=1), resamples, seed)
+        swapped = np.abs(_metrics(other) - _metrics(one))
         # 1e-9: equal differences must count as equal however their sums were rounded
         extreme = (swapped >= np.abs(difference) - 1e-9).sum(axis=0)
         p = np.where(np.isnan(difference), np.nan, (1 + extreme) / (1 + np.isfinite(swapped).sum(axis=0)))
@@ -149,7 +142,10 @@ def draws(
     statistics = np.concatenate([part[0] for part in parts], axis=1)
     drawn = {}
     for i, (name, where) in enumerate(_groups(parts[0][1])):
-        sums = np.concatenate([statistics[where].sum(axis=0)[None], _resample(statistics[where], resamples, [seed, i])])
+        types, count = _types(statistics[where])
+        random = np.random.default_rng([seed, i])
+        sums = random.multinomial(count.sum(), count / count.sum(), size=resamples) @ types
+        sums = np.concatenate([statistics[where].sum(axis=0)[None], sums])
         drawn[name] = _metrics(sums.reshape(len(sums), len(models), -1)).swapaxes(0, 1)
         few = [~evaluation_statistics.enough(_fractions(part[0][where])[1]) for part in parts]
         drawn[name][:, 1:][np.broadcast_to(np.array(few)[:, None], drawn[name][:, 1:].shape)] = np.nan
@@ -169,8 +165,7 @@ def chance(records: pd.DataFrame) -> pd.DataFrame:
     and what is left of VISOR_Cond is what the layouts and the any-pair rule give away. The result is the mean over all
     permutations, in closed form: no chance enters. Per relation, it is the share of all images that obey that relation.
 
-    Returns:
-        Columns relation, metric, value; the rows of :func:`scores`.
+    Columns relation, metric, value; the rows of :func:`scores`.
     """
     statistics, relation = _per_prompt(records)
     prompt = pd.factorize(records.prompt_id)[0]
@@ -185,11 +180,9 @@ def chance(records: pd.DataFrame) -> pd.DataFrame:
         totals[:, _AT[f"at_least_{n}"]] = (correct >= n).sum(axis=0)
     share = {name: np.isin(relation, [name]).mean() for name in NAMES}
     mean = sum(share[name] * totals[i] for i, name in enumerate(NAMES))
-    rows = [("all", mean)] + [(name, totals[NAMES.index(name)]) for name in NAMES if share[name]]
-    return pd.concat(
-        [pd.DataFrame({"relation": n, "metric": METRICS, "value": _metrics(t, measurable)}) for n, t in rows],
-        ignore_index=True,
-    )
+    rows = [("all", mean), *((name, totals[i]) for i, name in enumerate(NAMES) if share[name])]
+    tables = [pd.DataFrame({"relation": n, "metric": METRICS, "value": _metrics(t, measurable)}) for n, t in rows]
+    return pd.concat(tables, ignore_index=True)
 
 
 def fractions(records: pd.DataFrame, metric: str) -> list[Float[np.ndarray, "prompt"]]:
@@ -214,16 +207,11 @@ def _per_prompt(records: pd.DataFrame) -> tuple[Int[np.ndarray, "prompt statisti
 
 def _groups(relation: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """All prompts, then those of each relation that occurs."""
-    by_relation = [(name, relation == name) for name in NAMES]
-    return [("all", np.ones(len(relation), bool)), *((name, where) for name, where in by_relation if where.any())]
+    return [("all", np.ones(len(relation), bool)), *((name, relation == name) for name in NAMES if name in relation)]
 
 
 def _measurable(statistics: Int[np.ndarray, "prompt statistic"]) -> Bool[np.ndarray, "metric"]:
-    """VISOR_n says nothing where no prompt has n images.
-
-    Raises:
-        ValueError: there is no prompt.
-    """
+    """VISOR_n says nothing where no prompt has n images. ValueError: there is no prompt."""
     if not len(statistics):
         raise ValueError("records: the table is empty, so there is nothing to score")
     most = statistics[:, _AT["images"]].max()
@@ -238,49 +226,26 @@ def _metrics(totals: np.ndarray, measurable: np.ndarray | bool = True) -> Float[
     return np.where(measurable, values, np.nan)
 
 
-def _fractions(
-    statistics: Int[np.ndarray, "prompt statistic"],
-) -> tuple[evaluation_statistics.Counts, evaluation_statistics.Counts]:
+def _fractions(statistics: Int[np.ndarray, "prompt statistic"]) -> tuple[Counts, Counts]:
     """What is above and below each metric's line, prompt by prompt."""
     return statistics[:, _ABOVE].astype(np.float64), statistics[:, _BELOW].astype(np.float64)
 
 
-def _percent(
-    ends: tuple[evaluation_statistics.Ratios, evaluation_statistics.Ratios], measurable: np.ndarray
-) -> list[evaluation_statistics.Ratios]:
+def _percent(ends: tuple[Ratios, Ratios], measurable: np.ndarray) -> list[Ratios]:
     return [np.where(measurable, 100 * end, np.nan) for end in ends]
 
 
 def _types(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows and how many prompts have each.
-
-    Prompts with equal statistics are interchangeable, and with 4 images there are only 15 kinds of prompts (225 for a
-    pair of models). So resampling prompts is, exactly, one multinomial draw over the kinds.
-    """
+    """The distinct rows and how many prompts have each: with 4 images, only 15 kinds of prompts (225 for two models).
+    So resampling prompts is, exactly, one multinomial draw over the kinds."""
     types, count = np.unique(statistics, axis=0, return_counts=True)
     return types.astype(np.float64), count
 
 
-def _resample(statistics: np.ndarray, resamples: int, seed: int | list[int]) -> Float[np.ndarray, "resample statistic"]:
-    """Summed statistics of as many prompts, drawn with replacement."""
-    types, count = _types(statistics)
-    drawn = np.random.default_rng(seed).multinomial(count.sum(), count / count.sum(), size=resamples)
-    return drawn @ types
-
-
-def _exchange(both: np.ndarray, resamples: int, seed: int) -> Float[np.ndarray, "resample statistic"]:
-    """Summed statistics of two models after each prompt's results were exchanged with probability one half."""
+def _exchange(both: np.ndarray, resamples: int, seed: int) -> list[Float[np.ndarray, "resample statistic"]]:
+    """Summed statistics of each of two models after every prompt's results were exchanged with probability one half."""
     types, count = _types(both)
     swapped = np.random.default_rng(seed + 1).binomial(count, 0.5, size=(resamples, len(count)))
     exchanged = np.roll(types, types.shape[1] // 2, axis=1)
-    return count @ types + swapped.astype(np.float64) @ (exchanged - types)  # whole numbers: exact, and floats are fast
-
-
-def _difference(sums: np.ndarray) -> Float[np.ndarray, "resample metric"]:
-    half = sums.shape[1] // 2
-    return _metrics(sums[:, half:]) - _metrics(sums[:, :half])
-
-
-def _frame(name: str, totals: np.ndarray, **columns: np.ndarray) -> pd.DataFrame:
-    counts = {"count": totals[_ABOVE], "of": totals[_BELOW], "prompts": totals[_AT["prompts"]]}
-    return pd.DataFrame({"relation": name, "metric": METRICS, **columns, **counts})
+    sums = count @ types + swapped.astype(np.float64) @ (exchanged - types)  # whole numbers: exact, and floats are fast
+    return np.split(sums, 2, axis=1)

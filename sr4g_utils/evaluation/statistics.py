@@ -60,15 +60,10 @@ def ratio(above: Counts, below: Counts, level: float = 0.95) -> tuple[Ratios, Ra
     return np.where(enough(below), low, np.nan), np.where(enough(below), high, np.nan)
 
 
-def difference(
-    before: tuple[Counts, Counts], after: tuple[Counts, Counts], level: float = 0.95
-) -> tuple[Ratios, Ratios]:
-    """The interval, low and high in [−1, 1], of the change of each ratio between two models on the same clusters.
-
-    Args:
-        before, after: above and below of each model, as in :func:`ratio`; row by row the same clusters.
-    """
-    (low_a, high_a), (low_b, high_b) = ratio(*before, level), ratio(*after, level)
+def difference(before: tuple[Counts, Counts], after: tuple[Counts, Counts]) -> tuple[Ratios, Ratios]:
+    """The interval, low and high in [−1, 1], of the change of each ratio between two models: above and below of each,
+    as in :func:`ratio`; row by row the same clusters."""
+    (low_a, high_a), (low_b, high_b) = ratio(*before), ratio(*after)
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = (above.sum(axis=0) / below.sum(axis=0) for above, below in (before, after))
         x, y = _influence(*before), _influence(*after)
@@ -93,16 +88,15 @@ def parts(group: Int[np.ndarray, "image"], count: int = GROUPS) -> Int[np.ndarra
     return np.unique(group, return_inverse=True)[1] % count
 
 
-def jackknife(without: Float[np.ndarray, "part number"], level: float = 0.95) -> Float[np.ndarray, "number"]:
+def jackknife(without: Float[np.ndarray, "part number"]) -> Float[np.ndarray, "number"]:
     """Half the width of each number's interval, from its values with one part left out each (delete-a-group)."""
     n = len(without)
     error = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
-    return student(n - 1, level) * error
+    return student(n - 1, 0.95) * error
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """P-values corrected for their number (Holm 1979): some are below α by chance alone in at most α of all cases.
-    Null where they are."""
+    """P-values corrected for their number (Holm 1979); null where they are."""
     p = np.asarray(p, np.float64)
     order = np.argsort(p)
     n = int(np.isfinite(p).sum())
@@ -157,10 +151,8 @@ def with_labels(counts: Real[np.ndarray, "4"], drawn: Real[np.ndarray, "resample
 
 
 class Clusters:
-    """A bootstrap over clusters, here the prompts: images of one prompt are drawn together.
-
-    All measures of one instance see the same draws, so that their differences are paired.
-    """
+    """A bootstrap over clusters, here the prompts: images of one prompt are drawn together. All measures of one
+    instance see the same draws, so that their differences are paired."""
 
     def __init__(self, ids: pd.Series, resamples: int, seed: int) -> None:
         self.ids = pd.Index(ids.unique())

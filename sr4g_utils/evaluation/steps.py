@@ -42,13 +42,9 @@ def write_prompts(
 
 
 def draw(
-    run: Run,
-    models: Mapping[str, Mapping[str, Any]],
-    prompt_file: Path,
-    options: Mapping[str, Any],
-    dtype: str,
+    run: Run, models: Mapping[str, Mapping[str, Any]], prompt_file: Path, options: Mapping[str, Any], dtype: str,
     place: str = "images",
-) -> tuple[Files, dict[str, Any]]:
+) -> tuple[Files, dict[str, Any]]:  # fmt: skip
     """The folder of each model's images and the record of how they came about: drawn here (in ``place`` of the run), or
     given as ``images``."""
     folders, about = {}, {}
@@ -56,16 +52,9 @@ def draw(
         if "images" in spec:
             folders[name], about[name] = run.read(spec["images"]), {"images": Path(spec["images"]).name}
             continue
-        unet = {"unet": run.read(spec["unet"])} if "unet" in spec else {}
-        folders[name], about[name] = run.stage(
-            f"{place}/{name}",
-            generate.write_images,
-            {"prompts": prompt_file, **unet},
-            heavy=True,
-            model=spec["model"],
-            sampling=sampling.of_model(name, spec, options),
-            dtype=dtype,
-        )
+        files = {"prompts": prompt_file} | ({"unet": run.read(spec["unet"])} if "unet" in spec else {})
+        config = {"model": spec["model"], "sampling": sampling.of_model(name, spec, options), "dtype": dtype}
+        folders[name], about[name] = run.stage(f"{place}/{name}", generate.write_images, files, heavy=True, **config)
     return folders, about
 
 
@@ -75,13 +64,8 @@ def find(
     """The detector's boxes in each model's images (in ``place`` of the run), and the record of the detector."""
     boxes, about = {}, None
     for name, folder in images.items():
-        boxes[name], about = run.stage(
-            f"{place}/{name}.parquet",
-            detect.write_detections,
-            {"images": folder, "prompts": prompt_file},
-            heavy=True,
-            detector=detector,
-        )
+        files, path = {"images": folder, "prompts": prompt_file}, f"{place}/{name}.parquet"
+        boxes[name], about = run.stage(path, detect.write_detections, files, heavy=True, detector=detector)
     return boxes, about and about["detector"]
 
 
@@ -96,10 +80,8 @@ def judge(run: Run, images: Files, prompt_file: Path, boxes: Files, **judged: An
 
 
 def write_absent(path: str | Path, prompts: str | Path, seed: int) -> int:
-    """A stage: the prompts with the object of another one in place of their own.
-
-    Returns how many; none where fewer than three names are asked for in all.
-    """
+    """A stage: the prompts with the object of another one in place of their own. Returns how many; none where fewer
+    than three names are asked for in all."""
     table, random = pd.read_parquet(prompts), np.random.default_rng(seed)
     names = np.unique(table[["subject", "object"]].to_numpy(str))
     table = table if len(names) > 2 else table.iloc[:0]
@@ -116,16 +98,14 @@ def absent(
     (percent of the images) with low and high, and images. Empty where there are too few names, and nothing is kept."""
     others, count = run.stage("prompts_absent.parquet", write_absent, {"prompts": prompt_file}, seed=seed)
     rows = []
-    for model, folder in images.items() if count else ():
-        files, path = {"images": folder, "prompts": others}, f"absent/{model}.parquet"
-        others_boxes, _ = run.stage(path, detect.write_detections, files, heavy=True, detector=detector)
-        listed = list_images(folder, others)
+    others_boxes, _ = find(run, images if count else {}, others, detector, "absent")
+    for model, found in others_boxes.items():
+        listed = list_images(images[model], others)
+        tables = [(pd.read_parquet(prompt_file), boxes[model]), (pd.read_parquet(others), found)]
         for least in sorted({evaluation_verdicts.THRESHOLD, threshold}):
             own, other = (
-                evaluation_verdicts.verdicts(
-                    pd.read_parquet(file), read_detections(table), listed, least, nothing="record"
-                )
-                for file, table in ((prompt_file, boxes[model]), (others, others_boxes))
+                evaluation_verdicts.verdicts(asked, read_detections(table), listed, least, nothing="record")
+                for asked, table in tables
             )
             counts = (other.n_object > 0).groupby(other.prompt_id).agg(["sum", "size"]).to_numpy(float)
             low, high = (100 * end[0] for end in ratio(counts[:, :1], counts[:, 1:]))
@@ -176,18 +156,16 @@ def second_judge(
     run: Run, judging: Any, images: Files, prompt_file: Path, records: Records, tests: pd.DataFrame, judged: Any
 ) -> dict[str, pd.DataFrame]:
     """Another judge's verdicts on the first image of each prompt: a detector's, or ``TEMPLATES``; none for None.
-
-    Raises:
-        NothingFound: it found nothing in any image.
-    """
+    NothingFound: it found nothing in any image."""
     second = {}
     for name, folder in images.items() if judging else ():
         files, path = {"images": folder, "prompts": prompt_file}, f"second/{name}.parquet"
         if judging == TEMPLATES:
             boxes, _ = run.stage(path, glyph_judge.write_matches, files)
+            least = {"threshold": 0.0}  # what the templates match, they have judged
         else:
             boxes, _ = run.stage(path, detect.write_detections, files, heavy=True, detector=judging)
-        least = {"threshold": 0.0} if judging == TEMPLATES else {}  # what the templates match, they have judged
+            least = {}
         second_boxes, first = (table[table.image_index == 0] for table in (read_detections(boxes), records[name]))
         second[name] = evaluation_verdicts.verdicts(tests, second_boxes, first, **(judged | least))
     if second:
@@ -207,12 +185,12 @@ def second_opinion(
         tables.second_opinion(records[name][records[name].image_index == 0], table).assign(model=name)
         for name, table in second.items()
     )
-    changes = tables.change_table(second, tests, resamples, seed)
-    changes = changes[(changes.relation == "all") & changes.metric.isin(["OA", "VISOR_Cond"])].drop(columns="relation")
     alike = {name: tables.agreed(records[name], table) for name, table in second.items()}
-    agreed = tables.score_table(alike, tests)
-    agreed = agreed[(agreed.relation == "all") & agreed.metric.isin(["OA", "VISOR_Cond"])]
-    agreed = agreed.drop(columns=["relation", "prompts"])  # of first images: as many prompts as images
+    changes, agreed = (
+        table[(table.relation == "all") & table.metric.isin(["OA", "VISOR_Cond"])].drop(columns="relation")
+        for table in (tables.change_table(second, tests, resamples, seed), tables.score_table(alike, tests))
+    )
+    agreed = agreed.drop(columns="prompts")  # of first images: as many prompts as images
     for table, name, caption in (
         (opinions, "second_opinion", "Two judges on the same images, by model"),
         (changes, "changes_second", "The change as the second judge sees it, 95 % intervals"),
@@ -224,33 +202,24 @@ def second_opinion(
 
 
 def features(
-    run: Run,
-    images: Files,
-    prompt_file: Path,
-    spaces: Mapping[str, Any],
-    annotations: Any,
-    photos: Any,
-    count: int,
+    run: Run, images: Files, prompt_file: Path, spaces: Mapping[str, Any], annotations: Any, photos: Any, count: int,
     seed: int,
-) -> Features:
+) -> Features:  # fmt: skip
     """The features of photos and of each model's images, in each space (name: network) that is given one. None for 0
     photos."""
     by_space = {}
-    for name, network in spaces.items() if count else ():
-        if None in network.values():
+    for name, space in spaces.items() if count else ():
+        if None in space.values():
             continue
-        files = _true_photos(run, annotations, photos)
-        drawn = list_images(images[next(iter(images))], prompt_file)
-        pixels = len(Photos(images[next(iter(images))]).read(drawn.file_name[0]))
-        options = {"space": network, "count": count, "resolution": pixels, "seed": seed}
+        files, folder = _true_photos(run, annotations, photos), next(iter(images.values()))
+        pixels = len(Photos(folder).read(list_images(folder, prompt_file).file_name[0]))
+        options = {"space": space, "count": count, "resolution": pixels, "seed": seed}
         real, _ = run.stage(f"features/{name}_photos", quality.write_photo_features, files, **options)
-        drawn_by = {}
+        drawn = {}
         for model, folder in images.items():
-            shown = {"images": folder, "prompts": prompt_file}
-            drawn_by[model], _ = run.stage(
-                f"features/{name}_{model}", quality.write_image_features, shown, space=network
-            )
-        by_space[name] = real, drawn_by
+            files, path = {"images": folder, "prompts": prompt_file}, f"features/{name}_{model}"
+            drawn[model], _ = run.stage(path, quality.write_image_features, files, space=space)
+        by_space[name] = real, drawn
     return by_space
 
 
@@ -264,8 +233,8 @@ def distances(run: Run, spaces: Features, about: Any) -> dict[str, pd.DataFrame]
 
 def closeness(run: Run, spaces: Features, about: Any) -> dict[str, pd.DataFrame]:
     """:func:`quality.table` by the space's name, as results ``fidelity_NAME``."""
-    tables_by_space = {}
+    by_space = {}
     for name, (real, drawn) in spaces.items():
         table = quality.table(load_file(real), {model: load_file(path) for model, path in drawn.items()})
-        tables_by_space[name] = run.result(table, f"fidelity_{name}", **about, space=name)
-    return tables_by_space
+        by_space[name] = run.result(table, f"fidelity_{name}", **about, space=name)
+    return by_space

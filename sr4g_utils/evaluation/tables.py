@@ -16,8 +16,6 @@ from .images import list_images
 from .scores import MAIN
 from .statistics import agreement
 
-# ------------------------------------------------------------------------------------------- evaluation (notebook 04)
-
 WORLDS = {
     "miniature": "The **miniature world**: pictograms drawn by the project, a tiny Stable Diffusion and a tiny OWL-ViT "
     "of our own. Its base has met relation words at random only, and its text tower knows no places; but the world is "
@@ -31,10 +29,7 @@ WORLDS = {
 def write_verdicts(
     path: str | Path, prompts: str | Path, detections: str | Path, images: str | Path, **options: Any
 ) -> dict[str, int]:
-    """A stage: :func:`verdicts.verdicts` on a folder of images, from files to a file.
-
-    Returns how many images, with both objects, and correct.
-    """
+    """A stage: :func:`verdicts.verdicts` on a folder of images. Returns how many, with both objects, and correct."""
     table = pd.read_parquet(prompts)
     records = verdicts.verdicts(table, read_detections(detections), list_images(images, table), **options)
     write_table(path, records)
@@ -43,8 +38,9 @@ def write_verdicts(
 
 def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """Each set of objects that occurs, and its prompts' ids; "all" last, if there is more than one."""
-    for name in [name for name in (*OBJECT_SETS, "all") if (prompts.objects == name).any()]:
-        yield name, prompts.prompt_id[prompts.objects == name]
+    for name in (*OBJECT_SETS, "all"):
+        if (prompts.objects == name).any():
+            yield name, prompts.prompt_id[prompts.objects == name]
     if prompts.objects.nunique() > 1:
         yield "all", prompts.prompt_id
 
@@ -65,19 +61,16 @@ def outcomes(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def score_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
     """:func:`scores.scores` of every model's verdicts with :func:`scores.chance` beside it, for each set of objects.
 
-    Each model is scored on all images that it has of a set; where it has none, it has no rows.
-
-    Columns: objects, model, those of ``visor.scores``, and chance: what the same images score against permuted prompts.
+    Columns: objects, model, those of ``scores``, and chance: what the same images score against permuted prompts. Each
+    model is scored on all images that it has of a set; where it has none, it has no rows.
     """
     tables = []
     for objects, ids in _sets(prompts):
         for model, records in models.items():
-            part = records[records.prompt_id.isin(ids)]
-            if not len(part):
-                continue
-            luck = scores.chance(part).rename(columns={"value": "chance"})
-            table = scores.scores(part).merge(luck, on=["relation", "metric"], how="left")
-            tables.append(table.assign(objects=objects, model=model))
+            if len(part := records[records.prompt_id.isin(ids)]):
+                luck = scores.chance(part).rename(columns={"value": "chance"})
+                table = scores.scores(part).merge(luck, on=["relation", "metric"], how="left")
+                tables.append(table.assign(objects=objects, model=model))
     empty = pd.DataFrame(columns=["objects", "model", "relation", "metric"])
     table = pd.concat(tables, ignore_index=True) if tables else empty
     return table[["objects", "model", *table.columns.drop(["objects", "model"])]]
@@ -86,12 +79,8 @@ def score_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd
 def chance_table(
     prompts: pd.DataFrame, detections: Mapping[str, pd.DataFrame], models: Mapping[str, pd.DataFrame], **judged: Any
 ) -> pd.DataFrame:
-    """VISOR_Cond of any pair of boxes and of the best one, with interval and chance, from the models' boxes.
-
-    ``models``: their images (as of :func:`verdicts.verdicts`); ``judged``: options of :func:`verdicts.verdicts`.
-
-    Columns: objects, model, pair, value, low, high, chance.
-    """
+    """VISOR_Cond of any pair of boxes and of the best one, from the models' boxes and their images ``models``, judged
+    by :func:`verdicts.verdicts` with options ``judged``. Columns: objects, model, pair, value, low, high, chance."""
     tables = []
     for pair in ("any", "best"):
         records_by = {
@@ -134,15 +123,13 @@ def in_words(changes: pd.DataFrame) -> list[str]:
     for row in changes.itertuples():
         than = "more than" if row.low > 0 else "less than" if row.high < 0 else "not distinguishable from"
         aside = f" ({row.left_aside:,} images that only one of the two has left aside)" if row.left_aside else ""
-        sentences.append(
-            f"{row.model}, {row.objects} objects: {row.metric} {row.before:.1f} → {row.after:.1f} "
-            f"({row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]), {than} before{aside}"
-        )
+        change = f"{row.before:.1f} → {row.after:.1f} ({row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}])"
+        sentences.append(f"{row.model}, {row.objects} objects: {row.metric} {change}, {than} before{aside}")
     return sentences
 
 
 def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """How far two judges agree on the same images, from their verdicts; of images that one of them lacks, nothing.
+    """How far two judges agree on the images that both have, from their verdicts.
 
     Returns:
         A row for "both objects found" and one for "relation holds" (where both judges found both objects): judged
@@ -174,13 +161,9 @@ def agreed(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFrame:
-    """Our OA, VISOR and VISOR_Cond beside those of published systems: name, prompts, metrics and source.
-
-    Args:
-        scores: of :func:`score_table`.
-        rescored: of :func:`agreement.scores`: systems that we score from their published boxes, by VISOR's rule
-            and any pair, as VISOR scores its own. The other rows are those of ``data/reported.yaml``.
-    """
+    """Our OA, VISOR and VISOR_Cond (of :func:`score_table`) beside those of published systems: name, prompts, metrics
+    and source. Systems in ``rescored`` (of :func:`agreement.scores`) are scored by us from their published boxes, by
+    VISOR's rule and any pair, as VISOR scores its own; the others are those of ``data/reported.yaml``."""
     ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")
     ours = ours.reset_index().assign(prompts=lambda table: table.objects + " objects", source="this run")
     by_visor = rescored[(rescored.rules == "visor") & (rescored.pairs == "any")]

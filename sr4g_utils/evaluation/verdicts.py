@@ -13,7 +13,6 @@ from .detections import check_detections, positions, scored_images, source_of
 
 THRESHOLD = 0.1  # VISOR's: a detection counts when its score is above it
 
-
 # Named ways to go from boxes to a verdict; pass one as ``verdicts(..., **VARIANTS["geneval"])``. Thresholds are left
 # to the caller: GenEval's own, 0.3, belongs to its detector.
 VARIANTS: dict[str, dict[str, str]] = {
@@ -22,7 +21,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "geneval": {"pairs": "best", "rules": "geneval"},  # GenEval: highest scores, slack around the axes
 }
 
-# ----------------------------------------------------------------------------------------------------------- verdicts
+_CHECK = "Check the detector, the images and the label names; a score of such a run would say nothing about the"
 
 
 class NothingFound(ValueError):
@@ -30,14 +29,9 @@ class NothingFound(ValueError):
 
 
 def verdicts(
-    prompts: pd.DataFrame,
-    detections: pd.DataFrame,
-    images: int | pd.DataFrame | None = None,
-    threshold: float = THRESHOLD,
-    pairs: str = "any",
-    rules: str = "visor",
-    nothing: str = "raise",
-) -> pd.DataFrame:
+    prompts: pd.DataFrame, detections: pd.DataFrame, images: int | pd.DataFrame | None = None,
+    threshold: float = THRESHOLD, pairs: str = "any", rules: str = "visor", nothing: str = "raise",
+) -> pd.DataFrame:  # fmt: skip
     """One record per image: was the prompt obeyed, from which boxes, and why (not).
 
     Args:
@@ -63,9 +57,8 @@ def verdicts(
         (how many are of other prompts), nothing_found.
 
     Raises:
-        NothingFound: no detection above the threshold belongs to any prompt's objects.
-        ValueError: no prompt_id in common, an image that does not exist, a table that does not tell how many images
-            there are, bad tables, or unknown arguments.
+        NothingFound: no detection above the threshold belongs to any prompt's objects. ValueError: no prompt_id in
+            common, an image that does not exist, a table that does not tell how many there are, or other bad arguments.
     """
     prompts = check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)].reset_index(drop=True)
     for field, value, choices in (("pairs", pairs, ("any", "best")), ("nothing", nothing, ("raise", "record"))):
@@ -95,13 +88,14 @@ def _judged(records: pd.DataFrame, boxes: pd.DataFrame, pairs: str, rules: str) 
     """The records with verdicts, from the boxes that count, sorted by image (a record's row) and falling score."""
     n, every = len(records), np.arange(len(records))
     wanted = pd.Index(NAMES).get_indexer(pd.Index(records.relation))
-
     rows = {role: np.flatnonzero(boxes[f"is_{role}"]) for role in ("subject", "object")}
     image, s, o = _pairs(boxes, rows["subject"], rows["object"], n)
     has, first = np.unique(image, return_index=True)  # images with a pair, and their first
     if pairs == "best":  # boxes are sorted by score, so an image's first pair is its best
         image, s, o, first = has, s[first], o[first], np.arange(len(has))
-    holds = _holds(boxes, s, o, rules)  # of every pair and relation: one call is cheaper than one per image
+    xywh = boxes[["x", "y", "w", "h"]].to_numpy(np.float64)
+    size = boxes[["width", "height"]].to_numpy(np.float64)[s] if {"width", "height"} <= set(boxes) else None
+    holds = judge(xywh[s], xywh[o], rules, size)  # every pair and relation: one call is cheaper than one per image
     some = np.zeros((n, len(NAMES)), bool)
     if len(has):
         some[has] = np.logical_or.reduceat(holds, first)
@@ -119,23 +113,20 @@ def _judged(records: pd.DataFrame, boxes: pd.DataFrame, pairs: str, rules: str) 
         f"n_{role}": np.bincount(boxes.image.to_numpy()[rows[role]], minlength=n) for role in rows
     }
     columns |= {"both_found": np.isin(every, has), "correct": correct}
-    values = np.vstack([boxes[["x", "y", "w", "h", "score"]].to_numpy(np.float64), np.full(5, np.nan)])
+    values = np.vstack([np.column_stack([xywh, score]), np.full(5, np.nan)])
     for role, row in shown.items():  # row -1, "not found", is the row of NaN
-        columns |= {f"{role}_{name}": values[row, i] for i, name in enumerate(("x", "y", "w", "h", "score"))}
+        columns |= {f"{role}_{name}": values[row, i] for i, name in enumerate((*"xywh", "score"))}
     columns |= dict(zip(NAMES, some.T, strict=True))
     records = records.assign(**columns)
     records.insert(list(records).index("correct") + 1, "reason", _reasons(records, shown_holds))
     return records
 
 
-Of = Bool[np.ndarray, "box"]
-
-
-def _roles(prompts: pd.DataFrame, table: pd.DataFrame, at: Int[np.ndarray, "box"]) -> tuple[Of, Of, dict[str, Any]]:
-    """Which boxes are of their prompt's subject, and of its object, and facts about the names for ``attrs``.
-
-    ``at``: the row of each box's prompt, -1 for a prompt that is not scored.
-    """
+def _roles(
+    prompts: pd.DataFrame, table: pd.DataFrame, at: Int[np.ndarray, "box"]
+) -> tuple[Bool[np.ndarray, "box"], Bool[np.ndarray, "box"], dict[str, Any]]:
+    """Which boxes are of their prompt's subject, and of its object, and facts about the names for ``attrs``; ``at`` is
+    the row of each box's prompt, -1 for a prompt that is not scored."""
     prompted = [prompts[role].astype(str) for role in ("subject", "object")]
     names = pd.Index(pd.unique(pd.concat(prompted)))
     code, labels = pd.factorize(table.label)
@@ -145,10 +136,8 @@ def _roles(prompts: pd.DataFrame, table: pd.DataFrame, at: Int[np.ndarray, "box"
     never = names.delete(np.unique(name[name >= 0])).tolist()
     strange = [labels[i] for i in np.unique(code[(at >= 0) & (name < 0)])]
     if never and strange:
-        say(
-            f"verdicts: {_few(never)} (of {len(names):,} names asked for) are never among the labels, so never found; "
-            f"labels that no prompt asks for: {_few(strange)}. Are they spelt otherwise?"
-        )
+        missing = f"{_few(never)} (of {len(names):,} names asked for) are never among the labels, so never found"
+        say(f"verdicts: {missing}; labels that no prompt asks for: {_few(strange)}. Are they spelt otherwise?")
     return is_subject, is_object, {"never_found": never, "other_boxes": int((at < 0).sum())}
 
 
@@ -157,15 +146,10 @@ def _few(names: list[str]) -> str:
 
 
 def _nothing_found(table: pd.DataFrame, threshold: float, nothing: str) -> None:
-    what = (
-        f"{source_of(table)}: the detector found nothing: of {len(table):,} boxes of these prompts, "
-        f"{(table.score > threshold).sum():,} score above {threshold} and none bears its prompt's object names"
-    )
+    what = f"{source_of(table)}: the detector found nothing: of {len(table):,} boxes of these prompts, "
+    what += f"{(table.score > threshold).sum():,} score above {threshold} and none bears its prompt's object names"
     if nothing == "raise":
-        raise NothingFound(
-            f"{what}. Check the detector, the images and the label names; a score of such a run would say nothing "
-            "about the model"
-        )
+        raise NothingFound(f"{what}. {_CHECK} model")
     say(f"{what}. It is scored as what it seems, a model that draws none of them")
 
 
@@ -173,14 +157,11 @@ def unfound(models: Mapping[str, pd.DataFrame]) -> list[str]:
     """The models in whose images nothing at all was found, from their verdicts.
 
     Raises:
-        NothingFound: that is all of them, which says more of the detector than of the models.
+        NothingFound: it is all of them, which says more of the detector than of the models.
     """
     names = [name for name, records in models.items() if not (records.n_subject + records.n_object).any()]
     if len(names) == len(models):
-        raise NothingFound(
-            f"the detector found nothing of any model ({', '.join(names)}). Check the detector, the images and the "
-            "label names; a score of such a run would say nothing about the models"
-        )
+        raise NothingFound(f"the detector found nothing of any model ({', '.join(names)}). {_CHECK} models")
     return names
 
 
@@ -207,21 +188,13 @@ def _first(boxes: pd.DataFrame, rows: np.ndarray, n: int) -> Int[np.ndarray, "im
     return first
 
 
-def _holds(boxes: pd.DataFrame, s: np.ndarray, o: np.ndarray, rules: str) -> Bool[np.ndarray, "pair relation"]:
-    """All 14 relations of subject rows to object rows."""
-    xywh = boxes[["x", "y", "w", "h"]].to_numpy(np.float64)
-    size = boxes[["width", "height"]].to_numpy(np.float64)[s] if {"width", "height"} <= set(boxes) else None
-    return judge(xywh[s], xywh[o], rules, size)
-
-
 def _reasons(records: pd.DataFrame, holds: Bool[np.ndarray, "image relation"]) -> list[str]:
     """What was found, and how the pair that decided stands to each other, in words."""
     instead = {name: _instead(name) for name in NAMES}
     names = ["subject", "relation", "object", "n_subject", "n_object", "both_found", "correct"]
     reasons = []
-    for image, (s, name, o, n_s, n_o, both_found, correct) in enumerate(
-        zip(*(records[column].tolist() for column in names), strict=True)
-    ):
+    rows = zip(*(records[column].tolist() for column in names), strict=True)
+    for image, (s, name, o, n_s, n_o, both_found, correct) in enumerate(rows):
         phrase = BY_NAME[name].phrase
         if correct:
             reasons.append(f"the {s} is {phrase} the {o}")

@@ -1,7 +1,6 @@
 """Prompts without a relation: does fine-tuning on relations cost the things themselves?
 
-"a dog", "a dog and a cat", "a dog, a cat and a bench": an image obeys if all of them are found, wherever
-they are.
+"a dog", "a dog and a cat", "a dog, a cat and a bench": an image obeys if all of them are found, wherever they are.
 """
 
 from collections.abc import Mapping
@@ -54,12 +53,8 @@ def write_thirds(path: str | Path, prompts: str | Path) -> int:
 def found(
     prompts: pd.DataFrame, boxes: pd.DataFrame, thirds: pd.DataFrame, images: pd.DataFrame, threshold: float
 ) -> pd.DataFrame:
-    """A row for each image: prompt_id, objects, things, and found: whether all things that its prompt says are.
-
-    Args:
-        prompts: of :func:`write_prompts`. boxes, thirds: detections of the first two names, and of the third.
-        images: as :func:`images.list_images` lists them.
-    """
+    """A row for each image (of :func:`images.list_images`): prompt_id, objects, things, and found: whether all things
+    that its prompt (of :func:`write_prompts`) says are, by detections of the first two names and of the third."""
     first, last = (
         verdicts.verdicts(needed, table, images, threshold, nothing="record")
         for needed, table in ((prompts, boxes), (prompts.assign(subject=prompts.third), thirds))
@@ -71,14 +66,10 @@ def found(
 
 
 def scores(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How often all things are found, by set of objects and number of things, and in all.
+    """How often all things are found, by set of objects and number of things, and in all, from tables of :func:`found`.
 
-    Args:
-        models: tables of :func:`found`, of the same prompts, by the model's name.
-
-    Returns:
-        Columns model, objects, things ("all" in the last row of a model), found (percent) with low and high, change
-        from the first model (points) with change_low and change_high, prompts and images.
+    Columns model, objects, things ("all" in the last row of a model), found (percent) with low and high, change from
+    the first model (points) with change_low and change_high, prompts and images.
     """
     first, rows = next(iter(models.values())), []
     for model, table in models.items():
@@ -86,11 +77,10 @@ def scores(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for objects, things, part in [*parts, ("all", "all", table)]:
             before, after = (_counts(each[each.prompt_id.isin(part.prompt_id)]) for each in (first, part))
             (low,), (high,) = statistics.ratio(*after)
-            change, lowest, highest = (
-                (_share(after) - _share(before), *np.concatenate(statistics.difference(before, after)))
-                if table is not first
-                else [np.nan] * 3
-            )
+            change = lowest = highest = np.nan
+            if table is not first:
+                change = _share(after) - _share(before)
+                lowest, highest = np.concatenate(statistics.difference(before, after))
             numbers = {"found": part.found.mean(), "low": low, "high": high, "change": change, "change_low": lowest,
                        "change_high": highest}  # fmt: skip
             about = {"model": model, "objects": objects, "things": str(things)}
@@ -118,9 +108,8 @@ def evaluate(
     models = {name: spec for name, spec in models.items() if "images" not in spec}
     if not (number and models):
         return pd.DataFrame()
-    prompts, count = run.stage(
-        "plain_prompts.parquet", write_prompts, {"prompts": prompt_file}, number=number, seed=seed
-    )
+    files = {"prompts": prompt_file}
+    prompts, count = run.stage("plain_prompts.parquet", write_prompts, files, number=number, seed=seed)
     if not count:
         return pd.DataFrame()
     thirds, _ = run.stage("plain_thirds.parquet", write_thirds, {"prompts": prompts})

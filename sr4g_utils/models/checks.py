@@ -18,31 +18,23 @@ from ..store.files import digest
 from .source import ModelError, Source
 
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configurations and vocabularies
+_OTHER = "it is not such a model, or not whole"
 _WEIGHTS = re.compile(  # name [.variant] [-shard-of-shards] [.variant, as once written] .format
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d{5}-of-\d{5})?(?:\.(\w+))?\.(?:safetensors|bin)"
 )
 
 
 def read(path: Path, source: Source) -> dict[str, Any]:
-    """A configuration.
-
-    Raises:
-        ModelError: it is missing or not JSON.
-    """
+    """A configuration. ModelError: it is missing or not JSON."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("no mapping")
         return value
     except FileNotFoundError:
-        raise ModelError(
-            f"{source.name}: {path.name} is missing from its folder; it is not such a model, or not whole"
-        ) from None
+        raise source.error(f"{path.name} is missing from its folder; {_OTHER}") from None
     except ValueError as error:
-        raise ModelError(f"{source.name}: {path.name} is not valid JSON ({error}); fetch the model again") from None
-
-
-# --------------------------------------------------------------------------------------------------------- choosing
+        raise source.error(f"{path.name} is not valid JSON ({error}); fetch the model again") from None
 
 
 def choose(names: Iterable[str], parts: Mapping[str, bool], source: Source) -> list[str]:
@@ -62,12 +54,10 @@ def choose(names: Iterable[str], parts: Mapping[str, bool], source: Source) -> l
     chosen: list[str] = []
     for part, network in parts.items():
         if not inside[part]:
-            raise ModelError(f"{source.name}: the part {part!r} is missing from its folder; fetch the model again")
+            raise source.error(f"the part {part!r} is missing from its folder; fetch the model again")
         config = f"{part}/config.json".lstrip("/")
         if network and config not in inside[part]:
-            raise ModelError(
-                f"{source.name}: {config} is missing from its folder; it is not such a model, or not whole"
-            )
+            raise source.error(f"{config} is missing from its folder; {_OTHER}")
         chosen += [name for name in inside[part] if name.endswith(SMALL)]
         chosen += _weights(inside[part], part, source) if network else []
     if source.variant and not any(variant(name) == source.variant for name in chosen):
@@ -94,17 +84,15 @@ def _weights(names: list[str], part: str, source: Source) -> list[str]:
     for key in [(form, kind) for form in forms for kind in (source.variant, None)]:
         if key in names_of:
             return _all_shards(names_of[key], part, source)
-    raise ModelError(f"{source.name}: {part or 'the folder'} has {_remedy(set(names_of), source)}")
+    raise source.error(f"{part or 'the folder'} has {_remedy(set(names_of), source)}")
 
 
 def _all_shards(names: list[str], part: str, source: Source) -> list[str]:
     """The names, if they are not some of several files of one set of weights."""
     totals = [int(shards[1]) for name in names if (shards := re.search(r"-of-(\d{5})\.", name))]
     if len(totals) == len(names) < max(totals):
-        raise ModelError(
-            f"{source.name}: {part or 'the folder'} has {len(totals)} of the {max(totals)} files of its weights; "
-            "fetch it again"
-        )
+        some = f"{len(totals)} of the {max(totals)} files of its weights"
+        raise source.error(f"{part or 'the folder'} has {some}; fetch it again")
     return names
 
 
@@ -115,43 +103,35 @@ def _remedy(kinds_found: set[tuple[str, str | None]], source: Source) -> str:
         return f"weights of the variant {' or '.join(safe)} only; add `variant: {safe[0]}` to the model"
     if not kinds_found:
         return "no weights; fetch it again"
-    conversion = (
-        f"name a conversion's `revision: refs/pr/N` (see https://huggingface.co/{source.id}/discussions)"
-        if source.folder is None
-        else "convert them to safetensors"
-    )
+    conversion = "convert them to safetensors"
+    if source.folder is None:
+        at = f"https://huggingface.co/{source.id}/discussions"
+        conversion = f"name a conversion's `revision: refs/pr/N` (see {at})"
     kinds = sorted(str(kind) for _, kind in kinds_found if kind is not None)
     more = f" and `variant: {kinds[0]}`" if kinds and ("bin", None) not in kinds_found else ""
     return f"only pickled weights, which are not read unasked; {conversion}, or add `pickled: true`{more} to the model"
 
 
-# --------------------------------------------------------------------------------------------------------- checking
-
-
 def verify(folder: Path, files: list[str], source: Source) -> dict[str, str]:
     """sha256 of the files by path, once they are known to be whole and to be the ones that the manifest lists: the
-    ``checksums`` of the source, or else ``SHA256SUMS`` in the model's folder.
-
-    Raises:
-        ModelError: a file is damaged or not listed, or its sha256 is not the one listed.
-    """
+    ``checksums`` of the source, or else ``SHA256SUMS`` in the model's folder. ModelError: they are not."""
     for name in filter(is_weights, files):
         _check_whole(folder / name, source)
-    hashes = dict(zip(files, _sha256([folder / name for name in files]), strict=True))
+    with ThreadPoolExecutor(4) as pool:  # hashing releases the lock
+        paths = [folder / name for name in files]
+        small = sum(path.stat().st_size for path in paths) <= 1 << 30
+        values = tqdm(pool.map(digest, paths), "hashing the model", len(paths), disable=small, leave=False)
+        hashes = dict(zip(files, map(str, values), strict=True))
     manifest = Path(source.checksums).expanduser() if source.checksums else folder / "SHA256SUMS"
     if source.checksums or manifest.is_file():  # as the miniature's models have
         listed = _manifest(manifest, source)
         for name, expected in listed.items():
             if name in hashes and hashes[name] != expected.lower():
-                raise ModelError(
-                    f"{source.name}: {name} has sha256 {hashes[name][:12]}…, not {expected.lower()[:12]}… as in "
-                    f"{manifest.name}; fetch it again"
-                )
+                other = f"sha256 {hashes[name][:12]}…, not {expected.lower()[:12]}… as in {manifest.name}"
+                raise source.error(f"{name} has {other}; fetch it again")
         every = any(name.endswith(SMALL) for name in listed)  # else only weights are listed, and checked
         if more := [name for name in hashes if name not in listed and (every or is_weights(name))]:
-            raise ModelError(
-                f"{source.name}: {more[0]} is not listed in {manifest.name}; remove it, or renew the checksums"
-            )
+            raise source.error(f"{more[0]} is not listed in {manifest.name}; remove it, or renew the checksums")
     return hashes
 
 
@@ -163,7 +143,7 @@ def _check_whole(path: Path, source: Source) -> None:
     with path.open("rb") as file:
         start = file.read(8)
         if start == b"version ":
-            raise ModelError(f"{source.name}: {path.name} is a pointer of Git LFS; run `git lfs pull` in its folder")
+            raise source.error(f"{path.name} is a pointer of Git LFS; run `git lfs pull` in its folder")
         if path.suffix == ".bin":
             whole = zipfile.is_zipfile(path) or start.startswith(b"\x80\x02")  # older than torch 1.6: not zipped
         else:
@@ -175,16 +155,7 @@ def _check_whole(path: Path, source: Source) -> None:
             except (ValueError, KeyError, TypeError):
                 whole = False
     if not whole:
-        raise ModelError(
-            f"{source.name}: {path.name} is damaged or only partly downloaded; delete it and fetch it again"
-        )
-
-
-def _sha256(files: list[Path]) -> list[str]:
-    with ThreadPoolExecutor(4) as pool:  # hashing releases the lock
-        large = sum(path.stat().st_size for path in files) > 1 << 30
-        hashes = tqdm(pool.map(digest, files), "hashing the model", len(files), disable=not large, leave=False)
-        return [str(value) for value in hashes]
+        raise source.error(f"{path.name} is damaged or only partly downloaded; delete it and fetch it again")
 
 
 def _manifest(path: Path, source: Source) -> dict[str, str]:
@@ -192,4 +163,4 @@ def _manifest(path: Path, source: Source) -> dict[str, str]:
         lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return {name.strip().lstrip("*").removeprefix("./"): value for value, name in lines}
     except (OSError, ValueError) as error:
-        raise ModelError(f"{source.name}: the checksums {path} are not readable ({error})") from error
+        raise source.error(f"the checksums {path} are not readable ({error})") from error

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch.nn import functional as F
 
-from .limits import AdaptiveBatches, check_words
+from .limits import AdaptiveBatches, check_words, not_numbers
 from .load import load_detector
 from .names import FLOOR, QUERY, spelling
 
@@ -28,12 +28,9 @@ Image = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
 Pixels = Float[torch.Tensor, "image 3 height width"]
 Sizes = Int64[torch.Tensor, "image 2"]  # height and width of the images as they came
 Asked = Int64[torch.Tensor, "image query"]  # positions of names; -1 where an image has fewer
+Number = Int64[torch.Tensor, "box"]
 # image, position of the name, score, xywh in pixels
-Found = tuple[
-    Int64[torch.Tensor, "box"], Int64[torch.Tensor, "box"], Float[torch.Tensor, "box"], Float[torch.Tensor, "box 4"]
-]
-
-
+Found = tuple[Number, Number, Float[torch.Tensor, "box"], Float[torch.Tensor, "box 4"]]
 FAMILIES: dict[str, type["Detector"]] = {}  # by the model_type of config.json
 
 
@@ -50,11 +47,7 @@ class Detector:
         self.model, self.processor, self.record = model, processor, record
 
     def known(self, names: Sequence[str], query: str = QUERY) -> torch.Tensor:
-        """What the detector has for each name: a row each.
-
-        Raises:
-            ValueError: a name that it does not know.
-        """
+        """What the detector has for each name: a row each. ValueError: a name that it does not know."""
         raise NotImplementedError
 
     def find(self, pixels: Pixels, sizes: Sizes, ask: Asked, known: torch.Tensor, floor: float) -> Found:
@@ -63,22 +56,14 @@ class Detector:
 
     @property
     def image_tower(self) -> Any:
-        """What makes features of prepared images.
-
-        Raises:
-            ValueError: this family has none that pools.
-        """
+        """What makes features of prepared images. ValueError: this family has none that pools."""
         raise ValueError(f"detector: {type(self.model).__name__} has no pooled image features; take OWL-ViT or OWLv2")
 
     def _numbers(self, *outputs: torch.Tensor) -> None:
-        """Raises FloatingPointError where the model made NaN or infinity, which would read as "not found"."""
+        """FloatingPointError where the model made NaN or infinity, which would read as "not found"."""
         if not all(bool(output.isfinite().all()) for output in outputs):
-            dtype = str(self.model.dtype).removeprefix("torch.")
-            raise FloatingPointError(
-                f"detector: {self.record['id']} gives scores or boxes that are not numbers in {dtype}; use dtype "
-                f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does "
-                "not help"
-            )
+            why = not_numbers(str(self.model.dtype).removeprefix("torch."))
+            raise FloatingPointError(f"detector: {self.record['id']} gives scores or boxes that are {why}")
 
     def features(self, images: Sequence[Image]) -> Float[torch.Tensor, "image feature"]:
         """The image tower's pooled output; errors as of :attr:`image_tower`."""
@@ -111,19 +96,13 @@ class Detector:
 
     @torch.inference_mode()
     def detect(
-        self,
-        images: Sequence[Image],
-        names: Sequence[Sequence[str]],
-        *,
-        floor: float = FLOOR,
-        query: str = QUERY,
-        batch: int | AdaptiveBatches = 64,
-    ) -> pd.DataFrame:
+        self, images: Sequence[Image], names: Sequence[Sequence[str]], *,
+        floor: float = FLOOR, query: str = QUERY, batch: int | AdaptiveBatches = 64,
+    ) -> pd.DataFrame:  # fmt: skip
         """Boxes of the names asked for in each image.
 
         Args:
-            images: uint8 RGB, of any sizes.
-            names: for each image what to look for.
+            images: uint8 RGB, of any sizes. names: for each image what to look for.
             floor: boxes with a higher score are returned.
             query: text of an open-vocabulary query; closed vocabularies take the bare name.
             batch: images that go through the detector together; halved when they do not fit into memory.
@@ -227,9 +206,8 @@ class RtDetr(Detector, family="rt_detr"):
         kinds = self.model.config.id2label
         labels = {spelling(label): int(i) for i, label in kinds.items()}
         if unknown := [name for name in names if spelling(name) not in labels]:
-            raise ValueError(
-                f"{type(self.model).__name__} does not know {unknown[0]!r}; its labels are {', '.join(kinds.values())}"
-            )
+            known = ", ".join(kinds.values())
+            raise ValueError(f"{type(self.model).__name__} does not know {unknown[0]!r}; its labels are {known}")
         return torch.tensor([labels[spelling(name)] for name in names], device=self.model.device)
 
     def find(self, pixels: Pixels, sizes: Sizes, ask: Asked, known: torch.Tensor, floor: float) -> Found:
@@ -249,8 +227,7 @@ class RtDetr(Detector, family="rt_detr"):
 def load(source: Any, dtype: str = "float32", device: Any = None) -> Detector:
     """The detector that a source names; arguments and errors as in :func:`load.load_pipeline`.
 
-    Its record also names the ``model_type`` (a key of ``FAMILIES``) and the ``resolution`` that the processor resizes
-    to. Neither timm nor torchvision is needed.
+    Its record also names the ``model_type`` (a key of ``FAMILIES``) and the ``resolution`` that it resizes to.
     """
     model, processor, record = load_detector(source, dtype, device, families=FAMILIES)
     return FAMILIES[record["model_type"]](model, processor, record)
@@ -262,16 +239,12 @@ def _pixels(boxes: Float[torch.Tensor, "box 4"], sizes: Int64[torch.Tensor, "box
     return corner * sizes.flip(1).repeat(1, 2)
 
 
-# ------------------------------------------------------------------------------------------------------- resizing
-
 _MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 def _resize(pixels: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
-    """Pillow's resize of 8-bit images: columns, then rows, each rounded to whole grey levels.
-
-    Newer Pillows (seen in 13) reduce the rows of some tall images first, which changes saturated edges by some levels.
-    """
+    """Pillow's resize of 8-bit images: columns, then rows, each rounded to whole grey levels. (Pillow 13 reduces the
+    rows of some tall images first, which changes saturated edges by some levels.)"""
     for target in ((pixels.shape[-2], size[1]), size):
         if target != tuple(pixels.shape[-2:]):
             pixels = F.interpolate(pixels, target, mode=mode, antialias=True).round().clamp(0, 255)

@@ -22,10 +22,11 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import UInt8
 
-from .limits import AdaptiveBatches, check_words, tokenizers
+from .limits import AdaptiveBatches, check_words, not_numbers, tokenizers
 from .sampling import Pixels, Sampling
 
 Wanted = tuple[Any, str, int]  # prompt_id, caption and number of an image
+Images = UInt8[np.ndarray, "image height width 3"]
 
 
 def noise(seed: int, text: str, index: int) -> torch.Generator:
@@ -45,9 +46,7 @@ def sample(
     not fit into memory, it is halved, that is said, and the rest goes on with the smaller one.
 
     Args:
-        pipeline: from :func:`models.load_pipeline`; left as it was.
-        prompts: columns prompt_id and caption.
-        sampling: see :class:`Sampling`.
+        pipeline: from :func:`models.load_pipeline`; left as it was. prompts: columns prompt_id and caption.
 
     Yields:
         prompt_id, the image's number (from 0) and the image, uint8 RGB.
@@ -77,9 +76,7 @@ def groups(table: pd.DataFrame, size: int) -> list[pd.DataFrame]:
     return [table.iloc[start : start + size] for start in range(0, len(table), size)]
 
 
-def _caller(
-    pipeline: DiffusionPipeline, texts: list[str], sampling: Sampling
-) -> Callable[[Sequence[Wanted]], UInt8[np.ndarray, "image height width 3"]]:
+def _caller(pipeline: DiffusionPipeline, texts: list[str], sampling: Sampling) -> Callable[[Sequence[Wanted]], Images]:
     """A function that draws a batch of images. Stable Diffusion's prompts are encoded here, each once."""
     options: dict[str, Any] = {
         "num_inference_steps": sampling.steps,
@@ -104,7 +101,7 @@ def _caller(
             negative = {"negative_prompt": [sampling.negative_prompt] * len(texts)}
             return {"prompt": texts, **(negative if sampling.negative_prompt and "negative_prompt" in takes else {})}
 
-    def call(wanted: Sequence[Wanted]) -> UInt8[np.ndarray, "image height width 3"]:
+    def call(wanted: Sequence[Wanted]) -> Images:
         texts, generators = [text for _, text, _ in wanted], [noise(sampling.seed, text, i) for _, text, i in wanted]
         with torch.inference_mode():
             images = pipeline(**prompt(texts), **options, generator=generators).images
@@ -113,7 +110,7 @@ def _caller(
     return call
 
 
-def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> UInt8[np.ndarray, "image height width 3"]:
+def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> Images:
     """What a pipeline returns, in grey levels: a black image in place of NaN would be scored as one that disobeys."""
     values = np.stack([np.asarray(image) for image in images])
     if values.ndim != 4 or values.shape[-1] != 3:
@@ -121,10 +118,7 @@ def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> UInt8[np.nd
     if values.dtype == np.uint8:  # a pipeline that knows images alone
         return values
     if len(bad := np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))):
-        raise FloatingPointError(
-            f"{kind}: {texts[bad[0]]!r} gives pixels that are not numbers in {dtype}; use dtype "
-            f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and check the weights if that does not help"
-        )
+        raise FloatingPointError(f"{kind}: {texts[bad[0]]!r} gives pixels that are {not_numbers(dtype)}")
     if values.min() < -1e-3 or values.max() > 1 + 1e-3:
         raise ValueError(f"{kind}: returns pixels from {values.min():.3g} to {values.max():.3g}, not from 0 to 1")
     return (values * 255).round().clip(0, 255).astype(np.uint8)

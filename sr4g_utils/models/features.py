@@ -17,9 +17,6 @@ Image = UInt8[np.ndarray, "height width 3"]
 FIDELITY = "weights-inception-2015-12-05-6726825d.pth"  # of torch-fidelity's release 0.2.0
 
 
-# -------------------------------------------------------------------------------------------------------- features
-
-
 class DetectorSpace(torch.nn.Module):
     """uint8 (image, 3, height, width) to the pooled output of a detector's image tower, (image, feature)."""
 
@@ -70,10 +67,8 @@ def _fidelity(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise ImportError(
-            f"FID with torch-fidelity's weights: {error}. `pip install torch-fidelity torchvision`, "
-            "or give the path of NVIDIA's inception-2015-12-05.pt"
-        ) from None
+        remedy = "`pip install torch-fidelity torchvision`, or give the path of NVIDIA's inception-2015-12-05.pt"
+        raise ImportError(f"FID with torch-fidelity's weights: {error}. {remedy}") from None
     if f"sha256:{digest(path)}" != sources()[FIDELITY]["hash"]:  # the package unpickles what it is given
         raise ValueError(f"{path}: not the file that torch-fidelity publishes; delete it and let it be downloaded")
     return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path)), {}
@@ -84,18 +79,12 @@ def _scripted(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torch.jit's
             return torch.jit.load(str(path), map_location="cpu"), {"return_features": True}
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a TorchScript network ({str(error).splitlines()[0]}); "
-            "FID takes NVIDIA's inception-2015-12-05.pt"
-        ) from error
+        why = f"({str(error).splitlines()[0]}); FID takes NVIDIA's inception-2015-12-05.pt"
+        raise ValueError(f"{path}: not a TorchScript network {why}") from error
 
 
 def features(network: torch.nn.Module, images: Iterable[Image], batch: int = 64) -> Float[np.ndarray, "image feature"]:
-    """The network's features of each image, in order.
-
-    Raises:
-        ValueError: there is no image, or a feature is not finite.
-    """
+    """The network's features of each image, in order. ValueError: there is no image, or a feature is not finite."""
     batches: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
 
@@ -120,11 +109,7 @@ def features(network: torch.nn.Module, images: Iterable[Image], batch: int = 64)
 
 def network(space: Mapping[str, Any]) -> torch.nn.Module:
     """The network that a mapping names: ``{"detector": source}``, ``{"inception": path, or "download"}`` or
-    ``{"pixels": fields a side}``.
-
-    Raises:
-        ValueError: none of them, or another key.
-    """
+    ``{"pixels": fields a side}``. ValueError: none of them, or another key."""
     match dict(space):
         case {"pixels": int() as side} if side > 0:
             return PixelSpace(side)
@@ -132,6 +117,5 @@ def network(space: Mapping[str, Any]) -> torch.nn.Module:
             return Inception(path)
         case {"detector": source}:
             return DetectorSpace(detectors.load(source))
-    raise ValueError(
-        f"space: expected {{'detector': source}}, {{'inception': path}} or {{'pixels': fields}}, got {dict(space)}"
-    )
+    forms = "{'detector': source}, {'inception': path} or {'pixels': fields}"
+    raise ValueError(f"space: expected {forms}, got {dict(space)}")

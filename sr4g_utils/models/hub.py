@@ -31,9 +31,7 @@ def find(source: Source, index: str, parts_of: PartsOf) -> tuple[Path, str | Non
     if source.folder is not None:
         folder = Path(source.folder).expanduser()
         if not folder.is_dir():
-            raise ModelError(
-                f"{source.name}: there is no folder {folder}; correct the profile's 'folder', or give an 'id'"
-            )
+            raise source.error(f"there is no folder {folder}; correct the profile's 'folder', or give an 'id'")
         return folder, None, _chosen(folder, listing(folder), index, parts_of, source)
     failures = []
     for place in [f"{source.id}@{source.revision}", *source.mirrors]:
@@ -49,9 +47,8 @@ def find(source: Source, index: str, parts_of: PartsOf) -> tuple[Path, str | Non
             failures.append(f"{name}: {_why(error, here)}")
         else:
             return folder, f"{name}@{folder.name}", files  # a snapshot's folder is named after its commit
-    raise ModelError(
-        f"{source.id} cannot be loaded: {'; '.join(failures)}. Or copy the model here and give its path as 'folder'"
-    )
+    why = "; ".join(failures)
+    raise ModelError(f"{source.id} cannot be loaded: {why}. Or copy the model here and give its path as 'folder'")
 
 
 def listing(folder: Path) -> list[str]:
@@ -73,10 +70,8 @@ def _fetch(source: Source, index: str, parts_of: PartsOf) -> tuple[Path, list[st
     except errors.CachedRepoTreeNotFoundError:  # offline, and cached by a version that kept no list
         names = listing(folder)
     if index not in names:
-        raise ModelError(
-            f"{name} has no {index}: it is not in the layout of diffusers or transformers; "
-            "a LoRA or a single checkpoint is not read"
-        )
+        layout = "it is not in the layout of diffusers or transformers; a LoRA or a single checkpoint is not read"
+        raise ModelError(f"{name} has no {index}: {layout}")
     files = _chosen(folder, names, index, parts_of, source)
     if not all((folder / file).is_file() for file in files):
         snapshot_download(name, revision=folder.name, allow_patterns=files)
@@ -100,27 +95,21 @@ def _quiet() -> Iterator[None]:
 def _why(error: BaseException, source: Source) -> str:
     """A failed download's reason and remedy, read from the chain of errors that led to it."""
     chain = causes(error)
-    remedies: list[tuple[tuple[type[BaseException], ...], str]] = [
-        (
-            (errors.GatedRepoError,),
-            f"it is gated: accept its licence at https://huggingface.co/{source.id} and run `hf auth login`",
+    licence, away = f"https://huggingface.co/{source.id}", "not (wholly) in the cache, and the Hub cannot be reached"
+    remedies: dict[Any, str] = {
+        errors.GatedRepoError: f"it is gated: accept its licence at {licence} and run `hf auth login`",
+        errors.DisabledRepoError: "it was withdrawn from the Hub; name a mirror",
+        errors.RepositoryNotFoundError: "no such model on the Hub (or a private one); correct the id, or name a mirror",
+        errors.RevisionNotFoundError: f"it has no revision {source.revision!r}; correct 'revision'",
+        errors.IncompleteSnapshotError: "its download is incomplete; connect and run again to finish it",
+        errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError | ConnectionError: (
+            f"{away}; connect once (and unset HF_HUB_OFFLINE)"
         ),
-        ((errors.DisabledRepoError,), "it was withdrawn from the Hub; name a mirror"),
-        (
-            (errors.RepositoryNotFoundError,),
-            "no such model on the Hub (or a private one); correct the id, or name a mirror",
-        ),
-        ((errors.RevisionNotFoundError,), f"it has no revision {source.revision!r}; correct 'revision'"),
-        ((errors.IncompleteSnapshotError,), "its download is incomplete; connect and run again to finish it"),
-        (
-            (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError),
-            "not (wholly) in the cache, and the Hub cannot be reached; connect once (and unset HF_HUB_OFFLINE)",
-        ),
-    ]
-    for kinds, remedy in remedies:
+    }
+    for kinds, remedy in remedies.items():
         if any(isinstance(each, kinds) for each in chain):
             return remedy
     if any("connect" in type(each).__name__.lower() or "timeout" in type(each).__name__.lower() for each in chain):
-        return "not (wholly) in the cache, and the Hub cannot be reached; connect once"
+        return f"{away}; connect once"
     reported = next((each for each in chain if isinstance(each, errors.HfHubHTTPError)), error)
     return f"{type(reported).__name__}: {' '.join(str(reported).split())[:300]}"

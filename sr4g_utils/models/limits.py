@@ -34,6 +34,12 @@ def check_words(tokenizer: Any, texts: Iterable[str]) -> None:
             raise ValueError(f"prompt {text!r} has {len(ids)} tokens, but the model reads {room}; shorten it")
 
 
+def not_numbers(dtype: str) -> str:
+    """What to say of a model that gives NaN or infinity in a precision, and what to do."""
+    other = "bfloat16 or float32" if dtype == "float16" else "float32"
+    return f"not numbers in {dtype}; use dtype {other}, and check the weights if that does not help"
+
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -55,9 +61,8 @@ class AdaptiveBatches:
             try:
                 result = work(now)
             except RuntimeError as error:
-                text = str(error).lower()
-                full = isinstance(error, torch.OutOfMemoryError) or "out of memory" in text
-                if len(now) == 1 or not (full or "not enough memory" in text):
+                full = any(words in str(error).lower() for words in ("out of memory", "not enough memory"))
+                if len(now) == 1 or not (full or isinstance(error, torch.OutOfMemoryError)):
                     raise
                 self.size = len(now) // 2
                 print(f"out of memory: going on with batches of {self.size}", file=sys.stderr)

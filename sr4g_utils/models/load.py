@@ -46,18 +46,13 @@ INTERFACE = (
 
 
 def load_pipeline(
-    source: Any,
-    dtype: str = "float32",
-    device: str | torch.device | None = None,
-    unet: str | Path | None = None,
+    source: Any, dtype: str = "float32", device: str | torch.device | None = None, unet: str | Path | None = None,
     safety_checker: bool = False,
-) -> tuple[DiffusionPipeline, dict[str, Any]]:
+) -> tuple[DiffusionPipeline, dict[str, Any]]:  # fmt: skip
     """A text-to-image pipeline, any of diffusers that draws from prompts alone, on its device, and the record of it.
 
     Args:
-        source: see :meth:`Source.of`.
-        dtype: one of ``PRECISIONS``.
-        device: by default the accelerator that torch finds, else the CPU.
+        source: see :meth:`Source.of`. dtype: one of ``PRECISIONS``. device: see :func:`default_device`.
         unet: folder of a fine-tuned UNet (``config.json`` and safetensors) to take the place of the pipeline's own.
         safety_checker: keep the pipeline's checker, if it has one.
 
@@ -76,22 +71,21 @@ def load_pipeline(
     index = checks.read(folder / "model_index.json", source)
     kinds = pipelines.classes(index, source, skip)
     hashes = checks.verify(folder, files, source)
-    loaded = {
-        name: _part(kind, folder / name, [file for file in files if file.startswith(f"{name}/")], source, precision)
-        for name, kind in kinds.items()
-        if name != "unet" or unet is None
-    }
+    loaded = {}
+    for name, kind in kinds.items():
+        if name != "unet" or unet is None:
+            own = [file for file in files if file.startswith(f"{name}/")]
+            loaded[name] = _part(kind, folder / name, own, source, precision)
     if unet is not None:
-        loaded["unet"], own = _replacement(kinds, folder, Path(unet), source, precision)
-        hashes |= own
+        loaded["unet"], replaced = _replacement(kinds, folder, Path(unet), source, precision)
+        hashes |= replaced
     unchecked = {"safety_checker": None, "requires_safety_checker": False} if skip and skip[0] in index else {}
     with _one_line(source.name):
         options = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
         pipeline = DiffusionPipeline.from_pretrained(folder, **options, **loaded, **unchecked)
     pipeline.to(torch.device(device or default_device()))
-    for part in (getattr(pipeline, name, None) for name in ("unet", "vae")):
-        if part is not None:
-            part.to(memory_format=torch.channels_last)  # convolutions are a tenth faster on a CPU, more on a GPU
+    for part in filter(None, (getattr(pipeline, name, None) for name in ("unet", "vae"))):
+        part.to(memory_format=torch.channels_last)  # convolutions are a tenth faster on a CPU, more on a GPU
     denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     models = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     record = {
@@ -109,10 +103,8 @@ def load_pipeline(
 def load_detector(
     source: Any, dtype: str = "float32", device: str | torch.device | None = None, *, families: Mapping[str, Any]
 ) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
-    """A detector in evaluation mode on its device, its processor, and the record; see :func:`detectors.load`.
-
-    ``families``: by model_type, the names of transformers' classes, ``architecture`` and the processor's ``loader``.
-    """
+    """A detector in evaluation mode on its device, its processor, and the record; see :func:`detectors.load`, whose
+    ``families`` name transformers' classes: ``architecture`` and the processor's ``loader``."""
     source, precision = Source.of(source), _dtype(dtype)
     folder, commit, files = hub.find(source, "config.json", partial(_detector, families=families))
     kind = checks.read(folder / "config.json", source)["model_type"]
@@ -143,17 +135,14 @@ def default_device() -> str:
 def _detector(config: dict[str, Any], source: Source, families: Mapping[str, Any]) -> dict[str, bool]:
     kind = config.get("model_type")
     if kind not in families:
-        raise ModelError(
-            f"{source.name}: config.json names the model_type {kind!r}; detectors are {', '.join(families)}"
-        )
+        raise source.error(f"config.json names the model_type {kind!r}; detectors are {', '.join(families)}")
     return {"": True}
 
 
 def _resolution(pipeline: DiffusionPipeline, denoiser: Any) -> list[int] | None:
     """Height and width in pixels at which the model was trained, as far as its configuration says."""
-    sample = getattr(pipeline, "default_sample_size", None) or getattr(
-        getattr(denoiser, "config", None), "sample_size", None
-    )
+    config = getattr(denoiser, "config", None)
+    sample = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
     if sample is None or not hasattr(pipeline, "vae_scale_factor"):
         return None
     height, width = (sample, sample) if isinstance(sample, int) else sample
@@ -161,26 +150,14 @@ def _resolution(pipeline: DiffusionPipeline, denoiser: Any) -> list[int] | None:
 
 
 def _record(source: Source, commit: str | None, hashes: dict[str, str], dtype: str) -> dict[str, Any]:
-    libraries = ("torch", "diffusers", "transformers", "accelerate")
-    return {
-        "id": source.name,
-        "revision": source.revision if source.folder is None else None,
-        "commit": commit,
-        "dtype": dtype,
-        "files": hashes,
-        "versions": {name: version(name) for name in libraries},
-    }
-
-
-# ------------------------------------------------------------------------------------------------------------ parts
+    revision = source.revision if source.folder is None else None
+    versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "accelerate")}
+    about = {"id": source.name, "revision": revision, "commit": commit, "dtype": dtype}
+    return about | {"files": hashes, "versions": versions}
 
 
 def _part(kind: Any, folder: Path, files: list[str], source: Source, dtype: torch.dtype) -> Any:
-    """One part from its folder: a network of which nothing is missing, or a tokenizer, scheduler or processor.
-
-    Raises:
-        ModelError: it does not load, or not whole.
-    """
+    """One part from its folder: a network of which nothing is missing, or a tokenizer, scheduler or processor."""
     name = f"{source.name}: {folder.name}" if any("/" in file for file in files) else source.name
     if not issubclass(kind, torch.nn.Module):
         with _one_line(name):
@@ -205,10 +182,8 @@ def _part(kind: Any, folder: Path, files: list[str], source: Source, dtype: torc
 
 def _check_report(network: torch.nn.Module, report: dict[str, Any], name: str) -> None:
     """Nothing of a network was left to chance: the libraries fill what a file lacks with random numbers and go on."""
-    missing, unused = (
-        sorted(key for key in report[f"{which}_keys"] if not key.endswith(HARMLESS))
-        for which in ("missing", "unexpected")
-    )
+    keys = (report["missing_keys"], report["unexpected_keys"])
+    missing, unused = (sorted(name for name in names if not name.endswith(HARMLESS)) for names in keys)
     state = [*network.named_parameters(), *network.named_buffers()]
     missing += [key for key, value in state if value.is_meta and key not in missing]
     known = f"which a {type(network).__name__} does not have"
@@ -217,10 +192,8 @@ def _check_report(network: torch.nn.Module, report: dict[str, Any], name: str) -
         raise ModelError(f"{name} lacks the weights {_some(missing)}{more}; fetch it again, or name another model")
     if wrong := sorted(tuple(each) for each in report["mismatched_keys"]):
         key, shape, wanted = wrong[0]
-        raise ModelError(
-            f"{name} has {key} of shape {list(shape)}, not {list(wanted)} as its config.json says "
-            f"({len(wrong)} such); fetch it again"
-        )
+        shapes = f"of shape {list(shape)}, not {list(wanted)} as its config.json says ({len(wrong)} such)"
+        raise ModelError(f"{name} has {key} {shapes}; fetch it again")
     if unused:
         print(f"{name}: not used: its weights {_some(unused)}, {known}", file=sys.stderr)
 
@@ -250,10 +223,8 @@ def _replacement(
     for key in ("_class_name", *(key for key in INTERFACE if key in defaults)):
         ours, theirs = (each.get(key, defaults[key].default if key in defaults else None) for each in (new, old))
         if ours != theirs:
-            raise ModelError(
-                f"{folder}: its {key} is {ours}, but the UNet of {source.name} has {theirs}; "
-                "give it to the model that it was trained from"
-            )
+            other = f"the UNet of {source.name} has {theirs}; give it to the model that it was trained from"
+            raise ModelError(f"{folder}: its {key} is {ours}, but {other}")
     files = checks.choose(hub.listing(folder), {"": True}, own)
     hashes = checks.verify(folder, files, own)
     return _part(kinds["unet"], folder, files, own, dtype), {f"fine-tuned/{file}": hashes[file] for file in files}

@@ -10,28 +10,11 @@ QUERY = "a photo of a {name}"  # VISOR's
 
 # Other words for COCO's categories, both without spaces: Pascal VOC's (and RT-DETR's), GenEval's and LVIS'.
 ALIASES = {
-    "aeroplane": "airplane",
-    "motorbike": "motorcycle",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-    "television": "tv",
-    "televisionset": "tv",
-    "computermouse": "mouse",
-    "computerkeyboard": "keyboard",
-    "tvremote": "remote",
-    "remotecontrol": "remote",
-    "laptopcomputer": "laptop",
-    "cellulartelephone": "cellphone",
-    "mobilephone": "cellphone",
-    "microwaveoven": "microwave",
-    "doughnut": "donut",
-    "hairdryer": "hairdrier",
-    "fireplug": "firehydrant",
-    "necktie": "tie",
-}
-
-
-# --------------------------------------------------------------------------------------------------- names and ids
+    "aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "doughnut": "donut", "necktie": "tie",
+    "tvmonitor": "tv", "television": "tv", "televisionset": "tv", "tvremote": "remote", "remotecontrol": "remote",
+    "computermouse": "mouse", "computerkeyboard": "keyboard", "laptopcomputer": "laptop", "mobilephone": "cellphone",
+    "cellulartelephone": "cellphone", "microwaveoven": "microwave", "hairdryer": "hairdrier", "fireplug": "firehydrant",
+}  # fmt: skip
 
 
 def _squeezed(name: str) -> str:

@@ -15,13 +15,9 @@ from .source import ModelError, Source
 
 # What a part can be: a network, whose weights are checked, or something that has none.
 KINDS = (
-    torch.nn.Module,
-    diffusers.SchedulerMixin,
-    transformers.PreTrainedTokenizerBase,
-    transformers.ProcessorMixin,
-    transformers.ImageProcessingMixin,
-    transformers.FeatureExtractionMixin,
-)
+    torch.nn.Module, diffusers.SchedulerMixin, transformers.PreTrainedTokenizerBase, transformers.ProcessorMixin,
+    transformers.ImageProcessingMixin, transformers.FeatureExtractionMixin,
+)  # fmt: skip
 
 
 def classes(index: dict[str, Any], source: Source, skip: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -56,11 +52,8 @@ def _pipeline(index: dict[str, Any], source: Source) -> Any:
 
 
 def _useless(pipeline: Any) -> str | None:
-    """Why a pipeline of this class cannot draw an image from a prompt alone; None if it can.
-
-    A pipeline says what it must be given; that it needs an image it often does not say, for its image has the
-    default None. Which of those take a prompt alone is diffusers' own list of text-to-image pipelines.
-    """
+    """Why a pipeline of this class cannot draw an image from a prompt alone; None if it can. That it needs an image it
+    often does not say, for its image has the default None: diffusers' list of text-to-image pipelines tells."""
     takes = inspect.signature(pipeline.__call__).parameters
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [name for name, each in takes.items() if each.default is each.empty and each.kind not in variadic]
@@ -91,7 +84,6 @@ def _class(part: str, value: list[Any], source: Source) -> Any:
     except AttributeError:
         raise ModelError(f"{named} a {name}, which {library} does not have in the version here; upgrade it") from None
     if not issubclass(kind, KINDS):
-        raise ModelError(
-            f"{named} a {name}, which is no network, tokenizer, scheduler or processor; name another model"
-        )
+        kinds = "no network, tokenizer, scheduler or processor"
+        raise ModelError(f"{named} a {name}, which is {kinds}; name another model")
     return kind

@@ -10,8 +10,6 @@ from jaxtyping import UInt8
 from ..store.files import DATA, read_yaml
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
-
-
 BEHAVIOUR = 1  # raised by hand when the same choices give other pixels; images of another behaviour are made again
 
 
@@ -29,11 +27,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, values: "Sampling | dict[str, Any]") -> "Sampling":
-        """Checked sampling parameters.
-
-        Raises:
-            ValueError: an unknown key or a value that cannot be, in one line.
-        """
+        """Checked sampling parameters. ValueError: an unknown key or a value that cannot be, in one line."""
         try:
             sampling = values if isinstance(values, cls) else msgspec.convert(values, cls)
         except msgspec.ValidationError as error:
@@ -75,17 +69,14 @@ def recommended_sampling(id: str) -> dict[str, Any] | None:
 
 
 def against_card(id: str, sampling: Sampling, card: Mapping[str, Any] | None) -> str | None:
-    """A warning where a distilled model is sampled otherwise than its card (:func:`recommended_sampling`) asks for.
-
-    Up to 4 steps, or twice the card's, are as good; guidance up to 1 is none.
-    """
+    """A warning where a distilled model is sampled otherwise than its card (:func:`recommended_sampling`) asks for: up
+    to 4 steps, or twice the card's, are as good; guidance up to 1 is none."""
     if card is None:
         return None
     steps, guidance = card["steps"], card["guidance"]
     if sampling.steps <= max(4, 2 * steps) and max(1.0, sampling.guidance) == max(1.0, guidance):
         return None
-    return (
-        f"WARNING: {id} is distilled: its model card samples it with {steps} step{'s'[: steps > 1]} at guidance "
-        f"{guidance:g}, here it is sampled with {sampling.steps} at {sampling.guidance:g}, and scores too low. "
-        f"Put `sampling: {{steps: {steps}, guidance: {guidance:g}}}` into its entry of models"
-    )
+    wanted = f"{steps} step{'s'[: steps > 1]} at guidance {guidance:g}"
+    here = f"here it is sampled with {sampling.steps} at {sampling.guidance:g}, and scores too low"
+    remedy = f"Put `sampling: {{steps: {steps}, guidance: {guidance:g}}}` into its entry of models"
+    return f"WARNING: {id} is distilled: its model card samples it with {wanted}, {here}. {remedy}"

@@ -14,11 +14,9 @@ class ModelError(RuntimeError):
 
 def causes(error: BaseException) -> list[BaseException]:
     """An error and, in turn, those that led to it."""
-    chain: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in chain:
+    chain = [error]
+    while (at := chain[-1].__cause__ or chain[-1].__context__) is not None and at not in chain:
         chain.append(at)
-        at = at.__cause__ or at.__context__
     return chain
 
 
@@ -31,9 +29,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str | None = None
     variant: str | None = None  # of the weight files, such as "fp16"
     pickled: bool = False  # read pickled weights (as tensors only) where a part has no safetensors
-    # a manifest, by default SHA256SUMS in the model's folder: "<sha256>  <path in the folder>" of every file, or of all
-    # weights
-    checksums: str | None = None
+    checksums: str | None = None  # "<sha256>  <path>" of all files, or all weights; by default its SHA256SUMS
 
     @classmethod
     def of(cls, value: Any) -> "Source":
@@ -56,3 +52,6 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def name(self) -> str:
         return self.id or Path(str(self.folder)).name
+
+    def error(self, problem: str) -> ModelError:
+        return ModelError(f"{self.name}: {problem}")

@@ -27,24 +27,15 @@ PARTS = ("vae", "text", "base", "detector")
 
 def main(argv: list[str] | None = None) -> None:
     assert __doc__
-    parser = argparse.ArgumentParser(
-        "python -m sr4g_utils.models.miniature",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/miniature_models"), help="folder of checkpoints (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder of the exported models (default: export in --work; data/models has the shipped)",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="multiplies the steps; 0.01 tries everything in a minute"
-    )
-    parser.add_argument("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
+    look = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m sr4g_utils.models.miniature", description=__doc__, formatter_class=look)
+    add, work = parser.add_argument, Path("runs/miniature_models")
+    add("--work", type=Path, default=work, help="folder of checkpoints (default: %(default)s)")
+    about = "folder of the exported models (default: export in --work; data/models has the shipped)"
+    add("--out", type=Path, help=about)
+    add("--seed", type=int, default=0)
+    add("--scale", type=float, default=1.0, help="multiplies the steps; 0.01 tries everything in a minute")
+    add("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
     args = parser.parse_args(argv)
     train(args.work, args.out or args.work / "export", args.seed, args.scale, args.until)
 

@@ -6,7 +6,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Collection, Sequence
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -58,26 +58,18 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
         OwlViTProcessor(image_processor=image_processor, tokenizer=tokenizer(16)).save_pretrained(out / "tiny-owlvit")
     for model, _ in parts.values():
         model.float()
-    judge = (out if "detector" in parts else DATA / "models") / "tiny-owlvit"
+    judge, captions = (out if "detector" in parts else DATA / "models") / "tiny-owlvit", max(1, round(6 * share))
     scores = {
         "vae PSNR (dB), held-out scenes": reconstruction_psnr(vae, Pool.make(scenes, (seed, POOL_SEED + 1))),
         **{f"linear probe, {name}": value for name, value in probe(text, share).items()},
         **detection_scores(judge, vae, scenes, seed),
+        f"both things found (%), threshold {THRESHOLD}": both_found(out / "tiny-sd", judge, captions),
     }
-    scores[f"both things found (%), threshold {THRESHOLD}"] = both_found(
-        out / "tiny-sd", judge, max(1, round(6 * share))
-    )
-    recipe = {
-        name: {
-            "steps": trainer.steps,
-            "batch": BATCH[name],
-            "rate": RATE[name],
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "minutes": round(trainer.seconds / 60, 1),
-            "log": trainer.log,
-        }
-        for name, (model, trainer) in parts.items()
-    }
+    recipe: dict[str, dict[str, Any]] = {}
+    for name, (model, trainer) in parts.items():
+        size, minutes = sum(p.numel() for p in model.parameters()), round(trainer.seconds / 60, 1)
+        recipe[name] = {"steps": trainer.steps, "batch": BATCH[name], "rate": RATE[name]}
+        recipe[name] |= {"parameters": size, "minutes": minutes, "log": trainer.log}
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     about = {"seed": seed, "machine": machine, "parts": recipe, "scores": scores}
     write_json(out / "training.json", about)
@@ -94,12 +86,8 @@ def write_sums(out: Path) -> None:
     """``SHA256SUMS`` in each model's folder, which :mod:`models` checks on every load."""
     for model in sorted(folder for folder in out.iterdir() if folder.is_dir()):
         files = sorted(path for path in model.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
-        write_text(
-            model / "SHA256SUMS", "".join(f"{digest(path)}  {path.relative_to(model).as_posix()}\n" for path in files)
-        )
-
-
-# ------------------------------------------------------------------------------------------------------------- scores
+        lines = [f"{digest(path)}  {path.relative_to(model).as_posix()}\n" for path in files]
+        write_text(model / "SHA256SUMS", "".join(lines))
 
 
 def probe(text: CLIPTextModel, share: float = 1.0) -> dict[str, float]:
@@ -108,19 +96,13 @@ def probe(text: CLIPTextModel, share: float = 1.0) -> dict[str, float]:
     All 40 × 39 × 14 captions of two things (or a random share); ridge regression to one-hot targets on four fifths.
     """
     tokens = tokenizer(LENGTH)
-    triplets = [
-        (s, r, o) for s in range(len(NAMES)) for o in range(len(NAMES)) if s != o for r in range(len(RELATIONS))
-    ]
+    triplets = [(s, r, o) for s, o in permutations(range(len(NAMES)), 2) for r in range(len(RELATIONS))]
     rng = np.random.default_rng(0)
     triplets = [triplets[i] for i in np.flatnonzero(rng.random(len(triplets)) < share)]
     texts = [caption(NAMES[s], RELATION_NAMES[r], NAMES[o]) for s, r, o in triplets]
     with torch.inference_mode():
-        states = torch.cat(
-            [
-                text(encode_texts(tokens, texts[i : i + 500])).last_hidden_state[:, -SLOTS:].flatten(1)
-                for i in range(0, len(texts), 500)
-            ]
-        )
+        batches = [encode_texts(tokens, texts[i : i + 500]) for i in range(0, len(texts), 500)]
+        states = torch.cat([text(batch).last_hidden_state[:, -SLOTS:].flatten(1) for batch in batches])
     x = np.concatenate([states.numpy(), np.ones((len(states), 1))], 1).astype(np.float64)
     test = rng.random(len(x)) < 0.2
     gram = x[~test].T @ x[~test] + np.eye(x.shape[1])
@@ -143,9 +125,8 @@ def both_found(model: Path, judge: Path, per_relation: int) -> float:
     """OA of the base: in how many percent of its pictures of random captions, ``per_relation`` of each relation and two
     pictures each, both things are found above the calibrated threshold."""
     rng = np.random.default_rng(0)
-    rows = [
-        (*rng.choice(NAMES, 2, replace=False), relation) for relation in RELATION_NAMES for _ in range(per_relation)
-    ]
+    relations = np.repeat(RELATION_NAMES, per_relation).tolist()
+    rows = [(*rng.choice(NAMES, 2, replace=False), relation) for relation in relations]
     prompts = pd.DataFrame(rows, columns=["subject", "object", "relation"], dtype=object)
     prompts = prompts.assign(prompt_id=range(len(rows)), caption=list(map(caption, *prompts[TRIPLET].T.to_numpy())))
     sampling = Sampling(images=2, steps=12, guidance=5.0, scheduler="DPMSolverMultistepScheduler", batch=64)
@@ -172,11 +153,8 @@ def detection_scores(judge: Path, vae: AutoencoderKL, images: int, seed: int) ->
         for kind, shown in (("clean", pictures), ("reconstructed", reconstruct(vae, pictures))):
             found = detector.detect(list(shown), [NAMES] * images, floor=0.0)
             ids = {category.name: category.id for category in world.CATEGORIES}
-            where = found[["x", "y", "w", "h"]].to_numpy().tolist()
-            records = [
-                {"image_id": int(table.image_id[i]), "category_id": ids[label], "score": score, "bbox": box}
-                for i, label, score, box in zip(found.image, found.label, found.score, where, strict=True)
-            ]
+            columns = {"image_id": table.image_id[found.image.to_numpy(int)], "category_id": found.label.map(ids)}
+            records = found[["score"]].assign(**columns, bbox=found[[*"xywh"]].to_numpy().tolist()).to_dict("records")
             evaluation = COCOeval(truth, truth.loadRes(records), "bbox")
             evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
             result |= {f"AP {kind}": float(evaluation.stats[0]), f"AP50 {kind}": float(evaluation.stats[1])}
@@ -188,18 +166,12 @@ def detection_scores(judge: Path, vae: AutoencoderKL, images: int, seed: int) ->
 def absent_threshold(
     found: pd.DataFrame, present: Sequence[Collection[str]], names: Collection[str], share: float = 0.01
 ) -> float:
-    """The lowest threshold above which at most ``share`` of the absent names are found.
-
-    Args:
-        found: boxes (columns image, label, score) of detections that asked for all ``names`` in every image.
-        present: the names that are in each image.
-    """
+    """The lowest threshold above which at most ``share`` of the absent names are found, from boxes (image, label and
+    score) of detections that asked for all ``names`` in every image, and the names ``present`` in each."""
     best = found.groupby(["image", "label"]).score.max().to_dict()
     absent = [best.get((i, name), 0.0) for i, there in enumerate(present) for name in names if name not in there]
     return float(np.quantile(absent, 1 - share, method="higher"))
 
-
-# --------------------------------------------------------------------------------------------------------------- card
 
 OURS = "`tiny-owlvit/` is an `OwlViTForObjectDetection` with its processor."
 EARLIER = """Its judge, `tiny-owlvit/`, is an `OwlViTForObjectDetection` that an earlier recipe trained

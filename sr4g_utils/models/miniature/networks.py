@@ -73,12 +73,9 @@ def make_unet() -> UNet2DConditionModel:
 
 
 SCHEDULE = {
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.02,
-    "steps_offset": 1,
+    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02, "steps_offset": 1,
     "prediction_type": "v_prediction",
-}
+}  # fmt: skip
 
 
 def make_detector() -> OwlViTForObjectDetection:

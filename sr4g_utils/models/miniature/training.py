@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float, Int, UInt8
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -62,16 +63,14 @@ class Trainer:
             losses = loss_of(step, np.random.default_rng([self.seed, sum(map(ord, self.name)), step]))
             total = torch.stack(list(losses.values())).sum()
             if not torch.isfinite(total):
-                raise RuntimeError(
-                    f"{self.name}: the loss is {total.item()} at step {step}; last checkpoint in {self.folder}"
-                )
+                where = f"at step {step}; last checkpoint in {self.folder}"
+                raise RuntimeError(f"{self.name}: the loss is {total.item()} {where}")
             total.backward()
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.ema.step(self.parameters)
-            for key, value in losses.items():
-                sums[key] = sums.get(key, 0.0) + value.item()
+            sums = {key: sums.get(key, 0.0) + value.item() for key, value in losses.items()}
             if (step + 1) % every == 0 or step + 1 == self.steps:
                 n = (step % every) + 1
                 self.log.append({"step": step + 1, **{key: round(value / n, 5) for key, value in sums.items()}})
@@ -97,21 +96,14 @@ class Trainer:
         path = self.folder / "checkpoint.safetensors"
         if not path.is_file():
             return
-        from safetensors import safe_open
-
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["about"])
         tensors = load_file(path)
-        self.modules.load_state_dict(
-            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        )
+        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self.modules.load_state_dict(model)
         for i, p in enumerate(self.parameters):
-            adam = {
-                key: tensors[f"adam.{i}.{key}"]
-                for key in ("exp_avg", "exp_avg_sq", "step")
-                if f"adam.{i}.{key}" in tensors
-            }
-            self.optimizer.state[p].update(adam)
+            adam = {key: tensors.get(f"adam.{i}.{key}") for key in ("exp_avg", "exp_avg_sq", "step")}
+            self.optimizer.state[p].update({key: value for key, value in adam.items() if value is not None})
             self.ema.shadow_params[i].copy_(tensors[f"ema.{i}"])
         self.ema.optimization_step = about["step"]
         self.step, self.seconds, self.log = about["step"], about["seconds"], about["log"]
@@ -145,10 +137,13 @@ def train_vae(pool: Pool, work: Path, steps: int, seed: int) -> tuple[Autoencode
     return vae, trainer
 
 
+Latents = Float[Tensor, "scene 16 8 8"]
+Pictures = UInt8[np.ndarray, "n h w 3"]
+Slots = Int[np.ndarray, "n slot"]
+
+
 @torch.inference_mode()
-def latents(
-    vae: AutoencoderKL, pool: Pool, n: int | None = None
-) -> tuple[Float[Tensor, "scene 16 8 8"], Float[Tensor, "scene 16 8 8"]]:
+def latents(vae: AutoencoderKL, pool: Pool, n: int | None = None) -> tuple[Latents, Latents]:
     """Mean and standard deviation of the posterior of the first ``n`` pictures, or of all."""
     n = len(pool.pictures) if n is None else min(n, len(pool.pictures))
     parts = [vae.encode(pool.images(slice(i, min(i + 100, n)))).latent_dist for i in range(0, n, 100)]
@@ -156,9 +151,7 @@ def latents(
 
 
 @torch.inference_mode()
-def reconstruct(
-    vae: AutoencoderKL, pictures: UInt8[np.ndarray, "n h w 3"], noise: float = 0.0
-) -> UInt8[np.ndarray, "n h w 3"]:
+def reconstruct(vae: AutoencoderKL, pictures: Pictures, noise: float = 0.0) -> Pictures:
     """Pictures through the VAE and back, their latents off by at most ``noise`` (each by its own share of it)."""
     parts, generator = [], torch.Generator().manual_seed(0)
     for part in torch.from_numpy(pictures).split(100):
@@ -169,9 +162,7 @@ def reconstruct(
     return torch.cat(parts).numpy()
 
 
-def meaning(
-    labels: Int[np.ndarray, "text slot"], roles: Int[np.ndarray, "text slot"]
-) -> Float[Tensor, "text token width"]:
+def meaning(labels: Slots, roles: Slots) -> Float[Tensor, "n token width"]:
     """What the text tower's states are to be: of each thing that a caption names, which it is, and whether it is the
     subject or the object of which relation word (one-hot; the last of each is "none"). Nothing of what the word means:
     "left of" and "right of" are as far from each other as from "larger", and so are the two roles in one relation."""
@@ -181,9 +172,7 @@ def meaning(
     return result
 
 
-def sentences(
-    n: int, rng: np.random.Generator
-) -> tuple[list[str], Int[np.ndarray, "n slot"], Int[np.ndarray, "n slot"]]:
+def sentences(n: int, rng: np.random.Generator) -> tuple[list[str], Slots, Slots]:
     """Captions made of random words, half of them lists and half with a relation; the things named and their roles.
     No scene is looked at."""
     labels, roles = np.full((n, SLOTS), len(NAMES)), np.full((n, SLOTS), ROLES)
