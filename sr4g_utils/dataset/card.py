@@ -1,6 +1,6 @@
 """The dataset's description in Croissant 1.1, with the Responsible-AI fields: what dataset search and loaders read.
 
-What is true of every run is in ``data``, ``card.md`` and ``croissant.json``; counts, files and columns come from the
+What is true of every run is in ``data``, ``card.txt`` and ``croissant.json``; counts, files and columns come from the
 Parquet files.
 """
 
@@ -28,7 +28,7 @@ def write_card(
     licence, terms = licence_of(source)
     fields = {"source": source, "rules": rules, "held_out": ", ".join(held_out), "counts": "\n".join(counts)}
     fields["columns"] = "\n".join(f"| {name} | {meaning} |" for name, meaning in COLUMNS.items())
-    card = Template((files.DATA / "card.md").read_text(encoding="utf-8"))
+    card = Template((files.DATA / "card.txt").read_text(encoding="utf-8"))
     files.write_text(path, card.substitute(**fields, licence=licence, terms=terms))
 
 

@@ -350,7 +350,7 @@ def cache_folder() -> Path:
 
 def sources() -> dict[str, dict[str, Any]]:
     """The official files that a run may download (``data/sources.yaml``): url, hash and, of large ones, bytes."""
-    return _shipped("sources")
+    return shipped("sources.yaml")
 
 
 def download(name: str) -> Path:
@@ -382,23 +382,24 @@ def download(name: str) -> Path:
         ) from error
 
 
-def _shipped(name: str) -> Any:
-    return read_yaml((DATA / f"{name}.yaml").read_text(encoding="utf-8"))
+def shipped(name: str) -> Any:
+    """The value of a YAML file of ``data``."""
+    return read_yaml((DATA / name).read_text(encoding="utf-8"))
 
 
 def ledger() -> pd.DataFrame:
     """The decisions that the paper leaves open (``data/decisions.yaml``), one row each."""
-    return pd.DataFrame(_shipped("decisions"))
+    return pd.DataFrame(shipped("decisions.yaml"))
 
 
 def reported(section: str) -> dict[Any, dict[str, Any]]:
     """A section of the published numbers, ``data/reported.yaml``."""
-    return _shipped("reported")[section]
+    return shipped("reported.yaml")[section]
 
 
 def protocol() -> dict[str, Any]:
     """What was decided before the miniature's relations were scored, ``data/protocol.yaml``."""
-    return _shipped("protocol")
+    return shipped("protocol.yaml")
 
 
 def extra_of(error: ModuleNotFoundError) -> str:

@@ -225,14 +225,16 @@ def state_file(folder: Path, name: str, kind: str) -> Path:
 
 @cache
 def code_digest(module: str | None = None) -> str:
-    """Hash of a module's code and of every module of the package that it imports; of the whole package if None.
+    """Hash of a module, of all modules of the package that it imports, and of files of ``data`` that these name; of the
+    whole package if None.
 
     Comments, docstrings and layout do not count, nor do the rooms ``store`` and ``running``: where a stage's files lie
     does not change what is in them. Code of functions defined in a notebook is not hashed.
     """
     every = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in PACKAGE.rglob("*.py")]
     todo = [module] if module else sorted(every)
-    seen: dict[str, str] = {}
+    data = sorted(files.DATA.glob("*.*"))
+    seen: dict[str, Any] = {}
     while todo:
         name = todo.pop()
         file = source_file(name)
@@ -240,7 +242,8 @@ def code_digest(module: str | None = None) -> str:
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         todo += imports(name, tree)
-        seen[name] = ast.dump(_without_docstrings(tree))
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        seen[name] = ast.dump(_without_docstrings(tree)), [digest(path) for path in data if path.name in texts]
     return hash_of(seen)
 
 
