@@ -168,9 +168,8 @@ def _counted(parts: Sequence[tuple[dict[tuple[str, str], int], np.ndarray]]) -> 
     """The counts of splits together: of images they add up, and a triplet that is in both is one."""
     total = {kind: sum(counted[kind] for counted, _ in parts) for kind in parts[0][0]}
     seen = np.any([seen for _, seen in parts], axis=0)
-    same = seen[np.arange(len(seen)), np.arange(len(seen))]
     total["distinct triplets", "all"] = int(seen.sum())
-    total["distinct triplets", "different"] = int(seen.sum() - same.sum())
+    total["distinct triplets", "different"] = int(seen.sum() - seen.diagonal().sum())
     return [{"counted": counted, "categories": which, "n": n} for (counted, which), n in total.items()]
 
 

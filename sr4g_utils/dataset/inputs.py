@@ -54,8 +54,8 @@ def photos(run: Run, source: str | Path | None, split: str, annotations: str | P
 def pictures(
     run: Run, photos_source: Any, annotations_source: Any, split: str, rows: pd.DataFrame
 ) -> list[np.ndarray | None]:
-    """The photo of each row of :func:`triplets.examples`, uint8 (h, w, 3); None for each where there are no photos, as
-    the miniature has none of annotations that are not its own."""
+    """The photo of each row of :func:`triplets.examples`, uint8 (h, w, 3); None where there are no photos, as the
+    miniature has none of annotations that are not its own."""
     if photos_source is None or (photos_source == MINIATURE and not is_miniature(annotations_source)):
         return [None] * len(rows)
     album = Photos(photos(run, photos_source, split, annotations(run, annotations_source, split)))

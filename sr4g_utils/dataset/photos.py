@@ -169,9 +169,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-# -------------------------------------------------------------------------------------------------------- the crop
-
-
 def geometry(
     width: Real[np.ndarray, "*n"], height: Real[np.ndarray, "*n"], resolution: int
 ) -> tuple[Int64[np.ndarray, "*n 2"], Int64[np.ndarray, "*n 2"]]:

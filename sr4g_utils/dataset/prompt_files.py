@@ -83,9 +83,6 @@ def _text(path: Path) -> str:
     return text
 
 
-# ------------------------------------------------------------------------------------------------------------- tables
-
-
 def read_cells(path: Path) -> pd.DataFrame:
     """A CSV as a spreadsheet saves it, with ``,``, ``;`` or tabs: every cell as text, without spaces around it.
 
@@ -139,9 +136,6 @@ def _cells(where: str, cells: list[str], wanted: int) -> list[str]:
         remedy = "put quotation marks around values that hold the delimiter"
         raise ValueError(f"{where}: has {len(cells)} values, but the header names {wanted} columns; {remedy}")
     return cells[:wanted] + [""] * (wanted - len(cells))
-
-
-# --------------------------------------------------------------------------------------------------------------- JSON
 
 
 def _json(path: Path, text: str, lines: Mapping[int, str]) -> dict[int, Any]:

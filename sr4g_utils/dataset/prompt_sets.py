@@ -64,9 +64,6 @@ def _short(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)[:80]
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
 @dataclass(frozen=True)
 class PromptSet:
     """A prompt set that is called by name: how many prompts it gives, and the function that reads it."""
@@ -198,10 +195,8 @@ _WORDS = {word: r.name for r in RELATIONS for word in (r.name, r.phrase)}
 # HRS-Bench (Bakr et al. 2023), grouped as its calc_spatial_relation_acc.py does; NSR-1K (Feng et al. 2023, LayoutGPT).
 _NSR = {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}
 _COMPBENCH = {f"on the {word} of": relation for word, relation in _NSR.items()}
-_HRS = {
-    "on the left of": "left of", "on the right of": "right of", "on": "above", "over": "above", "under": "below",
-    "beneath": "below", "bigger": "larger",
-}  # fmt: skip
+_HRS = {"on the left of": "left of", "on the right of": "right of", "on": "above", "over": "above", "under": "below",
+        "beneath": "below", "bigger": "larger"}  # fmt: skip
 _COMPBENCH_LINE = re.compile(
     rf"(?:an?|the) (.+?) ({'|'.join([*_COMPBENCH, *(r.phrase for r in RELATIONS)])}) (?:an?|the|another) (.+)"
 )
@@ -287,11 +282,8 @@ def sr2d(names: Sequence[str]) -> bytes:
         for a, b in (pair, pair[::-1])
     ]
     rows += [(1, name, None, "single", with_article(name)) for name in names]
-    records = [
-        {"unique_id": i, "num_objects": n, "obj_1_attributes": [a], "obj_2_attributes": [b], "rel_type": phrase,
-         "text": text}
-        for i, (n, a, b, phrase, text) in enumerate(rows)
-    ]  # fmt: skip
+    keys = ("unique_id", "num_objects", "obj_1_attributes", "obj_2_attributes", "rel_type", "text")
+    records = [dict(zip(keys, (i, n, [a], [b], *rest), strict=True)) for i, (n, a, b, *rest) in enumerate(rows)]
     return json.dumps(records, indent=2).encode()
 
 

@@ -104,8 +104,6 @@ def true_prompts(table: boxes.BoxTable, n_per_relation: int, seed: int, rules: s
     return drawn.assign(caption=list(map(caption, drawn.subject, drawn.relation, drawn.object)))
 
 
-# ------------------------------------------------------------------------------------------------------------ drawing
-
 OBJECT_SETS = ("dosed", "seen", "withheld", "mixed", "unseen")  # of a prompt's objects, from the nearest to fine-tuning
 THINGS = (1, 2, 3)  # that a prompt without a relation asks for; :mod:`without_relation` writes them
 

@@ -219,8 +219,6 @@ def frequencies(path: str | Path) -> pd.DataFrame:
     return counted.sort_values(["n_images", *key[:3]], ascending=[False, True, True, True], ignore_index=True)
 
 
-# ------------------------------------------------------------------------------------------------- splits and samples
-
 OBJECTS = ("seen", "mixed", "unseen")  # by how many of a triplet's two categories are unseen: none, one, both
 
 

@@ -2,8 +2,8 @@
 
 Forty of COCO's categories, each a card of a fixed colour with a glyph of the Material Design Icons. A layout is sampled
 with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on the right) and with
-enough freedom that every relation occurs for every pair of categories. The dataset stage reads the annotations as it
-reads COCO's; the renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
+enough freedom that every relation occurs for every pair of categories. The annotations are read as COCO's are; the
+renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
 """
 
 import colorsys
@@ -54,8 +54,7 @@ VISIBLE_NESTED = 0.5  # the same, where one lies inside the other
 
 
 def suits(subject: str, relation: str, object: str) -> int:
-    """1 if the usual places or sizes of two things are as a projective or scale relation says, -1 if they are the other
-    way round, 0 if they say nothing."""
+    """1 if two things' usual places or sizes are as a relation says, -1 if they are the reverse, 0 if neither."""
     s, o = LOOKS[subject], LOOKS[object]
     right, lower, larger = s.across - o.across, s.down - o.down, s.size - o.size
     wider, taller = (s.size * s.aspect**power - o.size * o.aspect**power for power in (0.5, -0.5))
@@ -177,9 +176,8 @@ def _font() -> tuple[ImageFont.FreeTypeFont, dict[str, str]]:
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("the miniature draws glyphs of the package qtawesome: pip install qtawesome")
     folder = Path(spec.submodule_search_locations[0]) / "fonts"
-    font, charmap = (
-        sorted(folder.glob(f"materialdesignicons6-{kind}"))[-1] for kind in ("webfont-[0-9]*.ttf", "*.json")
-    )
+    ends = ("webfont-[0-9]*.ttf", "*.json")
+    font, charmap = (sorted(folder.glob(f"materialdesignicons6-{end}"))[-1] for end in ends)
     return ImageFont.truetype(str(font), 256), json.loads(charmap.read_text(encoding="utf-8"))
 
 
@@ -270,8 +268,6 @@ def write_photos(folder: str | Path, annotations: str | Path, *, split: str) -> 
             Image.fromarray(render(xywh[rows], names[rows].tolist(), size, int(table.image_id[i]))).save(partial, "PNG")
     return len(table.image_id)
 
-
-# ------------------------------------------------------------------------------------------------------- a landscape
 
 WIDE = {  # a scene twice as wide as high, in shares of its height: name -> x, y, width, height
     "bird": (0.08, 0.12, 0.36, 0.34),
