@@ -212,7 +212,8 @@ def _relation(words: Any, also: Mapping[str, str] | None = None) -> str | None:
 
 def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
     """One prompt of a published set or of a user's file; without a relation where it names none of ours."""
-    id, s, o, relation = row, None, None, None
+    id, s, o = row, "", ""
+    relation = None
     match value:
         case {"subject": _, "relation": _, "object": _}:
             return {"prompt_id": row, **value}

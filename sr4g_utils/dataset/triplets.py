@@ -303,7 +303,7 @@ def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: st
     chosen = different[sample(codes[different], n, np.random.default_rng(seed))]
     rows = read.take(chosen).select(["image_id", *text]).to_pandas().astype(dict.fromkeys(text, str))
     drawn = []
-    for image, row in zip(np.searchsorted(table.image_id, rows.image_id), rows.itertuples(), strict=True):
+    for image, row in zip(np.searchsorted(table.image_id, rows.image_id).tolist(), rows.itertuples(), strict=True):
         part = table.of_image(image)
         for _, s, o, _ in pairs(part):
             names = np.array(table.names)[part.category]
