@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..store.files import download
+from ..store import files
 from ..store.run import Run
 from . import boxes, card, world
 from . import coco as dataset_coco
@@ -33,7 +33,7 @@ def annotations(run: Run, source: str | Path | None, split: str) -> Path:
     """The file of an annotation source: a path, ``None`` for COCO 2017 by download, or ``"miniature"``, which makes a
     world of pictures; ``"miniature:500"`` makes one of 500."""
     if source is None:
-        return download("annotations_trainval2017.zip")
+        return files.download("annotations_trainval2017.zip")
     if not is_miniature(source):
         return Path(source)
     _, _, images = str(source).partition(":")
@@ -45,7 +45,7 @@ def photos(run: Run, source: str | Path | None, split: str, annotations: str | P
     """The folder or zip of a split's images: a path, ``None`` for COCO 2017 by download, or ``"miniature"``, which
     draws the images of the annotation file ``annotations``."""
     if source is None:
-        return download(f"{split}2017.zip")
+        return files.download(f"{split}2017.zip")
     if source != MINIATURE:
         return Path(source)
     return run.stage(f"world/{split}2017", world.write_photos, {"annotations": annotations}, split=split)[0]
