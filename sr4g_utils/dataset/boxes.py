@@ -22,9 +22,8 @@ class Category(msgspec.Struct, frozen=True):
     supercategory: str = ""
 
 
-COCO_CATEGORIES: tuple[Category, ...] = tuple(  # the 80 "thing" categories; Parquet tables carry ids only
-    Category(id, name, group) for group, names in shipped("categories.yaml").items() for id, name in names.items()
-)
+COCO: dict[str, dict[int, str]] = shipped("categories.yaml")  # supercategory -> {category id: name}
+COCO_CATEGORIES = tuple(Category(id, name, group) for group, names in COCO.items() for id, name in names.items())
 SLICE = 1 << 20  # rows worked on together where a column's worth of intermediate values would be too many
 OUTSIDE_TOLERANCE = 1.0  # pixels; official boxes are rounded polygons and may end a fraction beyond the border
 
