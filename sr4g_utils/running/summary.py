@@ -72,8 +72,9 @@ def read(folder: Path, name: str, numbered: dict[tuple[Any, ...], int]) -> Finis
     numbers = pd.concat([scores, changes.assign(kind="change")])[[*OF, "value", "low", "high"]]
     minutes = measured_minutes(folder)
     about = {k: v for k, v in results["scores"]["provenance"].items() if not isinstance(v, dict | list)}
-    values = {f"{name}.{key}": value for name, own in results.items() for key, value in own["about"].items()}
-    parameters = _parameters(folder) or {key: value for key, value in values.items() if not isinstance(value, dict)}
+    if not (parameters := _parameters(folder)):
+        values = {f"{key}.{part}": value for key, own in results.items() for part, value in own["about"].items()}
+        parameters = {key: value for key, value in values.items() if not isinstance(value, dict)}
     about |= {} if minutes is None else {"minutes of notebooks": round(minutes, 1)}
     return Finished(name, parameters, about, numbers.reset_index(drop=True), _verdicts(folder, numbered))
 
