@@ -32,63 +32,44 @@ INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "run_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("run_all.py", description=__doc__, formatter_class=form)
     add = parser.add_argument
-    add(
-        "--profile", default=DEFAULT, metavar="NAME|FILE",
-        help="a profile of data/profiles, or a YAML file (default: %(default)s)",
-    )  # fmt: skip
+    add("--profile", default=DEFAULT, metavar="NAME|FILE",
+        help="a profile of data/profiles, or a YAML file (default: %(default)s)")  # fmt: skip
     add("--only", nargs="+", default=[], metavar="NN", help="run these notebooks only, such as 01 02_dataset")
     add("--from", dest="first", metavar="NN", help="start at this notebook")
     add("--until", dest="last", metavar="NN", help="stop after this notebook")
-    add(
-        "--set", dest="settings", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE",
-        help="change a parameter, in one notebook or in all that have it; may be repeated",
-    )  # fmt: skip
+    add("--set", dest="settings", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE",
+        help="change a parameter, in one notebook or in all that have it; may be repeated")  # fmt: skip
     add("--force", action="store_true", help="run even what has not changed (the stages' files are still reused)")
     add("--list", action="store_true", help="list profiles, notebooks and parameters, and stop")
     add("--quiet", action="store_true", help="say nothing but errors")
     add("--json", action="store_true", help="at the end one JSON object on the standard output; all else on the other")
     add("--dry-run", action="store_true", help="say what would run and with which parameters, and stop")
-    add(
-        "--record", action="store_true",
-        help="afterwards copy the run's results to data/results/PROFILE, for --verify and for the offline profile",
-    )  # fmt: skip
-    add(
-        "--refresh", action="store_true",
-        help="afterwards put the outputs of the default profile into the notebooks of the checkout",
-    )  # fmt: skip
-    add(
-        "--verify", action="store_true",
-        help="run nothing; compare the finished run with the recorded results of its profile, and fail if they differ",
-    )  # fmt: skip
+    add("--record", action="store_true", help="afterwards copy the run's results to data/results/PROFILE, for --verify "
+        "and for the offline profile")  # fmt: skip
+    add("--refresh", action="store_true",
+        help="afterwards put the outputs of the default profile into the notebooks of the checkout")  # fmt: skip
+    add("--verify", action="store_true", help="run nothing; compare the finished run with the recorded results of its "
+        "profile, and fail if they differ")  # fmt: skip
     several(parser)
-    add(
-        "--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
-        help="where run folders are (default: runs/ in the checkout)",
-    )  # fmt: skip
+    add("--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
+        help="where run folders are (default: runs/ in the checkout)")  # fmt: skip
     return parser.parse_args(argv)
 
 
 def several(parser: argparse.ArgumentParser) -> None:
     """The arguments that are about more than one run."""
     add = parser.add_argument_group("several runs").add_argument
-    add(
-        "--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
-        help="a run for each combination of values, in RUNS/PROFILE_sweep; may be repeated",
-    )  # fmt: skip
+    add("--sweep", action="append", default=[], metavar="[NOTEBOOK.]KEY=VALUE,VALUE,…",
+        help="a run for each combination of values, in RUNS/PROFILE_sweep; may be repeated")  # fmt: skip
     add("-j", dest="jobs", type=int, metavar="N", help="how many runs of a sweep are at work at a time (default: 1)")
     add("--on", choices=["slurm", "local"], help="submit a sweep's runs as an array of jobs, through submitit")
-    add(
-        "--job", action="append", default=[], metavar="KEY=VALUE",
-        help="an option of those jobs in submitit's words, such as timeout_min=600 or slurm_partition=gpu",
-    )  # fmt: skip
-    add(
-        "--summary", nargs="+", type=Path, default=[], metavar="DIR",
-        help="run nothing; put runs (their folders, or folders of them) beside each other in one page and one CSV",
-    )  # fmt: skip
+    add("--job", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of those jobs in submitit's words, such as timeout_min=600 or slurm_partition=gpu")  # fmt: skip
+    add("--summary", nargs="+", type=Path, default=[], metavar="DIR", help="run nothing; put runs (their folders, or "
+        "folders of them) beside each other in one page and one CSV")  # fmt: skip
 
 
 def chosen(profile: dict[str, dict[str, Any]], args: argparse.Namespace) -> list[str]:

@@ -51,13 +51,11 @@ def parse(sentence: str, template: str = "plain") -> tuple[str, str, str]:
     Raises:
         ValueError: the sentence does not have the template's form.
     """
-    pattern = re.escape(TEMPLATES[template]).replace(r"\ ", " ")
-    for field, part in {
-        "subject": r"an? (?P<subject>.+?)",
-        "phrase": f"(?P<phrase>{'|'.join(_PHRASES)})",
-        "object": r"(?:an?|another) (?P<object>.+?)",
-    }.items():
-        pattern = pattern.replace(rf"\{{{field}\}}", part)
+    pattern = re.sub(r"\\([ {}])", r"\1", re.escape(TEMPLATES[template])).format(
+        subject="an? (?P<subject>.+?)",
+        phrase=f"(?P<phrase>{'|'.join(_PHRASES)})",
+        object="(?:an?|another) (?P<object>.+?)",
+    )
     match = re.fullmatch(pattern, sentence)
     if match is None:
         raise ValueError(f"not a caption of the template {TEMPLATES[template]!r}: {sentence!r}")

@@ -1,10 +1,11 @@
 """The dataset's description in Croissant 1.1, with the Responsible-AI fields: what dataset search and loaders read.
 
-What is true of every run is in ``data/croissant.json``; counts, files and columns come from the Parquet files.
+What is true of every run is in ``data``, ``card.txt`` and ``croissant.json``; counts, files and columns come from the
+Parquet files.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -14,7 +15,6 @@ import pyarrow.parquet as pq
 
 from .. import __version__
 from ..store import files
-from ..store.files import write_text
 
 
 def write_card(
@@ -28,59 +28,22 @@ def write_card(
     licence, terms = licence_of(source)
     fields = {"source": source, "rules": rules, "held_out": ", ".join(held_out), "counts": "\n".join(counts)}
     fields["columns"] = "\n".join(f"| {name} | {meaning} |" for name, meaning in COLUMNS.items())
-    write_text(path, CARD.substitute(**fields, licence=licence, terms=terms))
+    card = Template((files.DATA / "card.txt").read_text(encoding="utf-8"))
+    files.write_text(path, card.substitute(**fields, licence=licence, terms=terms))
 
 
 COCO, MINIATURE = "COCO annotations", "the miniature world"  # what captions are made from
 LICENCES = {  # as the Hub writes them, and their terms
-    COCO: (
-        "cc-by-4.0",
-        "COCO's annotations are under CC BY 4.0; its photos keep their own terms and are not part of this data set.",
-    ),
+    COCO: ("cc-by-4.0", "COCO's annotations are under CC BY 4.0; its photos keep their own terms and are not part of "
+           "this data set."),
     MINIATURE: ("apache-2.0", "The layouts are drawn by this project, under Apache-2.0."),
-}
+}  # fmt: skip
 
 
 def licence_of(source: str) -> tuple[str, str]:
     """The licence of captions by what they are made from, and its terms in a sentence."""
     unknown = "The annotations are not the project's: whoever passes this on names their licence."
     return LICENCES.get(source, ("other", unknown))
-
-
-CARD = Template("""---
-license: $licence
-pretty_name: SR4G captions
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: triplets_train.parquet
-  - split: validation
-    path: triplets_val.parquet
----
-# SR4G captions
-
-Captions with explicit spatial relations, one row per distinct (image, subject, relation, object), made from $source,
-with the `$rules` rules, by the open implementation of SR4G ([arXiv 2403.00587](https://arxiv.org/abs/2403.00587)).
-
-```python
-from datasets import load_dataset
-load_dataset("parquet", data_files={"train": "triplets_train.parquet", "validation": "triplets_val.parquet"})
-```
-
-| split | captions | images |
-|---|---|---|
-$counts
-
-| column | meaning |
-|---|---|
-$columns
-
-Held out (unseen): $held_out.
-
-Rows of one category ("a dog to the left of another dog") are included; prompts and fine-tuning leave them out.
-$terms
-""")
 
 
 COLUMNS = {  # what a column of a triplet file means
@@ -122,34 +85,23 @@ def write_croissant(path: str | Path, train: str | Path, val: str | Path, *, sou
 
 def _file(split: str, path: Path) -> dict[str, Any]:
     return {
-        "@type": "cr:FileObject",
-        "@id": f"{split}-file",
-        "name": path.name,
-        "description": f"the captions of the {split} images",
-        "contentUrl": path.name,
-        "contentSize": f"{path.stat().st_size} B",
-        "encodingFormat": "application/x-parquet",
+        "@type": "cr:FileObject", "@id": f"{split}-file", "name": path.name,
+        "description": f"the captions of the {split} images", "contentUrl": path.name,
+        "contentSize": f"{path.stat().st_size} B", "encodingFormat": "application/x-parquet",
         "sha256": files.digest(path),
-    }
+    }  # fmt: skip
 
 
 def _records(split: str, path: Path, rows: int) -> dict[str, Any]:
-    schema = pq.read_schema(path)
-    return {
-        "@type": "cr:RecordSet",
-        "@id": split,
-        "name": split,
-        "description": f"{rows:,} captions of the {split} images",
-        "field": [_field(split, schema.field(name)) for name in schema.names],
-    }
+    about = {"@type": "cr:RecordSet", "@id": split, "name": split}
+    fields = [_field(split, column) for column in pq.read_schema(path)]
+    return {**about, "description": f"{rows:,} captions of the {split} images", "field": fields}
 
 
-def _field(split: str, column: pa.Field) -> Mapping[str, Any]:
+def _field(split: str, column: pa.Field) -> dict[str, Any]:
     return {
-        "@type": "cr:Field",
-        "@id": f"{split}/{column.name}",
-        "name": column.name,
+        "@type": "cr:Field", "@id": f"{split}/{column.name}", "name": column.name,
         "description": COLUMNS[column.name],
         "dataType": "sc:Integer" if pa.types.is_integer(column.type) else "sc:Text",
         "source": {"fileObject": {"@id": f"{split}-file"}, "extract": {"column": column.name}},
-    }
+    }  # fmt: skip

@@ -95,14 +95,12 @@ class Mender:
     def _note(self, key: str, place: int, value: Any, **usable: bool) -> None:
         if all(usable.values()) or key in self.first:
             return
-        field = next(name for name, is_usable in usable.items() if not is_usable)
-        if not isinstance(value, dict):
-            problem, field = f"is {value!r:.60}", ""
-        elif field not in value:
-            problem = f"has no {field}"
-        else:
-            problem = f"has the {field} {value[field]!r:.60}"
-        self.first[key] = f"{key}[{place}] {problem} (expected: {_EXPECTED.get(field, 'an object')})"
+        problem, expected = f"is {value!r:.60}", "an object"
+        if isinstance(value, dict):
+            field = next(name for name, is_usable in usable.items() if not is_usable)
+            problem = f"has the {field} {value[field]!r:.60}" if field in value else f"has no {field}"
+            expected = _EXPECTED[field]
+        self.first[key] = f"{key}[{place}] {problem} (expected: {expected})"
 
 
 def _whole_number(value: Any) -> int:
@@ -298,12 +296,7 @@ def _images(contents: _Contents) -> tuple[np.ndarray, pa.StringArray, np.ndarray
 
 
 def _reasons(
-    image: np.ndarray,
-    category: np.ndarray,
-    box: dict[str, np.ndarray],
-    crowd: np.ndarray,
-    width: np.ndarray,
-    height: np.ndarray,
+    image: np.ndarray, category: np.ndarray, box: dict, crowd: np.ndarray, width: np.ndarray, height: np.ndarray
 ) -> Iterator[tuple[str, Bool[np.ndarray, "box"]]]:
     """The reasons to leave an annotation out, each with a mask of the annotations it holds for."""
     x, y, w, h = box.values()

@@ -15,8 +15,6 @@ from ..store.run import RECORDED, Result, Run
 from . import coco, inputs, triplets
 from .boxes import BoxTable
 
-# ------------------------------------------------------------------------------------------------------ what is in it
-
 
 def warnings(tables: dict[str, BoxTable]) -> list[str]:
     """What makes a pair of annotation files unfit to train or test on; empty if nothing does."""
@@ -29,9 +27,8 @@ def warnings(tables: dict[str, BoxTable]) -> list[str]:
             ids = ", ".join(map(str, table.merged))
             lines.append(f"{split}: the categories {ids} share a name with another and count as it")
         if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
-            lines.append(
-                f"{split}: no box of {len(missing)} categories ({', '.join(missing[:5])}{', …' * (len(missing) > 5)})"
-            )
+            some = ", ".join(missing[:5]) + ", …" * (len(missing) > 5)
+            lines.append(f"{split}: no box of {len(missing)} categories ({some})")
     return lines
 
 
@@ -59,32 +56,28 @@ def funnel(tables: dict[str, BoxTable], frequencies: dict[str, pd.DataFrame]) ->
 
 def object_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
     """Captions that name each category, as subject, as object and in either place; most frequent first."""
-    by = {side: frequencies.groupby(side).n_images.sum().rename(f"as_{side}") for side in ("subject", "object")}
-    either = frequencies[frequencies.subject != frequencies.object]
-    twice = frequencies[frequencies.subject == frequencies.object].groupby("subject").n_images.sum()
-    captions = either.groupby("subject").n_images.sum().add(either.groupby("object").n_images.sum(), fill_value=0)
-    captions = captions.add(twice, fill_value=0).rename("captions")
-    table = pd.concat([captions, *by.values()], axis=1).fillna(0).astype(int).rename_axis("name").reset_index()
+    sums = {f"as_{side}": frequencies.groupby(side).n_images.sum() for side in ("subject", "object")}
+    same = frequencies[frequencies.subject == frequencies.object].groupby("subject").n_images.sum()  # counted twice
+    table = pd.DataFrame({"captions": 0, **sums}).rename_axis("name").fillna(0)
+    table["captions"] = table.as_subject + table.as_object - same.reindex(table.index, fill_value=0)
+    table = table.astype(int).reset_index()
     return table.sort_values(["captions", "name"], ascending=[False, True], ignore_index=True)
 
 
 def roles(frequencies: pd.DataFrame) -> dict[str, float]:
-    """Do all objects occur in both roles of every relation, and equally often? Captions of different objects count.
-
-    After arXiv 2403.16394, which finds that models fail to generalise where they do not.
+    """Do all objects occur in both roles of every relation, and equally often (arXiv 2403.16394)?
 
     Returns:
-        completeness: of all (object, relation, role), the percentage that occurs.
-        balance: how evenly an object is subject and object of a relation, the mean entropy in bits over those (object,
-        relation) that occur: 1 is even, 0 is one role only.
+        Of captions of different objects, ``completeness``: the percentage of all (object, relation, role) that occurs;
+        ``balance``: the mean entropy in bits of an object's two roles in a relation, over those that occur: 1 is even,
+        0 is one role only.
     """
     different = frequencies[frequencies.subject != frequencies.object]
     counts = [different.groupby([side, "relation"]).n_images.sum() for side in ("subject", "object")]
     both = pd.concat(counts, axis=1, ignore_index=True).fillna(0).to_numpy(np.float64)
-    objects = len({*different.subject, *different.object})
     share = both / both.sum(axis=1, keepdims=True)
     entropy = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
-    cells = 2 * objects * len(NAMES)
+    cells = 2 * len({*different.subject, *different.object}) * len(NAMES)
     return {"completeness": 100 * float((both > 0).sum()) / cells, "balance": float(entropy.mean())}
 
 
@@ -111,13 +104,12 @@ def write_rule_disagreement(path: str | Path, annotations: str | Path, split: st
             one, other = verdicts[a], verdicts[b]
             counts += [(one & other).sum(0), (one & ~other).sum(0), (other & ~one).sum(0)]
     rows = [
-        {"relation": name, "a": a, "b": b, "pairs": n}
-        | dict(zip(("both", "only_a", "only_b"), counts[:, i].tolist(), strict=True))
+        (name, a, b, n, *counts[:, i].tolist())
         for (a, b), counts in counted.items()
         for i, name in enumerate(NAMES)
         if name in RULES[a].defines and name in RULES[b].defines
     ]
-    write_table(path, pd.DataFrame(rows))
+    write_table(path, pd.DataFrame(rows, columns=["relation", "a", "b", "pairs", "both", "only_a", "only_b"]))
 
 
 # sg2im's own reading of COCO (sg2im/data/coco.py): objects of at least 2 % of the image, images with 3 to 8 of them
@@ -127,10 +119,9 @@ SG2IM_AREA, SG2IM_OBJECTS = 0.02, (3, 8)
 def write_reconstruction(path: str | Path, train: str | Path, val: str | Path) -> None:
     """Which reading of the paper gives 9.9 million captions? (an artifact: written to ``path`` as Parquet)
 
-    One row per set of images ("train", "val", "train + val"), rule set, box filter ("with crowds" where all of their
-    annotations have crowd regions), and kind of thing counted: box pairs in a relation, distinct triplets per image, or
-    distinct (subject, relation, object); each over all categories and over different categories only. Train and val of
-    COCO 2017 together are those of COCO 2014, with the same annotations.
+    One row per set of images ("train", "val", "train + val", which is COCO 2014's), rule set, box filter ("with crowds"
+    where all of their annotations have crowd regions), what is counted (box pairs in a relation, distinct triplets per
+    image, distinct (subject, relation, object)), and whether of all categories or of different ones only.
 
     Raises:
         ValueError: the splits have other categories.
@@ -177,25 +168,17 @@ def _counted(parts: Sequence[tuple[dict[tuple[str, str], int], np.ndarray]]) -> 
     """The counts of splits together: of images they add up, and a triplet that is in both is one."""
     total = {kind: sum(counted[kind] for counted, _ in parts) for kind in parts[0][0]}
     seen = np.any([seen for _, seen in parts], axis=0)
-    same = seen[np.arange(len(seen)), np.arange(len(seen))]
     total["distinct triplets", "all"] = int(seen.sum())
-    total["distinct triplets", "different"] = int(seen.sum() - same.sum())
+    total["distinct triplets", "different"] = int(seen.sum() - seen.diagonal().sum())
     return [{"counted": counted, "categories": which, "n": n} for (counted, which), n in total.items()]
 
 
 def beside_reported(section: str, ours: Mapping[str, float | int]) -> pd.DataFrame:
     """Published numbers of a section of ``data/reported.yaml`` beside ours: claim, reported, ours, ratio, source."""
     published = reported(section)
-    return pd.DataFrame(
-        {
-            "claim": name,
-            "reported": published[name]["value"],
-            "ours": value,
-            "ours / reported": value / published[name]["value"],
-            "source": published[name]["source"],
-        }
-        for name, value in ours.items()
-    )
+    claims = [(name, published[name], value) for name, value in ours.items()]
+    rows = [(name, claim["value"], value, value / claim["value"], claim["source"]) for name, claim, value in claims]
+    return pd.DataFrame(rows, columns=["claim", "reported", "ours", "ours / reported", "source"])
 
 
 ENDS = 10  # rows of a long table's head, and of its tail, that are kept as a result
@@ -225,8 +208,8 @@ def reconstruction(run: Run, train_annotations: Any, val_annotations: Any) -> Re
 
 
 def real(run: Run, train_annotations: Any, table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A table of the captions of photos: the given one, kept as the result ``name``; or COCO's recorded one, where the
-    given one is of the miniature's pictures. Of a long table, the first and the last ``ENDS`` rows, with their rank."""
+    """A table of the captions of photos: ``table``, kept as the result ``name``, or COCO's recorded one where ``table``
+    is of the miniature's. Of a long table, the first and the last ``ENDS`` rows, with their rank."""
 
     def make() -> Result:
         rows = table

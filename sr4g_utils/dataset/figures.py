@@ -17,10 +17,11 @@ from ..relations import BY_NAME, FAMILIES, NAMES, OPPOSITES, RULES, judge
 COLOURS = sns.color_palette("colorblind")
 FAMILY_COLOUR = dict(zip(FAMILIES, COLOURS, strict=False))
 SUBJECT, OBJECT = COLOURS[0], COLOURS[1]  # in every drawing of boxes
+MARKERS = ("o", "s", "^", "D", "v", "P")
+METRIC_COLOUR = {"OA": COLOURS[2], "VISOR": COLOURS[4], "VISOR_Cond": COLOURS[3]}
 
 IMAGE = (640, 480)  # pixels; the image in which relations are drawn: not square, so that sstd's sectors show
 LANDMARK = np.array([240.0, 180.0, 160.0, 120.0])  # the object's box there, xywh
-
 
 Boxed = Sequence[tuple[str, np.ndarray]]  # names and xywh boxes of an image
 
@@ -30,9 +31,9 @@ def rules_colour(rules: str) -> Any:
     return COLOURS[list(RULES).index(rules) % len(COLOURS)]
 
 
-def spread(n: int, width: float = 0.4) -> list[float]:
+def spread(n: int) -> list[float]:
     """Where n estimates of one row stand around its middle."""
-    return np.linspace(-width / 2, width / 2, n).tolist() if n != 1 else [0.0]
+    return np.linspace(-0.2, 0.2, n).tolist() if n != 1 else [0.0]
 
 
 def estimates(
@@ -71,16 +72,11 @@ def regions(family: str, step: int = 2) -> Figure:
             if name not in RULES[rules].defines:
                 axis.set_axis_off()
                 continue
-            verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE], float))
-            cmap = ListedColormap(["white", FAMILY_COLOUR[family]])
-            axis.imshow(
-                verdict[:, NAMES.index(name)].reshape(cx.shape), extent=(0, IMAGE[0], IMAGE[1], 0), cmap=cmap, vmin=0,
-                vmax=1, alpha=0.6, interpolation="nearest",
-            )  # fmt: skip
+            holds = _holds(name, subject, rules).reshape(cx.shape)
+            _shade(axis, holds, [FAMILY_COLOUR[family]], extent=(0, IMAGE[0], IMAGE[1], 0))
             draw_box(axis, LANDMARK, "black", "")
             axis.text(LANDMARK[0] + LANDMARK[2] / 2, LANDMARK[1] + LANDMARK[3] / 2, "object", ha="center", va="center")
             axis.set(xticks=[], yticks=[])
-            axis.grid(False)
             if row == 0:
                 axis.set_title(rules)
         axes[row, 0].set_ylabel(name)
@@ -94,6 +90,19 @@ def _defining(family: str) -> list[str]:
     return [name for name, rules in RULES.items() if set(rules.defines) & set(relations.family(family))]
 
 
+def _holds(name: str, subject: np.ndarray, rules: str) -> np.ndarray:
+    """Whether a relation holds between each subject's box and the landmark."""
+    verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE], float))
+    return verdict[:, NAMES.index(name)]
+
+
+def _shade(axis: Any, code: np.ndarray, colours: Sequence[Any], **options: Any) -> None:
+    """A grid of whole numbers as an image: 0 in white, the others in these colours."""
+    options |= {"cmap": ListedColormap(["white", *colours]), "vmin": 0, "vmax": len(colours), "alpha": 0.6}
+    axis.imshow(code, interpolation="nearest", **options)
+    axis.grid(False)
+
+
 def scale_regions(step: float = 0.01) -> Figure:
     """Which widths and heights of the subject, in units of the object's, make it wider, taller or larger."""
     opposites, columns = [two for two in OPPOSITES if two[0] in relations.family("scale")], _defining("scale")
@@ -102,17 +111,12 @@ def scale_regions(step: float = 0.01) -> Figure:
     w, h = np.meshgrid(np.arange(step / 2, 2, step), np.arange(step / 2, 2, step))
     subject = np.stack([np.zeros_like(w), np.zeros_like(w), w * LANDMARK[2], h * LANDMARK[3]], axis=-1).reshape(-1, 4)
     for column, rules in enumerate(columns):
-        verdict = judge(subject, np.broadcast_to(LANDMARK, subject.shape), rules, np.array([IMAGE], float))
         for axis, (name, opposite) in zip(axes[:, column], opposites, strict=True):
-            code = verdict[:, NAMES.index(name)] + 2 * verdict[:, NAMES.index(opposite)]
-            axis.imshow(
-                code.reshape(w.shape), extent=(0, 2, 0, 2), origin="lower", alpha=0.6, vmin=0, vmax=2,
-                cmap=ListedColormap(["white", COLOURS[2], COLOURS[4]]), interpolation="nearest",
-            )  # fmt: skip
+            code = (_holds(name, subject, rules) + 2 * _holds(opposite, subject, rules)).reshape(w.shape)
+            _shade(axis, code, [COLOURS[2], COLOURS[4]], extent=(0, 2, 0, 2), origin="lower")
             axis.plot(1, 1, "k+", markersize=10)
             axis.text(1.92, 1.88, name, ha="right", va="top")
             axis.text(0.08, 0.12, opposite, ha="left", va="bottom")
-            axis.grid(False)
         axes[0, column].set_title(rules)
     figure.supxlabel("subject's width ÷ object's width", fontsize="medium")
     figure.supylabel("subject's height ÷ object's height", fontsize="medium")
@@ -123,14 +127,12 @@ def scale_regions(step: float = 0.01) -> Figure:
 def disagreement(table: pd.DataFrame) -> Figure:
     """Of the box pairs for which either rule set sees the relation, the share for which only one does."""
     share = (table.only_a + table.only_b) / (table.both + table.only_a + table.only_b)
-    grid = table.assign(share=share, which=table.a + " / " + table.b).pivot(
-        index="relation", columns="which", values="share"
-    )
+    table = table.assign(share=share, which=table.a + " / " + table.b)
+    grid = table.pivot(index="relation", columns="which", values="share")
+    grid = grid.loc[[name for name in NAMES if name in grid.index], table.which.unique()]
     figure, axis = plt.subplots(figsize=(2.5 + 1.1 * grid.shape[1], 5.5))
-    grid = grid.loc[[name for name in NAMES if name in grid.index], list(dict.fromkeys(table.a + " / " + table.b))]
-    sns.heatmap(
-        grid, annot=True, fmt=".1%", cmap="cividis", vmin=0, vmax=1, ax=axis, cbar_kws={"label": "disagreement"}
-    )
+    bar = {"label": "disagreement"}
+    sns.heatmap(grid, annot=True, fmt=".1%", cmap="cividis", vmin=0, vmax=1, ax=axis, cbar_kws=bar)
     axis.set(xlabel="", ylabel="")
     figure.tight_layout()
     return figure
@@ -158,9 +160,8 @@ def rank_frequency(frequencies: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 4.5))
     for family, style in zip(FAMILIES, ("-", "--", "-."), strict=True):
         n = np.sort(frequencies.n_images[frequencies.relation.isin(relations.family(family))])[::-1]
-        axis.loglog(
-            np.arange(1, len(n) + 1), n, style, color=FAMILY_COLOUR[family], label=f"{family} ({len(n):,} triplets)"
-        )
+        label = f"{family} ({len(n):,} triplets)"
+        axis.loglog(np.arange(1, len(n) + 1), n, style, color=FAMILY_COLOUR[family], label=label)
     axis.set(xlabel="rank of the triplet", ylabel="images that show it")
     axis.legend()
     figure.tight_layout()
@@ -225,9 +226,3 @@ def draw_box(axis: Any, xywh: np.ndarray, colour: Any, label: str, below: bool =
             va="bottom" if upwards else "top", bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
             fontsize="x-small",
         )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------ notebooks 03, 04, 05
-
-MARKERS = ("o", "s", "^", "D", "v", "P")
-METRIC_COLOUR = {"OA": COLOURS[2], "VISOR": COLOURS[4], "VISOR_Cond": COLOURS[3]}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..store.files import download
+from ..store import files
 from ..store.run import Run
 from . import boxes, card, world
 from . import coco as dataset_coco
@@ -33,7 +33,7 @@ def annotations(run: Run, source: str | Path | None, split: str) -> Path:
     """The file of an annotation source: a path, ``None`` for COCO 2017 by download, or ``"miniature"``, which makes a
     world of pictures; ``"miniature:500"`` makes one of 500."""
     if source is None:
-        return download("annotations_trainval2017.zip")
+        return files.download("annotations_trainval2017.zip")
     if not is_miniature(source):
         return Path(source)
     _, _, images = str(source).partition(":")
@@ -45,7 +45,7 @@ def photos(run: Run, source: str | Path | None, split: str, annotations: str | P
     """The folder or zip of a split's images: a path, ``None`` for COCO 2017 by download, or ``"miniature"``, which
     draws the images of the annotation file ``annotations``."""
     if source is None:
-        return download(f"{split}2017.zip")
+        return files.download(f"{split}2017.zip")
     if source != MINIATURE:
         return Path(source)
     return run.stage(f"world/{split}2017", world.write_photos, {"annotations": annotations}, split=split)[0]
@@ -54,8 +54,8 @@ def photos(run: Run, source: str | Path | None, split: str, annotations: str | P
 def pictures(
     run: Run, photos_source: Any, annotations_source: Any, split: str, rows: pd.DataFrame
 ) -> list[np.ndarray | None]:
-    """The photo of each row of :func:`triplets.examples`, uint8 (h, w, 3); None for each where there are no photos, as
-    the miniature has none of annotations that are not its own."""
+    """The photo of each row of :func:`triplets.examples`, uint8 (h, w, 3); None where there are no photos, as the
+    miniature has none of annotations that are not its own."""
     if photos_source is None or (photos_source == MINIATURE and not is_miniature(annotations_source)):
         return [None] * len(rows)
     album = Photos(photos(run, photos_source, split, annotations(run, annotations_source, split)))

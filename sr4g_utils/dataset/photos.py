@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
@@ -37,11 +38,11 @@ class PhotoError(ValueError):
 class Photos:
     """The photos of a folder or of a zip such as COCO's ``train2017.zip``, by file name; threads may share them.
 
-    A file name is a path within the source. Where nothing is there, it means the one photo whose path agrees with it
-    from the end, as far as both go: ``7.jpg`` finds ``train2017/7.jpg``, and in the folder ``train2017`` the path
-    ``data/train2017/7.jpg`` finds ``7.jpg``; ``val2017/7.jpg`` finds neither. Nothing outside the source is read.
+    A file name is a path within the source, or it means the one photo whose path agrees with it from the end, as far
+    as both go: ``7.jpg`` finds ``train2017/7.jpg``, and in the folder ``train2017`` the path ``data/train2017/7.jpg``
+    finds ``7.jpg``; ``val2017/7.jpg`` finds neither. Nothing outside the source is read.
 
-    ``counts`` says what was met: "grayscale", "CMYK", "transparent", "EXIF-rotated", "EXIF rotation ignored".
+    ``counts`` are those read: "grayscale", "CMYK", "transparent", "EXIF-rotated", "EXIF rotation ignored".
     """
 
     def __init__(self, source: str | Path) -> None:
@@ -81,16 +82,14 @@ class Photos:
 
     def contents(self, file_names: Iterable[str]) -> list[str]:
         """Of each file what changes with its content: a hash, or its checksum in a zip; "" if it is missing."""
-        paths = [self._place(name) for name in file_names]
+        paths = []
+        for name in file_names:
+            paths.append("")
+            with suppress(PhotoError):
+                paths[-1] = self._find(name)
         if self._zip is not None:
             return [str(self._zip.getinfo(path).CRC) if path else "" for path in paths]
         return files.contents([self.source / path for path in paths])
-
-    def _place(self, file_name: str) -> str:
-        try:
-            return self._find(file_name)
-        except PhotoError:
-            return ""
 
     def _bytes(self, file_name: str) -> bytes:
         path = self._find(file_name)
@@ -107,11 +106,11 @@ class Photos:
         if self._zip is None and (self.source / "/".join(parts)).is_file():
             return "/".join(parts)
         named = self._by_name.get(parts[-1], []) if parts else []
-        found = [path for path in named if _parts(path) == parts] or [p for p in named if self._agree(parts, _parts(p))]
-        if len(set(found)) == 1:
-            return found[0]
-        some = ", ".join(str(self.source / path) for path in sorted(found or named)[:5])
-        if found:
+        paths = [path for path in named if _parts(path) == parts] or [p for p in named if self._agree(parts, _parts(p))]
+        if len(set(paths)) == 1:
+            return paths[0]
+        some = ", ".join(str(self.source / path) for path in sorted(paths or named)[:5])
+        if paths:
             raise PhotoError(f"{self.source}: {file_name} could be any of {some}; write the folder into its file_name")
         hint = f"; there is {some}, but in a folder of another name: rename it, or change file_name" * bool(some)
         raise PhotoError(f"{self.source}: {file_name} is missing{hint}")
@@ -119,12 +118,9 @@ class Photos:
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
         """The paths of all photos by their last part."""
-        if self._zip is None:
-            paths = [path.relative_to(self.source).as_posix() for path in files.walk(self.source)]
-        else:
-            paths = self._zip.namelist()
         by_name = defaultdict(list)
-        for path in paths:
+        folder = (path.relative_to(self.source).as_posix() for path in files.walk(self.source))
+        for path in folder if self._zip is None else self._zip.namelist():
             if (parts := _parts(path)) and not path.endswith(("/", "\\")):
                 by_name[parts[-1]].append(path)
         return by_name
@@ -143,10 +139,10 @@ class Photos:
         turned = image.getexif().get(0x0112, 1) not in (0, 1)
         if size is not None and upright.size != tuple(size):
             if image.size != tuple(size):
-                found, annotated = (" × ".join(f"{side:g}" for side in s) for s in (upright.size, size))
-                raise PhotoError(f"{self.source}: {file_name} is {found} pixels, but annotated as {annotated}")
+                shown, annotated = (" × ".join(f"{side:g}" for side in s) for s in (upright.size, size))
+                raise PhotoError(f"{self.source}: {file_name} is {shown} pixels, but annotated as {annotated}")
             upright = image
-        met = {
+        kinds = {
             "grayscale": image.mode in ("1", "L", "LA") or image.mode.startswith("I"),
             "CMYK": image.mode == "CMYK",
             "transparent": image.has_transparency_data,
@@ -154,7 +150,7 @@ class Photos:
             "EXIF rotation ignored": turned and upright is image,
         }
         with self._lock:
-            self.counts.update(name for name, is_so in met.items() if is_so)
+            self.counts.update(name for name, is_so in kinds.items() if is_so)
         return np.asarray(_rgb(upright))
 
 
@@ -171,9 +167,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
-
-
-# -------------------------------------------------------------------------------------------------------- the crop
 
 
 def geometry(
@@ -215,12 +208,10 @@ def crop_table(table: BoxTable, resolution: int, min_kept: float = 0.5) -> BoxTa
     low, high = first.clip(0, resolution), (first + size).clip(0, resolution)
     left = high - low
     keep = (left > 0).all(axis=1) & (left.prod(axis=1) >= min_kept * size.prod(axis=1))
-    cropped = replace(
-        table, width=np.full_like(table.width, resolution), height=np.full_like(table.height, resolution),
-        x=low[:, 0], y=low[:, 1], w=left[:, 0], h=left[:, 1],
-    ).rows(keep)  # fmt: skip
-    excluded = {**table.excluded, DROPPED: int((~keep).sum())} if not keep.all() else table.excluded
-    return replace(cropped, excluded=excluded)
+    boxes = dict(zip("xywh", np.concatenate([low, left], axis=1).T, strict=True))
+    sides = {side: np.full_like(getattr(table, side), resolution) for side in ("width", "height")}
+    excluded = table.excluded if keep.all() else {**table.excluded, DROPPED: int((~keep).sum())}
+    return replace(table, **sides, **boxes, excluded=excluded).rows(keep)
 
 
 def frame(width: int | float, height: int | float, resolution: int) -> Float64[np.ndarray, "4"]:

@@ -32,9 +32,9 @@ def read_rows(path: Path) -> pd.DataFrame | dict[int, Any]:
     """The rows of a file by their number in it, counted from 1 with the header (Parquet: from 1, without).
 
     Returns:
-        Of Parquet, CSV and TSV (``,``, ``;`` or tab, whichever the header holds most of) a table: columns of
-        ``WRITTEN`` as text without spaces around, ``prompt_id`` as whole numbers where all are written so, further
-        columns as pandas reads them. Of JSON and JSON Lines the values, of ``.txt`` the lines that are not empty.
+        Of Parquet, CSV and TSV a table: columns of ``WRITTEN`` as text without spaces around, ``prompt_id`` as whole
+        numbers where all are written so, further columns as pandas reads them. Of JSON and JSON Lines the values, of
+        ``.txt`` the lines that are not empty.
 
     Raises:
         ValueError: not such a file; it names the file, the row and the remedy.
@@ -83,9 +83,6 @@ def _text(path: Path) -> str:
     return text
 
 
-# ------------------------------------------------------------------------------------------------------------- tables
-
-
 def read_cells(path: Path) -> pd.DataFrame:
     """A CSV as a spreadsheet saves it, with ``,``, ``;`` or tabs: every cell as text, without spaces around it.
 
@@ -95,23 +92,20 @@ def read_cells(path: Path) -> pd.DataFrame:
         ValueError: not such a file; it names the file, the row and the remedy.
     """
     text = _text(path)
-    first = re.split("[\r\n]", text.lstrip(), maxsplit=1)[0]
-    records = csv.reader(
-        io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True
-    )
+    delimiter = max(",;\t", key=re.split("[\r\n]", text.lstrip(), maxsplit=1)[0].count)
+    records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     names: list[str] = []
     rows: dict[int, list[str]] = {}
     try:
         for number, record in enumerate(records, 1):
             cells = [cell.strip() for cell in record]
             if any(cells) and not names:
-                names = _header(path, number, cells)
+                names = _header(f"{path}: row {number}", cells)
             elif any(cells):  # spreadsheets leave rows of commas
-                rows[number] = _cells(path, number, cells, len(names))
+                rows[number] = _cells(f"{path}: row {number}", cells, len(names))
     except csv.Error as error:
-        raise ValueError(
-            f"{path}: line {records.line_num}: not readable ({error}); check its quotation marks"
-        ) from None
+        where = f"{path}: line {records.line_num}"
+        raise ValueError(f"{where}: not readable ({error}); check its quotation marks") from None
     if not names:
         raise ValueError(f"{path}: is empty")
     table = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
@@ -128,25 +122,20 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _header(path: Path, number: int, cells: list[str]) -> list[str]:
+def _header(where: str, cells: list[str]) -> list[str]:
     names = [name.lower() if name.lower() in WRITTEN else name for name in cells]
     names = [name or f"{_UNNAMED} {i}" for i, name in enumerate(names, 1)]  # pandas writes its index without a name
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise ValueError(f"{path}: row {number}: the column {twice[0]!r} occurs twice; name one of them otherwise")
+        raise ValueError(f"{where}: the column {twice[0]!r} occurs twice; name one of them otherwise")
     return names
 
 
-def _cells(path: Path, number: int, cells: list[str], wanted: int) -> list[str]:
+def _cells(where: str, cells: list[str], wanted: int) -> list[str]:
     """As many cells as the header has; what a row has too many of must be empty."""
     if any(cells[wanted:]):
-        raise ValueError(
-            f"{path}: row {number}: has {len(cells)} values, but the header names {wanted} columns; "
-            "put quotation marks around values that hold the delimiter"
-        )
+        remedy = "put quotation marks around values that hold the delimiter"
+        raise ValueError(f"{where}: has {len(cells)} values, but the header names {wanted} columns; {remedy}")
     return cells[:wanted] + [""] * (wanted - len(cells))
-
-
-# --------------------------------------------------------------------------------------------------------------- JSON
 
 
 def _json(path: Path, text: str, lines: Mapping[int, str]) -> dict[int, Any]:
@@ -158,17 +147,16 @@ def _json(path: Path, text: str, lines: Mapping[int, str]) -> dict[int, Any]:
         if not isinstance(values, list):
             kind = type(values).__name__
             raise ValueError(f"{path}: expected a list of prompts, found {kind}; write [{{...}}, ...], a prompt each")
-        found = dict(enumerate(values, 1))
+        rows = dict(enumerate(values, 1))
     else:
-        found = {row: _parsed(line, f"{path}: row {row}") for row, line in lines.items()}
-    for row, value in found.items() if _HALF.search(text) else ():
+        rows = {row: _parsed(line, f"{path}: row {row}") for row, line in lines.items()}
+    for row, value in rows.items() if _HALF.search(text) else ():
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ValueError(
-                f"{path}: row {row}: holds half a character (\\ud800 to \\udfff); write all of it"
-            ) from None
-    return found
+            half = "half a character (\\ud800 to \\udfff)"
+            raise ValueError(f"{path}: row {row}: holds {half}; write all of it") from None
+    return rows
 
 
 def _parsed(text: str, where: str) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..relations import BY_NAME, NAMES, RELATIONS, family
-from ..store.files import DATA, atomic, download, write_table
+from ..store.files import DATA, download, write_table, write_text
 from . import boxes
 from .captions import caption, with_article
 from .prompt_files import read_rows
@@ -39,9 +39,9 @@ def check_prompts(
         raise ValueError(f"{source}: the table is empty, it holds no prompts")
 
     def refuse(bad: Any, column: pd.Series, problem: str) -> None:
-        if (rows := np.flatnonzero(bad)).size:
-            at, told = rows[0], problem.replace("VALUE", _short(column.iloc[rows[0]]))
-            raise ValueError(f"{source}: row {table.index[at]}: prompt {_short(table.prompt_id.iloc[at])} {told}")
+        for at in np.flatnonzero(bad)[:1]:
+            id, value = _short(table.prompt_id.iloc[at]), _short(column.iloc[at])
+            raise ValueError(f"{source}: row {table.index[at]}: prompt {id} {problem.replace('VALUE', value)}")
 
     for name in needed:
         column, text = table[name], table[name].astype(str)
@@ -55,17 +55,13 @@ def check_prompts(
     refuse(~known, table.relation, f"has the relation VALUE; it must be one of {', '.join(NAMES)}")
     ids = table.prompt_id.astype(str)
     refuse(ids.duplicated(), ids, "is not the first: prompt_id VALUE occurs twice; number them anew")
-    wrong = ~ids.str.fullmatch(r"[\w-][\w.-]*")
-    told = "has the prompt_id VALUE, which is not made of letters, digits, '_', '-' and, not first, '.'"
-    refuse(wrong & name_files, ids, told)
+    wrong = name_files & ~ids.str.fullmatch(r"[\w-][\w.-]*")
+    refuse(wrong, ids, "has the prompt_id VALUE, which is not made of letters, digits, '_', '-' and, not first, '.'")
     return table
 
 
 def _short(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)[:80]
-
-
-# ------------------------------------------------------------------------------------------------------------- reading
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,7 @@ SETS: dict[str, PromptSet] = {}
 
 
 def prompt_set(name: str, number: int) -> Callable[[Callable[[], pd.DataFrame]], Callable[[], pd.DataFrame]]:
-    """Register a function that returns ``number`` prompts as the set ``name``.
-
-    Whoever takes a prompt set asks ``SETS``, so that this is all it needs.
-    """
+    """Register a function that returns ``number`` prompts as the set ``name``, everywhere a set can be named."""
 
     def register(read: Callable[[], pd.DataFrame]) -> Callable[[], pd.DataFrame]:
         SETS[name] = PromptSet(name, number, read)
@@ -97,15 +90,12 @@ def read_prompts(source: str | Path | pd.DataFrame | Sequence[Any]) -> pd.DataFr
     """A prompt set: columns prompt_id, subject, relation, object, caption, and what else its file holds.
 
     Args:
-        source: a name in ``SETS`` or a file (:mod:`sr4g_utils.dataset.prompt_files`). A file of one's own has
-            subject, relation (a name or its phrase), object and perhaps caption and prompt_id. Files of published sets
-            are read as they are: SR2D's JSON, GenEval's ``evaluation_metadata.jsonl``, T2I-CompBench's spatial lines
-            (``.txt``), HRS-Bench's CSV of spatial or size compositions, NSR-1K's spatial JSON. Or the same in memory: a
-            table, or a list of sentences, of (subject, relation, object) or of a file's rows.
-
-    Returns:
-        Of a published set, prompts without one of the 14 relations or with more than two objects are left out;
-        ``attrs["left_out"]`` is their number and :func:`others` says which they are.
+        source: a name in ``SETS`` or a file (:mod:`sr4g_utils.dataset.prompt_files`) with subject, relation (a name or
+            its phrase), object and perhaps caption and prompt_id. Files of published sets are read as they are: SR2D's
+            JSON, GenEval's ``evaluation_metadata.jsonl``, T2I-CompBench's spatial lines (``.txt``), HRS-Bench's CSV of
+            spatial or size compositions, NSR-1K's spatial JSON. Or the same in memory: a table, or a list of sentences,
+            of (subject, relation, object) or of a file's rows. Prompts without one of the 14 relations or with more
+            than two objects are left out: ``attrs["left_out"]`` is their number, :func:`others` says which they are.
 
     Raises:
         ValueError: no such file or set, or a row that cannot be read; file, row and value are named.
@@ -147,12 +137,12 @@ def _with_others(table: pd.DataFrame, prompts: Iterable[tuple[Any, str]]) -> pd.
 
 def _of_rows(rows: Mapping[int, Any], source: str) -> pd.DataFrame:
     """The prompts among the values of a file, which come by their number in it."""
-    made = {row: _prompt(i, value, f"{source}: row {row}") for i, (row, value) in enumerate(rows.items())}
-    kept = {row: prompt for row, prompt in made.items() if "relation" in prompt}
+    prompts = {row: _prompt(i, value, f"{source}: row {row}") for i, (row, value) in enumerate(rows.items())}
+    kept = {row: prompt for row, prompt in prompts.items() if "relation" in prompt}
     if not kept:
         raise ValueError(f"{source}: holds no prompts with one of the relations {', '.join(NAMES)}")
     table = _named(pd.DataFrame(list(kept.values()), index=list(kept)), source)
-    rest = [(prompt["prompt_id"], prompt["caption"]) for row, prompt in made.items() if row not in kept]
+    rest = [(prompt["prompt_id"], prompt["caption"]) for row, prompt in prompts.items() if row not in kept]
     table.attrs["left_out"] = len(rest)
     return _with_others(table, rest)
 
@@ -180,9 +170,8 @@ def _tidy_ids(column: pd.Series) -> Any:
     if pd.api.types.is_integer_dtype(column):
         return column
     values = column.tolist()
-    if all(isinstance(v, int) or (isinstance(v, float) and v.is_integer()) for v in values) and (
-        min(values, default=0) >= -(2**63) and max(values, default=0) < 2**63
-    ):
+    whole = all(isinstance(v, int) or (isinstance(v, float) and v.is_integer()) for v in values)
+    if whole and min(values, default=0) >= -(2**63) and max(values, default=0) < 2**63:
         return np.array(values, np.int64)
     return [None if pd.isna(v) is True else str(v) for v in values]
 
@@ -204,20 +193,10 @@ _TIDY: dict[str, Callable[[pd.Series], Any]] = {
 _WORDS = {word: r.name for r in RELATIONS for word in (r.name, r.phrase)}
 # Words of published sets. T2I-CompBench (Huang et al. 2023), whose "next to", "near" and "on side of" are none of ours;
 # HRS-Bench (Bakr et al. 2023), grouped as its calc_spatial_relation_acc.py does; NSR-1K (Feng et al. 2023, LayoutGPT).
-_COMPBENCH = {
-    "on the left of": "left of",
-    "on the right of": "right of",
-    "on the top of": "above",
-    "on the bottom of": "below",
-}
-_HRS = {
-    "on the left of": "left of",
-    "on the right of": "right of",
-    **dict.fromkeys(("on", "over"), "above"),
-    **dict.fromkeys(("under", "beneath"), "below"),
-    "bigger": "larger",
-}
 _NSR = {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}
+_COMPBENCH = {f"on the {word} of": relation for word, relation in _NSR.items()}
+_HRS = {"on the left of": "left of", "on the right of": "right of", "on": "above", "over": "above", "under": "below",
+        "beneath": "below", "bigger": "larger"}  # fmt: skip
 _COMPBENCH_LINE = re.compile(
     rf"(?:an?|the) (.+?) ({'|'.join([*_COMPBENCH, *(r.phrase for r in RELATIONS)])}) (?:an?|the|another) (.+)"
 )
@@ -233,9 +212,7 @@ def _relation(words: Any, also: Mapping[str, str] | None = None) -> str | None:
 
 def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
     """One prompt of a published set or of a user's file; without a relation where it names none of ours."""
-    id: Any = row
-    s: Any = None
-    o: Any = None
+    id, s, o = row, "", ""
     relation = None
     match value:
         case {"subject": _, "relation": _, "object": _}:
@@ -244,8 +221,8 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
             return {"prompt_id": row, "subject": s, "relation": words, "object": o}
         case str():  # T2I-CompBench; what follows a tab is not the prompt (its inference_eval.py)
             text = value.split("\t")[0].strip()
-            if found := _COMPBENCH_LINE.fullmatch(text.lower().rstrip(" .")):
-                s, relation, o = found[1], _relation(found[2], _COMPBENCH), found[3]
+            if line := _COMPBENCH_LINE.fullmatch(text.lower().rstrip(" .")):
+                s, relation, o = line[1], _relation(line[2], _COMPBENCH), line[3]
         case {
             "unique_id": id, "obj_1_attributes": [str(s)], "obj_2_attributes": [o], "rel_type": words, "text": str(text)
         }:  # SR2D  # fmt: skip
@@ -264,9 +241,8 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
         case _:
             shown = " ".join(str(value)[:80].split())
             raise ValueError(f"{where}: not a prompt ({shown}); it needs subject, relation and object")
-    if relation is None:
-        return {"prompt_id": id, "caption": text}
-    return {"prompt_id": id, "subject": s, "relation": relation, "object": o, "caption": text}
+    triplet: dict[str, Any] = {} if relation is None else {"subject": s, "relation": relation, "object": o}
+    return {"prompt_id": id, **triplet, "caption": text}
 
 
 @prompt_set("sr2d", 25_280)
@@ -277,7 +253,7 @@ def _sr2d() -> pd.DataFrame:
 
 @prompt_set("sr4g", 62_460)
 def _sr4g() -> pd.DataFrame:
-    """What :func:`write_study_prompts` makes of COCO train2017's boxes, with 16 categories held out."""
+    """What :func:`prompts.write_study_prompts` makes of COCO train2017's boxes, with 16 categories held out."""
     return pd.read_parquet(DATA / "prompts" / "sr4g.parquet")
 
 
@@ -293,9 +269,6 @@ def write_given_prompts(path: str | Path, *, source: str | Path) -> dict[str, An
     return {"prompts": len(table), "left_out": table.attrs.get("left_out", 0)}
 
 
-# ---------------------------------------------------------------------------------------------------------- made here
-
-
 def sr2d(names: Sequence[str]) -> bytes:
     """VISOR's SR2D prompt set, byte for byte the published ``text_spatial_rel_phrases.json`` for COCO's 80 names.
 
@@ -303,30 +276,20 @@ def sr2d(names: Sequence[str]) -> bytes:
     (Gokhale et al. 2022, section 3.1; microsoft/VISOR).
     """
     phrases = [BY_NAME[name].phrase for name in family("projective")] + ["and"]
-    prompts: list[tuple[str, str | None, str, str]] = [
-        (a, b, phrase, f"{with_article(a)} {phrase} {with_article(b)}")
+    rows: list[tuple[int, str, str | None, str, str]] = [
+        (2, a, b, phrase, f"{with_article(a)} {phrase} {with_article(b)}")
         for pair in combinations(names, 2)
         for phrase in phrases
         for a, b in (pair, pair[::-1])
     ]
-    prompts += [(name, None, "single", with_article(name)) for name in names]
-    records = [
-        {
-            "unique_id": i,
-            "num_objects": 1 if b is None else 2,
-            "obj_1_attributes": [a],
-            "obj_2_attributes": [b],
-            "rel_type": phrase,
-            "text": text,
-        }
-        for i, (a, b, phrase, text) in enumerate(prompts)
-    ]
+    rows += [(1, name, None, "single", with_article(name)) for name in names]
+    keys = ("unique_id", "num_objects", "obj_1_attributes", "obj_2_attributes", "rel_type", "text")
+    records = [dict(zip(keys, (i, n, [a], [b], *rest), strict=True)) for i, (n, a, b, *rest) in enumerate(rows)]
     return json.dumps(records, indent=2).encode()
 
 
 def write_sr2d(path: str | Path) -> int:
     """A stage: :func:`sr2d` for COCO's 80 categories. Returns the number of prompts."""
-    data = sr2d([category.name for category in boxes.COCO_CATEGORIES])
-    with atomic(path) as partial:
-        partial.write_bytes(data)
-    return len(json.loads(data))
+    text = sr2d([category.name for category in boxes.COCO_CATEGORIES]).decode()
+    write_text(path, text)
+    return len(json.loads(text))

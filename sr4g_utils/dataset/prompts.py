@@ -27,15 +27,12 @@ def from_triplets(
 ) -> pd.DataFrame:
     """Evaluation prompts: the training annotations' distinct triplets (:func:`triplets.frequencies`), one row each.
 
-    Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen; and
-    "withheld": seen objects, but see :func:`triplets.withheld`), in_main and in_unseen (is it among the training
-    captions of that split?), split ("validation" or "test", disjoint) and balanced
-    (in the default test set of ``test_per_relation`` prompts per relation).
+    Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen; "withheld": seen
+    objects, but see :func:`triplets.withheld`), in_main and in_unseen (is it among the training captions of that
+    split?), split ("validation" or "test", disjoint) and balanced (in the test set of ``test_per_relation`` prompts).
 
     Validation prompts are for choosing checkpoints: per relation at most ``validation_per_relation``, at most a tenth.
-
-    ``dosed`` prompts of each relation are for the experiment on frequency: a column objects of "dosed" and two more,
-    see :func:`_dosed`.
+    ``dosed`` prompts of each relation are for the experiment on frequency: objects is "dosed", and see :func:`_dosed`.
     """
     table = train if same_category else train[train.subject != train.object]
     table = table.sort_values(["subject", "object", "relation"], ignore_index=True)
@@ -45,21 +42,18 @@ def from_triplets(
     rank = pd.Series(range(len(table)), index=order).groupby(table.relation.to_numpy()[order]).cumcount().sort_index()
     of_relation = table.groupby("relation")["caption"].transform("count")
     n_validation = np.minimum(validation_per_relation, of_relation // 10)
-    made = pd.DataFrame(
-        {
-            "prompt_id": np.arange(len(table)),
-            **{name: table[name] for name in ("subject", "relation", "object", "caption", "n_images")},
-            "objects": table.objects.mask(seen & back, "withheld"),
-            "in_main": ~back,
-            "in_unseen": seen & ~back,
-            "split": np.where(rank < n_validation, "validation", "test"),
-            "balanced": (rank >= n_validation) & (rank < n_validation + test_per_relation),
-        }
+    prompts = table[["subject", "relation", "object", "caption", "n_images"]].assign(
+        objects=table.objects.mask(seen & back, "withheld"),
+        in_main=~back,
+        in_unseen=seen & ~back,
+        split=np.where(rank < n_validation, "validation", "test"),
+        balanced=(rank >= n_validation) & (rank < n_validation + test_per_relation),
     )
+    prompts.insert(0, "prompt_id", np.arange(len(table)))
     if dosed:
-        made = made.join(_dosed(made[(made.objects == "seen") & (made.n_images > 1)], dosed, seed))
-        made.loc[made.group.notna(), ["objects", "split", "balanced"]] = "dosed", "test", False
-    return made
+        prompts = prompts.join(_dosed(prompts[(prompts.objects == "seen") & (prompts.n_images > 1)], dosed, seed))
+        prompts.loc[prompts.group.notna(), ["objects", "split", "balanced"]] = "dosed", "test", False
+    return prompts
 
 
 DOSE_GROUPS = 5  # of prompts; each run of the Latin square gives a group another dose
@@ -95,35 +89,22 @@ def write_study_prompts(path: str | Path, triplets: str | Path, **options: Any) 
 
 def true_prompts(table: boxes.BoxTable, n_per_relation: int, seed: int, rules: str = "visor") -> pd.DataFrame:
     """At most ``n_per_relation`` triplets of different categories per relation, each with an image that shows it."""
-    found = []
+    parts = []
     for groups, counts in dataset_triplets.count_pairs(table, rules):
         group, relation = np.nonzero(counts * (groups[:, 1] != groups[:, 2])[:, None])
-        found.append(np.column_stack([groups[group], relation]))
-    triplets = np.concatenate(found)
+        parts.append(np.column_stack([groups[group], relation]))
+    triplets = np.concatenate(parts)
     order = np.random.default_rng(seed).permutation(len(triplets))
     rank = pd.Series(triplets[order, 3]).groupby(triplets[order, 3]).cumcount().to_numpy()
     image, subject, object, relation = triplets[np.sort(order[rank < n_per_relation])].T
-    names = np.array(table.names, dtype="object")
-    drawn = pd.DataFrame(
-        {
-            "prompt_id": np.arange(len(image)),
-            "subject": names[subject],
-            "relation": np.array(NAMES, dtype="object")[relation],
-            "object": names[object],
-            "file_name": table.file_name.take(image).to_pylist(),
-            "width": table.width[image],
-            "height": table.height[image],
-        }
-    )
-    triplet = zip(drawn.subject, drawn.relation, drawn.object, strict=True)
-    return drawn.assign(caption=[caption(*each) for each in triplet])
+    names, relations = np.array(table.names, dtype="object"), np.array(NAMES, dtype="object")
+    columns = {"subject": names[subject], "relation": relations[relation], "object": names[object]}
+    about = {"file_name": table.file_name.take(image).to_pylist(), "width": table.width[image]}
+    drawn = pd.DataFrame({"prompt_id": np.arange(len(image)), **columns, **about, "height": table.height[image]})
+    return drawn.assign(caption=list(map(caption, drawn.subject, drawn.relation, drawn.object)))
 
-
-# ------------------------------------------------------------------------------------------------------------ drawing
 
 OBJECT_SETS = ("dosed", "seen", "withheld", "mixed", "unseen")  # of a prompt's objects, from the nearest to fine-tuning
-
-
 THINGS = (1, 2, 3)  # that a prompt without a relation asks for; :mod:`without_relation` writes them
 
 
@@ -133,13 +114,12 @@ def draw_prompts(
     """The prompts to score: for each set of objects, ``per_relation`` of every relation (all of them if None).
 
     Of the study's own prompts (with the columns ``split`` and ``objects``) only test prompts of the sets ``objects``
-    are taken; of other prompts, any, and their ``objects`` is "all". A set that has fewer gives what it has. What is
-    not drawn are its :func:`others`.
+    are taken; of other prompts, any, and their ``objects`` is "all". The rest are the table's :func:`others`.
 
     Raises:
         ValueError: nothing is left.
     """
-    asked = table
+    prompts = table
     if unknown := [name for name in objects if name not in OBJECT_SETS]:
         raise ValueError(f"prompts: {unknown[0]!r} is no set of objects; they are {', '.join(OBJECT_SETS)}")
     if {"split", "objects"} <= set(table):
@@ -151,7 +131,7 @@ def draw_prompts(
         drawn = drawn.groupby(["objects", "relation"], sort=False).head(per_relation)
     if not len(drawn):
         raise ValueError(f"prompts: no test prompt with objects that are {' or '.join(objects)} is left to score")
-    rest = asked[~asked.prompt_id.isin(drawn.prompt_id)]
+    rest = prompts[~prompts.prompt_id.isin(drawn.prompt_id)]
     drawn = drawn.sort_values("prompt_id", ignore_index=True)
     return _with_others(drawn, zip(rest.prompt_id, rest.caption, strict=True))
 
@@ -164,12 +144,8 @@ def write_test_prompts(path: str | Path, prompts: str | Path, **options: Any) ->
 
 
 def validation_prompts(path: str | Path, held_out: Collection[str], number: int, seed: int) -> pd.DataFrame:
-    """The prompts that choose among checkpoints: split "validation", both objects seen, as many of each relation.
-
-    Args:
-        path: Parquet of :func:`write_study_prompts`.
-        held_out: categories that fine-tuning does not see.
-        number: prompts over all relations.
+    """The ``number`` prompts that choose among checkpoints, as many of each relation: of the validation prompts of
+    :func:`write_study_prompts` those whose objects are both seen, not ``held_out``.
 
     Raises:
         ValueError: there are none.
@@ -179,6 +155,5 @@ def validation_prompts(path: str | Path, held_out: Collection[str], number: int,
     table = table[(table.split == "validation") & seen]
     if not len(table):
         raise ValueError(f"{path}: no validation prompt whose objects are both seen; write more in notebook 02")
-    shuffled = table.sample(frac=1, random_state=seed)
-    each = max(number // table.relation.nunique(), 1)
-    return shuffled.groupby("relation").head(each).sort_values("prompt_id", ignore_index=True)
+    drawn = table.sample(frac=1, random_state=seed).groupby("relation").head(max(number // table.relation.nunique(), 1))
+    return drawn.sort_values("prompt_id", ignore_index=True)

@@ -30,8 +30,6 @@ PAIRS_AT_ONCE = 1 << 16  # pairs judged together: large enough for numpy, small 
 PAIRS_PER_ROW_GROUP = 1 << 19  # about as many rows, which readers can filter and load alone
 THREADS = 2
 
-# ----------------------------------------------------------------------------------------------------------- triplets
-
 
 def pairs(
     table: BoxTable, once: bool = False
@@ -261,13 +259,10 @@ def frequencies(path: str | Path) -> pd.DataFrame:
     key = ["subject", "relation", "object", "caption", "objects"]
     table = pq.read_table(path, columns=[*key, "n_pairs"], read_dictionary=key)
     counted = table.unify_dictionaries().group_by(key).aggregate([("n_pairs", "count"), ("n_pairs", "sum")]).to_pandas()
-    counted = counted.rename(columns={"n_pairs_count": "n_images", "n_pairs_sum": "n_pairs"}).astype(
-        dict.fromkeys(key, str)
-    )
+    counted = counted.rename(columns={"n_pairs_count": "n_images", "n_pairs_sum": "n_pairs"})
+    counted = counted.astype(dict.fromkeys(key, str))
     return counted.sort_values(["n_images", *key[:3]], ascending=[False, True, True, True], ignore_index=True)
 
-
-# ------------------------------------------------------------------------------------------------- splits and samples
 
 OBJECTS = ("seen", "mixed", "unseen")  # by how many of a triplet's two categories are unseen: none, one, both
 
@@ -276,7 +271,7 @@ def held_out_categories(categories: Sequence[Category], n: int | Sequence[str]) 
     """The categories held out of the unseen split's fine-tuning: those named, or ``n`` spread over the supercategories.
 
     Each supercategory gives its share of ``n`` (largest remainders first, ties in file order), taken at even steps from
-    its categories in the order of their ids. No chance and no frequency enters. The paper does not list its own.
+    its categories in the order of their ids; no chance enters. The paper does not list its own.
 
     Raises:
         ValueError: ``n`` is negative or not below the number of categories, or names a category that is none.
@@ -294,11 +289,8 @@ def held_out_categories(categories: Sequence[Category], n: int | Sequence[str]) 
     share = {family: int(quota[family]) for family in families}
     for family in sorted(families, key=lambda family: share[family] - quota[family])[: n - sum(share.values())]:
         share[family] += 1
-    return [
-        names[int((i + 0.5) * len(names) / share[family])]
-        for family, names in families.items()
-        for i in range(share[family])
-    ]
+    parts = [(names, share[family]) for family, names in families.items()]
+    return [names[int((i + 0.5) * len(names) / part)] for names, part in parts for i in range(part)]
 
 
 def withheld(triplets: Iterable[tuple[str, str, str]], share: float) -> Bool[np.ndarray, "triplet"]:
@@ -306,19 +298,15 @@ def withheld(triplets: Iterable[tuple[str, str, str]], share: float) -> Bool[np.
     ``share`` of all, chosen by a hash of the words. A triplet goes with its converse, which shows the same ("a cat
     right of a dog" with "a dog left of a cat")."""
 
-    def place(s: str, r: str, o: str) -> float:
-        same = min((s, r, o), (o, BY_NAME[r].converse, s))
-        return zlib.crc32("|".join(same).encode()) / 2**32
-
-    return np.array([place(*triplet) < share for triplet in triplets], bool)
+    same = [min((s, r, o), (o, BY_NAME[r].converse, s)) for s, r, o in triplets]
+    return np.array([zlib.crc32("|".join(words).encode()) / 2**32 < share for words in same], bool)
 
 
 Draw = Callable[[int, np.random.Generator], Int64[np.ndarray, "n"]]
 
 
 def sampler(relation: Int[np.ndarray, "row"], balanced: bool = True) -> Draw:
-    """What draws n rows for training, with replacement: a relation uniformly among those that occur, then one of its
-    rows.
+    """What draws n rows with replacement: a relation uniformly among those that occur, then one of its rows.
 
     ``relation`` is each row's relation as a number; it is sorted here, once for all draws. ``balanced=False`` draws
     rows uniformly: the natural distribution.
@@ -359,15 +347,13 @@ def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: st
     codes = np.array([NAMES.index(name) for name in relation.dictionary.to_pylist()])[relation.indices.to_numpy()]
     chosen = different[sample(codes[different], n, np.random.default_rng(seed))]
     rows = read.take(chosen).select(["image_id", *text]).to_pandas().astype(dict.fromkeys(text, str))
-    at = np.searchsorted(table.image_id, rows.image_id)
     drawn = []
-    for image, row in zip(at, rows.itertuples(), strict=True):
-        inside = slice(*np.searchsorted(table.image, [image, image + 1]))
-        part = table.rows(inside)
+    for image, row in zip(np.searchsorted(table.image_id, rows.image_id).tolist(), rows.itertuples(), strict=True):
+        part = table.of_image(image)
         for _, s, o, _ in pairs(part):
             names = np.array(table.names)[part.category]
             named = (names[s] == row.subject) & (names[o] == row.object)
             pair = np.flatnonzero(named & holds(part, s, o, rules)[:, NAMES.index(row.relation)])[0]
-            drawn.append((table.width[image], table.height[image], part.xywh([s[pair]])[0], part.xywh([o[pair]])[0]))
+            drawn.append((part.width[0], part.height[0], part.xywh([s[pair]])[0], part.xywh([o[pair]])[0]))
     rows[["width", "height", "subject_box", "object_box"]] = pd.DataFrame(drawn, dtype=object)
     return rows

@@ -2,8 +2,8 @@
 
 Forty of COCO's categories, each a card of a fixed colour with a glyph of the Material Design Icons. A layout is sampled
 with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on the right) and with
-enough freedom that every relation occurs for every pair of categories. The dataset stage reads the annotations as it
-reads COCO's; the renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
+enough freedom that every relation occurs for every pair of categories. The annotations are read as COCO's are; the
+renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
 """
 
 import colorsys
@@ -21,7 +21,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy import ndimage
 from tqdm import tqdm
 
-from ..store.files import atomic, write_text
+from ..store.files import atomic, shipped, write_text
 from . import coco
 from .boxes import COCO_CATEGORIES, BoxTable, Category
 
@@ -29,59 +29,17 @@ SIZE = 64  # pixels, width and height of a picture
 
 
 class Look(NamedTuple):
-    """A category's picture and habits: ``size`` is the root of its usual area, and ``across`` and ``down`` are its
-    centre's usual place from the left and from the top, as shares of the picture; ``aspect`` is width by height."""
+    """A category's picture and habits, a line of ``data/looks.yaml``, which explains them."""
 
-    glyph: str  # of Material Design Icons 6
-    colour: str  # of its card, #rrggbb
+    glyph: str
+    colour: str
     size: float
     aspect: float
     across: float
     down: float
 
 
-LOOKS: dict[str, Look] = {
-    "person": Look("human", "#b8400e", 0.36, 0.5, 0.34, 0.6),
-    "bicycle": Look("bicycle", "#2d7eee", 0.36, 1.5, 0.66, 0.68),
-    "car": Look("car", "#ff0847", 0.40, 1.3, 0.66, 0.68),
-    "airplane": Look("airplane", "#08b0ff", 0.42, 1.3, 0.66, 0.22),
-    "bus": Look("bus", "#d2d308", 0.46, 0.9, 0.66, 0.62),
-    "train": Look("train", "#0bad64", 0.46, 0.9, 0.66, 0.60),
-    "truck": Look("truck", "#140892", 0.44, 1.4, 0.66, 0.65),
-    "boat": Look("sail-boat", "#137097", 0.38, 1.0, 0.66, 0.60),
-    "traffic light": Look("traffic-light", "#164d08", 0.30, 0.5, 0.34, 0.35),
-    "fire hydrant": Look("fire-hydrant", "#aa0832", 0.30, 0.7, 0.5, 0.70),
-    "bench": Look("bench-back", "#665d35", 0.34, 1.5, 0.34, 0.72),
-    "bird": Look("bird", "#08e4c7", 0.27, 1.1, 0.34, 0.25),
-    "cat": Look("cat", "#ffbc2e", 0.30, 1.0, 0.34, 0.68),
-    "dog": Look("dog-side", "#6b2e08", 0.32, 1.2, 0.34, 0.68),
-    "horse": Look("horse-variant", "#320808", 0.42, 1.1, 0.34, 0.62),
-    "cow": Look("cow", "#705270", 0.42, 1.1, 0.34, 0.64),
-    "elephant": Look("elephant", "#0a3d81", 0.52, 1.2, 0.34, 0.60),
-    "backpack": Look("bag-personal", "#9b08da", 0.30, 0.8, 0.5, 0.62),
-    "umbrella": Look("umbrella", "#e770af", 0.34, 1.1, 0.5, 0.32),
-    "suitcase": Look("bag-suitcase", "#8d7b08", 0.30, 0.8, 0.5, 0.70),
-    "sports ball": Look("soccer", "#08082a", 0.26, 1.0, 0.5, 0.60),
-    "kite": Look("kite", "#ff11e2", 0.28, 0.8, 0.5, 0.18),
-    "skateboard": Look("skateboard", "#1aea70", 0.28, 1.9, 0.66, 0.78),
-    "bottle": Look("bottle-soda", "#08ec08", 0.27, 0.5, 0.66, 0.58),
-    "wine glass": Look("glass-wine", "#791247", 0.27, 0.5, 0.66, 0.56),
-    "cup": Look("coffee", "#8c56d4", 0.25, 1.2, 0.66, 0.60),
-    "apple": Look("food-apple", "#ff3b08", 0.25, 1.0, 0.5, 0.60),
-    "carrot": Look("carrot", "#ff8208", 0.25, 1.0, 0.5, 0.62),
-    "pizza": Look("pizza", "#b46063", 0.30, 1.0, 0.5, 0.60),
-    "cake": Look("cake-variant", "#ff0884", 0.30, 1.0, 0.5, 0.58),
-    "chair": Look("chair-rolling", "#4d8a08", 0.34, 0.7, 0.34, 0.64),
-    "couch": Look("sofa", "#2808ff", 0.44, 1.4, 0.34, 0.66),
-    "bed": Look("bed-king", "#0a50ff", 0.48, 1.4, 0.34, 0.68),
-    "tv": Look("television-classic", "#4b0861", 0.36, 1.2, 0.66, 0.45),
-    "laptop": Look("laptop", "#243b3b", 0.30, 1.5, 0.66, 0.58),
-    "cell phone": Look("cellphone", "#ac0893", 0.25, 0.55, 0.66, 0.56),
-    "book": Look("book", "#83d21e", 0.26, 0.8, 0.5, 0.60),
-    "clock": Look("clock", "#b9cc63", 0.27, 1.0, 0.34, 0.28),
-    "teddy bear": Look("teddy-bear", "#de924f", 0.28, 0.9, 0.34, 0.60),
-    "refrigerator": Look("fridge", "#10755f", 0.44, 0.5, 0.66, 0.55),
-}
+LOOKS = {name: Look(*values) for name, values in shipped("looks.yaml").items()}
 CATEGORIES: tuple[Category, ...] = tuple(category for category in COCO_CATEGORIES if category.name in LOOKS)
 NAMES: tuple[str, ...] = tuple(category.name for category in CATEGORIES)
 N_OBJECTS = {1: 0.08, 2: 0.6, 3: 0.22, 4: 0.1}  # of a layout, with their probability
@@ -96,8 +54,7 @@ VISIBLE_NESTED = 0.5  # the same, where one lies inside the other
 
 
 def suits(subject: str, relation: str, object: str) -> int:
-    """1 if the usual places or sizes of two things are as a projective or scale relation says, -1 if they are the other
-    way round, 0 if they say nothing."""
+    """1 if two things' usual places or sizes are as a relation says, -1 if they are the reverse, 0 if neither."""
     s, o = LOOKS[subject], LOOKS[object]
     right, lower, larger = s.across - o.across, s.down - o.down, s.size - o.size
     wider, taller = (s.size * s.aspect**power - o.size * o.aspect**power for power in (0.5, -0.5))
@@ -162,15 +119,11 @@ def _nest(pair: Int[np.ndarray, "2 4"], rng: np.random.Generator) -> Int[np.ndar
 
 
 def _all_visible(drawn: Int[np.ndarray, "object 4"], share: float) -> bool:
-    order = painting_order(drawn)
-    for i, below in enumerate(order):
-        mask = np.ones((SIZE, SIZE), bool)
-        x, y, w, h = drawn[below]
-        for above in order[i + 1 :]:
-            ax, ay, aw, ah = drawn[above]
-            mask[ay : ay + ah, ax : ax + aw] = False
+    mask = np.ones((SIZE, SIZE), bool)
+    for x, y, w, h in drawn[painting_order(drawn)[::-1]]:  # from the front
         if mask[y : y + h, x : x + w].mean() < share:
             return False
+        mask[y : y + h, x : x + w] = False
     return True
 
 
@@ -206,16 +159,9 @@ def write_annotations(path: str | Path, *, split: str, images: int | None = None
         image = first + i
         records["images"].append({"id": image, "file_name": f"{image:012d}.png", "width": SIZE, "height": SIZE})
         for name, box in zip(names, drawn.tolist(), strict=True):
-            records["annotations"].append(
-                {
-                    "id": first + len(records["annotations"]),
-                    "image_id": image,
-                    "category_id": ids[name],
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
+            id = first + len(records["annotations"])
+            about = {"id": id, "image_id": image, "category_id": ids[name], "bbox": box}
+            records["annotations"].append({**about, "area": box[2] * box[3], "iscrowd": 0})
     write_text(path, json.dumps(records))
     return n
 
@@ -230,9 +176,8 @@ def _font() -> tuple[ImageFont.FreeTypeFont, dict[str, str]]:
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("the miniature draws glyphs of the package qtawesome: pip install qtawesome")
     folder = Path(spec.submodule_search_locations[0]) / "fonts"
-    font, charmap = (
-        sorted(folder.glob(f"materialdesignicons6-{kind}"))[-1] for kind in ("webfont-[0-9]*.ttf", "*.json")
-    )
+    ends = ("webfont-[0-9]*.ttf", "*.json")
+    font, charmap = (sorted(folder.glob(f"materialdesignicons6-{end}"))[-1] for end in ends)
     return ImageFont.truetype(str(font), 256), json.loads(charmap.read_text(encoding="utf-8"))
 
 
@@ -324,8 +269,6 @@ def write_photos(folder: str | Path, annotations: str | Path, *, split: str) -> 
     return len(table.image_id)
 
 
-# ------------------------------------------------------------------------------------------------------- a landscape
-
 WIDE = {  # a scene twice as wide as high, in shares of its height: name -> x, y, width, height
     "bird": (0.08, 0.12, 0.36, 0.34),
     "cat": (0.52, 0.46, 0.52, 0.46),
@@ -337,12 +280,10 @@ def landscape(height: int = SIZE) -> tuple[BoxTable, UInt8[np.ndarray, "h w 3"]]
     """One picture twice as wide as ``height`` pixels, as a table and as pixels. Its middle square shows no bird, and of
     the elephant less than of the cat: so the crop makes captions untrue and others true."""
     xywh = np.rint(np.array(list(WIDE.values())) * height)
-    order = np.argsort([NAMES.index(name) for name in WIDE])
-    columns = dict(zip("xywh", xywh[order].T, strict=True))
-    category = np.array([NAMES.index(name) for name in WIDE])[order]
+    category = np.array([NAMES.index(name) for name in WIDE])
     table = BoxTable(
         image_id=np.array([1]), file_name=pa.array(["landscape.png"]), width=np.array([2.0 * height]),
         height=np.array([1.0 * height]), categories=CATEGORIES, image=np.zeros(len(WIDE), np.int64), category=category,
-        crowd=np.zeros(len(WIDE), bool), **columns,
-    )  # fmt: skip
+        crowd=np.zeros(len(WIDE), bool), **dict(zip("xywh", xywh.T, strict=True)),
+    ).rows(np.argsort(category))  # fmt: skip
     return table, render(xywh, list(WIDE), (2 * height, height))

@@ -17,10 +17,9 @@ class Job:
         self.command, self.output, self.environment = list(command), output, dict(environment)
 
     def __call__(self) -> None:
+        environment = os.environ | self.environment
         with self.output.open("w") as output:
-            done = subprocess.run(
-                self.command, env=os.environ | self.environment, stdout=output, stderr=subprocess.STDOUT
-            )
+            done = subprocess.run(self.command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         if done.returncode:
             raise RuntimeError(reason(self.output))
 

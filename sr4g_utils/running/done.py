@@ -34,14 +34,9 @@ def finish(notebook: str, parameters: Mapping[str, Any], folder: Path, also: lis
     """Record that the notebook is done, with the hashes of what it read and wrote (and of ``also``)."""
     record = read_json(state_file(folder, notebook, "files")) or {"inputs": {}, "outputs": []}
     outputs = [*record["outputs"], *(str(path.relative_to(folder)) for path in also)]
-    write_json(
-        state_file(folder, notebook, "done"),
-        {
-            "key": _key(notebook, parameters),
-            "inputs": record["inputs"],
-            "outputs": {name: digest(folder / name) for name in outputs},
-        },
-    )
+    digests = {name: digest(folder / name) for name in outputs}
+    about = {"key": _key(notebook, parameters), "inputs": record["inputs"], "outputs": digests}
+    write_json(state_file(folder, notebook, "done"), about)
 
 
 def outputs(notebook: str, folder: Path) -> list[str]:

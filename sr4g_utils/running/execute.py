@@ -96,10 +96,9 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{name}, cell {at[-1]}") from None
     except Exception as error:
+        problem = f"{type(error).__name__}: {error}"  # the kernel died, or the disk is full
         if isinstance(error, papermill.PapermillExecutionError):
             problem = f"{error.ename}: {error.evalue}"
-        else:  # the kernel died, or the disk is full
-            problem = f"{type(error).__name__}: {error}"
         raise RuntimeError(f"{name}, cell {at[-1]}: {problem}\nSee {output}") from error
     return output
 
@@ -119,28 +118,23 @@ def own_kernel() -> type:
 
 
 def report(folder: Path, notebooks: dict[str, float | None]) -> dict[str, Any]:
-    """The end of a run as one record.
+    """The end of a run as one record: folder, index, notebooks, seconds, made (how many tables, figures and artifacts
+    lie there), and headline (the change of VISOR_Cond of each model of notebook 04 with its interval).
 
     Args:
         notebooks: the seconds that each took, in order; None for those that were skipped.
-
-    Returns:
-        folder, index, notebooks, seconds, made (how many tables, figures and artifacts lie there), and headline: the
-        change of VISOR_Cond of each model of notebook 04 with its interval; empty where there is none.
     """
     files = {file for name in notebooks for file in outputs(name, folder) if (folder / file).exists()}
     sums = {part: len({Path(f).with_suffix("") for f in files if f.startswith(part)}) for part in ("tables", "figures")}
     sums["artifacts"] = sum(file.startswith("artifacts") for file in files)
     changes = read_json(folder / "artifacts" / "results" / "changes.json") if "04_evaluation" in notebooks else None
-    headline = [
-        {key: row[key] for key in ("model", "objects", "metric", "before", "after", "difference", "low", "high")}
-        for row in (changes or {"rows": []})["rows"]
-        if row["relation"] == "all" and row["metric"] == "VISOR_Cond"
+    keys = ("model", "objects", "metric", "before", "after", "difference", "low", "high")
+    rows = [
+        row for row in (changes or {"rows": []})["rows"] if (row["relation"], row["metric"]) == ("all", "VISOR_Cond")
     ]
     seconds = sum(took for took in notebooks.values() if took is not None)
-    index = str(folder / "index.html")
-    return {"folder": str(folder), "index": index, "notebooks": notebooks, "seconds": seconds, "made": sums,
-            "headline": headline}  # fmt: skip
+    return {"folder": str(folder), "index": str(folder / "index.html"), "notebooks": notebooks, "seconds": seconds,
+            "made": sums, "headline": [{key: row[key] for key in keys} for row in rows]}  # fmt: skip
 
 
 def in_words(record: dict[str, Any]) -> str:
@@ -151,8 +145,6 @@ def in_words(record: dict[str, Any]) -> str:
     for row in record["headline"]:
         ends = "no interval" if row["low"] is None else f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
         if row["difference"] is not None:
-            lines.append(
-                f"{row['model']}, {row['objects']} objects: VISOR_Cond {row['before']:.1f} → {row['after']:.1f}, "
-                f"{row['difference']:+.1f} points ({ends})."
-            )
+            scores = f"{row['before']:.1f} → {row['after']:.1f}, {row['difference']:+.1f} points ({ends})"
+            lines.append(f"{row['model']}, {row['objects']} objects: VISOR_Cond {scores}.")
     return "\n".join([*lines, f"Done. Open {record['index']}"])

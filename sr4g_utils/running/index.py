@@ -31,9 +31,6 @@ def write_index(folder: Path, names: Iterable[str]) -> None:
     write_text(folder / "index.html", render("index.html", title=title, sections=sections, **answers(folder, names)))
 
 
-# ------------------------------------------------------------------------------------------------- is the run good?
-
-
 @dataclass(frozen=True)
 class Standing:
     """How a notebook stands: "done", "failed", "unfinished", "out of date" or "not run"; why; minutes it took."""
@@ -46,9 +43,8 @@ class Standing:
 def standings(folder: Path, names: Iterable[str]) -> dict[str, Standing]:
     """How each notebook of a run stands, from its record and from the executed notebook."""
     records = {name: read_json(folder / ".state" / f"{name}.done.json") for name in names}
-    outputs = {
-        str(folder / path): value for record in records.values() if record for path, value in record["outputs"].items()
-    }
+    parts = [record["outputs"] for record in records.values() if record]
+    outputs = {str(folder / path): value for part in parts for path, value in part.items()}
     return {name: _standing(folder, name, record, outputs) for name, record in records.items()}
 
 
@@ -94,15 +90,9 @@ def verdict(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     return {"css": css, "head": head, "lines": lines}
 
 
-# ---------------------------------------------------------------------------------------------- what does it answer?
-
-
 def answer(folder: Path, names: Sequence[str], linked: Mapping[str, str] | None = None) -> str:
-    """Whether the run is good, the claims, the headline figure, the scores, and what made them, as a piece of HTML.
-
-    Args:
-        linked: the address of each notebook's page, if that is not in the run folder.
-    """
+    """Whether the run is good, the claims, the headline figure, the scores, and what made them, as a piece of HTML;
+    ``linked`` has the address of each notebook's page, if that is not in the run folder."""
     return render("answer.html", **answers(folder, names, linked))
 
 
@@ -135,10 +125,8 @@ def claims(folder: Path) -> list[dict[str, Any]]:
 
 def counts(folder: Path) -> list[dict[str, str]]:
     """The paper's numbers of captions beside ours."""
-    return [
-        row | {whose: f"{float(row[whose]):,.0f}" for whose in ("reported", "ours")}
-        for row in _csv(folder, "claims_dataset")
-    ]
+    rows = _csv(folder, "claims_dataset")
+    return [row | {key: f"{float(row[key]):,.0f}" for key in ("reported", "ours")} for row in rows]
 
 
 def headline(folder: Path, names: Iterable[str]) -> dict[str, Any] | None:
@@ -155,15 +143,13 @@ def scores(folder: Path) -> list[list[str]]:
     """OA, VISOR and VISOR_Cond of each model with intervals, and the change of VISOR_Cond."""
     whole = [row for row in _result(folder, "scores") if row["relation"] == "all"]
     cells = {(row["objects"], row["model"], row["metric"]): row for row in whole}
-    changes = {
-        (row["objects"], row["model"]): _interval([row[key] for key in ("difference", "low", "high")], "+.1f")
-        for row in _result(folder, "changes")
-        if row["relation"] == "all" and row["metric"] == "VISOR_Cond"
-    }
+    gains = [r for r in _result(folder, "changes") if r["relation"] == "all" and r["metric"] == "VISOR_Cond"]
+    ends = ("low", "high")
+    changes = {(r["objects"], r["model"]): _interval([r[key] for key in ("difference", *ends)], "+.1f") for r in gains}
     rows = []
     for objects, model in dict.fromkeys(key[:2] for key in cells):
         records = [cells.get((objects, model, metric), {}) for metric in MAIN]
-        values = [_interval([record.get(key) for key in ("value", "low", "high")]) for record in records]
+        values = [_interval([record.get(key) for key in ("value", *ends)]) for record in records]
         chance = _interval([records[-1].get("chance")])
         rows.append([objects, model, *values, chance, changes.get((objects, model), "–")])
     return rows
@@ -171,17 +157,13 @@ def scores(folder: Path) -> list[list[str]]:
 
 def people(folder: Path) -> list[list[str]]:
     """How often each rule set agrees with a person on generated images."""
-    return [
-        [
-            *(row[key] for key in ("detector", "rules", "pairs", "n")),
-            *(
-                _interval([float(row[name + end]) if row[name + end] else None for end in ("", "_low", "_high")], form)
-                for name, form in (("agreement", ".1f"), ("kappa", ".2f"))
-            ),
-        ]
-        for row in _csv(folder, "people_generated")
-        if row["images"] == "all"
-    ]
+    rows = []
+    for row in (row for row in _csv(folder, "people_generated") if row["images"] == "all"):
+        rows.append([row[key] for key in ("detector", "rules", "pairs", "n")])
+        for name, form in (("agreement", ".1f"), ("kappa", ".2f")):
+            texts = [row[name + end] for end in ("", "_low", "_high")]
+            rows[-1].append(_interval([float(text) if text else None for text in texts], form))
+    return rows
 
 
 def notebooks(folder: Path, names: Sequence[str], linked: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -206,9 +188,6 @@ def versions(folder: Path) -> dict[str, list[str]]:
             if value is not None and shown not in values.setdefault(key, []):
                 values[key].append(shown)
     return values
-
-
-# ------------------------------------------------------------------------------------------------ what has it made?
 
 
 def section(name: str, folder: Path) -> dict[str, Any] | None:

@@ -62,10 +62,8 @@ def prepared(notebook: Any, name: str) -> Any:
 
 
 def _with_links(source: str, folder: Path) -> str:
-    """A text of ``notebooks/`` whose links to the checkout's files lead there from a page in ``folder``.
-
-    Of a page outside the checkout only the links' texts remain.
-    """
+    """A text of ``notebooks/`` whose links to the checkout's files lead there from a page in ``folder``; of a page
+    outside the checkout only the links' texts remain."""
 
     def lead(match: re.Match[str]) -> str:
         text, link = match.groups()
@@ -94,11 +92,7 @@ def markdown_to_html(source: str) -> str:
 
 
 def equation(tex: str, display: str = "inline") -> str:
-    """An equation in TeX as MathML, or as code where it cannot be read.
-
-    Args:
-        display: "inline" or "block".
-    """
+    """An equation in TeX as MathML, or as code where it cannot be read; ``display`` is "inline" or "block"."""
     from latex2mathml.converter import convert
 
     known = re.sub(r"(begin|end){aligned}", r"\1{align*}", tex.strip())  # which is what latex2mathml calls it

@@ -37,10 +37,7 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
 
     Args:
         profile: each notebook's parameters, as :func:`profiles.load_profile` gives them.
-        notes: its section ``plan``; see :class:`Notes`.
-
-    Raises:
-        ValueError: an unknown key in the section, or a value of the wrong type.
+        notes: its section ``plan``; see :class:`Notes`. A ValueError names an unknown key or a value of a wrong type.
     """
     try:
         about = msgspec.convert(notes, Notes)
@@ -49,13 +46,10 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
     values = _with_defaults(profile)
     work = _images(values)
     sections = {
-        "Warnings": _warnings(values),
-        "Models": _models(values, about),
-        "Downloads, once": _downloads(values),
-        "Disk": _disk(values, work, about),
-        "Memory of a GPU": _memory(values, about),
+        "Warnings": _warnings(values), "Models": _models(values, about), "Downloads, once": _downloads(values),
+        "Disk": _disk(values, work, about), "Memory of a GPU": _memory(values, about),
         "Work": _work(values, work, about),
-    }
+    }  # fmt: skip
     return [line for title, lines in sections.items() if lines for line in (title, *lines)]
 
 
@@ -117,26 +111,18 @@ def _have(path: Path) -> str:
 
 
 def _downloads(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    asked_by = {
-        "annotations_trainval2017.zip": ("train_annotations", "val_annotations"),
-        "train2017.zip": ("train_photos",),
-        "val2017.zip": ("val_photos",),
-        "all_vsr_validated.jsonl": ("vsr",),
-        "weights-inception-2015-12-05-6726825d.pth": ("inception",),
-    }
-    sources = files.sources()
-    for file in sources:  # whole folders of small files
-        if "/" in file:
-            asked_by[file] = (file.partition("/")[0].removesuffix("_uc"),)
-    wanted = {
-        name
-        for own in values.values()
-        for name, value in own.items()
-        if value == ("download" if name == "inception" else None)
-    }
+    parameters = {
+        "annotations_trainval2017.zip": {"train_annotations", "val_annotations"}, "train2017.zip": {"train_photos"},
+        "val2017.zip": {"val_photos"}, "all_vsr_validated.jsonl": {"vsr"},
+        "weights-inception-2015-12-05-6726825d.pth": {"inception"},
+    }  # fmt: skip
+    sources = files.sources()  # those with a slash are whole folders of small files
+    parameters |= {file: {file.partition("/")[0].removesuffix("_uc")} for file in sources if "/" in file}
+    pairs = [pair for own in values.values() for pair in own.items()]
+    wanted = {name for name, value in pairs if value == ("download" if name == "inception" else None)}
     lines = []
-    for file, names in asked_by.items():
-        if wanted & set(names):
+    for file, names in parameters.items():
+        if wanted & names:
             megabytes = sources[file].get("bytes", 0) / 1e6
             size = f"{megabytes / 1e3:.2f} GB" if megabytes > 5 else f"{megabytes:.2f} MB" if megabytes else "some MB"
             lines.append(f"  {file}: {size} from {sources[file]['url']}, {_have(files.cache_folder() / file)}")
@@ -158,11 +144,8 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
         named = SETS.get("sr4g" if source is None else source)
         whole = named.number if named else None
         prompts = len(NAMES) * sets * per_relation if per_relation else whole
-        ways = [
-            of_model(name, entry, evaluation["sampling"])
-            for name, entry in evaluation["models"].items()
-            if "model" in entry
-        ]
+        models = {name: entry for name, entry in evaluation["models"].items() if "model" in entry}
+        ways = [of_model(name, entry, evaluation["sampling"]) for name, entry in models.items()]
         named_alone = {"seen", "unseen"} & set(evaluation["objects"]) if source is None else {"all"}
         plain = evaluation["plain_prompts"] * len(THINGS) * len(named_alone)
         work["generate"] = prompts and (prompts + plain) * sum(way.get("images", 4) for way in ways)
@@ -196,11 +179,7 @@ def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None
     if tuning := values.get("03_finetuning"):
         splits = ", ".join(tuning["splits"])
         lines.append(f"  fine-tuning ({splits}): {tuning['steps']:,} steps of {tuning['batch']} images each")
-    named = {
-        "finetune": "images to fine-tune on",
-        "validate": "images to validate on",
-        "generate": "images to generate",
-    }
+    purposes = {"finetune": "fine-tune on", "validate": "validate on", "generate": "generate"}
     for kind, images in work.items():
         hours = [
             f"{images / rates[rate] / 3600:,.1f} GPU hours on {gpu} at {rates[rate]:g} images/s"
@@ -208,6 +187,6 @@ def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None
             for rate in ["generate" if kind == "validate" else kind]
             if images and rate in rates
         ]
-        number = "all prompts' images" if images is None else f"{images:,.0f} {named[kind]}"
+        number = "all prompts' images" if images is None else f"{images:,.0f} images to {purposes[kind]}"
         lines.append(f"  {number}: {'; '.join(hours) or 'GPU hours not measured (run `make bench` and note the rate)'}")
     return lines

@@ -87,16 +87,12 @@ def injected(notebook: Mapping[str, Any]) -> dict[str, Any]:
 CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str
 NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say in place of a path
 
-# -------------------------------------------------------------------------------------------------------- profiles
-
 
 def checked(notebook: str, name: str, value: Any, where: str, text: str | None = None) -> Any:
     """``value`` as the type that the notebook declares for ``name``; 1e5 is a whole number, too.
 
-    ``text`` is what the value was read from: where a string is wanted, 007 is not the number 7.
-
-    Raises:
-        ValueError: the notebook has no such parameter, or the value has the wrong type.
+    ``text`` is what the value was read from: where a string is wanted, 007 is not the number 7. A ValueError says that
+    the notebook has no such parameter, or that the value has the wrong type.
     """
     if name not in declared(notebook):
         raise ValueError(f"{where}: {notebook} has no parameter {name!r}; it has {', '.join(declared(notebook))}")
@@ -130,10 +126,8 @@ def _absolute(value: Any, seen_from: Path, hub: bool) -> Any:
     for one that begins like a path; a mapping's own paths are made absolute. The name of a prompt set is no path."""
     if isinstance(value, dict):
         ids = {"model": True, "unet": True, "folder": False, "checksums": False, "images": False}
-        return {
-            key: _absolute(item, seen_from, ids.get(key, True)) if key in ids or isinstance(item, dict) else item
-            for key, item in value.items()
-        }
+        paths = {key: item for key, item in value.items() if key in ids or isinstance(item, dict)}
+        return value | {key: _absolute(item, seen_from, ids.get(key, True)) for key, item in paths.items()}
     named = str(value).partition(":")[0] in NAMED_SOURCES or str(value) in SETS  # "miniature:500" as well
     if value is None or named or isinstance(value, bool | list):
         return value
@@ -170,11 +164,7 @@ def read_profile(profile: str, children: tuple[Path, ...] = ()) -> tuple[Path, d
 
 
 def profile_path(profile: str, seen_from: Path = Path()) -> Path:
-    """The file of a profile: one of ``data/profiles`` by name, or a path seen from a folder.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The file of a profile: one of ``data/profiles`` by name, or a path seen from a folder; a ValueError if none."""
     path = files.DATA / "profiles" / f"{profile}.yaml"
     if profile.endswith((".yaml", ".yml")) or os.sep in profile:
         path = seen_from / Path(profile).expanduser()
@@ -211,10 +201,9 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
 
     Args:
         profile: the name of a file in ``data/profiles`` or the path of a YAML file. Its section ``all`` goes to every
-            notebook that declares the key; a section named after a notebook goes to that one. Relative paths are seen
-            from the file's folder.
+            notebook that declares the key; a section named after a notebook goes to that one.
         settings: ``[NOTEBOOK.]KEY=VALUE``; VALUE is YAML, but a text is taken as it is, with " #" and ": " in it.
-            Relative paths are seen from the caller.
+            Relative paths are seen from the caller, those of the file from its folder.
         folder: the run folder, which becomes the parameter ``run_folder``.
 
     Raises:
@@ -239,9 +228,8 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
             raise ValueError(f"--set {setting}: expected [NOTEBOOK.]KEY=VALUE")
         scopes = [resolve(scope, "--set")] if dot else [name for name in values if key in declared(name)]
         if not scopes or scopes[0] not in values:
-            raise ValueError(
-                f"--set {setting}: no notebook of this profile " + (f"is {scope}" if dot else f"has {key!r}")
-            )
+            lack = f"is {scope}" if dot else f"has {key!r}"
+            raise ValueError(f"--set {setting}: no notebook of this profile {lack}")
         for notebook in scopes:
             value = checked(notebook, key, files.read_setting(text), f"--set {setting}", text)
             values[notebook][key] = absolute(notebook, key, value, Path.cwd())
@@ -254,18 +242,11 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
 
 
 def resolve(name: str, where: str) -> str:
-    """The notebook that ``02``, ``02_dataset`` or ``02_dataset.ipynb`` names.
-
-    Raises:
-        ValueError: there is no such notebook.
-    """
+    """The notebook that ``02``, ``02_dataset`` or ``02_dataset.ipynb`` names; a ValueError if there is none."""
     matches = [notebook for notebook in notebooks() if name.removesuffix(".ipynb") in (notebook, notebook[:2])]
     if not matches:
         raise ValueError(f"{where}: unknown notebook {name!r}; there are {', '.join(notebooks())}")
     return matches[0]
-
-
-# ------------------------------------------------------------------------------------------ notebooks with outputs
 
 
 def tidy(path: Path) -> None:
@@ -274,24 +255,24 @@ def tidy(path: Path) -> None:
     text = re.sub(r" at 0x[0-9a-f]{6,}>", ">", path.read_text(encoding="utf-8"))
     table = r"\bT_[0-9a-f]{5}(?=[_\\ ])"  # pandas draws the id of a styled table at random
     names = {name: f"T_{i:05x}" for i, name in enumerate(dict.fromkeys(re.findall(table, text)))}
-    notebook = json.loads(re.sub(table, lambda found: names[found[0]], text))
+    notebook = json.loads(re.sub(table, lambda match: names[match[0]], text))
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["id"] = "injected-parameters"
-        for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":
-                lines = re.split("(?<=\n)", "".join(output["text"]))
-                output["text"] = "".join(line for line in lines if "\r" not in line)
         if "outputs" in cell:
-            kept = [o for o in cell["outputs"] if o.get("name") != "stderr" or "".join(o["text"]).strip()]
-            cell["outputs"] = _joined(kept)
+            cell["outputs"] = _joined(cell["outputs"])
     write_json(path, notebook)
 
 
 def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Consecutive outputs of one stream as one: how a kernel parts what it prints is chance."""
+    """Without progress bars, and with consecutive outputs of one stream as one: how a kernel parts them is chance."""
     joined: list[dict[str, Any]] = []
     for output in outputs:
+        if output.get("name") == "stderr":
+            lines = re.split("(?<=\n)", "".join(output["text"]))
+            output["text"] = "".join(line for line in lines if "\r" not in line)
+            if not output["text"].strip():
+                continue
         if joined and output["output_type"] == "stream" and joined[-1].get("name") == output["name"]:
             joined[-1]["text"] = "".join(joined[-1]["text"]) + "".join(output["text"])
         else:
@@ -305,10 +286,8 @@ def source_digest(notebook: str) -> str:
 
 
 def refresh(notebook: str, folder: Path) -> None:
-    """Put the outputs of a run into the checkout's notebook, and the hash of the source that made them (tests compare).
-
-    The injected parameters, papermill's timings and progress bars stay behind.
-    """
+    """Put the outputs of a run into the checkout's notebook, and the hash of the source that made them (tests compare):
+    without the injected parameters, papermill's timings and progress bars."""
     path = notebooks()[notebook]
     ours = json.loads(path.read_text(encoding="utf-8"))
     run = json.loads((folder / "notebooks" / path.name).read_text(encoding="utf-8"))

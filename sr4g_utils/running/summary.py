@@ -39,9 +39,6 @@ class Finished:
     verdicts: Mapping[str, pd.DataFrame]
 
 
-# ------------------------------------------------------------------------------------------------------------ reading
-
-
 def finished_in(folders: Sequence[Path]) -> list[Path]:
     """The run folders that have scores, among some folders and right below them.
 
@@ -65,11 +62,8 @@ def _results(folder: Path) -> Path | None:
 
 
 def read(folder: Path, name: str, numbered: dict[tuple[Any, ...], int]) -> Finished:
-    """A finished run.
-
-    Args:
-        numbered: the numbers of the prompts met so far, which grow: as a prompt's id is its run's own.
-    """
+    """A finished run. ``numbered`` has the numbers of the prompts of earlier runs and grows: a prompt's id is its run's
+    own."""
     place = _results(folder)
     assert place is not None
     results = {path.stem: files.read_json(path) for path in sorted(place.glob("*.json"))}
@@ -78,12 +72,9 @@ def read(folder: Path, name: str, numbered: dict[tuple[Any, ...], int]) -> Finis
     numbers = pd.concat([scores, changes.assign(kind="change")])[[*OF, "value", "low", "high"]]
     minutes = measured_minutes(folder)
     about = {k: v for k, v in results["scores"]["provenance"].items() if not isinstance(v, dict | list)}
-    parameters = _parameters(folder) or {
-        f"{result}.{key}": value
-        for result, content in results.items()
-        for key, value in content["about"].items()
-        if not isinstance(value, dict)
-    }
+    if not (parameters := _parameters(folder)):
+        values = {f"{key}.{part}": value for key, own in results.items() for part, value in own["about"].items()}
+        parameters = {key: value for key, value in values.items() if not isinstance(value, dict)}
     about |= {} if minutes is None else {"minutes of notebooks": round(minutes, 1)}
     return Finished(name, parameters, about, numbers.reset_index(drop=True), _verdicts(folder, numbered))
 
@@ -116,9 +107,6 @@ def _verdicts(folder: Path, numbered: dict[tuple[Any, ...], int]) -> dict[str, p
     return tables
 
 
-# ---------------------------------------------------------------------------------------------------------- comparing
-
-
 def differing(runs: Sequence[Finished]) -> pd.DataFrame:
     """What is not the same in all runs: a row per parameter, version or machine, a column per run."""
     rows = []
@@ -141,24 +129,23 @@ def by_seed(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
     return {" | ".join(run.name for run in group): group for group in several}
 
 
-def over_seeds(runs: Sequence[Finished], level: float = 0.95) -> pd.DataFrame:
-    """The mean over runs that differ in seeds only, and how sure it is, of every number that all of them have.
+def over_seeds(runs: Sequence[Finished]) -> pd.DataFrame:
+    """The mean over runs that differ in seeds only, of every number that all of them have, with 95 % intervals.
 
-    Returns:
-        Columns ``OF``, value (the mean), runs, low and high over seeds (Student's t: what another seed would give), and
-        prompts_low and prompts_high (bootstrap over prompts, these seeds kept: what other prompts would give). The last
-        two are null where the runs are not scored on the same images.
+    Columns: ``OF``, value (the mean), runs, low and high over seeds (Student's t: what another seed would give), and
+    prompts_low and prompts_high (bootstrap over prompts, these seeds kept: what other prompts would give; null where
+    the runs are not scored on the same images).
     """
     every = pd.concat([run.numbers for run in runs]).groupby(OF, sort=False, dropna=False).value
     table = every.agg(["mean", "std", "count"]).reset_index().rename(columns={"mean": "value", "count": "runs"})
     table = table[table.runs == len(runs)].reset_index(drop=True)
-    half = stats.t.ppf((1 + level) / 2, len(runs) - 1) * table["std"] / np.sqrt(len(runs))
+    half = stats.t.ppf(0.975, len(runs) - 1) * table["std"] / np.sqrt(len(runs))
     table = table.assign(low=table.value - half, high=table.value + half).drop(columns="std")
-    ends = pd.DataFrame(_over_prompts(runs, level), columns=[*OF, "prompts_low", "prompts_high"])
+    ends = pd.DataFrame(_over_prompts(runs), columns=[*OF, "prompts_low", "prompts_high"])
     return table.merge(ends, on=OF, how="left") if len(ends) else table.assign(prompts_low=np.nan, prompts_high=np.nan)
 
 
-def _over_prompts(runs: Sequence[Finished], level: float) -> Iterator[tuple[Any, ...]]:
+def _over_prompts(runs: Sequence[Finished]) -> Iterator[tuple[Any, ...]]:
     """Intervals over prompts of the runs' mean: of each score, and of each change from the first model."""
     if not all(run.verdicts for run in runs):
         return
@@ -173,7 +160,7 @@ def _over_prompts(runs: Sequence[Finished], level: float) -> Iterator[tuple[Any,
                 for kind, values in (("score", means[i]), ("change", means[i] - means[0])):
                     if kind == "score" or i:
                         for metric, drawn_again in zip(scores.METRICS, values[1:].T, strict=True):
-                            ends = statistics.interval(drawn_again, level)
+                            ends = statistics.interval(drawn_again)
                             yield kind, objects, model, relation, metric, *ends
 
 
@@ -205,12 +192,9 @@ def differences(runs: Sequence[Finished]) -> pd.DataFrame:
                     table = scores.compare(first_table, second_table, RESAMPLES, per_relation=False)
                     table.attrs = {}
                     tables.append(table.assign(run=a.name, other=b.name, objects=objects, model=model))
-    columns = ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images"]
-    first = ["run", "other", "objects", "model"]
-    return pd.concat(tables, ignore_index=True)[first + columns] if tables else pd.DataFrame(columns=first + columns)
-
-
-# ----------------------------------------------------------------------------------------------------------- the page
+    columns = ["run", "other", "objects", "model"]
+    columns += ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def main(folders: Sequence[Path], into: Path) -> None:
@@ -250,9 +234,8 @@ def _page(runs: Sequence[Finished], scores: pd.DataFrame, seeds: Sequence[pd.Dat
     paired = paired.assign(difference=_texts(paired.difference, paired.low, paired.high))
     paired = paired.drop(columns=["low", "high", "relation"]).round(3)
     tables = {"differing": differing(runs), "scores": wide, "seeds": mean, "paired": paired}
-    html = {
-        name: Markup(table.to_html(index=False, border=0, na_rep="–")) for name, table in tables.items() if len(table)
-    }
+    options: dict[str, Any] = {"index": False, "border": 0, "na_rep": "–"}
+    html = {name: Markup(table.to_html(**options)) for name, table in tables.items() if len(table)}
     return render("summary.html", title=f"SR4G: {len(runs)} runs", tables=html)
 
 

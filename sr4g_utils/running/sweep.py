@@ -40,10 +40,8 @@ def grid(sweeps: Sequence[str]) -> dict[str, list[str]]:
         if twice := [value for i, value in enumerate(values) if value in values[:i]]:
             raise ValueError(f"--sweep {sweep}: the value {twice[0]} occurs twice")
         axes[key] = values
-    return {
-        _name(settings): settings
-        for settings in ([f"{k}={v}" for k, v in zip(axes, point, strict=True)] for point in product(*axes.values()))
-    }
+    points = [[f"{k}={v}" for k, v in zip(axes, point, strict=True)] for point in product(*axes.values())]
+    return {_name(settings): settings for settings in points}
 
 
 def _values(text: str) -> list[str]:
@@ -102,12 +100,8 @@ def run(
 ) -> dict[str, str]:
     """Run commands, ``jobs`` at a time, each with its output in ``folder/NAME.txt``: those that failed, and why.
 
-    Args:
-        held: the descriptor of the sweep's lock, which the processes keep: a sweep that is killed leaves its runs at
-            work, and nobody starts them a second time.
-
-    Raises:
-        KeyboardInterrupt: as the caller got it, after the runs at work were asked to stop and did.
+    The processes keep ``held``, the descriptor of the sweep's lock: a sweep that is killed leaves its runs at work, and
+    nobody starts them a second time. A KeyboardInterrupt goes on after the runs at work were asked to stop and did.
     """
     waiting, failed = list(commands), {}
     at_work: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
@@ -184,10 +178,8 @@ def main(args: Namespace, options: Sequence[str]) -> tuple[int, list[Path]]:
         tell(args, points, folder)
         return 0, []
     held = lock(folder / ".lock")
-    commands = {
-        name: command(path, options)
-        for name, path in write_profiles(args.profile, args.settings, points, folder).items()
-    }
+    paths = write_profiles(args.profile, args.settings, points, folder)
+    commands = {name: command(path, options) for name, path in paths.items()}
     if args.on:
         jobs = cluster.submit(commands, folder, args.on, args.jobs, args.job)
         for name, job in jobs.items():

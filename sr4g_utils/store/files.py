@@ -1,11 +1,9 @@
 """Files: where they are, atomic writes, hashes, locks, downloads, and the contents of ``data/``.
 
-Everything a run writes appears under its final name only when it is whole (:func:`atomic`). A run deletes only its own
-files; the output of a different configuration is set aside (:func:`set_aside`).
+What a run writes appears under its final name only when it is whole (:func:`atomic`). A run deletes its own files only.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import yaml
 
 from .. import __version__
@@ -32,8 +31,6 @@ from .. import __version__
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
 DATA = PACKAGE / "data" if (PACKAGE / "data").is_dir() else ROOT / "data"  # of a wheel, or of a checkout
-
-# ---------------------------------------------------------------------------------------------------------- writing
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial")  # machine, process, random number
 _FORGOTTEN = 24 * 3600  # seconds after which a temporary of another machine belongs to nobody
@@ -78,18 +75,8 @@ def sweep(folder: Path) -> None:
             continue  # not ours
         with contextlib.suppress(FileNotFoundError):  # another process sweeps, too
             is_here = match[1] == _machine()
-            if not _alive(int(match[2])) if is_here else time.time() - path.stat().st_mtime > _FORGOTTEN:
+            if not psutil.pid_exists(int(match[2])) if is_here else time.time() - path.stat().st_mtime > _FORGOTTEN:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # a process of another user
-        pass
-    return True
 
 
 def remove(folder: Path) -> None:
@@ -140,13 +127,9 @@ def read_json(path: Path) -> Any:
 
 
 @cache
-def _yaml() -> type[yaml.SafeLoader]:
+def _yaml() -> Any:
     """A loader of YAML 1.2's plain values: 1e-5 is a number, and 12:30 is not (PyYAML reads YAML 1.1)."""
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.yaml_implicit_resolvers = {}
+    loader: Any = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": {}})
     for tag, pattern, first in (
         ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
         ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -154,8 +137,8 @@ def _yaml() -> type[yaml.SafeLoader]:
         ("float", r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)|\.nan", list("-+.0123456789")),
         ("merge", "<<", ["<"]),
     ):
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
-    return Loader
+        loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
+    return loader
 
 
 def read_yaml(text: str) -> Any:
@@ -172,8 +155,6 @@ def read_setting(text: str) -> Any:
     return text.strip()
 
 
-# ------------------------------------------------------------------------------------------------------------ hashes
-
 WHOLE, BLOCK = 4 << 20, 1 << 16  # larger files of a folder are hashed by eight blocks of BLOCK bytes
 OTHERS_AT_WORK = 25  # percent of the cores
 CLOCK = 2  # seconds; a younger file may be rewritten without a new time stamp
@@ -184,8 +165,8 @@ _seen: dict[str, Any] = {}  # by file: its size and times when it was read, and 
 def digest(path: Path) -> str | None:
     """sha256 of a file, or of the names and contents of a folder's files; None where there is nothing.
 
-    Hidden files do not count, nor do times: a copy of a folder has the same digest. Only files whose size or times have
-    changed are read again, and of large files (weights) only some blocks.
+    Hidden files and times do not count. Of a folder, only files whose size or times have changed are read again, and of
+    large files (weights) only some blocks.
     """
     if path.is_dir():
         files = sorted(walk(path))
@@ -225,16 +206,14 @@ def contents(files: list[Path]) -> list[str]:
 
 def _content(path: Path) -> tuple[bool, str]:
     """Whether a file had to be read, and a hash of its content: of all, or of blocks spread over a large file."""
-    name = str(path.absolute())
     if not path.is_file():
         return False, ""
-    about = path.stat()
+    name, about = str(path.absolute()), path.stat()
     size, stamp = about.st_size, [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
     if (known := _seen.get(name)) and known[0] == stamp:
         return False, known[1]
-    hashed, starts = hashlib.sha256(str(size).encode()), [0]
-    if size > WHOLE:
-        starts = [(size - BLOCK) * i // 7 for i in range(8)]
+    hashed = hashlib.sha256(str(size).encode())
+    starts = [(size - BLOCK) * i // 7 for i in range(8)] if size > WHOLE else [0]
     with path.open("rb") as file:
         for start in starts:
             file.seek(start)
@@ -254,14 +233,7 @@ def provenance() -> dict[str, Any]:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no checkout
         git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    libraries = (
-        "numpy",
-        "pyarrow",
-        "pandas",
-        "torch",
-        "diffusers",
-        "transformers",
-    )  # of which none is imported
+    libraries = ("numpy", "pyarrow", "pandas", "torch", "diffusers", "transformers")  # of which none is imported
     return {
         "sr4g_utils": __version__,
         "commit": commit,
@@ -275,18 +247,14 @@ def provenance() -> dict[str, Any]:
 def pinned() -> bool:
     """Whether every installed package that ``constraints.txt`` names has the version that it names."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    wanted = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    versions = {name: _version(name) for name in wanted}
-    return all(own.partition("+")[0] == wanted[name] for name, own in versions.items() if own is not None)
+    wanted = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return all((_version(name) or number).partition("+")[0] == number for name, number in wanted)
 
 
 def _version(library: str) -> str | None:
     with contextlib.suppress(PackageNotFoundError):
         return version(library)
     return None
-
-
-# ------------------------------------------------------------------------------------------------- other processes
 
 
 @cache
@@ -298,47 +266,35 @@ def say(line: str) -> None:
 def lock(path: Path, shared: bool = False, of: Path | None = None) -> Any:
     """Hold a lock file for as long as the returned file object lives, or fail at once.
 
-    Args:
-        of: what it guards, for the message; by default its folder.
-
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds it; the message names what it is ``of``, by default its folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
+    except (BlockingIOError, PermissionError):
         file.close()
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
         where = f"{of or path.parent} is in use by another run or its kernel"
         raise BlockingIOError(f"{where}; wait for it, or choose another folder with --runs") from None
     return file
 
 
 def share_cores() -> None:
-    """On a busy machine, use only as many threads as there are idle cores, and let waiting threads sleep.
+    """On a busy machine, use only as many threads as there are idle cores, and let waiting threads sleep, not spin.
 
     For this process and its children; to be called before torch is imported. The user's own settings stay; those of an
-    earlier call are decided anew. Spinning is the faster way to wait, but takes cores from other processes.
+    earlier call are decided anew.
     """
-    import psutil
-
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
     if os.environ.pop("SR4G_SHARES_CORES", None):
         for name in names:
             os.environ.pop(name, None)
-    if any(name in os.environ for name in names):
-        return
-    if (busy := psutil.cpu_percent(0.2)) > OTHERS_AT_WORK:
-        idle = round((os.cpu_count() or 1) * (1 - busy / 100))
+    if not any(name in os.environ for name in names) and (busy := psutil.cpu_percent(0.2)) > OTHERS_AT_WORK:
+        idle = max(1, round((os.cpu_count() or 1) * (1 - busy / 100)))
         os.environ.update(OMP_WAIT_POLICY="passive", KMP_BLOCKTIME="0")  # GNU's OpenMP; Intel's and LLVM's
-        os.environ.update(OMP_NUM_THREADS=str(max(1, idle)), SR4G_SHARES_CORES="1")
-        print(f"others keep the cores {busy:.0f} % busy: OMP_NUM_THREADS={max(1, idle)}", file=sys.stderr)
-
-
-# ---------------------------------------------------------------------------------------------------- published files
+        os.environ.update(OMP_NUM_THREADS=str(idle), SR4G_SHARES_CORES="1")
+        print(f"others keep the cores {busy:.0f} % busy: OMP_NUM_THREADS={idle}", file=sys.stderr)
 
 
 def cache_folder() -> Path:
@@ -350,31 +306,25 @@ def cache_folder() -> Path:
 
 def sources() -> dict[str, dict[str, Any]]:
     """The official files that a run may download (``data/sources.yaml``): url, hash and, of large ones, bytes."""
-    return _shipped("sources")
+    return shipped("sources.yaml")
 
 
 def download(name: str) -> Path:
     """An official file named in ``data/sources.yaml``, from the cache or downloaded into it and checked by its hash.
 
-    The cache is ``$SR4G_CACHE``, by default the user's cache folder. ``$SR4G_MIRROR`` is a URL that holds the files
-    under these names and is asked instead of the official hosts.
+    The cache is ``$SR4G_CACHE``, by default the user's cache folder. ``$SR4G_MIRROR`` is a URL that has the files under
+    these names and takes the place of the official hosts.
 
     Raises:
         RuntimeError: the download fails or its hash is wrong; nothing is left under the final name.
     """
     import pooch  # the only thing here that needs the network
 
-    source = sources()[name]
-    url, mirror = source["url"], os.environ.get("SR4G_MIRROR")
-    if mirror:
-        url = f"{mirror.rstrip('/')}/{name}"
-    folder = cache_folder()
+    source, folder = sources()[name], cache_folder()
+    url = f"{mirror.rstrip('/')}/{name}" if (mirror := os.environ.get("SR4G_MIRROR")) else source["url"]
     try:
-        return Path(
-            pooch.create(
-                folder, base_url="", registry={name: source["hash"]}, urls={name: url}, retry_if_failed=2
-            ).fetch(name, progressbar=sys.stderr.isatty())
-        )
+        files = pooch.create(folder, base_url="", registry={name: source["hash"]}, urls={name: url}, retry_if_failed=2)
+        return Path(files.fetch(name, progressbar=sys.stderr.isatty()))
     except Exception as error:
         raise RuntimeError(
             f"{name}: could not download {url} into {folder} ({type(error).__name__}: {error}). "
@@ -382,23 +332,24 @@ def download(name: str) -> Path:
         ) from error
 
 
-def _shipped(name: str) -> Any:
-    return read_yaml((DATA / f"{name}.yaml").read_text(encoding="utf-8"))
+def shipped(name: str) -> Any:
+    """The value of a YAML file of ``data``."""
+    return read_yaml((DATA / name).read_text(encoding="utf-8"))
 
 
 def ledger() -> pd.DataFrame:
     """The decisions that the paper leaves open (``data/decisions.yaml``), one row each."""
-    return pd.DataFrame(_shipped("decisions"))
+    return pd.DataFrame(shipped("decisions.yaml"))
 
 
 def reported(section: str) -> dict[Any, dict[str, Any]]:
     """A section of the published numbers, ``data/reported.yaml``."""
-    return _shipped("reported")[section]
+    return shipped("reported.yaml")[section]
 
 
 def protocol() -> dict[str, Any]:
     """What was decided before the miniature's relations were scored, ``data/protocol.yaml``."""
-    return _shipped("protocol")
+    return shipped("protocol.yaml")
 
 
 def extra_of(error: ModuleNotFoundError) -> str:

@@ -1,7 +1,6 @@
 """The run folder: where a run's files go, and which stages are done already.
 
-A stage is done if its record, which is written *after* its files, still fits: the same configuration, code, inputs and
-outputs.
+A stage is done if its record, written *after* its files, still fits: same configuration, code, inputs and outputs.
 """
 
 import ast
@@ -20,19 +19,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from . import files
-from .files import (
-    PACKAGE,
-    atomic,
-    digest,
-    hash_of,
-    lock,
-    provenance,
-    read_json,
-    remove,
-    temporary,
-    write_json,
-    write_text,
-)
+from .files import PACKAGE, atomic, digest, hash_of, lock, provenance, read_json, temporary, write_json, write_text
 
 RECORDED = "recorded"  # what a parameter says in place of a path: take the recorded result
 Result = tuple[pd.DataFrame, dict[str, Any]]  # a table, and what it was made from
@@ -44,8 +31,8 @@ WRITTEN_ON = (".jsonl",)  # files that a prolonged stage appends to; all others 
 class Run:
     """A run folder as one notebook uses it.
 
-    Opening it takes a shared lock for as long as the process lives, so that a second batch run sees that a kernel is
-    still at work here. All inputs and outputs are recorded, in ``.state``, for the decision whether a notebook is done.
+    Opening it takes a shared lock for as long as the process lives, so that a second run sees that a kernel is still at
+    work here. All inputs and outputs are recorded, in ``.state``, for the decision whether a notebook is done.
     """
 
     def __init__(self, folder: str | Path, notebook: str) -> None:
@@ -63,11 +50,10 @@ class Run:
     def _note(self) -> None:
         write_json(state_file(self.folder, self.notebook, "files"), {"inputs": self.inputs, "outputs": self.outputs})
 
-    def _wrote(self, path: Path) -> Path:
+    def _wrote(self, path: Path) -> None:
         if (name := str(path.relative_to(self.folder))) not in self.outputs:
             self.outputs.append(name)
             self._note()
-        return path
 
     def read(self, path: str | Path) -> Path:
         """Record that this notebook reads ``path`` (an artifact's name or any file) and return it.
@@ -96,9 +82,8 @@ class Run:
         """Make the artifact ``name`` with ``function(path, **inputs, **prolongs, **config)`` unless it is there.
 
         It is there if it was finished with the same configuration, the same content of the input files and of the local
-        models that the configuration names, and the same code: the function's module and the modules that one imports.
-        A ``heavy`` stage is kept, with a message, when only code has changed: nobody wants three days of training again
-        for a changed message. If its module has a number ``BEHAVIOUR``, that number stands for the code.
+        models that the configuration names, and the same code (:func:`code_digest`). A ``heavy`` stage is kept, with a
+        message, when only code has changed; if its module has a number ``BEHAVIOUR``, that number stands for the code.
 
         The artifact may be a folder in which the function keeps its own state: it gets the output of an interrupted
         call back, and that of a call that differs in ``prolongs`` alone. The output of a different configuration is
@@ -110,7 +95,10 @@ class Run:
         Raises:
             BlockingIOError: another process is making it. ValueError: the name leads out of the artifacts' folder.
         """
-        path, record = self._artifact(name), state_file(self.folder, name, "stage")
+        root, record = self.folder / "artifacts", state_file(self.folder, name, "stage")
+        path = root / name
+        if path == root or ".." in Path(name).parts or not path.is_relative_to(root):
+            raise ValueError(f"{name!r} cannot name an artifact: it leads out of {root}; choose a plain name")
         inputs = {key: self.read(Path(value).resolve()) for key, value in (inputs or {}).items()}
         behaviour = getattr(sys.modules.get(function.__module__), "BEHAVIOUR", None) if heavy else None
         code = code_digest(function.__module__) if behaviour is None else f"behaviour {behaviour}"
@@ -139,24 +127,17 @@ class Run:
         self._wrote(path)
         return path, state["result"]
 
-    def _artifact(self, name: str) -> Path:
-        path, root = self.folder / "artifacts" / name, self.folder / "artifacts"
-        if path == root or ".." in Path(name).parts or not path.is_relative_to(root):
-            raise ValueError(f"{name!r} cannot name an artifact: it leads out of {root}; choose a plain name")
-        return path
-
     def figure(self, figure: Any, name: str, caption: str) -> None:
         """Save a matplotlib figure as PNG and PDF. The caption travels in the PNG; there are no dates in either.
 
         In a notebook the figure is shown here, with the caption as its alternative text.
         """
-        for suffix, metadata in {
-            "png": {"Description": caption, "Software": None},
-            "pdf": {"Title": caption, "CreationDate": None, "Creator": None, "Producer": None},
-        }.items():
-            with atomic(self.folder / "figures" / f"{name}.{suffix}") as partial:
+        png = {"Description": caption, "Software": None}
+        pdf = {"Title": caption, "CreationDate": None, "Creator": None, "Producer": None}
+        for suffix, metadata in (("png", png), ("pdf", pdf)):
+            with atomic(path := self.folder / "figures" / f"{name}.{suffix}") as partial:
                 figure.savefig(partial, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
-            self._wrote(self.folder / "figures" / f"{name}.{suffix}")
+            self._wrote(path)
         from IPython import display, get_ipython  # not for --help
         from matplotlib import pyplot as plt
 
@@ -202,8 +183,8 @@ def _models(value: Any) -> list[str]:
     """The local models that a configuration names."""
     if isinstance(value, Mapping):
         return [name for part in value.values() for name in _models(part)]
-    files = ("model_index.json", "config.json")
-    return [value] if isinstance(value, str) and any((Path(value) / file).is_file() for file in files) else []
+    names = ("model_index.json", "config.json")
+    return [value] if isinstance(value, str) and any((Path(value) / name).is_file() for name in names) else []
 
 
 def _clear(name: str, path: Path, keep: bool) -> None:
@@ -220,27 +201,26 @@ def state_file(folder: Path, name: str, kind: str) -> Path:
     return folder / ".state" / f"{name.replace('/', '%')}.{kind}.json"
 
 
-# -------------------------------------------------------------------------------------------------- what is done
-
-
 @cache
 def code_digest(module: str | None = None) -> str:
-    """Hash of a module's code and of every module of the package that it imports; of the whole package if None.
+    """Hash of a module, of all modules of the package that it imports, and of files of ``data`` that these name; of the
+    whole package if None.
 
     Comments, docstrings and layout do not count, nor do the rooms ``store`` and ``running``: where a stage's files lie
     does not change what is in them. Code of functions defined in a notebook is not hashed.
     """
-    every = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in PACKAGE.rglob("*.py")]
-    todo = [module] if module else sorted(every)
-    seen: dict[str, str] = {}
+    paths = [file.relative_to(PACKAGE.parent).with_suffix("") for file in PACKAGE.rglob("*.py")]
+    todo = [module] if module else sorted(".".join(path.parts) for path in paths)
+    data = sorted(files.DATA.glob("*.*"))
+    seen: dict[str, Any] = {}
     while todo:
-        name = todo.pop()
-        file = source_file(name)
+        file = source_file(name := todo.pop())
         if name in seen or not file.is_file() or (module and name.startswith(ROOMS_OF_RUNS)):
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         todo += imports(name, tree)
-        seen[name] = ast.dump(_without_docstrings(tree))
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        seen[name] = ast.dump(_without_docstrings(tree)), [digest(path) for path in data if path.name in texts]
     return hash_of(seen)
 
 
@@ -271,13 +251,9 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-# ---------------------------------------------------------------------------------------- stages that runs share
-
-
 def store() -> Path | None:
     """The folder that this run's stages are shared in; None if they are not."""
-    folder = os.environ.get("SR4G_STAGES")
-    return Path(folder) if folder else None
+    return Path(folder) if (folder := os.environ.get("SR4G_STAGES")) else None
 
 
 @contextlib.contextmanager
@@ -291,16 +267,10 @@ def alone(path: Path) -> Iterator[None]:
 
 def made(path: Path, key: str, make: Callable[[], Any]) -> Any:
     """The result of ``make()``, which writes the artifact ``path``, or the cached result of another run with the same
-    key.
-
-    Args:
-        path: a file or folder; a folder may hold the output of an interrupted ``make``.
-        key: a hash of everything that the artifact depends on.
-    """
+    key: a hash of everything that the artifact depends on. A folder may hold the output of an interrupted ``make``."""
     if (folder := store()) is None:
         return make()
-    entry = folder / key
-    kept = entry / "artifact"
+    entry, kept = folder / key, folder / key / "artifact"
     with alone(folder / f"{key}.lock"):
         files.sweep(entry)
         record = read_json(entry / "record.json")
@@ -322,7 +292,7 @@ def copy(source: Path, target: Path) -> None:
     else:
         _link(str(source), str(partial))
     if target.is_dir():
-        remove(target)
+        files.remove(target)
     target.unlink(missing_ok=True)  # renamed over a link to itself, a link would stay
     partial.replace(target)
 

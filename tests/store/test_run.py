@@ -160,6 +160,18 @@ def test_comments_docstrings_and_layout_are_no_code(package):
     assert store_run.code_digest("package.top") != before[0]
 
 
+def test_a_file_of_data_counts_where_it_is_named(package, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
+    package("low", 'a = b = "looks.yaml"\n')
+    (tmp_path / "data").mkdir()
+    digests = []
+    for text in ("1", "2"):
+        (tmp_path / "data" / "looks.yaml").write_text(text)
+        store_run.code_digest.cache_clear()
+        digests.append([store_run.code_digest(f"package.{name}") for name in ("top", "far")])
+    assert digests[0][0] != digests[1][0] and digests[0][1] == digests[1][1]
+
+
 def test_a_function_of_no_module_is_a_stage_too(run):
     """As one that is written in a notebook."""
     scope: dict = {"__name__": "__main__", "write_text": files.write_text}
