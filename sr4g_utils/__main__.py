@@ -47,10 +47,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, (options, work) in COMMANDS.items():
         text = inspect.cleandoc(work.__doc__ or "")
         own = commands.add_parser(
-            name,
-            help=text.splitlines()[0],
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=text.splitlines()[0], description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         options(own.add_argument)
     return parser.parse_args(argv)

@@ -11,16 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import scores as scoring
-from ..evaluation.statistics import (
-    AGREEMENT,
-    Clusters,
-    agreement,
-    interval,
-    mcnemar,
-    measured,
-    outcomes,
-    pairwise,
-)
+from ..evaluation.statistics import AGREEMENT, Clusters, agreement, interval, mcnemar, measured, outcomes, pairwise
 from ..evaluation.verdicts import verdicts
 from ..relations import RULES
 from .fitted_rule import off_axis
