@@ -129,10 +129,7 @@ def by_rules(answers: pd.DataFrame, tables: Sequence[BoxTable]) -> pd.DataFrame:
 
 def by_verdicts(answers: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The rule sets' verdicts on a kit's generated images: the distinct items with a bool column per rule set.
-
-    Args:
-        verdicts: from :func:`verdicts.verdicts`, with model and rules.
-    """
+    ``verdicts``: from :func:`verdicts.verdicts`, with model and rules."""
     where = ["model", "prompt_id", "image_index"]
     items = answers.drop_duplicates("item")[["item", *where]]
     wide = verdicts.pivot(index=where, columns="rules", values="correct").reset_index()

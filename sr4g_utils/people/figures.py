@@ -101,11 +101,8 @@ def _look(rules: str, pairs: str) -> dict[str, Any]:
 
 def offsets(table: pd.DataFrame) -> Figure:
     """Where the most confident boxes are, turned so that the prompt's direction points right, and each rule's border.
-
-    Args:
-        table: from :func:`agreement.offsets`. GenEval's border depends on the boxes' sizes: it is drawn for the
-            median ones. Containment, which sg2im and sstd test first, is drawn as a ring.
-    """
+    ``table``: from :func:`agreement.offsets`. GenEval's border depends on the boxes' sizes: it is drawn for the median
+    ones. Containment, which sg2im and sstd test first, is drawn as a ring."""
     shown = table[table.both_found]
     figure, axis = plt.subplots(figsize=(7.5, 6))
     for verdict, (colour, marker) in VERDICTS.items():
@@ -136,10 +133,7 @@ def offsets(table: pd.DataFrame) -> Figure:
 
 def curve(table: pd.DataFrame) -> Figure:
     """Kappa with people on VSR at every half-width, on the half that it was fitted on and on the other.
-
-    Args:
-        table: from :func:`fitted_rule.curve`.
-    """
+    ``table``: from :func:`fitted_rule.curve`."""
     groups = list(dict.fromkeys(table.relations))
     figure, axes = plt.subplots(1, len(groups), figsize=(4 * len(groups), 3.8), sharex=True, sharey=True)
     for axis, group in zip(axes, groups, strict=True):
@@ -158,10 +152,7 @@ def curve(table: pd.DataFrame) -> Figure:
 
 def risk(margins: pd.DataFrame) -> Figure:
     """Risk against coverage: a rule set gives a verdict on the images farthest from its border only.
-
-    Args:
-        margins: from :func:`margins.margins`.
-    """
+    ``margins``: from :func:`margins.margins`."""
     figure, axis = plt.subplots(figsize=(7, 4.2))
     for (rules, part), marker in zip(margins.groupby("rules", sort=False), MARKERS, strict=False):
         ordered = part.sort_values("margin", ascending=False)
@@ -181,10 +172,7 @@ def risk(margins: pd.DataFrame) -> Figure:
 
 def systems(table: pd.DataFrame, metrics: tuple[str, ...] = ("VISOR", "VISOR_Cond")) -> Figure:
     """The score of each published system under every rule set, any pair (hollow) and best pair (filled).
-
-    Args:
-        table: from :func:`agreement.scores`.
-    """
+    ``table``: from :func:`agreement.scores`."""
     models, detectors = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.detector))
     rules = list(dict.fromkeys(table.rules))
     size = (5 * len(detectors), 3 * len(metrics))

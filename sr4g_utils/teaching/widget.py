@@ -83,10 +83,7 @@ def _address(picture: np.ndarray) -> str:
 
 def inline(**choices: Any) -> str:
     """The boxes as a piece of HTML that works anywhere, also from a file and without a network.
-
-    Args:
-        choices: as :func:`options`.
-    """
+    ``choices``: as :func:`options`."""
     values = json.dumps(options(**choices)).replace("<", "\\u003c")  # "</script>" in a name would end the script
     call = f'mount(document.querySelector(".sr4g-boxes-place:empty"), {values});'  # each script takes the next place
     module = MODULE.read_text(encoding="utf-8")
@@ -107,10 +104,7 @@ def page(title: str = "Drag two boxes", **choices: Any) -> str:
 
 def boxes(**choices: Any) -> HTML:
     """The boxes as the output of a notebook's cell, in JupyterLab and in a page made of the notebook.
-
-    Args:
-        choices: as :func:`options`.
-    """
+    ``choices``: as :func:`options`."""
     return HTML(inline(**choices))
 
 
@@ -118,9 +112,7 @@ def show(**choices: Any) -> Any:
     """The boxes in a notebook: a widget where ``anywidget`` is installed, else :func:`boxes`.
 
     The widget's ``subject_box``, ``object_box`` and ``rules`` follow the reader's hand, and may be set from Python.
-
-    Args:
-        choices: as :func:`options`.
+    ``choices``: as :func:`options`.
     """
     return _widget(options(**choices)) if find_spec("anywidget") else boxes(**choices)
 
