@@ -65,9 +65,6 @@ def _read_file(path: Path, kit: str, items: set[str]) -> pd.DataFrame:
     return table[list(_COLUMNS)].assign(seconds=seconds, file=str(path))
 
 
-# ------------------------------------------------------------------------------------------------------- among people
-
-
 def among(answers: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """How far people agree, over all relations and per relation; of a repeated question the first answer counts.
 
@@ -113,9 +110,6 @@ def _pair(a: pd.Series, b: pd.Series) -> dict[str, float | int]:
     return {"n": len(both), "agreement": 100 * float((both.a == both.b).mean()), "kappa": cohen(both.a, both.b)}
 
 
-# --------------------------------------------------------------------------------------------------- beside the rules
-
-
 def by_rules(answers: pd.DataFrame, tables: Sequence[BoxTable]) -> pd.DataFrame:
     """The rule sets' verdicts on a kit's photos, for :func:`with_rules`: the distinct items with a bool column per rule
     set, missing where it does not define the relation."""
@@ -143,8 +137,7 @@ def with_rules(answers: pd.DataFrame, verdicts: pd.DataFrame, resamples: int = 1
     numbers describe the pairs that it was drawn from. "Undecidable" counts as not true, and so does a tie.
 
     Args:
-        answers: from :func:`read`.
-        verdicts: from :func:`by_rules` or :func:`by_verdicts`.
+        answers, verdicts: from :func:`read`, and from :func:`by_rules` or :func:`by_verdicts`.
 
     Returns:
         Columns relation, rules, person ("majority" first, if there are several), n, then accuracy, precision, recall
@@ -199,9 +192,6 @@ def _kappa_ends(row: dict[str, float], low: float, high: float, chance: float) -
     if ends[0] == ends[1] or np.isnan(low):
         ends = (low - chance) / (1 - chance), (high - chance) / (1 - chance)
     return {"kappa_low": float(ends[0]), "kappa_high": float(ends[1])}
-
-
-# ------------------------------------------------------------------------------------------------------------ in words
 
 
 def summary(among: pd.DataFrame, with_rules: pd.DataFrame | None = None) -> str:
