@@ -46,8 +46,8 @@ def results(
         kind: [run.read((folder / name).resolve()).name for name in published.FILES[kind]]
         for kind, folder in folders.items()
     }
-    captions, boxes = vsr.sources(run, vsr_judgements, train, val)
-    angles = fitted_rule.angles(captions, boxes)
+    judgements, boxes = vsr.sources(run, vsr_judgements, train, val)
+    angles = fitted_rule.angles(vsr.read_vsr(judgements), boxes)
     tables = {
         "people_curve": fitted_rule.curve(angles),
         "people_held_out": fitted_rule.held_out(angles, boxes, seed, resamples),

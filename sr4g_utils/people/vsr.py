@@ -142,11 +142,11 @@ def at_prevalence(agreement: pd.DataFrame, disagreement: pd.DataFrame) -> pd.Dat
     return table[kept]
 
 
-def sources(run: Run, judgements: Any, train: Any, val: Any) -> tuple[pd.DataFrame, list[BoxTable]]:
-    """VSR's judgements (of a path, or of None to download) and the boxes of COCO's two splits."""
+def sources(run: Run, judgements: Any, train: Any, val: Any) -> tuple[Path, list[BoxTable]]:
+    """The file of VSR's judgements (a path, or None to download) and the boxes of COCO's two splits."""
     paths = {split: inputs.annotations(run, source, split) for split, source in (("train", train), ("val", val))}
     tables = [coco.read(run.read(path.resolve()), split).without_crowds() for split, path in paths.items()]
-    return read_vsr(run.read(judgements) if judgements else files.download("all_vsr_validated.jsonl")), tables
+    return run.read(judgements) if judgements else files.download("all_vsr_validated.jsonl"), tables
 
 
 def human_agreement_result(
@@ -155,7 +155,8 @@ def human_agreement_result(
     """:func:`human_agreement` of :func:`sources`; the recorded one where any of them is "recorded"."""
 
     def make() -> Result:
+        path, tables = sources(run, vsr, train_annotations, val_annotations)
         about = {"judgements": "VSR, all_vsr_validated.jsonl", "seed": seed, "resamples": resamples}
-        return human_agreement(*sources(run, vsr, train_annotations, val_annotations), seed, resamples), about
+        return human_agreement(read_vsr(path), tables, seed, resamples), about
 
     return run.recorded_or("human_agreement", "coco", RECORDED in (vsr, train_annotations, val_annotations), make)
