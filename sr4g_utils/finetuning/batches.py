@@ -71,8 +71,8 @@ class Sampler:
             inside, outside = rng.standard_normal((2, *mean.shape), np.float32)
             latents.append((mean + deviation * inside - self.shift) * self.scale)
             noise.append(outside)
-        tensors = (torch.from_numpy(np.stack(part)) for part in (latents, noise))
-        return Batch(*tensors, torch.tensor(timestep), np.array(caption, np.int64))
+        x, epsilon = (torch.from_numpy(np.stack(part)) for part in (latents, noise))
+        return Batch(x, epsilon, torch.tensor(timestep), np.array(caption, np.int64))
 
 
 def ahead(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, Batch]]:
