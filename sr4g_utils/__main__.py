@@ -24,8 +24,9 @@ from .relations import RULES
 from .store import files
 
 NOTEBOOK = "03_finetuning"  # declares the parameters of fine-tuning
+RAW = argparse.RawDescriptionHelpFormatter
 Add = Callable[..., Any]  # a parser's add_argument
-Work = Callable[[argparse.Namespace], int]
+Work = Callable[[argparse.Namespace], int | None]  # of None is 0
 COMMANDS: dict[str, tuple[Callable[[Add], None], Work]] = {}
 
 
@@ -41,17 +42,12 @@ def command(options: Callable[[Add], None]) -> Callable[[Work], Work]:
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = inspect.cleandoc(__doc__ or "")
-    parser = argparse.ArgumentParser("sr4g", description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("sr4g", description=text, formatter_class=RAW)
     parser.add_argument("--version", action="version", version=f"sr4g_utils {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (options, work) in COMMANDS.items():
         text = inspect.cleandoc(work.__doc__ or "")
-        own = commands.add_parser(
-            name,
-            help=text.splitlines()[0],
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        own = commands.add_parser(name, help=text.splitlines()[0], description=text, formatter_class=RAW)
         options(own.add_argument)
     return parser.parse_args(argv)
 
@@ -59,7 +55,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     try:
-        return COMMANDS[args.command][1](args)
+        return COMMANDS[args.command][1](args) or 0
     except ModuleNotFoundError as error:
         print(f"{args.command}: {files.extra_of(error)}", file=sys.stderr)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
@@ -67,13 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-# ------------------------------------------------------------------------------------------- images, boxes and scores
-
-
 def _shards(add: Add) -> None:
     add("--dtype", default="float32", choices=PRECISIONS)
-    add("--shard", type=int, default=0)
-    add("--shards", type=int, default=1)
+    add("--shard", type=int, default=0, help="of the jobs that share the work, which this is, from 0")
+    add("--shards", type=int, default=1, help="how many jobs share the work")
 
 
 def _of_generate(add: Add) -> None:
@@ -87,25 +80,19 @@ def _of_generate(add: Add) -> None:
 
 
 @command(_of_generate)
-def generate(args: argparse.Namespace) -> int:
-    """Images of a prompt set.
-
-    --shard k --shards n shares the work among jobs.
-    """
+def generate(args: argparse.Namespace) -> None:
+    """Images of a prompt set."""
     from .evaluation.generate import write_images
 
     files.share_cores()
     pairs = (text.partition("=") for text in args.settings)
     sampling = {key: files.read_setting(value) for key, _, value in pairs}
+    options = {name: getattr(args, name) for name in ("unet", "dtype", "shard", "shards")}
     with tempfile.TemporaryDirectory() as scratch:
         count = write_given_prompts(prompts := Path(scratch) / "prompts.parquet", source=args.prompts)
         if count["left_out"]:
             print(f"{args.prompts}: {count['left_out']:,} without a relation of ours are left out", file=sys.stderr)
-        write_images(
-            args.folder, prompts, model=files.read_setting(args.model), unet=args.unet, sampling=sampling,
-            dtype=args.dtype, shard=args.shard, shards=args.shards,
-        )  # fmt: skip
-    return 0
+        write_images(args.folder, prompts, model=files.read_setting(args.model), sampling=sampling, **options)
 
 
 def _of_detect(add: Add) -> None:
@@ -120,10 +107,7 @@ def _of_detect(add: Add) -> None:
 
 @command(_of_detect)
 def detect(args: argparse.Namespace) -> int:
-    """Boxes of each prompt's two things in a folder of images.
-
-    --shard k --shards n shares the work among jobs.
-    """
+    """Boxes of each prompt's two things in a folder of images."""
     from .evaluation.detect import write_detections
 
     files.share_cores()
@@ -152,7 +136,7 @@ def _of_score(add: Add) -> None:
 
 
 @command(_of_score)
-def score(args: argparse.Namespace) -> int:
+def score(args: argparse.Namespace) -> None:
     """OA, VISOR, VISOR_Cond and VISOR_n of images or boxes, and how they were judged.
 
     examples:
@@ -165,35 +149,25 @@ def score(args: argparse.Namespace) -> int:
     if folder := Path(args.images).is_dir():
         files.share_cores()
     names = ("prompts", "threshold", "like", "rules", "pairs", "corners", "per_prompt", "batch", "dtype")
-    result = judged(
-        args.images,
-        detector=files.read_setting(args.detector) if args.detector else None,
-        boxes=args.out / "boxes.parquet" if args.out and folder else None,
-        **{name: getattr(args, name) for name in names},
-    )
+    options = {name: getattr(args, name) for name in names}
+    detector = files.read_setting(args.detector) if args.detector else None
+    boxes = args.out / "boxes.parquet" if args.out and folder else None
+    result = judged(args.images, detector=detector, boxes=boxes, **options)
     if args.out:
         result.write(args.out)
-    if args.json:
-        print(json.dumps(result.to_json(), ensure_ascii=False))
-        return 0
-    if args.per_relation:
+    if args.per_relation and not args.json:
         print(f"{result.per_relation().to_string(index=False)}\n")
-    print(result)
-    return 0
-
-
-# ---------------------------------------------------------------------------------------------------------- fine-tuning
+    print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result)
 
 
 def _of_finetune(add: Add) -> None:
     add("--profile", default="miniature", metavar="NAME|FILE", help="a profile of data/profiles, or a YAML file")
-    about = "change a parameter of it"
-    add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=about)
+    add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of it")
     add("--runs", type=Path, default=files.ROOT / "runs", metavar="DIR", help="where run folders are")
 
 
 @command(_of_finetune)
-def finetune(args: argparse.Namespace) -> int:
+def finetune(args: argparse.Namespace) -> None:
     """Fine-tune a Stable Diffusion on captions with spatial relations: notebook 03's heavy part, alone.
 
     examples:
@@ -234,10 +208,6 @@ def finetune(args: argparse.Namespace) -> int:
             continue
         path, result = stage(Run(folder, "finetune"), split, parameters)
         print(f"{path}: best at step {result['best']['step']:,} of {result['choices']['steps']:,}")
-    return 0
-
-
-# --------------------------------------------------------------------------------------------------------------- people
 
 
 def _of_kit(add: Add) -> None:
@@ -253,7 +223,7 @@ def _of_kit(add: Add) -> None:
 
 
 @command(_of_kit)
-def kit(args: argparse.Namespace) -> int:
+def kit(args: argparse.Namespace) -> None:
     """A blind questionnaire about images or photos, for people: one HTML file.
 
     examples:
@@ -277,17 +247,15 @@ def kit(args: argparse.Namespace) -> int:
     for relation, n in counts[counts < args.per_relation].items():
         print(f"{relation}: {n} questions only; there are no more pictures for it")
     count = page.write(args.out, questions, args.seed)
-    questions = f"{count['questions']} questions ({count['repeated']} of them asked twice)"
-    print(f"{args.out}: {questions}, {count['pictures']} pictures, {args.out.stat().st_size / 1e6:.1f} MB")
-    return 0
+    asked = f"{count['questions']} questions ({count['repeated']} of them asked twice)"
+    print(f"{args.out}: {asked}, {count['pictures']} pictures, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
 def _named(values: Sequence[str], option: str) -> dict[str, str]:
     """``[NAME=]PATH``: without a name, the path's last part."""
     named: dict[str, str] = {}
     for value in values:
-        name, equals, path = value.partition("=")
-        name, path = (name, path) if equals else (Path(value).name, value)
+        name, _, path = value.partition("=") if "=" in value else (Path(value).name, "", value)
         if name in named:
             raise ValueError(f"{option} {value}: the name {name!r} occurs twice; write NAME=PATH")
         named[name] = path
@@ -309,7 +277,7 @@ def _of_answers(add: Add) -> None:
 
 
 @command(_of_answers)
-def answers(args: argparse.Namespace) -> int:
+def answers(args: argparse.Namespace) -> None:
     """Answers to a kit: agreement among people, with themselves and with the rules.
 
     examples:
@@ -329,7 +297,8 @@ def answers(args: argparse.Namespace) -> int:
     elif args.detections:
         if "model" not in table:
             raise ValueError(f"{args.kit}: a kit of photos; give --annotations, not --detections")
-        rules = people.by_verdicts(table, _verdicts(table, args))
+        paths = _named(args.detections, "--detections")
+        rules = people.by_detections(table, paths, args.threshold, args.pairs)
     if rules is not None:
         tables["with_rules"] = people.with_rules(table, rules, args.resamples, args.seed)
     for name, of in tables.items():
@@ -338,29 +307,6 @@ def answers(args: argparse.Namespace) -> int:
             args.out.mkdir(parents=True, exist_ok=True)
             of.to_csv(args.out / f"{name}.csv", index=False)
     print(f"\n{people.summary(tables['among'], tables.get('with_rules'))}")
-    return 0
-
-
-def _verdicts(answers: Any, args: argparse.Namespace) -> Any:
-    """Every model's verdicts under every rule set that defines all its relations."""
-    import pandas as pd
-
-    from .evaluation.detections import read_detections
-    from .evaluation.verdicts import verdicts
-
-    paths, tables = _named(args.detections, "--detections"), []
-    if missing := [name for name in answers.model.unique() if name not in paths]:
-        raise ValueError(f"--detections: the model {missing[0]!r} of the kit has no file; write {missing[0]}=FILE")
-    prompts = answers.drop_duplicates("prompt_id")[["prompt_id", "subject", "relation", "object"]]
-    for model, path in paths.items():
-        boxes = read_detections(path)
-        images = int(max(boxes.image_index.max(), answers.image_index.max())) + 1
-        for rules, about in RULES.items():
-            able = prompts[prompts.relation.isin(about.defines)]
-            if len(able):
-                records = verdicts(able, boxes, images, args.threshold, args.pairs, rules)
-                tables.append(records.assign(model=model, rules=rules))
-    return pd.concat(tables, ignore_index=True)
 
 
 if __name__ == "__main__":

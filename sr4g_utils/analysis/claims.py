@@ -73,13 +73,9 @@ def every_relation(changes: pd.DataFrame) -> Tested:
 
 
 def table(
-    changes: pd.DataFrame,
-    bias: pd.DataFrame,
-    quality: pd.DataFrame | None,
-    over_rival: pd.DataFrame | None,
-    model: str,
-    unseen_model: str,
-) -> pd.DataFrame:
+    changes: pd.DataFrame, bias: pd.DataFrame, quality: pd.DataFrame | None, over_rival: pd.DataFrame | None,
+    model: str, unseen_model: str,
+) -> pd.DataFrame:  # fmt: skip
     """The paper's six claims (``claims`` in ``data/reported.yaml``), a row for each test.
 
     Args:
@@ -87,9 +83,8 @@ def table(
         bias: of :func:`bias.bias`.
         quality: of :func:`quality.distances`; None if it was not measured.
         over_rival: of :func:`scores.compare`, from a pipeline of the kind of VPGen to ``model``; None if there is none.
-        model: the fine-tuned model's name.
-        unseen_model: the name of the one that was fine-tuned without the unseen objects. If it is the same, claim 1 is
-            tested on seen objects only, else on all.
+        model, unseen_model: names of the fine-tuned model and of that without the unseen objects. If they are the same,
+            claim 1 is tested on seen objects only, else on all.
 
     Returns:
         Columns claim, what, number, low, high, holds if, test, verdict (of the claim), reported and source.
@@ -129,10 +124,11 @@ def table(
 def rows_of(tests: Mapping[str, Sequence[Tested]], bias: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`table` from the tests of each claim, by its number ("2", or "2, control")."""
     published, rows = reported("claims"), []
+    gap = bias[bias.relation == "true opposites"].iloc[0]  # of the first model
     for key, parts in tests.items():
         paper = published[int(key.partition(",")[0])]
         verdict = together(test.verdict for test in parts)
-        if key == "4" and verdict == UNDECIDED and not _biased(bias):
+        if key == "4" and verdict == UNDECIDED and gap.gap_low <= 0:
             verdict = NOTHING
         for test in parts:
             value, low, high = test.number or (np.nan,) * 3
@@ -147,12 +143,6 @@ def bias_change(bias: pd.DataFrame, model: str) -> list[float]:
     """The change of the true opposites' squared gaps, with its interval; from :func:`bias.bias`."""
     total = bias[(bias.relation == "true opposites") & (bias.model == model)].iloc[0]
     return total[["change", "change_low", "change_high"]].tolist()
-
-
-def _biased(bias: pd.DataFrame) -> bool:
-    """Whether the first model treats opposites unequally, beyond noise."""
-    first = bias[bias.relation == "true opposites"].iloc[0]
-    return not first.gap_low <= 0
 
 
 def _relative(quality: pd.DataFrame | None, model: str) -> list[float] | None:

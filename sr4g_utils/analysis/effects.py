@@ -110,10 +110,8 @@ def by_relation(table: pd.DataFrame, model: str) -> pd.DataFrame:
     rows = []
     for name in NAMES:
         after, before = ([records[records.relation == name] for records in arm] for arm in (treated, base))
-        chances = [
-            np.mean([100 * records[name][records.both_found].mean() for records in arm]) for arm in (base, treated)
-        ]
-        chance = dict(zip(("chance_before", "chance_after"), chances, strict=True))
+        luck = (np.mean([100 * part[name][part.both_found].mean() for part in arm]) for arm in (base, treated))
+        chance = dict(zip(("chance_before", "chance_after"), luck, strict=True))
         rows.append({"relation": name, "metric": "VISOR_Cond", **effect(after, before), **chance})
     changes = claims.by_relation(pd.DataFrame(rows))
     return changes.assign(lift=changes.difference - (changes.chance_after - changes.chance_before))
@@ -167,11 +165,7 @@ def by_held_out(sweep: Path, model: str = "unseen") -> pd.DataFrame:
     """The effect on VISOR_Cond and OA over the base by the categories that no caption of fine-tuning named: held_out
     (their names), objects, metric and :func:`effect`'s columns. Each run has prompts of its own.
 
-    Args:
-        sweep: its folder; of runs that differ in ``unseen``.
-
-    Raises:
-        ValueError: no run is finished, or one has no such model.
+    ``sweep``: a folder of runs that differ in ``unseen``. Raises ValueError if none is finished, or has no such model.
     """
     rows = []
     for run, artifacts in finished([sweep]):
@@ -190,16 +184,13 @@ def by_held_out(sweep: Path, model: str = "unseen") -> pd.DataFrame:
 def along(folder: Path) -> pd.DataFrame:
     """Scores and quality of a run's models in the course of fine-tuning, from the base at step 0.
 
-    Args:
-        folder: of a finished run of the profile along.
-
     Returns:
         step, metric, value, change from the base with low and high. OA, VISOR_Cond, "all things found" (prompts without
         a relation), precision and recall in percent and points; the Fréchet distance, KID and diversity in the
         detector's features.
 
     Raises:
-        ValueError: the run is not finished, or of another profile.
+        ValueError: the folder is not of a finished run of the profile along.
     """
     artifacts = folder / "artifacts"
     results, tuned = artifacts / "results", artifacts / "finetune_main" / "result.json"
@@ -207,19 +198,15 @@ def along(folder: Path) -> pd.DataFrame:
     if missing := [path for path in needed if not path.is_file()]:
         raise ValueError(f"{missing[0]}: is not there; give the folder of a finished run of the profile along")
     steps = read_json(tuned)["result"]["choices"]["steps"]
-    tables = {
-        path.stem.removeprefix("verdicts_"): pd.read_parquet(path) for path in artifacts.glob("verdicts_*.parquet")
-    }
+    paths = artifacts.glob("verdicts_*.parquet")
+    tables = {path.stem.removeprefix("verdicts_"): pd.read_parquet(path) for path in paths}
     base, rows = tables[BASE], []
     for model, table in tables.items():
         for metric in ("VISOR_Cond", "OA"):
             change = effect([table], [base], metric)
             rows.append((model, metric, change["after"], change["difference"], change["low"], change["high"]))
-    for path, metric, value in (
-        (needed[1], "all things found", "found"),
-        (needed[2], "Fréchet distance", "value"),
-        (needed[3], "", "value"),  # several, by name
-    ):
+    columns = {"all things found": "found", "Fréchet distance": "value", "": "value"}  # the last: several, by name
+    for path, (metric, value) in zip(needed[1:], columns.items(), strict=True):
         part = pd.DataFrame(read_json(path)["rows"])
         part = part[part.model.isin(list(tables)) & (part.get("things", "all") == "all")]
         part = part if "metric" in part else part.assign(metric=metric)
@@ -235,9 +222,8 @@ def made_or_recorded(
     run: Run, name: str, folder: str | Path | None, make: Callable[[Path], pd.DataFrame]
 ) -> pd.DataFrame:
     """A table made of a folder of runs, and saved as the result ``name``; or for None the recorded one."""
-    if folder is None:
-        return run.recorded(name, EXPERIMENTS.name)[0]
-    return run.result(make(Path(folder).expanduser().resolve()), name)
+    path = Path(folder or "").expanduser().resolve()
+    return run.recorded_or(name, EXPERIMENTS.name, folder is None, lambda: (make(path), {}))[0]
 
 
 def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -249,11 +235,7 @@ def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def confirmed(table: pd.DataFrame, quality: pd.DataFrame, resamples: int = 2_000) -> pd.DataFrame:
     """The tests that the protocol calls confirmatory, with their verdicts: claim, what, number, low, high, holds if,
     test and verdict, a row per test. The bias of opposites is of all seeds' images together, with an interval over
-    prompts alone.
-
-    Raises:
-        ValueError: there are no verdicts of the model main in the arm with relations.
-    """
+    prompts alone. Raises ValueError if there are no verdicts of the model main in the arm with relations."""
     margins, measured = protocol()["margins"], effects(table, ("VISOR_Cond", "OA"))
 
     def number(model: str, objects: str, over: str = BASE, metric: str = "VISOR_Cond") -> list[float] | None:

@@ -14,10 +14,7 @@ from ..relations import FAMILIES, NAMES
 
 def bias(table: pd.DataFrame) -> Figure:
     """The gap between each relation and its opposite, and over the true opposites, what exceeds noise.
-
-    Args:
-        table: of :func:`bias.bias`.
-    """
+    ``table``: of :func:`bias.bias`."""
     pairs, total = table[table.with_opposite.notna()], table[table.with_opposite.isna()]
     names = list(dict.fromkeys(zip(pairs.relation, pairs.with_opposite, strict=True)))
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(2.2, 1))
@@ -40,10 +37,7 @@ def bias(table: pd.DataFrame) -> Figure:
 
 def gain_by_frequency(table: pd.DataFrame) -> Figure:
     """The gain of each third of the prompts, from the least to the most frequent triplets, 95 % intervals.
-
-    Args:
-        table: of :func:`frequency.gain_by_frequency`.
-    """
+    ``table``: of :func:`frequency.gain_by_frequency`."""
     rows = table[(table.frequency != "most − least") & (table.prompts > 0)]
     figure, axis = plt.subplots(figsize=(6.5, 3.2))
     estimates(axis, rows, np.arange(len(rows)), "difference", color=COLOURS[0], fmt="o")
@@ -58,10 +52,7 @@ def gain_by_frequency(table: pd.DataFrame) -> Figure:
 
 def ablation(table: pd.DataFrame) -> Figure:
     """The gain in VISOR_Cond under other rules, thresholds and choices of pairs, with 95 % intervals.
-
-    Args:
-        table: of :func:`rescoring.ablation`.
-    """
+    ``table``: of :func:`rescoring.ablation`."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), sharex=True, sharey=True)
     for axis, (pairs, part) in zip(axes, table.groupby("pairs", sort=False), strict=True):
         for (rules, rows), marker in zip(part.groupby("rules", sort=False), MARKERS, strict=False):
@@ -85,23 +76,17 @@ KINDS = {  # arm and what it is compared with: colour, marker, words
 
 def effects(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Each comparison of arms, by model and set of objects, with 95 % intervals.
-
-    Args:
-        table: of :func:`effects.effects`.
-        metric: which of its metrics; ``label`` says it in words.
-    """
+    ``table``: of :func:`effects.effects`; ``metric``: which of its metrics; ``label`` says it in words."""
     table = table[table.metric == metric]
     models, sets = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.objects))
     kinds = {kind: look for kind, look in KINDS.items() if ((table.arm == kind[0]) & (table.over == kind[1])).any()}
     figure, axes = plt.subplots(1, len(models), figsize=(4.6 * len(models) + 2, 0.75 * len(sets) + 1.4), sharex=True,
                                 sharey=True, squeeze=False)  # fmt: skip
+    offsets = np.linspace(-0.3, 0.3, len(kinds))
     for axis, model in zip(axes[0], models, strict=True):
-        for (kind, (colour, marker, words)), offset in zip(
-            kinds.items(), np.linspace(-0.3, 0.3, len(kinds)), strict=True
-        ):
-            part = table[(table.model == model) & (table.arm == kind[0]) & (table.over == kind[1])]
-            part = part.set_index("objects").reindex(sets)
-            at = np.arange(len(sets)) + offset
+        for ((arm, over), (colour, marker, words)), offset in zip(kinds.items(), offsets, strict=True):
+            part = table[(table.model == model) & (table.arm == arm) & (table.over == over)]
+            part, at = part.set_index("objects").reindex(sets), np.arange(len(sets)) + offset
             estimates(axis, part, at, "difference", fmt=marker, color=colour, label=words)
         axis.axvline(0, color="black", linewidth=1)
         names = [f"{name} triplets" if name == "withheld" else f"{name} objects" for name in sets]
@@ -115,17 +100,11 @@ def effects(table: pd.DataFrame, metric: str, label: str) -> Figure:
 
 def relations(table: pd.DataFrame) -> Figure:
     """VISOR_Cond of each relation before and after, each with its chance as a tick.
-
-    Args:
-        table: of :func:`effects.by_relation`.
-    """
+    ``table``: of :func:`effects.by_relation`."""
     table = table.set_index("relation").reindex(NAMES)
     at = np.arange(len(table))
     figure, axis = plt.subplots(figsize=(8, 5.2))
-    for when, colour, marker, offset in (
-        ("before", COLOURS[0], MARKERS[0], -0.15),
-        ("after", COLOURS[1], MARKERS[1], 0.15),
-    ):
+    for when, colour, marker, offset in zip(("before", "after"), COLOURS, MARKERS, (-0.15, 0.15), strict=False):
         axis.scatter(table[when], at + offset, color=colour, marker=marker, s=40, label=f"{when} fine-tuning", zorder=3)
         axis.scatter(table[f"chance_{when}"], at + offset, color=colour, marker="|", s=110, label=f"its chance {when}")
     axis.hlines(at, table.before, table.after, color="0.8", zorder=1)
@@ -139,10 +118,7 @@ def relations(table: pd.DataFrame) -> Figure:
 
 def transfer(table: pd.DataFrame) -> Figure:
     """The change of VISOR_Cond by what was trained on (rows) and tested (columns), with 95 % intervals.
-
-    Args:
-        table: of :func:`effects.transfer`.
-    """
+    ``table``: of :func:`effects.transfer`."""
     trained, tested = list(dict.fromkeys(table.trained)), list(dict.fromkeys(table.tested))
     wide = table.pivot(index="trained", columns="tested", values="difference").loc[trained, tested]
     most = max(wide.abs().to_numpy().max(), 1)
@@ -163,11 +139,7 @@ def transfer(table: pd.DataFrame) -> Figure:
 
 def doses(table: pd.DataFrame) -> Figure:
     """The gain over the base by how often fine-tuning drew the prompt's triplet, with 95 % intervals: families on the
-    left, one image or all on the right.
-
-    Args:
-        table: of :func:`frequency.by_dose`.
-    """
+    left, one image or all on the right. ``table``: of :func:`frequency.by_dose`."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
     for axis, parts in zip(axes, (["all", *FAMILIES], ["all", "all images", "one image"]), strict=True):
         offsets = np.linspace(-0.18, 0.18, len(parts))
@@ -187,10 +159,7 @@ def doses(table: pd.DataFrame) -> Figure:
 
 def shares(table: pd.DataFrame) -> Figure:
     """The gain over the base by the share of captions that tell a relation, with 95 % intervals.
-
-    Args:
-        table: of :func:`effects.by_share`.
-    """
+    ``table``: of :func:`effects.by_share`."""
     figure, axis = plt.subplots(figsize=(7, 4.2))
     for metric, marker in zip(table.metric.unique(), MARKERS, strict=False):
         rows, colour = table[table.metric == metric], METRIC_COLOUR[metric]
@@ -208,16 +177,12 @@ def shares(table: pd.DataFrame) -> Figure:
 
 def held_out(table: pd.DataFrame) -> Figure:
     """The change of VISOR_Cond by the categories that were held out and by set of objects, with 95 % intervals.
-
-    Args:
-        table: of :func:`effects.by_held_out`.
-    """
+    ``table``: of :func:`effects.by_held_out`."""
     table = table[table.metric == "VISOR_Cond"]
     categories, sets = table.held_out.unique(), table.objects.unique()
     figure, axis = plt.subplots(figsize=(9, 0.9 * len(categories) + 1.6))
-    for objects, marker, colour, offset in zip(
-        sets, MARKERS, [*COLOURS[: len(sets) - 1], "black"], np.linspace(-0.27, 0.27, len(sets)), strict=False
-    ):
+    colours, offsets = [*COLOURS[: len(sets) - 1], "black"], np.linspace(-0.27, 0.27, len(sets))
+    for objects, marker, colour, offset in zip(sets, MARKERS, colours, offsets, strict=False):
         rows = table[table.objects == objects].set_index("held_out").reindex(categories)
         at = np.arange(len(categories)) + offset
         estimates(axis, rows, at, "difference", fmt=marker, color=colour, label=objects)
@@ -233,10 +198,7 @@ def held_out(table: pd.DataFrame) -> Figure:
 
 def along(table: pd.DataFrame) -> Figure:
     """Each metric in the course of fine-tuning; the bars are 95 % intervals of the change from the base.
-
-    Args:
-        table: of :func:`effects.along`.
-    """
+    ``table``: of :func:`effects.along`."""
     metrics = table.metric.unique()
     figure, axes = plt.subplots(2, -(-len(metrics) // 2), figsize=(12, 5.6), sharex=True)
     for metric, axis in zip(metrics, axes.flat, strict=False):

@@ -18,20 +18,14 @@ THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 def ablation(
-    prompts: pd.DataFrame,
-    detections: Mapping[str, pd.DataFrame],
-    images: Mapping[str, int | pd.DataFrame],
-    thresholds: Sequence[float] = THRESHOLDS,
-    resamples: int = 1_000,
-    seed: int = 0,
-) -> pd.DataFrame:
+    prompts: pd.DataFrame, detections: Mapping[str, pd.DataFrame], images: Mapping[str, int | pd.DataFrame],
+    thresholds: Sequence[float] = THRESHOLDS, resamples: int = 1_000, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """The first model against the last, scored again from the stored boxes under other thresholds, pairs and rules.
 
-    Args:
-        images: those of each model, as :func:`verdicts.verdicts` takes them; its verdicts will do.
-
-    Columns: rules, pairs, threshold, before, after, difference, low, high (VISOR_Cond), OA_before and OA_after. A
-    threshold above which a model has no box that counts gives a row of nulls.
+    ``images``: those of each model, as :func:`verdicts.verdicts` takes them; its verdicts will do. Columns: rules,
+    pairs, threshold, before, after, difference, low, high (VISOR_Cond), OA_before and OA_after. A threshold above which
+    a model has no box that counts gives a row of nulls.
     """
     first, *_, last = detections
     rows: list[dict[str, Any]] = []
@@ -40,10 +34,8 @@ def ablation(
     for rules, pairs, threshold in product(able, ("any", "best"), thresholds):
         row: dict[str, Any] = {"rules": rules, "pairs": pairs, "threshold": threshold}
         try:
-            before, after = (
-                verdicts.verdicts(prompts, detections[name], images[name], threshold, pairs, rules)
-                for name in (first, last)
-            )
+            how = threshold, pairs, rules
+            before, after = (verdicts.verdicts(prompts, detections[m], images[m], *how) for m in (first, last))
         except verdicts.NothingFound:
             rows.append(row)
             continue
@@ -58,11 +50,8 @@ def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
     fine-tuning on those of the protocol's, by the rule set trained on, the one that judges ("tested") and the family of
     relations. The boxes of each run are judged anew, base and model alike.
 
-    Args:
-        sweep: its folder; of runs with relations that differ in fine-tuning's ``rules`` or ``seed``.
-
-    Raises:
-        ValueError: no run is finished, or one is of a control, of doses or of some families.
+    ``sweep``: a folder of runs with relations that differ in fine-tuning's ``rules`` or ``seed``. Raises ValueError if
+    no run is finished, or one is of a control, of doses or of some families.
     """
     runs = finished([sweep])
     alone = {"relations", *(f"relations by {rules}" for rules in RULES)}

@@ -25,11 +25,8 @@ About = Mapping[str, Any]  # a run's arm, seed, rules and doses
 
 
 def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
-    """The finished runs of some sweeps: arm, seed, rules and doses of each, and its folder of artifacts.
-
-    Raises:
-        ValueError: there is none in one of the sweeps.
-    """
+    """The finished runs of some sweeps: arm, seed, rules and doses of each, and its folder of artifacts. Raises
+    ValueError if there is none in one of the sweeps."""
     runs: list[tuple[dict[str, Any], Path]] = []
     for sweep in sweeps:
         before = len(runs)
@@ -40,9 +37,8 @@ def finished(sweeps: Sequence[str | Path]) -> list[tuple[dict[str, Any], Path]]:
                 about = {name: choices[name] for name in ("seed", "rules", "doses")}
                 runs.append(({"arm": _arm(choices), **about}, artifacts))
         if len(runs) == before:
-            raise ValueError(
-                f"{sweep}: no run is finished; sweep the profile arms, families or doses first (docs/results.md)"
-            )
+            hint = "sweep the profile arms, families or doses first (docs/results.md)"
+            raise ValueError(f"{sweep}: no run is finished; {hint}")
     return runs
 
 
@@ -57,9 +53,8 @@ def _arm(choices: Mapping[str, Any]) -> str:
             name = " and ".join(choices["families"]) + ("" if name == "relations" else f", {name}")
     decided = protocol()
     name += f" by {choices['rules']}" if choices["rules"] != decided["judge"]["rules"] else ""
-    return name + "".join(
-        f", {key} {choices[key]}" for key, value in decided["recipe"].items() if choices[key] != value
-    )
+    changes = (f", {key} {choices[key]}" for key, value in decided["recipe"].items() if choices[key] != value)
+    return name + "".join(changes)
 
 
 def gather(
@@ -73,8 +68,7 @@ def gather(
             never replaced.
         columns: of verdicts or prompts, in place of the relations.
 
-    Raises:
-        ValueError: two runs have different prompts, or the same arm and seed.
+    Raises ValueError if two runs have different prompts, or the same arm and seed.
     """
     tables = {key: part for table in kept for key, part in table.groupby(ARM, sort=False)}
     origin: dict[tuple[Any, ...], Path] = {}
@@ -150,11 +144,8 @@ def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
 def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
     """The verdicts of a sweep of the profile doses (saved as a result), or for None the recorded ones: a row per image
     with model, run (of the Latin square; -1 for the base), ``PROMPT``, group, one_image, dose (means nothing of the
-    base), image_index, both_found, correct.
-
-    Raises:
-        ValueError: no run is finished, or not every triplet has had every dose once.
-    """
+    base), image_index, both_found, correct. Raises ValueError if no run is finished, or not every triplet has had every
+    dose once."""
     if sweep is None:
         return pd.read_parquet(run.read(EXPERIMENTS / "doses.parquet"))
     runs = []

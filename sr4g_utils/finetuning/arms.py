@@ -39,15 +39,10 @@ def changed(captions: Captions, c: Choices, prompts: pd.DataFrame | None) -> Cap
 
 @dataclass(frozen=True)
 class Arm(Captions):
-    """Captions that say something else than their triplets.
+    """Captions that say something else than their triplets."""
 
-    Args:
-        words: what each says: a triplet's number, or, from ``kinds`` on, that of a list of its two things.
-        in_order: they are drawn as they come, once each.
-    """
-
-    words: Int32[np.ndarray, "caption"]
-    in_order: bool = False
+    words: Int32[np.ndarray, "caption"]  # what each says: a triplet, or from ``kinds`` on a list of its two things
+    in_order: bool = False  # they are drawn as they come, once each
 
     def texts(self) -> tuple[list[str], Int[np.ndarray, "caption"]]:
         numbers, place = np.unique(self.words, return_inverse=True)
@@ -68,9 +63,7 @@ class Arm(Captions):
 def control(captions: Captions, kind: str, told: float) -> Arm:
     """A control: the same images, drawn in the same order, with captions that say less than what is true.
 
-    Args:
-        kind: "list" names the two things, "shuffled" a relation that is drawn at random for each caption.
-        told: the share of captions that stay true.
+    ``kind``: "list" names the two things, "shuffled" a random relation; ``told``: the share of captions that stay true.
     """
     rng = np.random.default_rng(0)  # not the run's seed: the arms of all seeds have the same captions
     other = captions.triplet - captions.relation  # the number of the pair's first relation
@@ -95,13 +88,8 @@ def dosed(
     """The draws of a whole run in their order: each prompt's triplet as often as ``doses`` has it for its group, with
     all of its images in turn or with one of them; in the rest, captions list the two things of any triplet.
 
-    Args:
-        prompts: the dosed ones of :func:`prompts.from_triplets`.
-        draws: steps times batch.
-        balanced, seed: of the lists and of the order.
-
-    Raises:
-        ValueError: a triplet has no caption here, or the doses are more than the draws.
+    ``prompts``: of :func:`dosed_prompts`; ``draws``: steps times batch. Raises ValueError if a triplet has no caption
+    here, or the doses are more than the draws.
     """
     rng, place = np.random.default_rng(seed), {name: i for i, name in enumerate(captions.names)}
     parts = [np.empty(0, np.int64)]

@@ -47,17 +47,10 @@ class Sampler:
     """
 
     def __init__(
-        self,
-        captions: Captions,
-        encoded: Encoded,
-        pipeline: Any,
-        size: int,
-        dropout: float = 0.1,
-        balanced: bool = True,
-        seed: int = 0,
-    ) -> None:
-        self.captions, self.encoded = captions, encoded
-        self.dropout, self.seed = dropout, seed
+        self, captions: Captions, encoded: Encoded, pipeline: Any, size: int, dropout: float = 0.1,
+        balanced: bool = True, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.captions, self.encoded, self.dropout, self.seed = captions, encoded, dropout, seed
         self.rows = captions.draws(size, balanced, seed)
         texts, place = captions.texts()
         self.texts, self.number = ["", *texts], place.astype(np.int32) + 1
@@ -109,8 +102,8 @@ class Text:
     def __call__(self, numbers: Int64[np.ndarray, "n"]) -> Float[Tensor, "n token width"]:
         if self.cached:
             return self.states[torch.from_numpy(numbers).to(self.states.device)]
-        once, place = np.unique(numbers, return_inverse=True)
-        states = self._encode([self.texts[number] for number in once])
+        distinct, place = np.unique(numbers, return_inverse=True)
+        states = self._encode([self.texts[number] for number in distinct])
         return states[torch.from_numpy(place).to(states.device)]
 
     @torch.no_grad()

@@ -44,11 +44,7 @@ class Captions:
         return self.rows(usable[self.image])
 
     def without(self, held_out: Sequence[str]) -> "Captions":
-        """Those that name none of the categories.
-
-        Raises:
-            ValueError: there is no such category.
-        """
+        """Those that name none of the categories. Raises ValueError where there is no such category."""
         if unknown := sorted(set(held_out) - set(self.names)):
             raise ValueError(f"held_out: the annotations have no category {unknown[0]!r}")
         held = np.isin(self.names, list(held_out))

@@ -25,21 +25,16 @@ PHOTOS = {"miniature": "the miniature world's pictures", "photos": "COCO 2017's 
 
 
 def release(path: str | Path, unet: str | Path, result: str | Path, scores: str | Path, *, model: str) -> list[str]:
-    """A stage: a folder that diffusers loads as a UNet, with its card. It is what one uploads.
+    """A stage: a folder to upload, which diffusers loads as a UNet, with its card; the names of its files.
 
     Args:
         unet: ``best`` or ``last`` of a fine-tuning; its files are linked, not copied, where the disk can.
         result: ``result.json`` of the same fine-tuning.
-        scores: ``results/scores.json`` of notebook 04.
-        model: what notebook 04 calls the UNet.
-
-    Returns:
-        The names of the folder's files.
+        scores: ``results/scores.json`` of notebook 04, which calls the UNet ``model``.
     """
     copy(Path(unet), Path(path))
-    record = json.loads(Path(result).read_text(encoding="utf-8"))["result"]
-    tested = json.loads(Path(scores).read_text(encoding="utf-8"))
-    write_text(Path(path) / "README.md", card(Path(unet).name, record, tested, model))
+    record, tested = (json.loads(Path(file).read_text(encoding="utf-8")) for file in (result, scores))
+    write_text(Path(path) / "README.md", card(Path(unet).name, record["result"], tested, model))
     return sorted(file.name for file in Path(path).iterdir())
 
 
@@ -48,13 +43,10 @@ def card(which: str, record: Mapping[str, Any], tested: Mapping[str, Any], model
     base, c, captions, about = record["model"]["id"], record["choices"], record["captions"], tested["about"]
     licence, link = licence_of(base)
     header = {
-        "base_model": base,
-        "library_name": "diffusers",
-        "license": licence,
-        "license_link": link,
+        "base_model": base, "library_name": "diffusers", "license": licence, "license_link": link,
         "tags": ["text-to-image", "stable-diffusion", "spatial-relations", "sr4g"],
         "datasets": ["SR4G-captions"],
-    }
+    }  # fmt: skip
     without = f"without captions that name {', '.join(record['held_out'])}" if record["held_out"] else "on all captions"
     step = record["best"]["step"] if which == "best" else c["steps"]
     machine = f"{tested['provenance']['machine']}; {record['processes']} process{'es' * (record['processes'] > 1)}"
@@ -117,26 +109,18 @@ def _validated(record: Mapping[str, Any]) -> str:
 
 
 def _scores(rows: list[dict[str, Any]], model: str) -> str:
-    """A table of the model's scores on all relations.
-
-    Raises:
-        ValueError: the model has none.
-    """
+    """A table of the model's scores on all relations."""
     table = pd.DataFrame(rows).query("model == @model and relation == 'all' and metric in @MAIN")
     if not len(table):
         raise ValueError(f"model card: notebook 04 has no scores of {model!r}")
-    lines = ["| objects | metric | value | interval |", "|---|---|---|---|"]
-    for row in table.itertuples():
-        lines.append(f"| {row.objects} | {row.metric} | {row.value:.1f} | [{row.low:.1f}, {row.high:.1f}] |")
-    return "\n".join(lines)
+    lines = (f"| {r.objects} | {r.metric} | {r.value:.1f} | [{r.low:.1f}, {r.high:.1f}] |" for r in table.itertuples())
+    return "\n".join(["| objects | metric | value | interval |", "|---|---|---|---|", *lines])
 
 
 def releases(artifacts: Path, models: Mapping[str, Any]) -> dict[str, tuple[Path, Path]]:
     """Which of notebook 04's models were fine-tuned in this run: their UNet's folder and result, by the model's name.
 
-    Args:
-        artifacts: the run's.
-        models: notebook 04's records, by name. A model is recognised by the sha256 of its UNet's weights.
+    ``models``: notebook 04's records, by name. A model is recognised by the sha256 of its UNet's weights.
     """
     weights = "diffusion_pytorch_model.safetensors"
     folders = {

@@ -23,11 +23,8 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name of a UNet's f
 
 
 class Learner:
-    """The float32 weights of a UNet that learn (all of them, or LoRA's), their moving average and AdamW.
-
-    Raises:
-        ImportError: LoRA or 8-bit Adam is asked for, and its package is not installed.
-    """
+    """The float32 weights of a UNet that learn (all of them, or LoRA's), their moving average and AdamW. Raises
+    ImportError if LoRA or 8-bit Adam is asked for and its package is not installed."""
 
     def __init__(self, unet: Any, c: Choices) -> None:
         self.unet, self.c = unet, c
@@ -56,19 +53,15 @@ class Learner:
         return norm
 
     def kept(self) -> dict[str, Tensor]:
-        """The state of a plain UNet with what is validated and kept: the average where there is one."""
-        return merged(self.unet, self.average or self.weights)
-
-
-def merged(unet: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a plain UNet with the given weights in place of those that learn; low-rank updates are added in."""
-    if not getattr(unet, "peft_config", None):
-        return {**unet.state_dict(), **{name: weight.detach() for name, weight in weights.items()}}
-    plain = copy.deepcopy(unet)
-    plain.load_state_dict(dict(weights), strict=False)
-    plain.fuse_lora()
-    plain.unload_lora()
-    return plain.state_dict()
+        """The state of a plain UNet with what is validated and kept: the average where there is one. LoRA is in it."""
+        weights = self.average or self.weights
+        if not self.c.lora_rank:
+            return {**self.unet.state_dict(), **{name: weight.detach() for name, weight in weights.items()}}
+        plain = copy.deepcopy(self.unet)
+        plain.load_state_dict(dict(weights), strict=False)
+        plain.fuse_lora()
+        plain.unload_lora()
+        return plain.state_dict()
 
 
 def cast(module: Any, precision: str) -> Any:
@@ -145,7 +138,7 @@ def checkpoint(folder: Path, learner: Learner, position: dict[str, Any], keep: i
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a run's folder, the newest last."""
+    """The newest last."""
     return sorted(path for path in folder.glob("checkpoints/step-*") if re.fullmatch(r"step-\d{8}", path.name))
 
 

@@ -72,11 +72,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Choices":
-        """The choices, checked.
-
-        Raises:
-            ValueError: an unknown name, or a value that cannot be; the message names it.
-        """
+        """The choices, checked. Raises ValueError for an unknown name, or a value that cannot be; it is named."""
         try:
             choices = msgspec.convert(dict(values), cls)
         except msgspec.ValidationError as error:

@@ -14,12 +14,8 @@ from ..dataset.figures import COLOURS, MARKERS, METRIC_COLOUR, Boxed, draw_box
 
 
 def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, frame: np.ndarray) -> Figure:
-    """What a crop leaves of a photo: the photo with its boxes and the crop's frame (xywh), and what the model sees.
-
-    Args:
-        photo, cropped: uint8 (h, w, 3).
-        before, after: names and xywh boxes in the photo's and in the crop's pixels.
-    """
+    """What a crop leaves of a photo (uint8, h × w × 3): the photo with its boxes and the crop's frame (xywh), and what
+    the model sees; ``before`` and ``after``: names and xywh boxes in the photo's and in the crop's pixels."""
     names = list(dict.fromkeys(name for name, _ in before))
     figure, axes = plt.subplots(1, 2, figsize=(9, 4))
     for axis, pixels, boxes in zip(axes, (photo, cropped), (before, after), strict=True):
@@ -36,11 +32,7 @@ def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, fr
 
 
 def loss_curve(log: pd.DataFrame) -> Figure:
-    """The loss of fine-tuning by step, and its running mean.
-
-    Args:
-        log: columns step and loss; rows without a loss are ignored.
-    """
+    """The loss of fine-tuning by step, and its running mean; rows of the log without a loss are ignored."""
     rows = log.dropna(subset="loss")
     figure, axis = plt.subplots(figsize=(7, 3.5))
     axis.plot(rows.step, rows.loss, color=COLOURS[7], alpha=0.6, label="logged")
@@ -66,8 +58,7 @@ def validation_curve(log: pd.DataFrame) -> Figure:
 
 def images(rows: Sequence[UInt8[np.ndarray, "n h w 3"]], names: Sequence[str], titles: Sequence[str] = ()) -> Figure:
     """Images in a grid: a row for each array, with its name to the left, and a title above each column."""
-    columns = len(rows[0])
-    size = (1.6 * columns + 1, 1.75 * len(rows))
+    columns, size = len(rows[0]), (1.6 * len(rows[0]) + 1, 1.75 * len(rows))
     figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
     for line, name, row in zip(axes, names, rows, strict=True):
         for axis, image in zip(line, row, strict=True):

@@ -50,28 +50,23 @@ class Encoded:
 
 
 def encode_photos(
-    store: Path,
-    photos: Photos,
-    table: BoxTable,
-    images: Int[np.ndarray, "photo"],
-    vae: Any,
-    resolution: int,
+    store: Path, photos: Photos, table: BoxTable, images: Int[np.ndarray, "photo"], vae: Any, resolution: int,
     accelerator: Accelerator,
-) -> Encoded:
+) -> Encoded:  # fmt: skip
     """The photos of some of a table's images through crop and VAE, in files of ``SHARD`` photos that are made once.
 
     Their folder is named after what they depend on: crop, resolution, VAE, and the photos' names and contents.
     The processes share the work; a file appears whole, so an interrupted run goes on with the next one. What a photo
-    becomes depends on its file alone, so any number of processes leaves the same files.
-
-    Raises:
-        ValueError: there are no images, or the VAE gives no numbers.
+    becomes depends on its file alone, so any number of processes leaves the same files. Raises ValueError where there
+    are no images, or the VAE gives no numbers.
     """
     if not len(images):
         raise ValueError("fine-tuning: no image has a caption after the crop; check annotations and resolution")
     names = table.file_name.take(images).to_pylist()
     sizes = list(zip(table.width[images].tolist(), table.height[images].tolist(), strict=True))
-    key = files.hash_of([CROP, resolution, SHARD, ENCODED, weights_hash(vae), names, sizes, photos.contents(names)])
+    weights = {name: weight.detach().cpu().contiguous().numpy() for name, weight in vae.state_dict().items()}
+    model = files.hash_of({name: hashlib.sha256(weight).hexdigest() for name, weight in weights.items()})
+    key = files.hash_of([CROP, resolution, SHARD, ENCODED, model, names, sizes, photos.contents(names)])
     folder = store / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     shards = [folder / f"{i:05}.npy" for i in range(-(-len(images) // SHARD))]
@@ -82,8 +77,8 @@ def encode_photos(
         todo = [i for i, file in enumerate(shards) if not file.is_file()]
         accelerator.wait_for_everyone()  # all have looked before anyone writes
         mine = todo[accelerator.process_index :: accelerator.num_processes]
+        quiet = not (accelerator.is_main_process and mine)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
-            quiet = not (accelerator.is_main_process and mine)
             for i in tqdm(mine, "encoding photos", unit_scale=SHARD, unit=" photos", disable=quiet):
                 part = slice(i * SHARD, (i + 1) * SHARD)
                 latents, notes = _encode(vae, photos, names[part], sizes[part], resolution, readers)
@@ -137,9 +132,3 @@ def _encode(
         raise ValueError(f"the VAE gives NaN or infinity between {names[0]} and {names[-1]}; are its weights right?")
     problems = {str(place): photo for place, photo in enumerate(results) if isinstance(photo, str)}
     return latents, {"problems": problems, "met": dict(photos.counts)}
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """A hash of a model's weights, whatever file they came from."""
-    parts = {name: weight.detach().cpu().contiguous().numpy() for name, weight in module.state_dict().items()}
-    return files.hash_of({name: hashlib.sha256(part).hexdigest() for name, part in parts.items()})

@@ -60,11 +60,7 @@ class Log:
         self.sums[1] += norm.detach()
 
     def line(self, done: int, lr: float, good: str | None) -> None:
-        """The mean loss since the last line, over all processes.
-
-        Raises:
-            FloatingPointError: it is not finite.
-        """
+        """The mean loss since the last line, over all processes. Raises FloatingPointError where it is not finite."""
         steps, now = done - self.since, time.perf_counter()
         loss, norm = (self.accelerator.reduce(self.sums, "mean") / steps).tolist()
         self.seconds += now - self.clock
@@ -142,50 +138,38 @@ def read_log(folder: str | Path) -> pd.DataFrame:
 
 
 def gains(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """The validation scores before fine-tuning and at the best checkpoint, of the results of some splits' stages.
-
-    Columns: split, best step, metric, before, after, images, gain. No rows where nothing was validated.
-    """
-    columns = ["split", "best step", "metric", "before", "after", "images"]
+    """The validation scores before fine-tuning and at the best checkpoint, of the results of some splits' stages:
+    split, best step, metric, before, after, images and gain. No rows where nothing was validated."""
     rows = [
         (split, about["best"]["step"], metric, about["start"][metric], about["best"][metric], about["best"]["images"])
         for split, about in results.items()
         for metric in (MAIN if about["start"] else ())
     ]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=["split", "best step", "metric", "before", "after", "images"])
     table = table.astype({"before": float, "after": float})
     return table.assign(gain=table.after - table.before)
 
 
 def accelerator_for(c: Choices, folder: Path) -> Accelerator:
-    """The processes of a run; a tracker's own files, if it writes any, are in the run's folder.
-
-    Raises:
-        ImportError: the tracker is not installed. ValueError: there is no such tracker, or the processes do not fit.
-    """
+    """The processes of a run; a tracker's own files, if it writes any, are in the run's folder. Raises ImportError if
+    the tracker is not installed, ValueError if there is no such tracker or the processes do not fit."""
     handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True), InitProcessGroupKwargs(timeout=TIMEOUT)]
+    precision = "bf16" if c.precision == "bfloat16" else "no"
+    cpu = default_device() == "cpu"  # else several processes on a CPU do not find each other
     accelerator = Accelerator(
-        cpu=default_device() == "cpu",  # else several processes on a CPU do not find each other
-        mixed_precision="bf16" if c.precision == "bfloat16" else "no",
-        log_with=c.track,
-        project_dir=folder,
-        kwargs_handlers=handlers,
+        cpu=cpu, mixed_precision=precision, log_with=c.track, project_dir=folder, kwargs_handlers=handlers
     )
     if c.track and not accelerator.log_with:
         raise ImportError(f"track: {c.track} is not installed; `pip install {c.track}`, or set track to null")
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        kind = accelerator.distributed_type
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"accelerate: {kind} splits the weights; a UNet fits whole, so use plain DDP")
     share_of(c, accelerator.num_processes, 0)  # an error now, not after the photos are encoded
     return accelerator
 
 
 def share_of(c: Choices, processes: int, process: int) -> range:
-    """A process's places in the batch.
-
-    Raises:
-        ValueError: batch, processes and micro_batch do not divide.
-    """
+    """A process's places in the batch. Raises ValueError where batch, processes and micro_batch do not divide."""
     share, rest = divmod(c.batch, processes)
     if rest:
         raise ValueError(f"batch: {c.batch} does not divide by {processes} processes; change either")
@@ -195,10 +179,7 @@ def share_of(c: Choices, processes: int, process: int) -> range:
 
 
 def images_per_second_at_peak(unet: Any, samples: Sampler, text: Text, c: Choices) -> float | None:
-    """What the device could train at its data sheet's speed; None where that is not known. MFU is measured against it.
-
-    Operations are counted on one forward pass; the backward pass takes twice as many.
-    """
+    """What the device could train at its data sheet's speed, against which MFU is measured; None if that is unknown."""
     if unet.device.type != "cuda" or c.precision != "bfloat16":
         return None
     name = torch.cuda.get_device_name(unet.device)
@@ -207,4 +188,4 @@ def images_per_second_at_peak(unet: Any, samples: Sampler, text: Text, c: Choice
     batch = samples(0, range(1)).to(unet.device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(batch.latents, batch.timestep, encoder_hidden_states=text(batch.caption).to(unet.dtype))
-    return peak / (3 * counter.get_total_flops())
+    return peak / (3 * counter.get_total_flops())  # the backward pass takes twice as many operations

@@ -1,11 +1,9 @@
 """The loop that fine-tunes a Stable Diffusion's UNet on captions with spatial relations (paper, section 4).
 
-The loss is Stable Diffusion's own: the mean squared error of the predicted noise, or of the velocity, as the model's
-scheduler says. VAE and text encoder stay frozen.
-
-What a step sees depends on seed, step and place in the batch alone (:mod:`.batches`), and the learning rate on the
-step. So a checkpoint holds the step, the weights, their average and the optimiser, and no random state or schedule.
-A killed run goes on from its last checkpoint and ends with the weights of one that was not, bit for bit on the CPU.
+VAE and text encoder stay frozen. What a step sees depends on seed, step and place in the batch alone (:mod:`.batches`),
+and the learning rate on the step. So a checkpoint holds the step, the weights, their average and the optimiser, and no
+random state or schedule. A killed run goes on from its last checkpoint and ends with the weights of one that was not,
+bit for bit on the CPU.
 """
 
 import copy
@@ -41,18 +39,14 @@ SHOWN = 8  # images of a validation that a tracker gets
 
 
 class Validator:
-    """``validator(weights)``: OA, VISOR, VISOR_Cond and their counts, of a UNet's weights. Processes share the prompts.
-
-    ``images`` are some that the last call drew, each of another prompt.
-    """
+    """``validator(weights)``: OA, VISOR, VISOR_Cond and counts, of a UNet's weights. Processes share the prompts."""
 
     def __init__(
         self, pipeline: Any, prompts: pd.DataFrame, detector: Detector, c: Choices, accelerator: Accelerator
     ) -> None:
-        self.pipeline, self.prompts, self.detector = pipeline, prompts, detector
-        self.c, self.accelerator = c, accelerator
-        self.sampling = Sampling.of(c.sampling)
-        self.images: list[np.ndarray] = []
+        self.pipeline, self.prompts, self.detector, self.accelerator = pipeline, prompts, detector, accelerator
+        self.c, self.sampling = c, Sampling.of(c.sampling)
+        self.images: list[np.ndarray] = []  # some that the last call drew, each of another prompt
 
     def __call__(self, weights: Mapping[str, Tensor], nothing: str = "raise") -> dict[str, Any]:
         """``nothing``: what to do where the detector finds nothing, see :func:`verdicts.verdicts`."""
@@ -89,16 +83,9 @@ def rank(values: dict[str, Any], start: dict[str, Any] | None, oa_floor: float) 
 
 
 def train(
-    folder: Path,
-    key: dict[str, Any],
-    state: dict[str, Any],
-    pipeline: Any,
-    captions: Captions,
-    encoded: Encoded,
-    validator: Validator | None,
-    c: Choices,
-    accelerator: Accelerator,
-) -> dict[str, Any]:
+    folder: Path, key: dict[str, Any], state: dict[str, Any], pipeline: Any, captions: Captions, encoded: Encoded,
+    validator: Validator | None, c: Choices, accelerator: Accelerator,
+) -> dict[str, Any]:  # fmt: skip
     """Fine-tune the pipeline's UNet; ``state`` is empty, or that of the checkpoint to go on from."""
     share = share_of(c, accelerator.num_processes, accelerator.process_index)
     samples = Sampler(captions, encoded, pipeline, c.batch, c.caption_dropout, c.balanced, c.seed)
@@ -110,8 +97,7 @@ def train(
     if state:
         restore(Path(state["checkpoint"]), learner)
     log = Log(folder / "log.jsonl", state, images_per_second_at_peak(unet, samples, text, c), c, accelerator)
-    # wrapped for precision and processes
-    network = accelerator.prepare_model(torch.compile(unet) if c.compile else unet)
+    network = accelerator.prepare_model(torch.compile(unet) if c.compile else unet)  # for precision and processes
     begun, best, start, good = (state.get(name) for name in ("step", "best", "start", "checkpoint"))
     if validator and not state:
         start = log.validation(0, validator(learner.kept()), validator.images)
@@ -152,7 +138,8 @@ def train(
 
 
 def diffusion_loss(network: Callable[..., Any], schedule: DDPMScheduler, batch: Batch, text: Tensor) -> Tensor:
-    """Stable Diffusion's loss: the error of the predicted noise (Ho et al. 2020) or velocity (Salimans and Ho 2022)."""
+    """Stable Diffusion's loss: the mean squared error of the predicted noise (Ho et al. 2020) or, where the model's
+    scheduler says so, of the velocity (Salimans and Ho 2022)."""
     noisy = schedule.add_noise(batch.latents, batch.noise, batch.timestep)
     predicted = network(noisy, batch.timestep, encoder_hidden_states=text).sample
     velocity = schedule.config.prediction_type == "v_prediction"

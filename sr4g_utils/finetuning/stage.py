@@ -33,17 +33,10 @@ from .loop import Validator, train
 
 
 def finetune(
-    folder: str | Path,
-    annotations: str | Path,
-    photos: str | Path,
-    prompts: str | Path | None = None,
-    *,
-    model: Source | Mapping[str, Any] | str,
-    detector: Source | Mapping[str, Any] | str | None = None,
-    held_out: Sequence[str] = (),
-    latents: str | Path | None = None,
-    **choices: Any,
-) -> dict[str, Any]:
+    folder: str | Path, annotations: str | Path, photos: str | Path, prompts: str | Path | None = None, *,
+    model: Source | Mapping[str, Any] | str, detector: Source | Mapping[str, Any] | str | None = None,
+    held_out: Sequence[str] = (), latents: str | Path | None = None, **choices: Any,
+) -> dict[str, Any]:  # fmt: skip
     """A stage: fine-tune a model's UNet, or go on where an earlier call was interrupted.
 
     Args:
@@ -52,15 +45,12 @@ def finetune(
             Output of a different configuration is moved to ``<folder>.before`` (``.before-2``, …); the choices in
             ``FREE`` may change without counting as different. A constant schedule may be prolonged: more steps go on
             from the last checkpoint.
-        annotations: a box table's source, see :func:`coco.read`.
-        photos: folder or zip.
+        annotations, photos: a box table's source, see :func:`coco.read`; folder or zip.
         prompts: Parquet of :func:`prompts.write_study_prompts`; see :func:`prompts.validation_prompts`. Without it, or
             without a detector, nothing is validated and the last weights are the best.
-        model: a Stable Diffusion, see :class:`models.source.Source`.
-        detector: finds the objects in the images of the validation.
+        model, detector: see :class:`models.source.Source`; a Stable Diffusion, and what finds objects in validation.
         held_out: categories that no caption may name.
         latents: the folder of encoded photos, shared by runs; by default ``latents`` beside ``folder``.
-        choices: see :class:`Choices`.
 
     Returns:
         A JSON-able record: captions and photos used, loss, validation scores, best step, speed, model, choices.
@@ -111,10 +101,8 @@ def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
     if not isinstance(unet, UNet2DConditionModel) or unet.config.addition_embed_type or unet.config.class_embed_type:
         raise ValueError(f"model: {name} is a {record['class']}; what can be fine-tuned is Stable Diffusion 1 or 2")
     if unet.config.in_channels != pipeline.vae.config.latent_channels:
-        raise ValueError(
-            f"model: {name}'s UNet takes {unet.config.in_channels} channels, but its VAE makes "
-            f"{pipeline.vae.config.latent_channels}; name a text-to-image model"
-        )
+        both = f"takes {unet.config.in_channels} channels, but its VAE makes {pipeline.vae.config.latent_channels}"
+        raise ValueError(f"model: {name}'s UNet {both}; name a text-to-image model")
     if (kind := pipeline.scheduler.config.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
         raise ValueError(f"model: {name} predicts {kind!r}; the loss knows epsilon and v_prediction")
     resolution = c.resolution or record["resolution"][0]
@@ -124,13 +112,9 @@ def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
 
 
 def _key(
-    c: Choices,
-    table: BoxTable,
-    held_out: Sequence[str],
-    model: Mapping[str, str],
-    validator: Validator | None,
+    c: Choices, table: BoxTable, held_out: Sequence[str], model: Mapping[str, str], validator: Validator | None,
     dosed: pd.DataFrame | None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """What a run depends on, by name: two runs that agree in it are one run."""
     validation = [validator.prompts.to_dict("list"), validator.detector.record["files"]] if validator else None
     columns = [getattr(table, name) for name in ("image_id", "image", "category", "x", "y", "w", "h")]
@@ -157,29 +141,22 @@ def stage(run: Run, split: str, parameters: Mapping[str, Any]) -> tuple[Path, di
     choices = msgspec.to_builtins(Choices.among(parameters))
     free = {name: choices.pop(name) for name in FREE}  # no reason to train again
     longer = {"steps": choices.pop("steps")} if choices["schedule"] == "constant" else {}  # nor from the start
-    begun = False
+    calls: list[Path] = []
 
     @wraps(finetune)
     def lead(path: Path, **arguments: Any) -> dict[str, Any]:
-        nonlocal begun
-        begun = True
+        calls.append(path)
         if folder := store_run.store():
             arguments["latents"] = folder / "latents"
         broadcast_object_list([{"folder": path, **arguments, **free}])
         return finetune(path, **arguments, **free)
 
+    files = {"annotations": annotations, "photos": source, "prompts": run.read("prompts.parquet")}
+    models = {name: parameters[name] for name in ("model", "detector")}
     path, result = run.stage(
-        f"finetune_{split}",
-        lead,
-        {"annotations": annotations, "photos": source, "prompts": run.read("prompts.parquet")},
-        heavy=True,
-        prolongs=longer,
-        held_out=held_out,
-        model=parameters["model"],
-        detector=parameters["detector"],
-        **choices,
+        f"finetune_{split}", lead, files, heavy=True, prolongs=longer, held_out=held_out, **models, **choices
     )
-    if not begun:
+    if not calls:
         broadcast_object_list([None])
     return path, result
 

@@ -11,16 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import scores as scoring
-from ..evaluation.statistics import (
-    AGREEMENT,
-    Clusters,
-    agreement,
-    interval,
-    mcnemar,
-    measured,
-    outcomes,
-    pairwise,
-)
+from ..evaluation.statistics import AGREEMENT, Clusters, agreement, interval, mcnemar, measured, outcomes, pairwise
 from ..evaluation.verdicts import verdicts
 from ..relations import RULES
 from .fitted_rule import off_axis
@@ -35,6 +26,7 @@ asked for a verdict but for positions; 80 images a model, fewer with both object
 PAIRS = ("any", "best")
 THRESHOLDS = {"Faster R-CNN": (0.5, 0.7, 0.9), "Grounding DINO": (0.35, 0.5, 0.7)}
 IMAGES = ("all", "both boxes", "decided")
+ROLES = ("subject", "object")
 HEADLINE = ["detector", "rules", "pairs", "images", "n", "agreement", "agreement_low", "agreement_high", "kappa",
             "kappa_low", "kappa_high"]  # fmt: skip
 
@@ -42,11 +34,8 @@ HEADLINE = ["detector", "rules", "pairs", "images", "n", "agreement", "agreement
 def judged(
     pictures: pd.DataFrame, boxes: pd.DataFrame, detector: str, rules: str, pairs: str, threshold: float | None = None
 ) -> pd.DataFrame:
-    """:func:`verdicts.verdicts` on the images of all systems on which a detector was run.
-
-    Args:
-        pictures, boxes: from :func:`published.read_spatialbench`.
-        threshold: by default all published boxes count.
+    """:func:`verdicts.verdicts` on the images of all systems on which a detector was run, from
+    :func:`published.read_spatialbench`; without a threshold all published boxes count.
 
     Returns:
         The records, one per image, with model, picture, verdict (the person's) and asked (the prompt's id; prompt_id
@@ -66,9 +55,6 @@ def judged(
 
 def _prompt_of_system(picture: str) -> str:
     return picture.rpartition("_seed")[0]
-
-
-# ---------------------------------------------------------------------------------------------------- with the person
 
 
 def with_people(pictures: pd.DataFrame, boxes: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
@@ -133,9 +119,7 @@ def tests(pictures: pd.DataFrame, boxes: pd.DataFrame, resamples: int = 10_000, 
 
 def ceiling(answers: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """How often two people agree whether the relation holds in one image: no rule can be expected to do better.
-
-    Args:
-        answers: from :func:`published.read_geneval_people`.
+    ``answers``: from :func:`published.read_geneval_people`.
 
     Returns:
         Columns model, pictures ("all"; "both objects": most of its people saw both), n (images), agreement (percent
@@ -162,8 +146,6 @@ def checker(pictures: pd.DataFrame) -> dict[str, float]:
     }
 
 
-# ------------------------------------------------------------------------------------------------- why do they differ?
-
 WHY = (
     "a box is missing", "one box contains the other", "boxes contradict the person", "near a diagonal",
     "close to straight", "close to sideways",
@@ -180,9 +162,7 @@ def offsets(pictures: pd.DataFrame, boxes: pd.DataFrame, detector: str) -> pd.Da
         each rule set's verdict on this pair.
     """
     records = judged(pictures, boxes, detector, "visor", "best").dropna(subset="verdict").reset_index(drop=True)
-    subject, object = (
-        records[[f"{role}_{side}" for side in "xywh"]].to_numpy(np.float64) for role in ("subject", "object")
-    )
+    subject, object = (records[[f"{role}_{side}" for side in "xywh"]].to_numpy(float) for role in ROLES)
     d = (subject - object)[:, :2] + (subject - object)[:, 2:] / 2
     extent = subject[:, 2:] + object[:, 2:]
     sideways = records.relation.isin(["left of", "right of"]).to_numpy()
@@ -207,13 +187,11 @@ def offsets(pictures: pd.DataFrame, boxes: pd.DataFrame, detector: str) -> pd.Da
 
 
 def why(offsets: pd.DataFrame) -> pd.DataFrame:
-    """Why a rule set and the person disagree: the first of ``WHY`` that fits.
+    """Why a rule set and the person disagree: columns rules, why (the first of ``WHY`` that fits), person_only (the
+    person says "true", the rules do not) and rules_only.
 
     "Boxes contradict the person": they stand in the opposite half although the person says "true". Straight, near a
     diagonal and sideways are the angle off the prompt's direction: up to 30, up to 60, and more.
-
-    Returns:
-        Columns rules, why, person_only (the person says "true", the rules do not) and rules_only.
     """
     person = offsets.verdict == "true"
     reasons = [
@@ -230,18 +208,12 @@ def why(offsets: pd.DataFrame) -> pd.DataFrame:
 
 
 def decided(offsets: pd.DataFrame) -> pd.DataFrame:
-    """How often each rule set says that the relation holds, by the person's verdict (best pair).
-
-    Columns rules, verdict, n and holds (percent).
-    """
+    """How often each rule set says that the relation holds (percent), by the person's verdict: best pair."""
     return pd.DataFrame(
         {"rules": rules, "verdict": verdict, "n": len(part), "holds": 100 * float(part[rules].mean())}
         for rules in RULES
         for verdict, part in offsets.groupby("verdict")
     )
-
-
-# -------------------------------------------------------------------------------------------------- published systems
 
 
 def scores(pictures: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ Shares get the interval of :func:`statistics.ratio`, over questions: it has a wi
 none below eight questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import pandas as pd
 
 from ..dataset.boxes import BoxTable
 from ..dataset.prompt_files import read_cells
+from ..evaluation.detections import read_detections
 from ..evaluation.statistics import AGREEMENT, Clusters, cohen, outcomes, pairwise, ratio, with_labels
+from ..evaluation.verdicts import verdicts
 from ..relations import RULES
 from .kit import read_key
 from .vsr import judge_like_people
@@ -65,9 +67,6 @@ def _read_file(path: Path, kit: str, items: set[str]) -> pd.DataFrame:
     return table[list(_COLUMNS)].assign(seconds=seconds, file=str(path))
 
 
-# ------------------------------------------------------------------------------------------------------- among people
-
-
 def among(answers: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """How far people agree, over all relations and per relation; of a repeated question the first answer counts.
 
@@ -113,9 +112,6 @@ def _pair(a: pd.Series, b: pd.Series) -> dict[str, float | int]:
     return {"n": len(both), "agreement": 100 * float((both.a == both.b).mean()), "kappa": cohen(both.a, both.b)}
 
 
-# --------------------------------------------------------------------------------------------------- beside the rules
-
-
 def by_rules(answers: pd.DataFrame, tables: Sequence[BoxTable]) -> pd.DataFrame:
     """The rule sets' verdicts on a kit's photos, for :func:`with_rules`: the distinct items with a bool column per rule
     set, missing where it does not define the relation."""
@@ -127,15 +123,24 @@ def by_rules(answers: pd.DataFrame, tables: Sequence[BoxTable]) -> pd.DataFrame:
     return items[["item"]].assign(**verdicts)
 
 
-def by_verdicts(answers: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The rule sets' verdicts on a kit's generated images: the distinct items with a bool column per rule set.
-
-    Args:
-        verdicts: from :func:`verdicts.verdicts`, with model and rules.
-    """
+def by_detections(answers: pd.DataFrame, paths: Mapping[str, str], threshold: float, pairs: str) -> pd.DataFrame:
+    """The rule sets' verdicts on a kit's generated images, for :func:`with_rules`: the distinct items with a bool
+    column per rule set, missing where it does not define the relation. ``paths``: each model's file of detections.
+    Raises ValueError if one of the kit's models has none."""
+    if missing := [name for name in answers.model.unique() if name not in paths]:
+        raise ValueError(f"--detections: the model {missing[0]!r} of the kit has no file; write {missing[0]}=FILE")
+    prompts = answers.drop_duplicates("prompt_id")[["prompt_id", "subject", "relation", "object"]]
+    tables = []
+    for model, path in paths.items():
+        boxes = read_detections(path)
+        images = int(max(boxes.image_index.max(), answers.image_index.max())) + 1
+        for rules, about in RULES.items():
+            if len(able := prompts[prompts.relation.isin(about.defines)]):
+                records = verdicts(able, boxes, images, threshold, pairs, rules)
+                tables.append(records.assign(model=model, rules=rules))
     where = ["model", "prompt_id", "image_index"]
     items = answers.drop_duplicates("item")[["item", *where]]
-    wide = verdicts.pivot(index=where, columns="rules", values="correct").reset_index()
+    wide = pd.concat(tables).pivot(index=where, columns="rules", values="correct").reset_index()
     return items.merge(wide, on=where, how="left").drop(columns=where)
 
 
@@ -146,8 +151,7 @@ def with_rules(answers: pd.DataFrame, verdicts: pd.DataFrame, resamples: int = 1
     numbers describe the pairs that it was drawn from. "Undecidable" counts as not true, and so does a tie.
 
     Args:
-        answers: from :func:`read`.
-        verdicts: from :func:`by_rules` or :func:`by_verdicts`.
+        answers, verdicts: from :func:`read`, and from :func:`by_rules` or :func:`by_detections`.
 
     Returns:
         Columns relation, rules, person ("majority" first, if there are several), n, then accuracy, precision, recall
@@ -202,9 +206,6 @@ def _kappa_ends(row: dict[str, float], low: float, high: float, chance: float) -
     if ends[0] == ends[1] or np.isnan(low):
         ends = (low - chance) / (1 - chance), (high - chance) / (1 - chance)
     return {"kappa_low": float(ends[0]), "kappa_high": float(ends[1])}
-
-
-# ------------------------------------------------------------------------------------------------------------ in words
 
 
 def summary(among: pd.DataFrame, with_rules: pd.DataFrame | None = None) -> str:

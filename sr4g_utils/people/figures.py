@@ -44,31 +44,25 @@ def frames(table: pd.DataFrame) -> Figure:
         rows = table[table.relation == relation]  # few photos may leave none
         for offset, rules in zip(spread(len(shown)), shown, strict=True):
             part = rows[rows.rules == rules]
-            at = np.arange(len(part)) + offset
-            estimates(axis, part, at, "recall", fmt="o", color=rules_colour(rules), label=rules)
+            look = {"fmt": "o", "color": rules_colour(rules), "label": rules}
+            estimates(axis, part, np.arange(len(part)) + offset, "recall", **look)
         n = rows.groupby("frame").n.first()
-        axis.set(
-            yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()], xlabel="recall"
-        )
-        axis.set(title=relation, xlim=(-0.02, 1.02))
+        axis.set(yticks=range(len(n)), yticklabels=[f"code {frame}\n(n = {k})" for frame, k in n.items()])
+        axis.set(title=relation, xlabel="recall", xlim=(-0.02, 1.02))
         axis.invert_yaxis()
     axes[-1].legend(title="rules", **RIGHT)
     figure.tight_layout()
     return figure
 
 
-VERDICTS = {  # a person's: colour, marker
-    "true": (COLOURS[0], "o"), "undecidable": (COLOURS[7], "x"), "false": (COLOURS[3], "^"),
-}  # fmt: skip
+# a person's: colour, marker
+VERDICTS = {"true": (COLOURS[0], "o"), "undecidable": (COLOURS[7], "x"), "false": (COLOURS[3], "^")}
 
 
 def agreement(table: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
     """Agreement and kappa of every rule set with the person, any and best pair, and how often two people agree.
-
-    Args:
-        table: from :func:`agreement.with_people`; all images and the published boxes are shown.
-        ceiling: from :func:`agreement.ceiling`; the band spans its models.
-    """
+    ``table``: from :func:`agreement.with_people`; all images and the published boxes are shown. ``ceiling``: from
+    :func:`agreement.ceiling`; the band spans its models."""
     table = table[(table.images == "all") & (table.threshold == table.groupby("detector").threshold.transform("min"))]
     people = ceiling[ceiling.pictures == "all"]
     rules, detectors = list(dict.fromkeys(table.rules)), list(dict.fromkeys(table.detector))
@@ -101,11 +95,8 @@ def _look(rules: str, pairs: str) -> dict[str, Any]:
 
 def offsets(table: pd.DataFrame) -> Figure:
     """Where the most confident boxes are, turned so that the prompt's direction points right, and each rule's border.
-
-    Args:
-        table: from :func:`agreement.offsets`. GenEval's border depends on the boxes' sizes: it is drawn for the
-            median ones. Containment, which sg2im and sstd test first, is drawn as a ring.
-    """
+    ``table``: from :func:`agreement.offsets`. GenEval's border depends on the boxes' sizes: it is drawn for the median
+    ones. Containment, which sg2im and sstd test first, is drawn as a ring."""
     shown = table[table.both_found]
     figure, axis = plt.subplots(figsize=(7.5, 6))
     for verdict, (colour, marker) in VERDICTS.items():
@@ -136,16 +127,12 @@ def offsets(table: pd.DataFrame) -> Figure:
 
 def curve(table: pd.DataFrame) -> Figure:
     """Kappa with people on VSR at every half-width, on the half that it was fitted on and on the other.
-
-    Args:
-        table: from :func:`fitted_rule.curve`.
-    """
+    ``table``: from :func:`fitted_rule.curve`."""
     groups = list(dict.fromkeys(table.relations))
     figure, axes = plt.subplots(1, len(groups), figsize=(4 * len(groups), 3.8), sharex=True, sharey=True)
     for axis, group in zip(axes, groups, strict=True):
-        for (half, part), style, colour in zip(
-            table[table.relations == group].groupby("half"), ("-", "--"), (COLOURS[0], COLOURS[1]), strict=True
-        ):
+        halves = table[table.relations == group].groupby("half")
+        for (half, part), style, colour in zip(halves, ("-", "--"), COLOURS[:2], strict=True):
             axis.plot(part.half_width, part.kappa, style, color=colour, label=f"{half} (n = {part.n.iloc[0]:,})")
         axis.axvline(PEOPLE_HALF_WIDTH, color="black", linewidth=1)
         axis.set(title=group, xlabel="half-width of the sector (degrees)")
@@ -158,10 +145,7 @@ def curve(table: pd.DataFrame) -> Figure:
 
 def risk(margins: pd.DataFrame) -> Figure:
     """Risk against coverage: a rule set gives a verdict on the images farthest from its border only.
-
-    Args:
-        margins: from :func:`margins.margins`.
-    """
+    ``margins``: from :func:`margins.margins`."""
     figure, axis = plt.subplots(figsize=(7, 4.2))
     for (rules, part), marker in zip(margins.groupby("rules", sort=False), MARKERS, strict=False):
         ordered = part.sort_values("margin", ascending=False)
@@ -181,12 +165,8 @@ def risk(margins: pd.DataFrame) -> Figure:
 
 def systems(table: pd.DataFrame, metrics: tuple[str, ...] = ("VISOR", "VISOR_Cond")) -> Figure:
     """The score of each published system under every rule set, any pair (hollow) and best pair (filled).
-
-    Args:
-        table: from :func:`agreement.scores`.
-    """
-    models, detectors = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.detector))
-    rules = list(dict.fromkeys(table.rules))
+    ``table``: from :func:`agreement.scores`."""
+    models, detectors, rules = (list(dict.fromkeys(table[name])) for name in ("model", "detector", "rules"))
     size = (5 * len(detectors), 3 * len(metrics))
     figure, axes = plt.subplots(len(metrics), len(detectors), figsize=size, sharex=True, sharey=True)
     at = dict(zip(rules, np.linspace(-0.32, 0.32, len(rules)), strict=True))

@@ -47,10 +47,8 @@ def angles(judgements: pd.DataFrame, tables: Sequence[BoxTable]) -> pd.DataFrame
 
 
 def curve(angles: pd.DataFrame) -> pd.DataFrame:
-    """Agreement with people at every half-width, for each half and group of relations (from :func:`angles`).
-
-    Columns half, relations, half_width, n, accuracy, precision, recall, kappa.
-    """
+    """Agreement with people at every half-width, for each half and group of relations (from :func:`angles`): columns
+    half, relations, half_width, n, accuracy, precision, recall, kappa."""
     rows = []
     for half, names in product(("fitted on", "held out"), GROUPS):
         part = angles[(angles.half == half) & angles.relation.isin(GROUPS[names])]
@@ -70,15 +68,9 @@ def fit(curve: pd.DataFrame) -> float:
 
 
 def held_out(angles: pd.DataFrame, tables: Sequence[BoxTable], seed: int, resamples: int = 10_000) -> pd.DataFrame:
-    """Every rule set on the half of VSR that the width was not fitted on.
-
-    Args:
-        angles: from :func:`angles`.
-
-    Returns:
-        Columns relations (a group), rules, n, then accuracy, precision, recall and kappa, each with ``_low`` and
-        ``_high``: 95 % bootstrap over judgements.
-    """
+    """Every rule set on the half of VSR that the width was not fitted on, from :func:`angles`: columns relations (a
+    group), rules, n, then accuracy, precision, recall and kappa, each with ``_low`` and ``_high``: 95 % bootstrap over
+    judgements."""
     rng, rows = np.random.default_rng(seed), []
     part = angles[angles.half == "held out"]
     for rules in RULES:

@@ -116,20 +116,11 @@ def _single_pairs(table: BoxTable, photos: str | Path) -> tuple[np.ndarray, np.n
     return subject, object
 
 
-# ------------------------------------------------------------------------------------------------------------ the page
-
-
 def write(path: str | Path, questions: pd.DataFrame, seed: int) -> dict[str, int]:
     """Write the questionnaire: the questions in random order, a tenth of them asked again later on.
 
-    Args:
-        questions: from :func:`of_images` or :func:`of_photos`.
-
-    Returns:
-        The numbers of questions, of repeated ones among them, and of pictures.
-
-    Raises:
-        ValueError: there is no question.
+    ``questions``: from :func:`of_images` or :func:`of_photos`; there must be one, else ValueError. Returns the numbers
+    of questions, of repeated ones among them, and of pictures.
     """
     if not len(questions):
         raise ValueError("kit: there is no question to ask; are there images of spatial prompts?")
@@ -153,12 +144,8 @@ def write(path: str | Path, questions: pd.DataFrame, seed: int) -> dict[str, int
         about = {column: question[column] for column in KEY if column in question}
         key.append({"item": ids[repeated], "repeat_of": ids[0] if repeated else None, **about})
     text = json.dumps(key, default=lambda number: number.item(), ensure_ascii=False)  # numpy's numbers
-    data = {
-        "kit": _id("k", text),
-        "items": items,
-        "pictures": pictures,
-        "key": base64.b64encode(text.encode()).decode(),
-    }
+    encoded = base64.b64encode(text.encode()).decode()
+    data = {"kit": _id("k", text), "items": items, "pictures": pictures, "key": encoded}
     page = TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", json.dumps(data).replace("<", "\\u003c"))
     write_text(path, page)
     return {"questions": len(items), "repeated": n_again, "pictures": len(pictures)}
@@ -184,11 +171,8 @@ def _embedded(question: Any) -> str:
 
 
 def read_key(path: str | Path) -> tuple[str, pd.DataFrame]:
-    """A kit's name and its key: a row per question, with those columns of ``KEY`` that the kit has.
-
-    Raises:
-        ValueError: the file is no kit.
-    """
+    """A kit's name and its key: a row per question, with those columns of ``KEY`` that the kit has. Raises ValueError
+    if the file is no kit."""
     text = Path(path).read_text(encoding="utf-8")
     start, end = '<script id="data" type="application/json">', "</script>"
     try:

@@ -6,7 +6,7 @@ from jaxtyping import Float64
 
 from ..evaluation.statistics import cohen
 from ..relations import NAMES, RULES, judge
-from .agreement import judged
+from .agreement import ROLES, judged
 from .published import SIDE
 
 STEPS = np.arange(1, 65) / 128  # how far boxes are moved or resized, in units of the image's longer side
@@ -19,23 +19,15 @@ _MOVES = np.array(
 
 
 def margin(
-    subject: Float64[np.ndarray, "pair 4"],
-    object: Float64[np.ndarray, "pair 4"],
-    rules: str,
+    subject: Float64[np.ndarray, "pair 4"], object: Float64[np.ndarray, "pair 4"], rules: str,
     size: Float64[np.ndarray, "pair 2"],
-) -> Float64[np.ndarray, "pair relation"]:
+) -> Float64[np.ndarray, "pair relation"]:  # fmt: skip
     """How far the subject's box is from a border of each relation: the smallest change that turns the verdict.
 
     The box is moved in 16 directions, and made wider, narrower, taller or shorter about its centre, in steps of 1/128
     of the image's longer side, up to a half. This uses verdicts alone, so it serves every rule set and relation. A box
-    shrinks to 1 pixel at least.
-
-    Args:
-        subject, object: xywh in pixels.
-        size: width and height of each image.
-
-    Returns:
-        In units of the image's longer side; 0.5 where nothing turns the verdict.
+    shrinks to 1 pixel at least. Boxes are xywh in pixels, ``size`` is the width and height of each image, and margins
+    are in units of the longer side; 0.5 where nothing turns the verdict.
     """
     before = judge(subject, object, rules, size)
     smallest = np.full(before.shape, STEPS[-1])
@@ -58,9 +50,7 @@ def margins(pictures: pd.DataFrame, boxes: pd.DataFrame, detector: str) -> pd.Da
     for rules in RULES:
         records = judged(pictures, boxes, detector, rules, "best")
         records = records[records.verdict.notna() & records.both_found]
-        subject, object = (
-            records[[f"{role}_{side}" for side in "xywh"]].to_numpy(np.float64) for role in ("subject", "object")
-        )
+        subject, object = (records[[f"{role}_{side}" for side in "xywh"]].to_numpy(float) for role in ROLES)
         far = margin(subject, object, rules, np.full((len(records), 2), SIDE))
         far = far[np.arange(len(records)), records.relation.map(NAMES.index)]
         tables.append(records[["picture", "verdict"]].assign(rules=rules, holds=records.correct, margin=far))

@@ -16,8 +16,6 @@ FILES = {
     ),
     "geneval_people": ("geneval_clip.csv", "geneval_sdv2.csv", "geneval_if-xl.csv"),
 }  # fmt: skip
-
-
 SYSTEMS = {"sd15_promptonly": "SD 1.5", "sd15_boxdiff": "SD 1.5 + BoxDiff", "sd14_gligen": "SD 1.4 + GLIGEN"}
 DETECTORS = {"fasterrcnn": "Faster R-CNN", "grounding_dino": "Grounding DINO"}
 FLOORS = {"Faster R-CNN": 0.5, "Grounding DINO": 0.35}  # boxes below are not published
@@ -29,11 +27,8 @@ _PICTURE = ["picture", "model", "prompt_id", "image_index", "subject", "relation
 
 
 def folder_of(source: str | Path | None, kind: str) -> Path:
-    """The folder of a source, ``"spatialbench_uc"`` or ``"geneval_people"``: as given, or downloaded if None.
-
-    Raises:
-        ValueError: the given folder lacks a file.
-    """
+    """The folder of a source, ``"spatialbench_uc"`` or ``"geneval_people"``: as given, or downloaded if None. Raises
+    ValueError if the given folder lacks a file."""
     names = FILES[kind]
     if source is None:
         for name in names:
@@ -84,9 +79,8 @@ def _sample(record: dict[str, Any], model: str) -> tuple[list[Any], list[list[An
     for detector, detections in ran.items():
         for box in detections:
             x1, y1, x2, y2 = map(float, box["box_xyxy"])
-            boxes.append(
-                [id, model, detector, prompt, seed, box["label"], float(box["score"]), x1, y1, x2 - x1, y2 - y1]
-            )
+            about = [id, model, detector, prompt, seed, box["label"], float(box["score"])]
+            boxes.append([*about, x1, y1, x2 - x1, y2 - y1])
     triplet = [record["object_a"], RELATION[record["relation"]], record["object_b"]]
     row = [id, model, prompt, seed, *triplet, ANSWERS[record["verdict_raw"]], *(d in ran for d in DETECTORS.values())]
     return row, boxes
@@ -94,20 +88,16 @@ def _sample(record: dict[str, Any], model: str) -> tuple[list[Any], list[list[An
 
 def _labels(path: Path, known: set[str]) -> dict[str, str]:
     """A person's verdicts by sample id."""
-    table = read_cells(path)
+    table, files = read_cells(path), ", ".join(FILES["spatialbench_uc"][:3])
     if missing := {"sample_id", "human_verdict"} - set(table):
         raise ValueError(f"{path}: the column {min(missing)!r} is missing")
     for row, id, verdict in table[["sample_id", "human_verdict"]].itertuples():
         if verdict not in ANSWERS:
             raise ValueError(f"{path}, line {row}: human_verdict {verdict!r} is none of {', '.join(ANSWERS)}")
         if id not in known:
-            raise ValueError(
-                f"{path}, line {row}: sample_id {id!r} is in none of {', '.join(FILES['spatialbench_uc'][:3])}"
-            )
+            raise ValueError(f"{path}, line {row}: sample_id {id!r} is in none of {files}")
     return dict(zip(table.sample_id, table.human_verdict.map(ANSWERS), strict=True))
 
-
-# ------------------------------------------------------------------------------------------------------------ GenEval
 
 MODELS = {"geneval_clip.csv": "CLIP retrieval", "geneval_sdv2.csv": "SD 2.1", "geneval_if-xl.csv": "IF-XL"}
 _PROMPT = r"a photo of an? (?P<subject>.+?) (?P<relation>left of|right of|above|below) an? (?P<object>.+)"

@@ -5,9 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..dataset import coco, inputs
 from ..evaluation import failure_signs, scores
-from ..store import files
 from ..store.run import RECORDED, Run
 from . import agreement, fitted_rule, margins, published, vsr
 
@@ -42,16 +40,17 @@ def results(
             "spatialbench, geneval_people, vsr, train_annotations, val_annotations: give all of them (a path, or null "
             f"to download), or leave all of them {RECORDED!r}"
         )
-    folders = {
-        kind: published.folder_of(source, kind)
-        for kind, source in (("spatialbench_uc", spatialbench), ("geneval_people", geneval_people))
-    }
+    images = {"spatialbench_uc": spatialbench, "geneval_people": geneval_people}
+    folders = {kind: published.folder_of(source, kind) for kind, source in images.items()}
     names = {
         kind: [run.read((folder / name).resolve()).name for name in published.FILES[kind]]
         for kind, folder in folders.items()
     }
+    judgements, boxes = vsr.sources(run, vsr_judgements, train, val)
+    angles = fitted_rule.angles(vsr.read_vsr(judgements), boxes)
     tables = {
-        **_of_photos(run, vsr_judgements, train, val, resamples, seed),
+        "people_curve": fitted_rule.curve(angles),
+        "people_held_out": fitted_rule.held_out(angles, boxes, seed, resamples),
         **_of_images(folders["spatialbench_uc"], resamples, seed),
         "people_ceiling": agreement.ceiling(published.read_geneval_people(folders["geneval_people"]), resamples, seed),
     }
@@ -59,28 +58,14 @@ def results(
     return {name: run.result(tables[name], name, **about) for name in RESULTS}, about
 
 
-def _of_photos(run: Run, judgements: Any, train: Any, val: Any, resamples: int, seed: int) -> dict[str, pd.DataFrame]:
-    """The fit of the sectors, and every rule set on the half of VSR that was not used for it."""
-    tables = [
-        coco.read(run.read(Path(inputs.annotations(run, source, split)).resolve()), split).without_crowds()
-        for source, split in ((train, "train"), (val, "val"))
-    ]
-    captions = vsr.read_vsr(run.read(judgements) if judgements else files.download("all_vsr_validated.jsonl"))
-    angles = fitted_rule.angles(captions, tables)
-    return {
-        "people_curve": fitted_rule.curve(angles),
-        "people_held_out": fitted_rule.held_out(angles, tables, seed, resamples),
-    }
-
-
 def _of_images(folder: Path, resamples: int, seed: int) -> dict[str, pd.DataFrame]:
     """Agreement and scores on SpatialBench-UC's images."""
-    pictures, boxes = published.read_spatialbench(folder)
-    detector = "Faster R-CNN"
+    (pictures, boxes), detector = published.read_spatialbench(folder), "Faster R-CNN"
     differences, order = agreement.compared(pictures, boxes, resamples, seed)
     records = agreement.judged(pictures, boxes, detector, "visor", "any")
-    models = list(pictures.model.unique())
-    by_model = {name: boxes[(boxes.model == name) & (boxes.detector == detector)] for name in models}
+    by_model = {name: records[records.model == name] for name in pictures.model.unique()}
+    seen = {name: boxes[(boxes.model == name) & (boxes.detector == detector)] for name in by_model}
+    prompts, floor = pictures.drop_duplicates("prompt_id"), published.FLOORS[detector] - 1e-9
     return {
         "people_agreement": agreement.with_people(pictures, boxes, resamples, seed),
         "people_tests": agreement.tests(pictures, boxes, resamples, seed),
@@ -90,14 +75,6 @@ def _of_images(folder: Path, resamples: int, seed: int) -> dict[str, pd.DataFram
         "people_scores": agreement.scores(pictures, boxes),
         "people_differences": differences,
         "people_order": order,
-        "people_swapped": failure_signs.swapped(
-            {name: records[records.model == name] for name in models}, resamples, seed
-        ),
-        "people_several": failure_signs.several_boxes(
-            pictures.drop_duplicates("prompt_id"),
-            by_model,
-            max(scores.AT_LEAST),
-            published.FLOORS[detector] - 1e-9,
-            "visor",
-        ),
+        "people_swapped": failure_signs.swapped(by_model, resamples, seed),
+        "people_several": failure_signs.several_boxes(prompts, seen, max(scores.AT_LEAST), floor, "visor"),
     }

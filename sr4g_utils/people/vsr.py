@@ -37,10 +37,7 @@ def read_vsr(path: str | Path) -> pd.DataFrame:
     """The human judgements of phrases that name our relations: image_id, subject, relation, object, label and frame.
 
     ``frame`` is the annotator's reference frame as VSR codes it ("0", "1", "2"; "none" where none was noted). The
-    published file does not explain the codes.
-
-    Raises:
-        ValueError: a line is not a VSR record.
+    published file does not explain the codes. Raises ValueError for a line that is not a VSR record.
     """
     rows = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
@@ -101,8 +98,7 @@ def human_agreement(
     Columns: relation, rules, frame, n, then accuracy, precision, recall and kappa, each with ``_low`` and ``_high``:
     the 95 % percentile bootstrap over judgements (a bootstrap of the rows is a multinomial draw of their 2 × 2 table).
     """
-    rng = np.random.default_rng(seed)
-    rows = []
+    rng, rows = np.random.default_rng(seed), []
     for rules in RULES:
         captions = judgements.assign(verdict=judge_like_people(judgements, tables, rules)).dropna(subset="verdict")
         for relation in dict.fromkeys(name for name in VSR_PHRASES.values() if name in RULES[rules].defines):
@@ -125,19 +121,15 @@ def at_prevalence(agreement: pd.DataFrame, disagreement: pd.DataFrame) -> pd.Dat
     **Assumption**: recall and false alarms are the same on COCO's pairs as on VSR's captions.
 
     Args:
-        agreement: from :func:`human_agreement`.
-        disagreement: from :func:`counts.write_rule_disagreement`.
+        agreement, disagreement: from :func:`human_agreement` and :func:`counts.write_rule_disagreement`.
 
     Returns:
         Columns relation, rules, accuracy, kappa, precision (VSR's), pairs (q), prevalence (π) and
         precision_at_prevalence; the last two null where the assumption cannot hold (π outside 0 to 1).
     """
-    shares = pd.concat(
-        disagreement[["relation", "pairs", "both", own, f"only_{own}"]].set_axis(
-            ["relation", "all_pairs", "both", "rules", "only"], axis=1
-        )
-        for own in ("a", "b")
-    ).drop_duplicates(["relation", "rules"])
+    columns = ["relation", "all_pairs", "both", "rules", "only"]
+    sides = (disagreement[["relation", "pairs", "both", own, f"only_{own}"]] for own in ("a", "b"))
+    shares = pd.concat(side.set_axis(columns, axis=1) for side in sides).drop_duplicates(["relation", "rules"])
     table = agreement[agreement.frame == "all"].merge(shares, on=["relation", "rules"])
     # misses and false positives make up the errors: 1 − accuracy = positives·(1 − recall) + positives·wrong
     wrong = table.recall * (1 - table.precision) / table.precision  # false positives per positive
@@ -150,19 +142,21 @@ def at_prevalence(agreement: pd.DataFrame, disagreement: pd.DataFrame) -> pd.Dat
     return table[kept]
 
 
+def sources(run: Run, judgements: Any, train: Any, val: Any) -> tuple[Path, list[BoxTable]]:
+    """The file of VSR's judgements (a path, or None to download) and the boxes of COCO's two splits."""
+    paths = {split: inputs.annotations(run, source, split) for split, source in (("train", train), ("val", val))}
+    tables = [coco.read(run.read(path.resolve()), split).without_crowds() for split, path in paths.items()]
+    return run.read(judgements) if judgements else files.download("all_vsr_validated.jsonl"), tables
+
+
 def human_agreement_result(
     run: Run, vsr: Any, train_annotations: Any, val_annotations: Any, resamples: int, seed: int
 ) -> Result:
-    """:func:`vsr.human_agreement` on VSR's judgements (a path, or None to download) and COCO's annotations; the
-    recorded one where any of them is "recorded"."""
+    """:func:`human_agreement` of :func:`sources`; the recorded one where any of them is "recorded"."""
 
     def make() -> Result:
-        tables = [
-            coco.read(inputs.annotations(run, source, split), split).without_crowds()
-            for source, split in ((train_annotations, "train"), (val_annotations, "val"))
-        ]
-        judgements = read_vsr(run.read(vsr) if vsr else files.download("all_vsr_validated.jsonl"))
+        path, tables = sources(run, vsr, train_annotations, val_annotations)
         about = {"judgements": "VSR, all_vsr_validated.jsonl", "seed": seed, "resamples": resamples}
-        return human_agreement(judgements, tables, seed, resamples), about
+        return human_agreement(read_vsr(path), tables, seed, resamples), about
 
     return run.recorded_or("human_agreement", "coco", RECORDED in (vsr, train_annotations, val_annotations), make)

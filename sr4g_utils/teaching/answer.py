@@ -87,10 +87,7 @@ _SHADES = ("#ffffff", "#f7d9a8", "#0173b2")
 
 def grid(records: pd.DataFrame, title: str) -> Figure:
     """Records as a table of squares: a row per prompt, a square per image, coloured by its outcome.
-
-    Args:
-        records: prompt_id, both_found and correct.
-    """
+    ``records``: prompt_id, both_found and correct."""
     prompts = list(dict.fromkeys(records.prompt_id))
     most = int(records.groupby("prompt_id").size().max()) if len(records) else 1
     figure, axis = plt.subplots(figsize=(0.6 * most + 4, 0.42 * max(len(prompts), 1) + 1.2))

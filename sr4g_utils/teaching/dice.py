@@ -20,8 +20,8 @@ RELATIONS = ("left of", "right of")  # half of the prompts each
 def throw(prompts: int, generator: str = "dice", seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Prompts and the detections of four images each, as :func:`sr4g_utils.evaluation.verdicts.verdicts` takes them.
 
-    Every image is 64 pixels wide and high. An object that is drawn is one box of 16 × 16 pixels and found with
-    certainty. A generator that is "stubborn" puts the subject on the left, whatever the prompt says.
+    Every image is 64 pixels wide and high, and an object that is found is one box of 16 × 16 pixels. A generator that
+    is "stubborn" puts the subject on the left, whatever the prompt says.
     """
     if generator not in GENERATORS:
         raise ValueError(f"generator: unknown generator {generator!r}; choose one of {', '.join(GENERATORS)}")
@@ -55,11 +55,8 @@ TOLERANCE = 0.5  # points
 
 
 def check_prediction(prediction: Mapping[str, float | int | None], generator: str = "dice") -> None:
-    """Whether the predicted percentages are a generator's expected ones, to within half a point.
-
-    Args:
-        prediction: a percentage for each of OA, VISOR, VISOR_Cond and VISOR_1 to VISOR_4.
-        generator: one of ``GENERATORS``.
+    """Whether the predicted percentages of OA, VISOR, VISOR_Cond and VISOR_1 to VISOR_4 are those to be expected of one
+    of ``GENERATORS``, to within half a point.
 
     Raises:
         CounterExample: one of them is missing, or is not the expected one; some throws are drawn.
@@ -82,7 +79,6 @@ def _hint(metric: str, predicted: float, expected: Mapping[str, float]) -> str:
     def near(value: float) -> bool:
         return abs(predicted - value) <= TOLERANCE
 
-    share = expected["VISOR"] / 100
     if not 0 <= predicted <= 100:
         return f"{metric} is a percentage of something: {predicted:g} cannot be one."
     if 0 < predicted <= 1 and near(expected[metric] / 100):
@@ -99,7 +95,7 @@ def _hint(metric: str, predicted: float, expected: Mapping[str, float]) -> str:
         n = int(metric[-1])
         if near(expected["VISOR"]):
             return f"{metric} counts prompts, not images: how often does a row have at least {n} blue squares?"
-        if near(float(100 * stats.binom.sf(n - 1, IMAGES, share))):
+        if near(float(100 * stats.binom.sf(n - 1, IMAGES, expected["VISOR"] / 100))):
             return "Not every prompt has the same chance here: look at the rows one by one."
         if n < IMAGES and near(expected[metric] - expected[f"VISOR_{n + 1}"]):
             return f"That is how often exactly {n} squares of a row are blue: more than {n} count as well."

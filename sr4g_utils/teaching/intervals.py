@@ -102,10 +102,7 @@ def claims() -> dict[str, str]:
 
 
 def check_claims(stands: Mapping[str, bool | None]) -> None:
-    """Whether each claim is judged rightly.
-
-    Args:
-        stands: a claim's letter -> whether the intervals support it.
+    """Whether each claim is judged rightly. ``stands``: a claim's letter -> whether the intervals support it.
 
     Raises:
         CounterExample: one is missing or judged wrongly; its interval is drawn with the region that it claims.
@@ -153,10 +150,8 @@ _CASES: list[tuple[tuple[float, float, float], dict[str, float], str]] = [
 
 
 def check_stands(function: Callable[..., bool]) -> None:
-    """Whether a function tells rightly when an interval supports "the true value is above … and below …".
-
-    Args:
-        function: takes value, low, high and the keywords above and below, and returns True or False.
+    """Whether a function of value, low, high and the keywords above and below tells rightly, by True or False, when an
+    interval supports "the true value is above … and below …".
 
     Raises:
         CounterExample: its answer is wrong for an interval and a claim, which are drawn.
@@ -165,12 +160,11 @@ def check_stands(function: Callable[..., bool]) -> None:
         above, below = region.get("above", -np.inf), region.get("below", np.inf)
         edges = ", ".join(f"{name}={edge:g}" for name, edge in region.items())
         text = f"{function.__name__}({value:g}, {low:g}, {high:g}, {edges})"
-
         figure = partial(_case, (value, low, high), (above, below), text)
         answer = call(function, value, low, high, figure=figure, **region)
         if not isinstance(answer, bool | np.bool_):
-            sentence = f"{function.__name__} returns {answer!r}; a claim stands, True, or does not, False."
-            refuse(sentence, figure(f"{answer}"))
+            refuse(f"{function.__name__} returns {answer!r}; a claim stands, True, or does not, False.",
+                   figure(f"{answer}"))  # fmt: skip
         if bool(answer) != bool(low > above and high < below):
             refuse(f"{hint} Your function says {answer}.", figure(f"{answer}"))
     accept(f"{function.__name__} says so when, and only when, the whole interval lies in the region.")
@@ -190,10 +184,8 @@ def resampled(
 
 
 def check_paired_interval(function: Callable) -> None:
-    """Whether a function makes the 95 % interval of the difference between two models on the same prompts.
-
-    Args:
-        function: takes before and after, bool (prompt, image) each, and returns the interval's ends in points.
+    """Whether a function of before and after, bool (prompt, image) each, returns the ends, in points, of the 95 %
+    interval of the difference between two models on the same prompts.
 
     Raises:
         CounterExample: its interval is too wide, too narrow or elsewhere; both are drawn.
@@ -222,18 +214,18 @@ def _width_hint(left: float, right: float, width: float, middle: float) -> str:
         return "The interval is elsewhere: which difference is meant, after minus before or the other?"
     if width > 1.12:
         return "The interval is too wide: do both models meet the same prompts in each draw?"
-    narrow = (
-        "The interval is too narrow: is a prompt drawn with all of its images, and do 95 % of the draws lie within?"
-    )
-    return narrow if width < 0.9 else ""
+    if width < 0.9:
+        question = "is a prompt drawn with all of its images, and do 95 % of the draws lie within?"
+        return f"The interval is too narrow: {question}"
+    return ""
 
 
 def _histogram(drawn: np.ndarray, interval: tuple[float, float] | None, title: str) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 2.4))
     axis.hist(drawn, bins=40, color=figures.COLOURS[0], alpha=0.5)
     if interval:
-        axis.axvline(interval[0], color=figures.COLOURS[1], linewidth=3, label="yours")
-        axis.axvline(interval[1], color=figures.COLOURS[1], linewidth=3)
+        for end, label in zip(interval, ("yours", None), strict=True):
+            axis.axvline(end, color=figures.COLOURS[1], linewidth=3, label=label)
         axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     axis.set(xlabel="difference (points)", yticks=[], title=title)
     figure.tight_layout()

@@ -59,11 +59,8 @@ def _draw(axis: plt.Axes, picture: int) -> None:
 
 
 def judged(answers: Sequence[str], annotator: str) -> pd.DataFrame:
-    """Answers to the 16 questions, in their order, as a table of judgements.
-
-    Raises:
-        ValueError: there are more answers or fewer.
-    """
+    """Answers to the 16 questions, in their order, as a table of judgements. Raises ValueError if there are more or
+    fewer."""
     if len(answers) != len(questions()):
         raise ValueError(f"answers: {len(answers)} of them for {len(questions())} pictures; answer each picture once")
     return questions().assign(answer=list(answers), annotator=annotator)
@@ -71,10 +68,9 @@ def judged(answers: Sequence[str], annotator: str) -> pd.DataFrame:
 
 def judged_by_rules(rules: str) -> pd.DataFrame:
     """A rule set's answers to the same questions."""
-    verdicts = [
-        judge(boxes[[0]], boxes[[1]], rules, np.array([[64.0, 64.0]]))[0, NAMES.index(r)]
-        for _, r, _, boxes in _scenes()
-    ]
+    size, verdicts = np.array([[64.0, 64.0]]), []
+    for _, relation, _, boxes in _scenes():
+        verdicts.append(judge(boxes[[0]], boxes[[1]], rules, size)[0, NAMES.index(relation)])
     return judged([ANSWERS[not verdict] for verdict in verdicts], f"rules: {rules}")
 
 
@@ -103,14 +99,10 @@ def read_judgements(path: str | Path) -> pd.DataFrame:
 
 
 def paired(judgements: pd.DataFrame, one: str, other: str) -> tuple[list[bool], list[bool]]:
-    """The answers of two annotators to the questions that both answered; True is yes.
-
-    Raises:
-        ValueError: they share no question.
-    """
-    sides = [
-        judgements[judgements.annotator == name].set_index(["picture", "question"]).answer for name in (one, other)
-    ]
+    """The answers of two annotators to the questions that both answered; True is yes. Raises ValueError if they share
+    no question."""
+    by_question = judgements.set_index(["picture", "question"])
+    sides = [by_question[by_question.annotator == name].answer for name in (one, other)]
     both = pd.concat(sides, axis=1, join="inner") == "yes"
     if not len(both):
         raise ValueError(f"judgements: {one!r} and {other!r} answered no question in common")
@@ -124,12 +116,12 @@ def check_answers(answers: Sequence[str]) -> None:
         CounterExample: one is missing or is another word; its picture is drawn.
     """
     for picture in range(len(questions())):
-        said = answers[picture] if picture < len(answers) else None
-        if said not in ANSWERS:
+        answer = answers[picture] if picture < len(answers) else None
+        if answer not in ANSWERS:
             figure, axis = plt.subplots(figsize=(3, 3.2))
             _draw(axis, picture)
-            told = "has no answer" if said is None else f"has the answer {said!r}"
-            refuse(f"Picture {picture} {told}: yes or no?", figure)
+            state = "has no answer" if answer is None else f"has the answer {answer!r}"
+            refuse(f"Picture {picture} {state}: yes or no?", figure)
     if len(answers) != len(questions()):
         refuse(f"There are {len(questions())} pictures and {len(answers)} answers.", words("one answer per picture"))
     if len(set(answers)) == 1:
@@ -142,10 +134,7 @@ _TABLES = [[6, 2, 1, 7], [9, 1, 1, 1], [2, 6, 2, 6], [8, 0, 0, 8], [0, 8, 8, 0],
 
 
 def check_kappa(function: Callable[[list[bool], list[bool]], float]) -> None:
-    """Whether a function is Cohen's kappa.
-
-    Args:
-        function: takes two lists of answers (True is yes); it returns NaN where both always say the same word.
+    """Whether a function of two lists of answers (True is yes) is Cohen's kappa, NaN where both always say the same.
 
     Raises:
         CounterExample: its value is wrong for two judges, drawn as their 2 × 2 table.
@@ -174,8 +163,8 @@ def _hint(value: float, counts: list[int]) -> str:
         return "That is how often they agree; how often would two such judges agree by chance?"
     if np.isclose(value, 2 * same - 1):
         return "By chance they would agree in half of the cases only if each value yes half of the time: do they?"
-    if any(np.isclose(value, (same - c) / (1 - c)) for c in (one**2 + (1 - one) ** 2, other**2 + (1 - other) ** 2)
-           if c < 1):  # fmt: skip
+    chances = [share**2 + (1 - share) ** 2 for share in (one, other)]
+    if any(np.isclose(value, (same - chance) / (1 - chance)) for chance in chances if chance < 1):
         return "Chance has two judges: each has a share of yes of their own."
     if np.isclose(value, (same - one * other) / (1 - one * other) if one * other < 1 else np.nan):
         return "Two judges can also agree by chance on no."

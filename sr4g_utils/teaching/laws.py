@@ -28,8 +28,7 @@ def _by_prompt(records: pd.DataFrame) -> float:
 
 
 def _of_all(records: pd.DataFrame) -> float:
-    found = records.both_found.any()
-    return float(100 * (records.correct & records.both_found).mean()) if found else float("nan")
+    return float(100 * (records.correct & records.both_found).mean()) if records.both_found.any() else float("nan")
 
 
 def _zero(records: pd.DataFrame) -> float:
@@ -65,14 +64,12 @@ def check_law(law: Law, name: str) -> None:
     """Whether the right metric obeys a law, and the suspect that it is meant for breaks it.
 
     Args:
-        law: takes a metric and records, and returns whether the metric obeys it there.
-        name: a key of ``LAWS``.
+        law: takes a metric and records, and returns whether the metric obeys it there; ``name`` is its key in ``LAWS``.
 
     Raises:
         CounterExample: it accuses the right metric, or lets the wrong one pass; the records are drawn.
     """
-    caught: list[pd.DataFrame] = []
-    suspect = METRICS[LAWS[name]]
+    caught, suspect = False, METRICS[LAWS[name]]
     for records in tables():
         before = records.copy()
         verdicts = [call(law, metric, records, figure=partial(grid, before)) for metric in (_pooled, suspect)]
@@ -83,8 +80,7 @@ def check_law(law: Law, name: str) -> None:
         if not verdicts[0]:
             value = f"VISOR_Cond = {_pooled(before):.1f} %"
             refuse("This law accuses a metric that is right: it does not hold for VISOR_Cond.", grid(before, value))
-        if not verdicts[1]:
-            caught.append(before)
+        caught |= not verdicts[1]
     if not caught:
         odd = next(records for records in tables() if not same(suspect(records), _pooled(records)))
         refuse("This law holds for the right metric, but the wrong one obeys it, too: it asks too little.",
@@ -93,10 +89,7 @@ def check_law(law: Law, name: str) -> None:
 
 
 def check_suspects(broken: Mapping[str, str | None]) -> None:
-    """Whether each law is set against the one suspect that breaks it.
-
-    Args:
-        broken: the name of a law -> the name of a metric.
+    """Whether each law is set against the one suspect that breaks it. ``broken``: a law's name -> a metric's.
 
     Raises:
         CounterExample: one is missing or wrong; records on which the named metric is right are drawn.
@@ -104,8 +97,8 @@ def check_suspects(broken: Mapping[str, str | None]) -> None:
     for law, suspect in LAWS.items():
         name = broken.get(law)
         if name not in METRICS:
-            sentence = f"Which metric breaks the law of {law!r}? Name one of {', '.join(METRICS)}."
-            refuse(sentence, words(f"{law}: {name}"))
+            refuse(f"Which metric breaks the law of {law!r}? Name one of {', '.join(METRICS)}.",
+                   words(f"{law}: {name}"))  # fmt: skip
         if name != suspect:
             records = next(tables(seed=2))
             value = f"metric {name}: {METRICS[name](records):.1f} %"
@@ -115,11 +108,7 @@ def check_suspects(broken: Mapping[str, str | None]) -> None:
 
 
 def check_cond(metric: Metric) -> None:
-    """Whether a function of records is VISOR_Cond.
-
-    Raises:
-        CounterExample: records on which its value is wrong; they are drawn.
-    """
+    """Whether a function of records is VISOR_Cond. Raises CounterExample with records on which its value is wrong."""
     for records in tables(seed=1):
         value = call(metric, records.copy(), figure=partial(grid, records))
         if not isinstance(value, int | float | np.number):

@@ -79,12 +79,8 @@ def _pairs(name: str, rules: str) -> list[tuple[str, np.ndarray, np.ndarray, boo
 
 
 def check_relation(function: Callable, name: str, rules: str = "visor") -> None:
-    """Whether a function of two boxes decides a relation as a rule set does.
-
-    Args:
-        function: takes subject and object, each a tuple (x, y, w, h) in pixels, and returns True or False.
-        name: the relation's.
-        rules: the rule set's name.
+    """Whether a function of subject and object, each a tuple (x, y, w, h) in pixels, decides a relation, by True or
+    False, as a rule set does.
 
     Raises:
         CounterExample: on a pair of boxes, which is drawn, it returns something else, stops, or is not written yet.
@@ -98,6 +94,5 @@ def check_relation(function: Callable, name: str, rules: str = "visor") -> None:
             refuse(f"{function.__name__} returns {answer!r} here; a relation answers True or False.",
                    pair(subject, object, title))  # fmt: skip
         if bool(answer) != verdict:
-            sentence = f"{HINTS[kind]} Your function says {answer}, the rule says otherwise."
-            refuse(sentence, pair(subject, object, title))
+            refuse(f"{HINTS[kind]} Your function says {answer}, the rule says otherwise.", pair(subject, object, title))
     accept(f"{function.__name__} decides every pair as the rule set {rules!r} does.")

@@ -29,8 +29,8 @@ def captions() -> pd.DataFrame:
     for picture, (names, boxes) in enumerate(_scenes()):
         for s, o in permutations(range(len(names)), 2):
             for name, holds in zip(NAMES, judge(boxes[[s]], boxes[[o]])[0], strict=True):
+                triplet = (names[s], name, names[o])
                 if holds and BY_NAME[name].family == "projective" and names[s] != names[o]:
-                    triplet = (names[s], name, names[o])
                     rows.append((picture, *triplet, caption(*triplet)))
     return pd.DataFrame(rows, columns=["picture", "subject", "relation", "object", "caption"])
 
@@ -72,11 +72,8 @@ def _named(rows: pd.DataFrame) -> pd.Series:
 
 
 def check_leaks(function: Callable) -> None:
-    """Whether a function finds the pictures through which a training set leaks.
-
-    Args:
-        function: takes the training captions, all captions and the set of unseen objects, and returns the set of
-            training pictures that show an unseen object.
+    """Whether a function finds the pictures through which a training set leaks: it takes the training captions, all
+    captions and the set of unseen objects, and returns the set of training pictures that show an unseen object.
 
     Raises:
         CounterExample: a picture that it misses, or accuses without reason, drawn.
@@ -101,10 +98,8 @@ def check_leaks(function: Callable) -> None:
 
 
 def check_leaky(function: Callable) -> None:
-    """Whether a split looks clean, since no training caption names an unseen object, and leaks all the same.
-
-    Args:
-        function: takes all captions and the set of unseen objects, and returns the rows to train on.
+    """Whether a split looks clean, since no training caption names an unseen object, and leaks all the same. The
+    function takes all captions and the set of unseen objects, and returns the rows to train on.
 
     Raises:
         CounterExample: a caption that gives it away, or a picture that shows it to be clean, drawn.
@@ -122,23 +117,18 @@ def check_leaky(function: Callable) -> None:
 
 
 def check_clean(function: Callable) -> None:
-    """Whether a split leaks nothing and throws nothing away without need.
-
-    Args:
-        function: as in :func:`check_leaky`.
+    """Whether a split, a function as in :func:`check_leaky`, leaks nothing and throws nothing away without need.
 
     Raises:
         CounterExample: a training picture that shows an unseen object, or one that was left out needlessly, drawn.
     """
     training = _training(function)
-    shown = training.picture.map(_shows_unseen).astype(bool)
-    if shown.any():
-        row = training[shown].iloc[0]
+    if len(shown := training[training.picture.map(_shows_unseen).astype(bool)]):
+        row = shown.iloc[0]
         refuse("The model would be trained on this picture, and it shows an unseen object.",
                draw(row.picture, f"trained with\n{row.caption!r}"))  # fmt: skip
     rows = captions()
-    lost = rows[~rows.picture.map(_shows_unseen).astype(bool) & ~rows.index.isin(training.index)]
-    if len(lost):
+    if len(lost := rows[~rows.picture.map(_shows_unseen).astype(bool) & ~rows.index.isin(training.index)]):
         row = lost.iloc[0]
         refuse("This caption was left out, and its picture gives nothing away.", draw(row.picture, row.caption))
     accept("No training picture shows an unseen object, and all others are kept.")

@@ -38,18 +38,13 @@ def constants() -> dict[str, Any]:
 
 
 def options(
-    subject: str = "dog",
-    object: str = "cat",
-    subject_box: Sequence[float | int] = SUBJECT_BOX,
-    object_box: Sequence[float | int] = OBJECT_BOX,
-    picture: np.ndarray | None = None,
-    rules: str = "visor",
-) -> dict[str, Any]:
+    subject: str = "dog", object: str = "cat", subject_box: Sequence[float | int] = SUBJECT_BOX,
+    object_box: Sequence[float | int] = OBJECT_BOX, picture: np.ndarray | None = None, rules: str = "visor",
+) -> dict[str, Any]:  # fmt: skip
     """The choices that :func:`show`, :func:`boxes` and :func:`page` offer, checked and ready for JSON.
 
     Args:
-        subject, object: names of the two things.
-        subject_box, object_box: four numbers each, xywh in pixels of the picture.
+        subject, object, subject_box, object_box: names of the two things, and xywh of each in pixels of the picture.
         picture: uint8 (h, w, 3) behind the boxes; by default an empty one of 640 × 480 pixels.
         rules: the rule set to begin with.
 
@@ -62,31 +57,21 @@ def options(
             raise ValueError(f"{role}: the name is empty; the caption needs one")
         if len(box) != 4 or not np.isfinite(np.asarray(box, float)).all() or min(box[2:]) <= 0:
             raise ValueError(f"{role}_box: needs x, y, width and height in pixels, the last two above 0; got {box!r}")
+    size, address = SIZE, ""
+    if picture is not None:  # as an address that holds it, so that nothing is loaded
+        size, file = picture.shape[1::-1], io.BytesIO()
+        Image.fromarray(np.asarray(picture, np.uint8)).save(file, "PNG")
+        address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     return {
-        "subject": subject,
-        "object": object,
-        "subject_box": [float(side) for side in subject_box],
-        "object_box": [float(side) for side in object_box],
-        "size": list(SIZE if picture is None else picture.shape[1::-1]),
-        "rules": rules,
-        "picture": "" if picture is None else _address(picture),
+        "subject": subject, "object": object, "subject_box": [float(side) for side in subject_box],
+        "object_box": [float(side) for side in object_box], "size": list(size), "rules": rules, "picture": address,
         "constants": constants(),
-    }
-
-
-def _address(picture: np.ndarray) -> str:
-    """The picture as an address that holds it, so that nothing is loaded."""
-    file = io.BytesIO()
-    Image.fromarray(np.asarray(picture, np.uint8)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    }  # fmt: skip
 
 
 def inline(**choices: Any) -> str:
     """The boxes as a piece of HTML that works anywhere, also from a file and without a network.
-
-    Args:
-        choices: as :func:`options`.
-    """
+    ``choices``: as :func:`options`."""
     values = json.dumps(options(**choices)).replace("<", "\\u003c")  # "</script>" in a name would end the script
     call = f'mount(document.querySelector(".sr4g-boxes-place:empty"), {values});'  # each script takes the next place
     module = MODULE.read_text(encoding="utf-8")
@@ -107,10 +92,7 @@ def page(title: str = "Drag two boxes", **choices: Any) -> str:
 
 def boxes(**choices: Any) -> HTML:
     """The boxes as the output of a notebook's cell, in JupyterLab and in a page made of the notebook.
-
-    Args:
-        choices: as :func:`options`.
-    """
+    ``choices``: as :func:`options`."""
     return HTML(inline(**choices))
 
 
@@ -118,9 +100,7 @@ def show(**choices: Any) -> Any:
     """The boxes in a notebook: a widget where ``anywidget`` is installed, else :func:`boxes`.
 
     The widget's ``subject_box``, ``object_box`` and ``rules`` follow the reader's hand, and may be set from Python.
-
-    Args:
-        choices: as :func:`options`.
+    ``choices``: as :func:`options`.
     """
     return _widget(options(**choices)) if find_spec("anywidget") else boxes(**choices)
 
