@@ -123,8 +123,6 @@ def test_the_names_of_the_package_are_loaded_when_they_are_used() -> None:
         _ = sr4g_utils.lunch
 
 
-# ------------------------------------------------------------------------------------------------------------ the wheel
-
 LIGHT = """
 import sys, time
 begin = time.process_time()

@@ -128,8 +128,6 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
     return Path(folder)
 
 
-# ------------------------------------------------------------------------------------------------- as it is published
-
 OLD_NAMES = {  # of the attention in the VAEs of Stable Diffusion 1 and 2
     "to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn",
 }  # fmt: skip
@@ -277,8 +275,6 @@ def rt_detr(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
     transformers.RTDetrImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
     return Path(folder)
 
-
-# ------------------------------------------------------------------------------- around a published model's own files
 
 PUBLISHED = (  # ids on the Hub whose small files the folder hub/ of the real data holds
     "CompVis/stable-diffusion-v1-4",

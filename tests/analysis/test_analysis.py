@@ -35,9 +35,6 @@ def test_layouts_show_the_relation_and_not_its_opposite():
         assert holds[name] and not holds[BY_NAME[name].opposite], name
 
 
-# ------------------------------------------------------------------------------------------------ notebooks 01 and 02
-
-
 def test_where_rule_sets_disagree(shared, tmp_path):
     """Every two rule sets, and only relations that both define."""
     path = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
@@ -110,9 +107,6 @@ def test_ours_beside_the_reported_numbers():
     assert claims.iloc[0]["ours / reported"] == pytest.approx(0.99149, abs=1e-5) and claims.iloc[0].source
 
 
-# -------------------------------------------------------------------------------------------------------- notebook 04
-
-
 def test_tables_hold_what_visor_says_of_each_part(world):
     prompts, _, records = world
     scores = tables.score_table(records, prompts)
@@ -181,9 +175,6 @@ def test_verdicts_as_a_stage(world, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "v.parquet"), records["base"])
 
 
-# -------------------------------------------------------------------------------------------------------- notebook 05
-
-
 def test_draws_agree_with_scores_and_compare(world):
     _, _, records = world
     drawn = evaluation_scores.draws(list(records.values()), resamples=4000)
@@ -247,9 +238,6 @@ def test_rescoring_under_other_rules_is_what_verdicts_says(world):
     projective = prompts[prompts.relation.isin(family("projective"))]
     able = rescoring.ablation(projective, detections, dict.fromkeys(detections, 4), thresholds=(0.1,), resamples=0)
     assert list(able.rules.unique()) == list(RULES), "GenEval's rules as well, where they define what is asked"
-
-
-# ------------------------------------------------------------------------------------- what the notebooks only call
 
 
 def test_outcomes_add_up(world):

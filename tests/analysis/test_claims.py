@@ -98,9 +98,6 @@ def test_two_models_are_tested_each_where_it_should(world):
     assert verdicts(told((prompts[prompts.relation != "inside"], some)))[3] == NOT_TESTABLE
 
 
-# ------------------------------------------------------------------------------------------------- how often they err
-
-
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=20))
 def test_holm_is_the_step_down_procedure(p):
     corrected = statistics.holm(p)

@@ -175,9 +175,6 @@ def test_the_distance_has_both_errors():
     assert (high - low) / 2 == pytest.approx(np.hypot(5, seeds))
 
 
-# ------------------------------------------------------------------------------------------------------------ frequency
-
-
 def dosed(slope: float, rng: np.random.Generator) -> pd.DataFrame:
     """Five runs of a Latin square, and a base: prompts and runs differ, and success rises with each doubling."""
     asked = prompts()[["prompt_id", "relation"]].assign(group=GROUP, one_image=GROUP % 2 == 0)
@@ -224,9 +221,6 @@ def test_the_verdict_on_doses():
     told = [(0.1, 0.9), (-0.9, 0.9), (-0.2, 1.2), (-2, -1.5)]
     verdicts = ["matters", "does not matter", "undecided", "undecided"]
     assert [frequency.dose_verdict({"low": low, "high": high}) for low, high in told] == verdicts
-
-
-# ------------------------------------------------------------------------------------------------------------ gathering
 
 
 def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int] = (), **other: Any) -> Path:

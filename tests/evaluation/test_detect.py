@@ -163,9 +163,6 @@ def test_the_command_says_what_is_wrong(images: Path, folder: Path, capsys: pyte
     assert capsys.readouterr().err.strip().endswith("correct the profile's 'folder', or give an 'id'")
 
 
-# ------------------------------------------------------------------------------------------------------------- ceiling
-
-
 def test_ceiling_on_real_photos(shared: Path, folder: Path, tmp_path: Path) -> None:
     excerpt = shared / "coco_excerpt"
     options = {"detector": str(folder / "owlvit"), "n_per_relation": 4, "floor": 0.2}

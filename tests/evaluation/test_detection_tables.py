@@ -23,9 +23,6 @@ VOC = {
 }  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------------------------- names
-
-
 @pytest.mark.parametrize("label", list(VOC))
 def test_a_label_spelt_otherwise_is_read(label):
     assert readings([label], NAMES) == {label: VOC[label]}
@@ -51,8 +48,6 @@ def test_readings_know_case_spaces_and_hyphens(asked, data):
     spelt = spelt.replace(" ", data.draw(st.sampled_from(["", "_", "-", "  "])))
     assert readings([spelt], asked) == {spelt: name}
 
-
-# -------------------------------------------------------------------------------------------------------------- tables
 
 PROMPTS = pd.DataFrame(
     {

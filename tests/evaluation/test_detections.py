@@ -62,9 +62,6 @@ def test_detections_made_elsewhere(tmp_path, form):
     pd.testing.assert_frame_equal(read[list(table)], table, check_dtype=False)
 
 
-# --------------------------------------------------------------------------------------------------- published results
-
-
 def published(prompts: pd.DataFrame, table: pd.DataFrame) -> dict:
     """VISOR's results format, written image by image as its detection script does."""
     results = {}

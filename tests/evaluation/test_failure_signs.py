@@ -55,8 +55,6 @@ def test_several_boxes_are_what_any_pair_rewards():
     assert table.loc["one of each", "found"] == 0 and np.isnan(table.loc["one of each", "any"])
 
 
-# ------------------------------------------------------------------------------------------------------------ warnings
-
 THINGS = ["dog", "cat", "cup", "bowl"]
 
 

@@ -95,9 +95,6 @@ def test_images_of_a_prompt_are_left_out_together():
     assert (parts[::2] == parts[1::2]).all() and set(parts) == {0, 1}
 
 
-# ------------------------------------------------------------------------------------------------ from images
-
-
 class Average(torch.nn.Module):
     """Called as NVIDIA's Inception is."""
 

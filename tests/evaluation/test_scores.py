@@ -19,8 +19,6 @@ from sr4g_utils.evaluation import scores as evaluation_scores
 from sr4g_utils.relations import NAMES
 from sr4g_utils.running import profiles
 
-# ------------------------------------------------------------------------------------- intervals keep their coverage
-
 
 def draw(rng: np.random.Generator, n: np.ndarray | int, p: float, rho: float, shape: tuple, at=None) -> np.ndarray:
     """Successes of n trials in each cluster; rho is the correlation of a cluster's trials."""
@@ -149,9 +147,6 @@ def test_intervals_lie_around_their_value():
         assert (forth[0][known] >= -1).all() and (forth[0] <= forth[1])[known].all()
 
 
-# ------------------------------------------------------------------------------------------------ numbers of images
-
-
 def asked(*triplets: tuple[str, str, str]) -> pd.DataFrame:
     table = pd.DataFrame(triplets, columns=["subject", "relation", "object"])
     return table.assign(prompt_id=np.arange(len(table)) + 100)
@@ -264,9 +259,6 @@ def test_images_listed_and_images_counted_are_the_same():
     pd.testing.assert_frame_equal(counted, listed)
 
 
-# ------------------------------------------------------------------------------------ models of which nothing is found
-
-
 def test_one_hopeless_model_does_not_stop_the_others(capsys):
     prompts = asked(*[("dog", name, "cat") for name in NAMES for _ in range(8)])
     prompts = prompts.assign(objects=[OBJECT_SETS[i % 2] for i in range(len(prompts))], n_images=1)
@@ -303,9 +295,6 @@ def test_one_hopeless_model_does_not_stop_the_others(capsys):
         analysis_figures.ablation(ablation),
     ):
         figure.canvas.draw()
-
-
-# ------------------------------------------------------------------------------------------ relations that do not occur
 
 
 @pytest.mark.parametrize("name", list(profiles.notebooks()))

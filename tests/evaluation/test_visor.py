@@ -30,9 +30,6 @@ def test_scores_equal_the_slow_scorer(variant, seed):
         assert found == pytest.approx(expected, nan_ok=True), relation
 
 
-# ------------------------------------------------------------------------------------------------------------ verdicts
-
-
 def test_a_record_tells_verdict_boxes_and_reason():
     prompts = make_prompts(("dog", "left of", "cat"), ("dog", "above", "cat"))
     detections = make_detections(
@@ -123,9 +120,6 @@ def test_properties(seed, pairs):
 
 def _converse(relation: str) -> str:
     return relation if relation in ("overlapping", "separated") else BY_NAME[relation].opposite
-
-
-# ----------------------------------------------------------------------------------------------------------- intervals
 
 
 def test_draws_are_those_of_prompts_one_by_one_and_the_intervals_are_near_theirs():
@@ -230,9 +224,6 @@ def test_chance_is_the_mean_over_permuted_prompts():
     perfect = verdicts(opposite, make_detections(*boxes), images=1)
     assert perfect.correct.all()
     assert scores.chance(perfect).set_index(["relation", "metric"])["value"]["all", "VISOR_Cond"] == 50
-
-
-# ----------------------------------------------------------------------------------------------------- nulls and errors
 
 
 def test_nothing_to_divide_by_is_null_and_never_zero():

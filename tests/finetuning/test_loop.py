@@ -21,8 +21,6 @@ from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.models.load import load_pipeline
 
-# ------------------------------------------------------------------------------------------------------------ the loss
-
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_the_loss_is_that_of_the_definition(kind: str, captions: Captions, encoded: Encoded, pipeline: Any) -> None:
@@ -53,9 +51,6 @@ def test_the_learning_rate_rises_and_then_stays_or_falls(warmup: int, steps: int
     if steps > warmup:
         assert rates[warmup] == 2.0
         assert schedule == "cosine" or rates[-1] == 2.0
-
-
-# ------------------------------------------------------------------------------------------------------------ the loop
 
 
 @pytest.mark.parametrize("model", ["v1.4", "v2.1"])

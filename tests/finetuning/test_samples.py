@@ -20,8 +20,6 @@ from sr4g_utils.finetuning.captions import Captions, crop_changes, true_captions
 from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.models.load import load_pipeline
 
-# ------------------------------------------------------------------------------------------------------------ captions
-
 
 def test_captions_are_those_of_the_dataset(world: SimpleNamespace, captions: Captions) -> None:
     rows = pq.read_table(world.triplets).to_pandas()
@@ -54,9 +52,6 @@ def test_crop_changes_are_counted(shared: Path) -> None:
     expected = {"before": len(old), "after": len(new), "dropped": len(old - new), "new": len(new - old)}
     assert {name: counts[name] for name in expected} == expected
     assert counts["dropped"] > 0 and counts["new"] > 0
-
-
-# ------------------------------------------------------------------------------------------------------------- latents
 
 
 def test_latents_are_the_vae_s_posterior(
@@ -105,9 +100,6 @@ def test_unusable_photos_are_counted_and_never_trained_on(
     found.check(0.02)
     with pytest.raises(ValueError, match=rf"2 of {found.report['photos']} photos are unusable.*{names[0]} is missing"):
         found.check(0.001)
-
-
-# ------------------------------------------------------------------------------------------------------- what is drawn
 
 
 def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions: Captions, encoded: Encoded, pipeline: Any) -> None:

@@ -33,9 +33,6 @@ def loaded(folder: Path) -> dict[str, Detector]:
     return {kind: detectors.load(folder / kind, device="cpu") for kind in KINDS}
 
 
-# ------------------------------------------------------------------------------------------------------------- oracles
-
-
 @pytest.mark.parametrize(("kind", "levels"), [("owlvit", 1), ("owlv2", 0.01), ("rt_detr", 1)])
 def test_preprocessing_equals_the_stock_processor(loaded: dict, kind: str, levels: float) -> None:
     detector = loaded[kind]
@@ -126,9 +123,6 @@ def test_features_are_those_of_the_image_tower(loaded: dict, kind: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
     with pytest.raises(ValueError, match="RTDetrForObjectDetection has no pooled image features"):
         loaded["rt_detr"].features(same)
-
-
-# ---------------------------------------------------------------------------------------------------------- properties
 
 
 @pytest.mark.parametrize("kind", ["owlvit", "rt_detr"])

@@ -73,9 +73,6 @@ def drop(name: str) -> Callable[[dict], dict]:
     return lambda values: {key: value for key, value in values.items() if key != name}
 
 
-# ------------------------------------------------------------------------------------------------------ local folders
-
-
 LAYOUTS = [("v1.4", "epsilon", 64), ("v2.1-base", "epsilon", 64), ("v2.1", "v_prediction", 96)]
 
 
@@ -172,9 +169,6 @@ def test_wrong_sources(value: object, message: str) -> None:
     assert message in refused(value)
 
 
-# -------------------------------------------------------------------------------------------- nothing is left to chance
-
-
 def prefixed(values: dict) -> dict:
     return {f"module.{name}": value for name, value in values.items()}
 
@@ -233,9 +227,6 @@ def test_weights_of_no_use_are_said_in_one_line(pipeline: Path, capsys: pytest.C
     assert capsys.readouterr().err == (
         "v1.4: text_encoder: not used: its weights logit_scale, which a CLIPTextModel does not have\n"
     )
-
-
-# ------------------------------------------------------------------------------------------------------- as published
 
 
 def renamed(part: str, weights: dict) -> dict:
@@ -364,9 +355,6 @@ def test_a_variant_that_no_part_has(made: Path) -> None:
     assert line == "v1.4 has no weights of the variant 'fp16'; leave 'variant' out"
 
 
-# --------------------------------------------------------------------------------------------- prompts in, pictures out
-
-
 USELESS = {
     "KandinskyV22Pipeline": "takes no prompt (it needs image_embeds, negative_image_embeds)",
     "KandinskyV22PriorPipeline": "makes embeddings, not pictures",
@@ -398,9 +386,6 @@ def test_pipelines_that_draw_from_a_prompt_alone(name: str) -> None:
     assert pipelines.classes({"_class_name": name}, Source(id="a/b")) == {}
 
 
-# -------------------------------------------------------------------------------------------------- packages that lack
-
-
 def test_packages_that_are_missing_are_named(tmp_path: Path) -> None:
     """sentencepiece: with it, a T5's tokenizer is read; without it, neither that nor Kolors is "code of its own"."""
     pixart, kolors = tiny.pixart(tmp_path / "pixart"), tmp_path / "kolors"
@@ -423,9 +408,6 @@ def test_packages_that_are_missing_are_named(tmp_path: Path) -> None:
     ], done.stderr
 
 
-# ------------------------------------------------------------------------------------------------------- another's UNet
-
-
 def test_a_unet_of_another_architecture(made: Path, tmp_path: Path) -> None:
     """2.1's in v1.4's pipeline, 2.1's in 2.1-base's, and one that differs in a single thing that pipelines give it."""
     line = refused(made / "v1.4", unet=made / "v2.1" / "unet")
@@ -446,9 +428,6 @@ def test_a_unet_of_another_architecture(made: Path, tmp_path: Path) -> None:
 def test_a_unet_where_there_is_none(tmp_path: Path, made: Path) -> None:
     line = refused(tiny.pixart(tmp_path / "pixart"), unet=made / "v1.4" / "unet")
     assert "pixart has no UNet that a fine-tuned one could replace" in line
-
-
-# ---------------------------------------------------------------------------------------------------------- checksums
 
 
 def test_checksums(made: Path, pipeline: Path, tmp_path: Path) -> None:
@@ -509,9 +488,6 @@ def test_profiles_carry_the_checksums_of_their_models(shared: Path) -> None:
         assert len(source["revision"]) == 40 and {line.split()[0] for line in sums} <= known
         parts = {line.split()[1].rpartition("/")[0] for line in sums}
         assert parts == ({""} if "owlvit" in source["id"] else {"unet", "vae", "text_encoder"})
-
-
-# ----------------------------------------------------------------------------------------------------- known, and words
 
 
 def test_distilled_models_say_how_they_are_sampled() -> None:

@@ -111,9 +111,6 @@ def test_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not (wholly) in the cache, and the Hub cannot be reached; connect once" in answer
 
 
-# ------------------------------------------------------------------------------------------- said before the download
-
-
 PICKLED = "{}has only pickled weights, which are not read unasked; name a conversion's `revision: refs/pr/N` (see {}"
 FORMS = {
     "a/pickled": PICKLED.format(

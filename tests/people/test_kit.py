@@ -130,9 +130,6 @@ def use(browser, page) -> None:
     there("save").click()
 
 
-# ------------------------------------------------------------------------------------------------------- reading back
-
-
 def test_several_people_agree_and_disagree(page, tmp_path):
     people = {"Ann": lambda i: ANSWERS[i % 2], "Ben": lambda i: ANSWERS[i % 2], "Cy": lambda i: ANSWERS[1 - i % 2]}
     files = []

@@ -27,9 +27,6 @@ def recorded(name: str) -> pd.DataFrame:
     return pd.DataFrame(json.loads((RESULTS / f"{name}.json").read_text())["rows"])
 
 
-# -------------------------------------------------------------------------------------------------------- the rule set
-
-
 @given(box, box)
 def test_the_rule_set_is_a_sector_whatever_contains_what(s, o):
     dx, dy = s[0] + s[2] / 2 - o[0] - o[2] / 2, s[1] + s[3] / 2 - o[1] - o[3] / 2
@@ -86,9 +83,6 @@ def test_the_width_is_what_a_fit_on_the_shared_data_gives(shared):
     assert (verdict == (theirs.angle < PEOPLE_HALF_WIDTH)).all(), "the rule and the fit judge alike"
 
 
-# --------------------------------------------------------------------------------------------------------- measures
-
-
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=0, max_size=4), min_size=1, max_size=6))
 def test_fleiss_counts_pairs_of_people(items):
     counts = np.array([[item.count(name) for name in "abc"] for item in items])
@@ -129,9 +123,6 @@ def test_precision_at_the_prevalence_of_coco():
     assert math.isclose(row.precision_at_prevalence, 0.9 * 200 / yes)
 
 
-# ---------------------------------------------------------------------------------------------------------- margins
-
-
 @given(box, box)
 def test_a_margin_is_the_first_change_that_turns_the_verdict(s, o):
     size = np.array([[512.0, 400.0]])
@@ -145,9 +136,6 @@ def test_a_margin_is_the_first_change_that_turns_the_verdict(s, o):
     scaled = margins.margin(2 * one, 2 * other, "visor", 2 * size)[0]
     grown = [i for i, name in enumerate(NAMES) if BY_NAME[name].family == "projective"]
     assert (scaled[grown] == far[grown]).all()
-
-
-# ------------------------------------------------------------------------------------------------ published verdicts
 
 
 @pytest.fixture(scope="module")

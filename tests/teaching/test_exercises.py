@@ -29,9 +29,6 @@ def refused(check, *given, **options) -> str:
     return str(error.value)
 
 
-# ------------------------------------------------------------------------------------------- 1: write a relation
-
-
 def test_the_pairs_tell_all_relations_of_all_complete_rules_apart():
     for name in ("above", "left of", "inside", "overlapping", "larger"):
         for rules in ("visor", "sg2im"):
@@ -130,9 +127,6 @@ def test_what_is_no_answer_is_told():
         relation.check_relation(within, "inside", "geneval")
 
 
-# ------------------------------------------------------------------------------------------------------ 2: dice
-
-
 @pytest.mark.parametrize("generator", dice.GENERATORS)
 def test_the_expectation_is_what_many_throws_score(generator):
     table, detections = dice.throw(6_000, generator, seed=3)
@@ -176,9 +170,6 @@ def test_the_stubborn_are_right_on_the_same_prompts():
     assert "Not every prompt has the same chance" in hint
     with pytest.raises(ValueError, match="unknown generator 'x'"):
         dice.throw(3, "x")
-
-
-# ------------------------------------------------------------------------------------------------------ 3: laws
 
 
 SOLVED = {
@@ -245,9 +236,6 @@ def test_right_laws_are_accepted():
 )
 def test_a_wrong_metric_gets_its_hint(wrong, hint):
     assert hint in refused(laws.check_cond, wrong)
-
-
-# ------------------------------------------------------------------------------------------------- 4: intervals
 
 
 def test_the_claims_are_what_the_intervals_say():
@@ -326,9 +314,6 @@ def test_the_shown_interval_is_the_package_s():
     assert (low, high) == pytest.approx((row.low, row.high), abs=0.5)
 
 
-# ---------------------------------------------------------------------------------------------------- 5: splits
-
-
 def named(rows, unseen):
     return rows.subject.isin(unseen) | rows.object.isin(unseen)
 
@@ -372,9 +357,6 @@ def test_wrong_splits_get_their_hints():
     assert "left out" in refused(splits.check_clean, lambda c, u: c[:0])
     assert "rows of `captions`" in refused(splits.check_clean, lambda c, u: c.caption)
     assert "not among the captions" in refused(splits.check_clean, lambda c, u: c.set_index(c.index + 9_999))
-
-
-# ----------------------------------------------------------------------------------------------------- 6: kappa
 
 
 @pytest.mark.parametrize(

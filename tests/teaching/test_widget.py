@@ -129,9 +129,6 @@ def test_the_border_runs_where_the_verdict_changes():
     assert node("console.log(boxes.border(() => 1, [100, 60]).length)") == "0\n"
 
 
-# ------------------------------------------------------------------------------------------------------------ Python
-
-
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -180,9 +177,6 @@ def test_constants_are_the_package_s():
     assert not re.search(
         r"0\.02|0\.1\b|\b53\b|to the left of|separated from", re.sub(r'//.*|/\*.*?\*/|"a dog.*', "", module)
     )
-
-
-# ----------------------------------------------------------------------------------------------------- a real browser
 
 
 def holding(driver) -> set[str]:
@@ -281,8 +275,6 @@ def test_a_phone_shows_it_whole_light_and_dark_and_a_finger_drags(dark, tmp_path
         if shots := os.environ.get("SR4G_SHOTS"):
             driver.save_screenshot(f"{shots}/phone_{'dark' if dark else 'light'}.png")
 
-
-# ---------------------------------------------------------------------------------------------------- in JupyterLab
 
 CELL = """\
 from pathlib import Path
