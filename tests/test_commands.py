@@ -90,9 +90,7 @@ def test_what_is_wrong_is_one_line(here: Path, capsys: pytest.CaptureFixture) ->
         assert line.startswith("score: ") and message in line and line.count("\n") == 1
 
 
-def test_a_missing_library_names_its_extra(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_missing_library_names_its_extra(here, monkeypatch, capsys):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     lines = [f"{line}; extra == '{extra}'" for extra, of in extras.items() for line in of]
     lines += [line.replace("'models'", "'all'") for line in lines]  # as a wheel spells extras of extras

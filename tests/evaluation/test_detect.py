@@ -73,9 +73,7 @@ def test_write_detections(images: Path, folder: Path, small_groups: None) -> Non
     assert path.stat().st_mtime_ns == before
 
 
-def test_resume_and_shards_give_the_same_bytes(
-    images: Path, folder: Path, small_groups: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_resume_and_shards_give_the_same_bytes(images, folder, small_groups, monkeypatch, capsys):
     options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
     whole, resumed, shared = (images.parent / f"{name}.parquet" for name in ("whole", "resumed", "shared"))
     record = detect.write_detections(whole, images, **options)
@@ -102,9 +100,7 @@ def test_resume_and_shards_give_the_same_bytes(
         detect.write_detections(shared, images, **options, shard=2, shards=2)
 
 
-def test_only_other_behaviour_makes_other_boxes(
-    images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_only_other_behaviour_makes_other_boxes(images, folder, monkeypatch, tmp_path):
     options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
     record = detect.write_detections(tmp_path / "b.parquet", images, **options)
     own, calls = detectors.Detector.detect, []

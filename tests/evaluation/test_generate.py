@@ -60,9 +60,7 @@ def test_write_images(folder: Path, file: Path, prompts: pd.DataFrame, tmp_path:
     assert read[0][0]["caption"] == "a dog to the left of a cat"
 
 
-def test_interrupted_and_shared_runs_end_with_the_same_bytes(
-    folder: Path, file: Path, tmp_path: Path, monkeypatch, capsys
-) -> None:
+def test_interrupted_and_shared_runs_end_with_the_same_bytes(folder, file, tmp_path, monkeypatch, capsys):
     options = {"model": str(folder / "v2.1"), "sampling": FAST}
     generate.write_images(tmp_path / "whole", file, **options)
     own, calls = generate._write, []

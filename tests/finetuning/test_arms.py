@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,9 +37,7 @@ def test_captions_of_some_families(captions: Captions) -> None:
     assert len(left) == sum(NAMES[r] in kept for r in captions.relation)
 
 
-def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(
-    captions: Captions, encoded: Encoded, pipeline: Any
-) -> None:
+def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(captions, encoded, pipeline):
     shown = np.random.default_rng(0).choice(np.unique(captions.triplet), 20, replace=False)
     texts = [captions.text(n) for n in shown]
     rows = [(*parse(text), text, i % 5, i % 2 == 1) for i, text in enumerate(texts)]
@@ -68,9 +65,7 @@ def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(
 
 
 @pytest.mark.parametrize(("control", "share"), [("list", 0.0), ("list", 0.5), ("shuffled", 0.0), ("shuffled", 0.5)])
-def test_a_control_shows_the_same_photos_and_says_less(
-    captions: Captions, encoded: Encoded, pipeline: Any, control: str, share: float
-) -> None:
+def test_a_control_shows_the_same_photos_and_says_less(captions, encoded, pipeline, control, share):
     true = captions.without(["cat"])
     less = changed(true, Choices(control=control, told=share), None)
     ours, plain = (Sampler(each, encoded, pipeline, 64, dropout=0.0, seed=3) for each in (less, true))

@@ -38,9 +38,7 @@ def profile(world: SimpleNamespace, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow("real training")
-def test_two_processes_train_what_one_does_and_the_notebook_finds_it(
-    world: SimpleNamespace, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_train_what_one_does_and_the_notebook_finds_it(world, profile, tmp_path, monkeypatch):
     # on a CPU `accelerate launch` starts one process, whatever it is asked for; torch's own launcher starts two
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     module = ["-m", "sr4g_utils", "finetune", "--profile", str(profile), "--runs"]

@@ -17,9 +17,7 @@ from sr4g_utils.models.load import load_pipeline
     ("package", "choices"),
     [("peft", {"lora_rank": 4}), ("bitsandbytes", {"adam_8bit": True}), ("tensorboard", {"track": "tensorboard"})],
 )
-def test_what_an_option_needs_is_said(
-    world: SimpleNamespace, tmp_path: Path, package: str, choices: dict, monkeypatch: Any
-) -> None:
+def test_what_an_option_needs_is_said(world, tmp_path, package, choices, monkeypatch):
     own = builtins.__import__
 
     def without(name: str, scope: Any = None, *rest: Any) -> Any:  # as if it were not installed

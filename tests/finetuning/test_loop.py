@@ -77,9 +77,7 @@ def test_the_average_is_kept_when_there_is_one(world: SimpleNamespace, tmp_path:
     assert distance(mean, weights(tmp_path / "run" / "last")) < 1e-6
 
 
-def test_the_best_is_by_visor_cond_among_those_that_still_draw(
-    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_is_by_visor_cond_among_those_that_still_draw(world, tmp_path, monkeypatch):
     scripted = iter([(80, 50), (79, 55), (40, 90), (75, 60), (78, 58)])  # OA and VISOR_Cond at steps 0, 1, 2, 3, 4
 
     def validate(*_: Any, **__: Any) -> dict[str, Any]:
@@ -94,9 +92,7 @@ def test_the_best_is_by_visor_cond_among_those_that_still_draw(
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_nan_stops_the_run_and_names_the_last_good_checkpoint(
-    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_nan_stops_the_run_and_names_the_last_good_checkpoint(world, tmp_path, monkeypatch, where):
     real, calls = loop.diffusion_loss, iter(range(100))
 
     def loss(network: Any, *rest: Any) -> torch.Tensor:

@@ -54,9 +54,7 @@ def test_crop_changes_are_counted(shared: Path) -> None:
     assert counts["dropped"] > 0 and counts["new"] > 0
 
 
-def test_latents_are_the_vae_s_posterior(
-    world: SimpleNamespace, captions: Captions, encoded: Encoded, pipeline: Any
-) -> None:
+def test_latents_are_the_vae_s_posterior(world, captions, encoded, pipeline):
     for image in np.unique(captions.image)[[0, 50, -1]]:
         pixels = np.asarray(Image.open(world.photos / world.table.file_name[image].as_py()).convert("RGB"))
         with torch.no_grad():
@@ -67,9 +65,7 @@ def test_latents_are_the_vae_s_posterior(
         np.testing.assert_allclose(deviation, posterior.std[0], rtol=2e-3, atol=2e-3)
 
 
-def test_latents_are_made_once_and_go_on_where_they_were_interrupted(
-    world: SimpleNamespace, captions: Captions, pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latents_are_made_once_and_go_on_where_they_were_interrupted(world, captions, pipeline, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "SHARD", 40)
     encode(world, captions, pipeline, tmp_path)
     files = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.npy"))}
@@ -84,9 +80,7 @@ def test_latents_are_made_once_and_go_on_where_they_were_interrupted(
     assert len(list(tmp_path.rglob("*.npy"))) == 2 * len(files)  # another VAE, another folder
 
 
-def test_unusable_photos_are_counted_and_never_trained_on(
-    world: SimpleNamespace, captions: Captions, pipeline: Any, tmp_path: Path
-) -> None:
+def test_unusable_photos_are_counted_and_never_trained_on(world, captions, pipeline, tmp_path):
     source = tmp_path / "photos"
     shutil.copytree(world.photos, source)
     names = world.table.file_name.take(np.unique(captions.image)[:3]).to_pylist()

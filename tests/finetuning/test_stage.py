@@ -50,9 +50,7 @@ def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world: SimpleNa
         ({"sampling": {"step": 2}}, "sampling"),
     ],
 )
-def test_a_choice_that_cannot_be_is_one_line(
-    world: SimpleNamespace, tmp_path: Path, choices: dict, message: str
-) -> None:
+def test_a_choice_that_cannot_be_is_one_line(world, tmp_path, choices, message):
     with pytest.raises(ValueError, match=message) as caught:
         tune(world, tmp_path / "run", **choices)
     assert "\n" not in str(caught.value)

@@ -41,9 +41,7 @@ def drawn(pipeline, prompts: pd.DataFrame, **sampling) -> dict[tuple, np.ndarray
 
 @pytest.mark.parametrize("version", tiny.VERSIONS)
 @pytest.mark.parametrize("scheduler", [None, "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"])
-def test_images_equal_the_stock_pipeline(
-    folder: Path, prompts: pd.DataFrame, version: str, scheduler: str | None
-) -> None:
+def test_images_equal_the_stock_pipeline(folder, prompts, version, scheduler):
     """One prompt and one image at a time, prompts as text, through diffusers alone."""
     ours = drawn(load.load_pipeline(folder / version, device="cpu")[0], prompts, scheduler=scheduler, steps=3)
     stock = diffusers.StableDiffusionPipeline.from_pretrained(folder / version, safety_checker=None)

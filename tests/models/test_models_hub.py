@@ -156,9 +156,7 @@ def change(file: str, **values: object) -> Callable[[Path], None]:
         ("detector", "owlvit", change("config.json", model_type="detr"), "names the model_type 'detr'; detectors are"),
     ],
 )
-def test_models_of_no_use_are_refused_before_the_download(
-    made: Path, tmp_path: Path, monkeypatch, kind: str, name: str, edit, message: str
-) -> None:
+def test_models_of_no_use_are_refused_before_the_download(made, tmp_path, monkeypatch, kind, name, edit, message):
     edit(copytree(made / name, tmp_path / "model"))
     with Hub({"a/b": tmp_path / "model"}) as hub:
         use(monkeypatch, hub.url, tmp_path / "cache")
