@@ -68,13 +68,9 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
     tokens = tokenizer(pad="!" if two else "<|endoftext|>")
     down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     schedule = {
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "steps_offset": 1,
-        "set_alpha_to_one": False,
-        "prediction_type": "v_prediction" if version == "v2.1" else "epsilon",
-    }
+        "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1,
+        "set_alpha_to_one": False, "prediction_type": "v_prediction" if version == "v2.1" else "epsilon",
+    }  # fmt: skip
     if version == "v2.1":
         scheduler = diffusers.DDIMScheduler(**schedule, clip_sample=False)
     else:
@@ -106,13 +102,9 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
         parts["safety_checker"] = StableDiffusionSafetyChecker(config)
     if full:
         parts["vae"] = diffusers.AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            layers_per_block=2,
-            sample_size=512,
-        )
+            block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, layers_per_block=2, sample_size=512,
+        )  # fmt: skip
         parts["unet"] = diffusers.UNet2DConditionModel(
             sample_size=64, cross_attention_dim=768
         )  # its defaults are v1.4's

@@ -40,14 +40,9 @@ def boxes_of(share: float, seed: int) -> pd.DataFrame:
     for prompt, image in product(prompts().itertuples(), range(2)):
         dx, dy = away.get(prompt.relation, (1, 1)) if rng.random() < share else (1, 0)
         about = {
-            "prompt_id": prompt.prompt_id,
-            "image_index": image,
-            "score": 0.9,
-            "w": 10,
-            "h": 10,
-            "width": 64,
+            "prompt_id": prompt.prompt_id, "image_index": image, "score": 0.9, "w": 10, "h": 10, "width": 64,
             "height": 64,
-        }
+        }  # fmt: skip
         rows += [
             about | {"label": "dog", "x": 27 + 20 * dx, "y": 27 + 20 * dy},
             about | {"label": "cat", "x": 27, "y": 27},

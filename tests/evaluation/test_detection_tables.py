@@ -49,14 +49,10 @@ def test_readings_know_case_spaces_and_hyphens(asked, data):
     assert readings([spelt], asked) == {spelt: name}
 
 
-PROMPTS = pd.DataFrame(
-    {
-        "prompt_id": np.arange(7, 19),
-        "subject": ["wine glass", "dog", "hot dog", "couch"] * 3,
-        "relation": ["left of", "above", "separated"] * 4,
-        "object": ["dog", "tv", "couch", "wine glass"] * 3,
-    }
-)
+PROMPTS = pd.DataFrame({
+    "prompt_id": np.arange(7, 19), "subject": ["wine glass", "dog", "hot dog", "couch"] * 3,
+    "relation": ["left of", "above", "separated"] * 4, "object": ["dog", "tv", "couch", "wine glass"] * 3,
+})  # fmt: skip
 
 
 def table() -> pd.DataFrame:
@@ -131,11 +127,9 @@ def test_ids_that_are_no_prompts_name_both_kinds():
 def test_published_results_spell_names_and_ids_otherwise(tmp_path):
     prompts = PROMPTS[:2]
     image = {"centroid": [[0, 0], [9, 0]], "recall": 2, "sra": 1, "text": ""}
-    (tmp_path / "r.json").write_text(
-        json.dumps(
-            {"7_0": image | {"classes": ["Wine_glass", "dog"]}, "8_0": image | {"classes": ["dog", "tvmonitor"]}}
-        )
-    )
+    (tmp_path / "r.json").write_text(json.dumps({
+        "7_0": image | {"classes": ["Wine_glass", "dog"]}, "8_0": image | {"classes": ["dog", "tvmonitor"]},
+    }))  # fmt: skip
     for ids in (int, str, float):
         records = read_visor_results(tmp_path / "r.json", prompts.assign(prompt_id=prompts.prompt_id.map(ids)))
         assert records.both_found.all() and records.correct.all() and len(records) == 2

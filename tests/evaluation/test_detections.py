@@ -14,17 +14,11 @@ PROJECTIVE = NAMES[:4]
 GOOD = (100, 0, "dog", 0.9, 0.0, 0.0, 5.0, 5.0)
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("score", 1.5, r"row 1: the score is not in \[0, 1\]"),
-        ("x", np.nan, "row 1: a value is missing"),
-        ("y", np.inf, "row 1: a number is infinite"),
-        ("w", -1.0, "row 1: width or height is negative"),
-        ("image_index", -1, "row 1: image_index is not a whole number"),
-        ("label", None, "row 1: a value is missing"),
-    ],
-)
+@pytest.mark.parametrize(("column", "value", "message"), [
+    ("score", 1.5, r"row 1: the score is not in \[0, 1\]"), ("x", np.nan, "row 1: a value is missing"),
+    ("y", np.inf, "row 1: a number is infinite"), ("w", -1.0, "row 1: width or height is negative"),
+    ("image_index", -1, "row 1: image_index is not a whole number"), ("label", None, "row 1: a value is missing"),
+])  # fmt: skip
 def test_impossible_detections_are_named(column, value, message):
     table = make_detections(GOOD, GOOD)
     table[column] = [table[column][0], value]
@@ -76,12 +70,9 @@ def published(prompts: pd.DataFrame, table: pd.DataFrame) -> dict:
                 for o in of[of.label == p["object"]].to_dict("records")
             )
             results[f"{p['prompt_id']}_{index}"] = {
-                "classes": of.label.tolist(),
-                "centroid": centroid,
-                "recall": of.label.nunique(),
-                "sra": int(sra),
+                "classes": of.label.tolist(), "centroid": centroid, "recall": of.label.nunique(), "sra": int(sra),
                 "text": f"a {p['subject']} {p['relation']} a {p['object']}",
-            }
+            }  # fmt: skip
     return results
 
 
@@ -105,14 +96,11 @@ def test_published_results_score_as_the_boxes_do(tmp_path):
     assert table["all", "OA"] == pytest.approx(100 * np.mean(found))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sra": 2}, "image '0_0': 'sra' must be 0 or 1"),
-        ({"classes": None}, "image '0_0': the field 'classes' is missing"),
-        ({"centroid": [[1, 2]]}, "image '0_0': 0 classes but 1 centroids"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"sra": 2}, "image '0_0': 'sra' must be 0 or 1"),
+    ({"classes": None}, "image '0_0': the field 'classes' is missing"),
+    ({"centroid": [[1, 2]]}, "image '0_0': 0 classes but 1 centroids"),
+])  # fmt: skip
 def test_broken_published_results_are_named(tmp_path, change, message):
     prompts = make_prompts(("dog", "left of", "cat")).assign(prompt_id=[0])
     image = {"classes": [], "centroid": [], "recall": 0, "sra": 0, "text": ""}
@@ -120,10 +108,8 @@ def test_broken_published_results_are_named(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         detections.read_visor_results(tmp_path / "results.json", prompts)
     for text, message in [
-        ("{", "not readable as JSON"),
-        ("[]", "expected an object"),
-        ('{"a": {}}', "'a' is not named"),
-    ]:
+        ("{", "not readable as JSON"), ("[]", "expected an object"), ('{"a": {}}', "'a' is not named"),
+    ]:  # fmt: skip
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             detections.read_visor_results(tmp_path / "results.json", prompts)

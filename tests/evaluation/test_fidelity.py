@@ -74,11 +74,9 @@ def test_each_number_tells_what_it_is_for():
     rng = np.random.default_rng(2)
     photos = normal(rng, 400)
     models = {
-        "like photos": normal(rng, 800, each=2),
-        "one thing only": normal(rng, 800, scale=0.2, each=2),
-        "elsewhere": normal(rng, 800, shift=9, each=2),
-        "twins": normal(rng, 800, each=2),
-    }
+        "like photos": normal(rng, 800, each=2), "one thing only": normal(rng, 800, scale=0.2, each=2),
+        "elsewhere": normal(rng, 800, shift=9, each=2), "twins": normal(rng, 800, each=2),
+    }  # fmt: skip
     models["twins"]["features"][1::2] = models["twins"]["features"][::2]
     table = quality.table(photos, models)
     value = table.pivot(index="model", columns="metric", values="value")

@@ -11,15 +11,10 @@ from sr4g_utils.dataset.prompt_sets import others, read_prompts
 from sr4g_utils.dataset.prompts import draw_prompts
 from sr4g_utils.evaluation.images import list_images
 
-PROMPTS = pd.DataFrame(
-    {
-        "prompt_id": [0, 7],
-        "subject": ["dog", "cup"],
-        "relation": ["left of", "above"],
-        "object": ["cat", "tv"],
-        "caption": ["a dog to the left of a cat", "a cup above a tv"],
-    }
-)
+PROMPTS = pd.DataFrame({
+    "prompt_id": [0, 7], "subject": ["dog", "cup"], "relation": ["left of", "above"], "object": ["cat", "tv"],
+    "caption": ["a dog to the left of a cat", "a cup above a tv"],
+})  # fmt: skip
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -36,15 +31,10 @@ def refusal(folder: Path, prompts: pd.DataFrame = PROMPTS) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("second", "both"),
-    [
-        ("0_0.jpg", "0_0.jpg and 0_0.png"),
-        ("0_00.png", "0_0.png and 0_00.png"),
-        ("00_0.png", "00_0.png and 0_0.png"),
-        ("a dog to the left of a cat_0.png", "0_0.png and a dog to the left of a cat_0.png"),
-    ],
-)
+@pytest.mark.parametrize(("second", "both"), [
+    ("0_0.jpg", "0_0.jpg and 0_0.png"), ("0_00.png", "0_0.png and 0_00.png"), ("00_0.png", "00_0.png and 0_0.png"),
+    ("a dog to the left of a cat_0.png", "0_0.png and a dog to the left of a cat_0.png"),
+])  # fmt: skip
 def test_two_files_for_one_image_are_both_named(tmp_path: Path, second: str, both: str) -> None:
     assert f"{both} are both image 0 of prompt 0; keep one" in refusal(put(tmp_path, "0_0.png", "7_0.png", second))
 

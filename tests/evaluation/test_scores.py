@@ -78,15 +78,10 @@ def study(seed: int, prompts: int = 336, images: int = 4, gain: float = 0.0, har
     both = rng.random((prompts, images)) < found[:, None]
     correct = both & (rng.random((prompts, images)) < obeyed[:, None])
     id, index = (grid.ravel() for grid in np.mgrid[:prompts, :images])
-    return pd.DataFrame(
-        {
-            "prompt_id": id,
-            "image_index": index,
-            "relation": np.array(NAMES, object)[id % 14],
-            "both_found": both.ravel(),
-            "correct": correct.ravel(),
-        }
-    )
+    return pd.DataFrame({
+        "prompt_id": id, "image_index": index, "relation": np.array(NAMES, object)[id % 14], "both_found": both.ravel(),
+        "correct": correct.ravel(),
+    })  # fmt: skip
 
 
 def test_intervals_of_a_study_are_those_of_the_bootstrap():
@@ -288,12 +283,9 @@ def test_one_hopeless_model_does_not_stop_the_others(capsys):
         prompts, {"good": boxes_of(prompts, 2).assign(width=99, height=99), "hopeless": nothing}, models, resamples=10
     )
     for figure in (
-        figures.scores(scores),
-        figures.scores_per_relation(scores),
-        analysis_figures.bias(bias),
-        analysis_figures.gain_by_frequency(frequency),
-        analysis_figures.ablation(ablation),
-    ):
+        figures.scores(scores), figures.scores_per_relation(scores), analysis_figures.bias(bias),
+        analysis_figures.gain_by_frequency(frequency), analysis_figures.ablation(ablation),
+    ):  # fmt: skip
         figure.canvas.draw()
 
 
@@ -317,13 +309,10 @@ def test_a_study_of_one_relation_is_analysed():
     scores = tables.score_table(models, prompts)
     triplets = prompts[["subject", "relation", "object", "n_images"]]
     for figure in (
-        figures.scores(scores),
-        figures.scores_per_relation(scores),
-        analysis_figures.bias(bias),
-        dataset_figures.captions_per_relation(triplets),
-        dataset_figures.rank_frequency(triplets),
+        figures.scores(scores), figures.scores_per_relation(scores), analysis_figures.bias(bias),
+        dataset_figures.captions_per_relation(triplets), dataset_figures.rank_frequency(triplets),
         dataset_figures.cooccurrence(triplets, ["dog", "cat"]),
         analysis_figures.gain_by_frequency(analysis_frequency.gain_by_frequency(*models.values(), prompts, 20)),
-    ):
+    ):  # fmt: skip
         figure.canvas.draw()
     json.dumps(models["after"].attrs)  # Parquet keeps it

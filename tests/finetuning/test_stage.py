@@ -36,20 +36,15 @@ def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world: SimpleNa
     assert json.loads(json.dumps(result)) == result
 
 
-@pytest.mark.parametrize(
-    ("choices", "message"),
-    [
-        ({"learning_rate": 1}, "unknown field `learning_rate`.*the choices are rules, "),
-        ({"steps": "many"}, r"Expected `int`, got `str` - at `\$.steps`"),
-        ({"steps": 0}, "steps must be above 0, got 0"),
-        ({"caption_dropout": 1.5}, r"caption_dropout must be in \[0, 1\], got 1.5"),
-        ({"schedule": "linear"}, "Invalid enum value 'linear'"),
-        ({"resolution": 60}, "resolution: 60 is no multiple of 8"),
-        ({"held_out": ["unicorn"]}, "no category 'unicorn'"),
-        ({"doses": [0, 1, 2, 4, 8], "schedule": "cosine"}, "there are no dosed prompts; set dosed in notebook 02"),
-        ({"sampling": {"step": 2}}, "sampling"),
-    ],
-)
+@pytest.mark.parametrize(("choices", "message"), [
+    ({"learning_rate": 1}, "unknown field `learning_rate`.*the choices are rules, "),
+    ({"steps": "many"}, r"Expected `int`, got `str` - at `\$.steps`"), ({"steps": 0}, "steps must be above 0, got 0"),
+    ({"caption_dropout": 1.5}, r"caption_dropout must be in \[0, 1\], got 1.5"),
+    ({"schedule": "linear"}, "Invalid enum value 'linear'"), ({"resolution": 60}, "resolution: 60 is no multiple of 8"),
+    ({"held_out": ["unicorn"]}, "no category 'unicorn'"),
+    ({"doses": [0, 1, 2, 4, 8], "schedule": "cosine"}, "there are no dosed prompts; set dosed in notebook 02"),
+    ({"sampling": {"step": 2}}, "sampling"),
+])  # fmt: skip
 def test_a_choice_that_cannot_be_is_one_line(world, tmp_path, choices, message):
     with pytest.raises(ValueError, match=message) as caught:
         tune(world, tmp_path / "run", **choices)

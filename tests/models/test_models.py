@@ -155,16 +155,12 @@ def test_damaged_folders(pipeline: Path, message: str) -> None:
     assert message in (line := refused(pipeline)) and line.startswith("v1.4")
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ({"id": "a/b", "rev": "x"}, "unknown field `rev`; its keys are id, revision, mirrors"),
-        ({"id": 3}, "Expected `str | null`, got `int`"),
-        ({}, "neither 'folder' nor 'id' is given"),
-        ({"folder": "nowhere"}, "there is no folder nowhere; correct the profile's 'folder', or give an 'id'"),
-        ("../models/nowhere", "there is no folder ../models/nowhere"),
-    ],
-)
+@pytest.mark.parametrize(("value", "message"), [
+    ({"id": "a/b", "rev": "x"}, "unknown field `rev`; its keys are id, revision, mirrors"),
+    ({"id": 3}, "Expected `str | null`, got `int`"), ({}, "neither 'folder' nor 'id' is given"),
+    ({"folder": "nowhere"}, "there is no folder nowhere; correct the profile's 'folder', or give an 'id'"),
+    ("../models/nowhere", "there is no folder ../models/nowhere"),
+])  # fmt: skip
 def test_wrong_sources(value: object, message: str) -> None:
     assert message in refused(value)
 

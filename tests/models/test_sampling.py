@@ -5,14 +5,10 @@ import pytest
 from sr4g_utils.models.sampling import Sampling
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"step": 3}, "unknown field `step`; its keys are images, steps"),
-        ({"steps": "many"}, "Expected `int`, got `str`"),
-        ({"images": 0}, "images must be at least 1, got 0"),
-    ],
-)
+@pytest.mark.parametrize(("values", "message"), [
+    ({"step": 3}, "unknown field `step`; its keys are images, steps"), ({"steps": "many"}, "Expected `int`, got `str`"),
+    ({"images": 0}, "images must be at least 1, got 0"),
+])  # fmt: skip
 def test_wrong_sampling(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling.of(values)

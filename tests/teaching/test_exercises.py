@@ -139,27 +139,16 @@ def test_the_expectation_is_what_many_throws_score(generator):
 RIGHT = {"OA": 64, "VISOR": 32, "VISOR_Cond": 50, "VISOR_1": 78.62, "VISOR_2": 38.4, "VISOR_3": 10, "VISOR_4": 1.05}
 
 
-@pytest.mark.parametrize(
-    ("change", "hint"),
-    [
-        ({"OA": 80}, "in the same image"),
-        ({"OA": 0.64}, "given in percent"),
-        ({"OA": 160}, "cannot be one"),
-        ({"OA": None}, "Nothing is predicted for OA"),
-        ({"VISOR_Cond": 32}, "count the white squares out"),
-        ({"VISOR_Cond": 25}, "which squares"),
-        ({"VISOR": 50}, "the white squares count"),
-        ({"VISOR_4": 32}, "counts prompts, not images"),
-        ({"VISOR_1": 128}, "cannot be one"),
-        ({"VISOR_1": 98.95}, "not 'not all four blue'"),
-        ({"VISOR_2": None}, "Nothing is predicted for VISOR_2"),
-        ({"VISOR_2": 0}, "which squares"),
-        ({"VISOR_2": 28.4}, "more than 2 count as well"),
-        ({"VISOR_3": 99}, "which squares"),
-        ({"VISOR_3": float("nan")}, "cannot be one"),
-        ({"VISOR_3": "10"}, "Nothing is predicted for VISOR_3"),
-    ],
-)
+@pytest.mark.parametrize(("change", "hint"), [
+    ({"OA": 80}, "in the same image"), ({"OA": 0.64}, "given in percent"), ({"OA": 160}, "cannot be one"),
+    ({"OA": None}, "Nothing is predicted for OA"), ({"VISOR_Cond": 32}, "count the white squares out"),
+    ({"VISOR_Cond": 25}, "which squares"), ({"VISOR": 50}, "the white squares count"),
+    ({"VISOR_4": 32}, "counts prompts, not images"), ({"VISOR_1": 128}, "cannot be one"),
+    ({"VISOR_1": 98.95}, "not 'not all four blue'"), ({"VISOR_2": None}, "Nothing is predicted for VISOR_2"),
+    ({"VISOR_2": 0}, "which squares"), ({"VISOR_2": 28.4}, "more than 2 count as well"),
+    ({"VISOR_3": 99}, "which squares"), ({"VISOR_3": float("nan")}, "cannot be one"),
+    ({"VISOR_3": "10"}, "Nothing is predicted for VISOR_3"),
+])  # fmt: skip
 def test_a_wrong_prediction_gets_its_hint(change, hint):
     dice.check_prediction(RIGHT)
     assert hint in refused(dice.check_prediction, RIGHT | change)
@@ -196,20 +185,17 @@ def test_each_suspect_breaks_one_law_and_the_right_one_none():
         assert laws.same(laws.METRICS[right](records), value), "the right one is the package's"
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong", "hint"),
-    [
-        ("order", lambda metric, r: True, "asks too little"),
-        ("order", lambda metric, r: laws.same(metric(r.sort_index()), metric(r)), "asks too little"),
-        ("missing", lambda metric, r: laws.same(metric(r[r.correct]), metric(r)), "accuses a metric that is right"),
-        ("missing", lambda metric, r: laws.same(metric(r[:4]), metric(r)), "accuses a metric that is right"),
-        ("owner", lambda metric, r: laws.same(metric(r.assign(prompt_id=r.prompt_id + 1)), metric(r)), "too little"),
-        ("nothing", lambda metric, r: metric(r) == 0, "accuses a metric that is right"),
-        ("nothing", lambda metric, r: laws.same(metric(r), metric(r)), "asks too little"),
-        ("nothing", lambda metric, r: metric(r), "True or False"),
-        ("owner", lambda metric, r: r.update(r.assign(prompt_id=0)) or True, "let it work on a copy"),
-    ],
-)
+@pytest.mark.parametrize(("name", "wrong", "hint"), [
+    ("order", lambda metric, r: True, "asks too little"),
+    ("order", lambda metric, r: laws.same(metric(r.sort_index()), metric(r)), "asks too little"),
+    ("missing", lambda metric, r: laws.same(metric(r[r.correct]), metric(r)), "accuses a metric that is right"),
+    ("missing", lambda metric, r: laws.same(metric(r[:4]), metric(r)), "accuses a metric that is right"),
+    ("owner", lambda metric, r: laws.same(metric(r.assign(prompt_id=r.prompt_id + 1)), metric(r)), "too little"),
+    ("nothing", lambda metric, r: metric(r) == 0, "accuses a metric that is right"),
+    ("nothing", lambda metric, r: laws.same(metric(r), metric(r)), "asks too little"),
+    ("nothing", lambda metric, r: metric(r), "True or False"),
+    ("owner", lambda metric, r: r.update(r.assign(prompt_id=0)) or True, "let it work on a copy"),
+])  # fmt: skip
 def test_a_wrong_law_gets_its_hint(name, wrong, hint):
     assert hint in refused(laws.check_law, wrong, name)
 
@@ -222,18 +208,13 @@ def test_right_laws_are_accepted():
     assert "Metric A obeys the law of 'order'" in refused(laws.check_suspects, laws.LAWS | {"order": "A"})
 
 
-@pytest.mark.parametrize(
-    ("wrong", "hint"),
-    [
-        (lambda r: 100 * r.correct.mean(), "white squares say nothing"),
-        (lambda r: r.correct.sum() / max(r.both_found.sum(), 1), "percentages, not fractions"),
-        (laws.METRICS["A"], "as much as a prompt with four"),
-        (laws.METRICS["B"], "Not every image"),
-        (laws.METRICS["D"], "what can VISOR_Cond say"),
-        (lambda r: 50.0, "Count by hand"),
-        (lambda r: None, "a metric is a number"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "hint"), [
+    (lambda r: 100 * r.correct.mean(), "white squares say nothing"),
+    (lambda r: r.correct.sum() / max(r.both_found.sum(), 1), "percentages, not fractions"),
+    (laws.METRICS["A"], "as much as a prompt with four"), (laws.METRICS["B"], "Not every image"),
+    (laws.METRICS["D"], "what can VISOR_Cond say"), (lambda r: 50.0, "Count by hand"),
+    (lambda r: None, "a metric is a number"),
+])  # fmt: skip
 def test_a_wrong_metric_gets_its_hint(wrong, hint):
     assert hint in refused(laws.check_cond, wrong)
 
@@ -257,21 +238,15 @@ def test_the_claims_are_what_the_intervals_say():
     assert "not judged yet" in refused(intervals.check_claims, {})
 
 
-@pytest.mark.parametrize(
-    ("wrong", "hint"),
-    [
-        (lambda v, low, high, above=-math.inf, below=math.inf: above < v < below, "does all of its interval?"),
-        (
-            lambda v, low, high, above=-math.inf, below=math.inf: high > above and low < below,
-            "does all of its interval?",
-        ),
-        (lambda v, low, high, above=-math.inf, below=math.inf: low > above, "below a number, too"),
-        (lambda v, low, high, above=-math.inf, below=math.inf: low >= above and high <= below, "exactly on the border"),
-        (lambda v, low, high, above=-math.inf, below=math.inf: low > above or high < below, "No value"),
-        (lambda v, low, high, above=-math.inf, below=math.inf: not (low <= above or high >= below), "NaN"),
-        (lambda v, low, high, above=-math.inf, below=math.inf: low, "a claim stands, True"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "hint"), [
+    (lambda v, low, high, above=-math.inf, below=math.inf: above < v < below, "does all of its interval?"),
+    (lambda v, low, high, above=-math.inf, below=math.inf: high > above and low < below, "does all of its interval?"),
+    (lambda v, low, high, above=-math.inf, below=math.inf: low > above, "below a number, too"),
+    (lambda v, low, high, above=-math.inf, below=math.inf: low >= above and high <= below, "exactly on the border"),
+    (lambda v, low, high, above=-math.inf, below=math.inf: low > above or high < below, "No value"),
+    (lambda v, low, high, above=-math.inf, below=math.inf: not (low <= above or high >= below), "NaN"),
+    (lambda v, low, high, above=-math.inf, below=math.inf: low, "a claim stands, True"),
+])  # fmt: skip
 def test_a_wrong_reading_gets_its_hint(wrong, hint):
     assert hint in refused(intervals.check_stands, wrong)
 
@@ -290,18 +265,12 @@ def bootstrap(before, after, paired=True, images=False, level=0.95, scale=100.0)
     return np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
 
 
-@pytest.mark.parametrize(
-    ("wrong", "hint"),
-    [
-        (lambda b, a: bootstrap(b, a, paired=False), "too wide"),
-        (lambda b, a: bootstrap(b, a, images=True), "too narrow"),
-        (lambda b, a: bootstrap(b, a, level=0.9), "too narrow"),
-        (lambda b, a: bootstrap(a, b), "elsewhere"),
-        (lambda b, a: bootstrap(b, a, scale=1), "in points"),
-        (lambda b, a: bootstrap(b, a)[::-1], "lower end comes first"),
-        (lambda b, a: 12.0, "two numbers"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "hint"), [
+    (lambda b, a: bootstrap(b, a, paired=False), "too wide"), (lambda b, a: bootstrap(b, a, images=True), "too narrow"),
+    (lambda b, a: bootstrap(b, a, level=0.9), "too narrow"), (lambda b, a: bootstrap(a, b), "elsewhere"),
+    (lambda b, a: bootstrap(b, a, scale=1), "in points"), (lambda b, a: bootstrap(b, a)[::-1], "lower end comes first"),
+    (lambda b, a: 12.0, "two numbers"),
+])  # fmt: skip
 def test_a_wrong_bootstrap_gets_its_hint(wrong, hint):
     intervals.check_paired_interval(bootstrap)
     assert hint in refused(intervals.check_paired_interval, wrong)
@@ -325,16 +294,12 @@ def test_every_object_of_a_picture_with_captions_is_named_by_one():
         assert set(part.subject) | set(part.object) == set(splits._scenes()[picture][0])
 
 
-@pytest.mark.parametrize(
-    ("wrong", "hint"),
-    [
-        (lambda t, c, u: set(t.picture[named(t, u)]), "shows an unseen object, whatever its captions say"),
-        (lambda t, c, u: set(), "shows an unseen object"),
-        (lambda t, c, u: set(t.picture), "shows no unseen object"),
-        (lambda t, c, u: set(c.picture[named(c, u)]), "is not in this training set"),
-        (lambda t, c, u: 3, "a set of picture numbers"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "hint"), [
+    (lambda t, c, u: set(t.picture[named(t, u)]), "shows an unseen object, whatever its captions say"),
+    (lambda t, c, u: set(), "shows an unseen object"), (lambda t, c, u: set(t.picture), "shows no unseen object"),
+    (lambda t, c, u: set(c.picture[named(c, u)]), "is not in this training set"),
+    (lambda t, c, u: 3, "a set of picture numbers"),
+])  # fmt: skip
 def test_a_wrong_audit_gets_its_hint(wrong, hint):
     splits.check_leaks(lambda t, c, u: set(c.picture[named(c, u)]) & set(t.picture))
     assert hint in refused(splits.check_leaks, wrong)
@@ -359,18 +324,14 @@ def test_wrong_splits_get_their_hints():
     assert "not among the captions" in refused(splits.check_clean, lambda c, u: c.set_index(c.index + 9_999))
 
 
-@pytest.mark.parametrize(
-    ("wrong", "hint"),
-    [
-        (lambda agree, a, b: agree, "how often they agree"),
-        (lambda agree, a, b: 2 * agree - 1, "half of the cases only if"),
-        (lambda agree, a, b: ratio(agree, a * a + (1 - a) ** 2), "Chance has two judges"),
-        (lambda agree, a, b: ratio(agree, a * b), "by chance on no"),
-        (lambda agree, a, b: ratio(agree, a * b + (1 - a) * (1 - b), 1.0), "no chance to disagree"),
-        (lambda agree, a, b: None, "kappa is a number"),
-        (lambda agree, a, b: -9.0, "Count by hand"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "hint"), [
+    (lambda agree, a, b: agree, "how often they agree"),
+    (lambda agree, a, b: 2 * agree - 1, "half of the cases only if"),
+    (lambda agree, a, b: ratio(agree, a * a + (1 - a) ** 2), "Chance has two judges"),
+    (lambda agree, a, b: ratio(agree, a * b), "by chance on no"),
+    (lambda agree, a, b: ratio(agree, a * b + (1 - a) * (1 - b), 1.0), "no chance to disagree"),
+    (lambda agree, a, b: None, "kappa is a number"), (lambda agree, a, b: -9.0, "Count by hand"),
+])  # fmt: skip
 def test_a_wrong_kappa_gets_its_hint(wrong, hint):
     def answer(a, b):
         return wrong(float(np.mean(np.array(a) == np.array(b))), float(np.mean(a)), float(np.mean(b)))

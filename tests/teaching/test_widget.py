@@ -129,16 +129,12 @@ def test_the_border_runs_where_the_verdict_changes():
     assert node("console.log(boxes.border(() => 1, [100, 60]).length)") == "0\n"
 
 
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({"rules": "best"}, "unknown rule set 'best'"),
-        ({"subject_box": (1, 2, 3)}, "subject_box: needs x, y, width and height"),
-        ({"object_box": (1, 2, 0, 3)}, "object_box: needs x, y, width and height"),
-        ({"object_box": (1, float("nan"), 2, 3)}, "object_box"),
-        ({"subject": ""}, "subject: the name is empty"),
-    ],
-)
+@pytest.mark.parametrize(("given", "told"), [
+    ({"rules": "best"}, "unknown rule set 'best'"),
+    ({"subject_box": (1, 2, 3)}, "subject_box: needs x, y, width and height"),
+    ({"object_box": (1, 2, 0, 3)}, "object_box: needs x, y, width and height"),
+    ({"object_box": (1, float("nan"), 2, 3)}, "object_box"), ({"subject": ""}, "subject: the name is empty"),
+])  # fmt: skip
 def test_bad_input_is_told_in_one_line(given, told):
     with pytest.raises(ValueError, match=re.escape(told)) as error:
         widget.options(**given)
