@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,7 @@ from sr4g_utils.models import detectors
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("detectors")
-    tiny.owlvit(made / "owlvit")
-    return made
+    return tiny.owlvit(tmp_path_factory.mktemp("detectors") / "owlvit").parent
 
 
 @pytest.fixture
@@ -38,20 +36,14 @@ def images(tmp_path: Path) -> Path:
     names = ["dog", "cat", "tv", "car"]
     table = pd.DataFrame({"subject": names, "relation": "left of", "object": names[1:] + names[:1]})
     table.to_csv(tmp_path / "prompts.csv", index=False)
-    for i in range(len(table)):
-        for n in range(3):
-            (tmp_path / "images").mkdir(exist_ok=True)
-            Image.fromarray(picture(40 + n, 60, 10 * i + n)).save(tmp_path / "images" / f"{i}_{n + 1}.png")
+    (tmp_path / "images").mkdir()
+    for i, n in product(range(len(table)), range(3)):
+        Image.fromarray(picture(40 + n, 60, 10 * i + n)).save(tmp_path / "images" / f"{i}_{n + 1}.png")
     return tmp_path / "images"
 
 
-@pytest.fixture
-def small_groups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def test_write_detections(images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detect, "GROUP", 5)
-    yield
-
-
-def test_write_detections(images: Path, folder: Path, small_groups: None) -> None:
     path, prompts = images.parent / "boxes.parquet", images.parent / "prompts.csv"
     record = detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2)
     table = read_detections(path)
@@ -73,7 +65,8 @@ def test_write_detections(images: Path, folder: Path, small_groups: None) -> Non
     assert path.stat().st_mtime_ns == before
 
 
-def test_resume_and_shards_give_the_same_bytes(images, folder, small_groups, monkeypatch, capsys):
+def test_resume_and_shards_give_the_same_bytes(images, folder, monkeypatch):
+    monkeypatch.setattr(detect, "GROUP", 5)
     options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
     whole, resumed, shared = (images.parent / f"{name}.parquet" for name in ("whole", "resumed", "shared"))
     record = detect.write_detections(whole, images, **options)
@@ -116,16 +109,10 @@ def test_killed_at_any_moment(images: Path, folder: Path, monkeypatch: pytest.Mo
     """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
     whole, killed = (images.parent / f"{name}.parquet" for name in ("whole", "killed"))
     prompts = images.parent / "prompts.csv"
-    code = (
-        "from sr4g_utils.__main__ import main; from sr4g_utils.evaluation import detect\n"
-        "detect.GROUP = 1; raise SystemExit(main())"
-    )
+    code = "import sr4g_utils.evaluation.detect as d, sr4g_utils.__main__ as m; d.GROUP = 1; exit(m.main())"
     command = [sys.executable, "-c", code, "detect", str(killed), str(images), "--detector", str(folder / "owlvit")]
-    process = subprocess.Popen(
-        [*command, "--prompts", str(prompts), "--floor", "0.2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-    )
+    command += ["--prompts", str(prompts), "--floor", "0.2"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     parts = images.parent / ".killed.parquet.parts"
     while process.poll() is None and not list(parts.glob("[0-9]*.parquet")):
         time.sleep(0.005)

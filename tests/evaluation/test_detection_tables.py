@@ -28,14 +28,11 @@ def test_a_label_spelt_otherwise_is_read(label):
     assert readings([label], NAMES) == {label: VOC[label]}
 
 
-def test_names_of_coco_and_aliases_keep_apart():
+def test_names_of_coco_aliases_and_names_that_are_asked_for_keep_apart():
     assert len({spelling(name) for name in NAMES}) == 80
     assert readings(NAMES, NAMES) == dict(zip(NAMES, NAMES, strict=True))
     assert all(spelling(word) == word for word in ALIASES.values()), "an alias leads to a name, not to another alias"
     assert set(ALIASES.values()) <= {spelling(name) for name in NAMES}
-
-
-def test_a_name_that_is_asked_for_is_never_taken_for_another():
     assert readings(["sofa", "couch", "Sofa"], ["sofa", "couch"]) == {"sofa": "sofa", "couch": "couch", "Sofa": "sofa"}
     assert readings(["tvmonitor"], ["tv", "television"]) == {}, "which of them?"
     assert readings(["TV", "t.v."], ["tv"]) == {"TV": "tv"}
@@ -74,11 +71,8 @@ def scored(boxes: pd.DataFrame, prompts: pd.DataFrame = PROMPTS) -> dict[str, fl
 RIGHT = scored(table())
 
 
-def test_the_table_has_something_to_lose():
-    assert RIGHT["OA"] == 100 and 20 < RIGHT["VISOR_Cond"] < 80
-
-
 def test_a_whole_vocabulary_spelt_otherwise_gives_the_same_scores():
+    assert RIGHT["OA"] == 100 and 20 < RIGHT["VISOR_Cond"] < 80, "something to lose"
     others = {"wine glass": "Wine_Glass", "tv": "tvmonitor", "couch": "sofa", "hot dog": "hot-dog", "dog": "DOG"}
     boxes = table()
     assert scored(boxes.assign(label=boxes.label.map(others))) == pytest.approx(RIGHT)
@@ -98,13 +92,10 @@ def test_names_that_never_occur_are_named(capsys):
     assert records.attrs["never_found"] == ["tv"] and not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("ids", "asked"),
-    [
-        (str, int), (int, str), (float, int), (int, float), (float, str), (str, str),
-        (lambda id: f"{id:05}", int), (lambda id: f"{id}.0", int), (int, lambda id: f"{id:05}"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("ids", "asked"), [
+    (str, int), (int, str), (float, int), (int, float), (float, str), (str, str),
+    (lambda id: f"{id:05}", int), (lambda id: f"{id}.0", int), (int, lambda id: f"{id:05}"),
+])  # fmt: skip
 def test_ids_as_text_and_as_numbers_are_the_same_ids(ids, asked):
     boxes = table()
     boxes["prompt_id"] = boxes.prompt_id.map(ids)

@@ -21,9 +21,7 @@ class Given(torch.nn.Module):
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return values
+        self.forward = lambda values: values
 
 
 def normal(rng: np.random.Generator, n: int, d: int = 4, shift: float = 0, scale: float = 1, each: int = 1) -> dict:
@@ -35,22 +33,21 @@ def normal(rng: np.random.Generator, n: int, d: int = 4, shift: float = 0, scale
 def test_the_frechet_distance_is_torchmetrics(n, m, d):
     rng = np.random.default_rng(n)
     a, b = rng.normal(size=(n, d)), rng.normal(0.5, 2, (m, d))
-    metric = FrechetInceptionDistance(feature=Given(d)).set_dtype(torch.float64)
+    assert quality.distance(a, b) == pytest.approx(by_torchmetrics(FrechetInceptionDistance, a, b), rel=1e-12)
+
+
+def by_torchmetrics(kind, a, b, **options):
+    metric = kind(feature=Given(a.shape[1]), **options).set_dtype(torch.float64)
     metric.update(torch.from_numpy(a), real=True)
     metric.update(torch.from_numpy(b), real=False)
-    assert quality.distance(a, b) == pytest.approx(float(metric.compute()), rel=1e-12)
+    return np.atleast_1d(metric.compute())[0]
 
 
-def test_the_kernel_distance_is_torchmetrics():
+def test_the_kernel_distance_is_torchmetrics_and_unbiased_however_few_images_there_are():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(60, 5)), rng.normal(0.5, 1, (60, 5))
-    metric = KernelInceptionDistance(feature=Given(5), subsets=1, subset_size=60).set_dtype(torch.float64)
-    metric.update(torch.from_numpy(a), real=True)
-    metric.update(torch.from_numpy(b), real=False)
-    assert kid(a, b) == pytest.approx(float(metric.compute()[0]), rel=1e-5)
-
-
-def test_the_kernel_distance_is_unbiased_however_few_images_there_are():
+    theirs = by_torchmetrics(KernelInceptionDistance, a, b, subsets=1, subset_size=60)
+    assert kid(a, b) == pytest.approx(float(theirs), rel=1e-5)
     rng = np.random.default_rng(1)
     drawn = [kid(*rng.normal(size=(2, 8, 3))) for _ in range(2_000)]
     assert abs(np.mean(drawn)) < 3 * np.std(drawn) / np.sqrt(len(drawn))
@@ -81,12 +78,8 @@ def test_each_number_tells_what_it_is_for():
     table = quality.table(photos, models)
     value = table.pivot(index="model", columns="metric", values="value")
     good = value.loc["like photos"]
-    assert (
-        abs(good.KID) < 0.05
-        and good.precision > 80
-        and good.recall > 80
-        and good.diversity == pytest.approx(100, abs=10)
-    )
+    assert abs(good.KID) < 0.05 and min(good.precision, good.recall) > 80
+    assert good.diversity == pytest.approx(100, abs=10)
     assert value.precision["one thing only"] > 95 and value.recall["one thing only"] < 40
     assert value.KID["elsewhere"] > 100 * abs(good.KID) and value.loc["elsewhere", ["precision", "recall"]].max() == 0
     assert value.diversity["twins"] == 0

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 from pretend import five_prompts
@@ -31,13 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def prompts() -> pd.DataFrame:
-    return five_prompts()
-
-
-@pytest.fixture
-def file(prompts: pd.DataFrame, tmp_path: Path) -> Path:
-    prompts.to_parquet(tmp_path / "prompts.parquet")
+def file(tmp_path: Path) -> Path:
+    five_prompts().to_parquet(tmp_path / "prompts.parquet")
     return tmp_path / "prompts.parquet"
 
 
@@ -45,14 +39,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
-def test_write_images(folder: Path, file: Path, prompts: pd.DataFrame, tmp_path: Path) -> None:
+def test_write_images(folder: Path, file: Path, tmp_path: Path) -> None:
     record = generate.write_images(tmp_path / "images", file, model=str(folder / "v1.4"), sampling=FAST)
     assert record == json.loads((tmp_path / "images" / "record.json").read_text())
     assert record["model"]["prediction_type"] == "epsilon" and record["sampling"]["steps"] == 2
     assert record["prompts"]["number"] == 5 and record["behaviour"] == BEHAVIOUR
     assert str(tmp_path) not in json.dumps(record)
     pipeline, _ = load.load_pipeline(folder / "v1.4", device="cpu")
-    drawn = diffusion.sample(pipeline, prompts, Sampling(**FAST))
+    drawn = diffusion.sample(pipeline, five_prompts(), Sampling(**FAST))
     expected = {(id, index): image for id, index, image in drawn}
     read = list(images.read_images(tmp_path / "images"))
     assert [(row["prompt_id"], row["image_index"]) for row, _ in read] == list(expected)

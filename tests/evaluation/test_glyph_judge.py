@@ -28,9 +28,8 @@ def test_the_second_judge_finds_what_was_drawn():
 
 
 def test_matches_as_a_stage(tmp_path):
-    prompts = pd.DataFrame(
-        [(0, "dog", "left of", "car", "–")], columns=["prompt_id", "subject", "relation", "object", "caption"]
-    )
+    columns = ["prompt_id", "subject", "relation", "object", "caption"]
+    prompts = pd.DataFrame([(0, "dog", "left of", "car", "–")], columns=columns)
     prompts.to_parquet(tmp_path / "prompts.parquet")
     drawn = np.array([[4, 20, 24, 20], [36, 20, 24, 20]])
     for number in range(2):

@@ -50,14 +50,11 @@ def test_several_models_are_not_pooled(tmp_path: Path, layout: str) -> None:
     assert len(list_images(tmp_path / "glide", PROMPTS)) == 8
 
 
-def test_sub_folders_of_different_prompts_are_one_model(tmp_path: Path) -> None:
-    listed = list_images(put(tmp_path, "00000/0_0.png", "00000/0_1.png", "00001/7_0.png", "00001/7_1.png"), PROMPTS)
-    assert list(listed.prompt_id) == [0, 0, 7, 7]
-
-
-def test_what_systems_leave_about_is_no_image(tmp_path: Path) -> None:
-    put(tmp_path, "0_0.png", "7_0.png", *mutate.LITTER, "#recycle/0_0.png", "x/lost+found/0_0.png", ".git/0_0.png")
-    assert list(list_images(tmp_path, PROMPTS).file_name) == ["0_0.png", "7_0.png"]
+def test_sub_folders_of_different_prompts_are_one_model_without_what_systems_leave_about(tmp_path: Path) -> None:
+    folder = put(tmp_path / "a", "00000/0_0.png", "00000/0_1.png", "00001/7_0.png", "00001/7_1.png")
+    assert list(list_images(folder, PROMPTS).prompt_id) == [0, 0, 7, 7]
+    folder = put(tmp_path / "b", "0_0.png", "7_0.png", "#recycle/0_0.png", "x/lost+found/0_0.png", ".git/0_0.png")
+    assert list(list_images(put(folder, *mutate.LITTER), PROMPTS).file_name) == ["0_0.png", "7_0.png"]
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
@@ -72,18 +69,15 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert list(list_images(tmp_path / "linked", PROMPTS).file_name) == ["real/0_0.png", "there/7_0.png"]
 
 
-def test_an_image_of_no_prompt_is_refused(tmp_path: Path) -> None:
-    put(tmp_path, "0_0.png", "7_0.png")
-    assert "99_0.png: belongs to no prompt; images are named <prompt_id>_<number>" in refusal(put(tmp_path, "99_0.png"))
-    (tmp_path / "99_0.png").unlink()
-    for name in ("grid.png", "0.png", "x/samples/0.png", "a cat_0.png"):
-        assert "belongs to no prompt" in refusal(put(tmp_path, name))
-        (tmp_path / name).unlink()
-
-
-def test_a_text_of_two_prompts_names_neither(tmp_path: Path) -> None:
+def test_an_image_of_no_prompt_is_refused_and_a_text_of_two_names_neither(tmp_path: Path) -> None:
     twice = PROMPTS.assign(caption="a cup above a tv")
-    assert "belongs to several prompts of one text" in refusal(put(tmp_path, "a cup above a tv_0.png"), twice)
+    assert "belongs to several prompts of one text" in refusal(put(tmp_path / "x", "a cup above a tv_0.png"), twice)
+    folder = put(tmp_path / "images", "0_0.png", "7_0.png")
+    assert "99_0.png: belongs to no prompt; images are named <prompt_id>_<number>" in refusal(put(folder, "99_0.png"))
+    (folder / "99_0.png").unlink()
+    for name in ("grid.png", "0.png", "x/samples/0.png", "a cat_0.png"):
+        assert "belongs to no prompt" in refusal(put(folder, name))
+        (folder / name).unlink()
 
 
 def test_images_of_prompts_that_were_left_out_are_counted(tmp_path: Path) -> None:
@@ -136,9 +130,8 @@ def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path: Path) -
     (tmp_path / "record.json").write_text(json.dumps({"model": {}, "sampling": {"images": 1}}))
     assert list_images(tmp_path, PROMPTS.iloc[:1]).attrs == {"without_images": 0, "left_out_images": 1}
     other = PROMPTS.assign(caption=["a cow", "a tv"], subject="cow")
-    assert "prompt 0 was drawn as 'a dog to the left of a cat', but the prompts given say 'a cow'" in refusal(
-        tmp_path, other
-    )
+    told = "prompt 0 was drawn as 'a dog to the left of a cat', but the prompts given say 'a cow'"
+    assert told in refusal(tmp_path, other)
 
 
 @mutate.numbers(200)

@@ -1,6 +1,7 @@
 """Folders of images with their prompts."""
 
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +13,17 @@ from pretend import five_prompts
 from sr4g_utils.evaluation import images
 
 
-@pytest.fixture
-def prompts() -> pd.DataFrame:
-    return five_prompts()
-
-
-def test_folders_made_elsewhere(prompts: pd.DataFrame, tmp_path: Path) -> None:
+def test_folders_made_elsewhere(tmp_path: Path) -> None:
+    prompts = five_prompts()
     image = Image.new("RGB", (8, 8))
     for layout in ("visor/{id}_{n}.png", "geneval/{id:05}/samples/{n:04}.jpg"):
-        for id in prompts.prompt_id:
-            for n in (1, 2, 3):
-                path = tmp_path / layout.format(id=id, n=n)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                image.save(path)
+        for id, n in product(prompts.prompt_id, (1, 2, 3)):
+            path = tmp_path / layout.format(id=id, n=n)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
         listed = images.list_images(tmp_path / layout.split("/")[0], prompts)
-        assert (
-            list(listed.prompt_id) == list(np.repeat(prompts.prompt_id, 3))
-            and list(listed.image_index) == [0, 1, 2] * 5
-        )
+        assert list(listed.prompt_id) == list(np.repeat(prompts.prompt_id, 3))
+        assert list(listed.image_index) == [0, 1, 2] * 5
     visor = tmp_path / "visor"
     for n in (1, 2, 3):
         (visor / f"8_{n}.png").unlink()  # a part of a prompt set may be drawn
@@ -38,9 +32,8 @@ def test_folders_made_elsewhere(prompts: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="prompt 9 has 2 images, not 3; each prompt needs as many"):
         images.list_images(visor, prompts)
     image.save(visor / "99_1.png")
-    with pytest.raises(
-        ValueError, match=r"99_1.png: belongs to no prompt; images are named <prompt_id>_<number>, as 7_0.png"
-    ):
+    named = r"99_1.png: belongs to no prompt; images are named <prompt_id>_<number>, as 7_0.png"
+    with pytest.raises(ValueError, match=named):
         images.list_images(visor, prompts)
     shutil.rmtree(visor)
     with pytest.raises(ValueError, match="no such folder of images"):
@@ -52,9 +45,10 @@ def test_folders_made_elsewhere(prompts: pd.DataFrame, tmp_path: Path) -> None:
         images.list_images(visor)
 
 
-def test_images_are_read_in_order_with_their_prompts(prompts: pd.DataFrame, tmp_path: Path) -> None:
+def test_images_are_read_in_order_with_their_prompts(tmp_path: Path) -> None:
     """More of them than are decoded at once."""
-    prompts = pd.concat([prompts.assign(prompt_id=prompts.prompt_id + 10 * i) for i in range(15)], ignore_index=True)
+    five = five_prompts()
+    prompts = pd.concat([five.assign(prompt_id=five.prompt_id + 10 * i) for i in range(15)], ignore_index=True)
     for id in prompts.prompt_id:
         Image.fromarray(np.full((2, 3, 3), id, np.uint8)).save(tmp_path / f"{id}_0.png")
     read = list(images.read_images(tmp_path, prompts))

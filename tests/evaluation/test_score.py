@@ -25,9 +25,7 @@ BOXES = draw(PROMPTS, 0.7, seed=1)
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("detectors") / "owlvit"
-    tiny.owlvit(folder)
-    return str(folder)
+    return str(tiny.owlvit(tmp_path_factory.mktemp("detectors") / "owlvit"))
 
 
 def test_students_t_is_scipys() -> None:
@@ -43,13 +41,12 @@ def test_the_numbers_are_those_of_verdicts_and_scores(form: str, tmp_path: Path)
     own = [name for name in BOXES if name not in "xywh"]
     corners = BOXES[own].assign(x1=BOXES.x, y1=BOXES.y, x2=BOXES.x + BOXES.w, y2=BOXES.y + BOXES.h)
     path = tmp_path / f"boxes.{'csv' if form == 'corners' else form}"
-    match form:
-        case "parquet":
-            BOXES.to_parquet(path)
-        case "csv" | "corners":
-            (corners if form == "corners" else BOXES).to_csv(path, index=False)
-        case "json" | "jsonl":
-            BOXES.to_json(path, orient="records", lines=form == "jsonl")
+    if form == "parquet":
+        BOXES.to_parquet(path)
+    elif form in ("csv", "corners"):
+        (corners if form == "corners" else BOXES).to_csv(path, index=False)
+    elif form in ("json", "jsonl"):
+        BOXES.to_json(path, orient="records", lines=form == "jsonl")
     boxes = {"table": BOXES, "corners in memory": corners}.get(form, path)
     result = score(boxes, PROMPTS, corners="corners" in form, detector="mine")
     records = verdicts(PROMPTS, BOXES, 4)
@@ -104,22 +101,18 @@ def test_images_in_memory_are_judged_as_their_folder_is(detector: str, tmp_path:
     expected = score(tmp_path / "images", **options)
     assert expected.judged["detector"]["id"] == "owlvit" and "owlvit@sha256 " in expected.how()
     nested = {
-        "arrays": pixels,
-        "PIL": [[Image.fromarray(image) for image in images] for images in pixels],
+        "arrays": pixels, "PIL": [[Image.fromarray(image) for image in images] for images in pixels],
         "floats": [np.stack(images) / 255 for images in pixels],
-        "paths": [[str(path) for path in images] for images in paths],
-        "by prompt": dict(enumerate(pixels)),
-    }
+        "paths": [[str(path) for path in images] for images in paths], "by prompt": dict(enumerate(pixels)),
+    }  # fmt: skip
     for kind, images in nested.items():
         result = score(images, **options)
         pd.testing.assert_frame_equal(result.verdicts, expected.verdicts, obj=kind)
         assert result.judged["detector"] == expected.judged["detector"]
     first = score([images[0] for images in paths], **options)
-    pd.testing.assert_frame_equal(
-        first.verdicts, expected.verdicts[expected.verdicts.image_index == 0].reset_index(drop=True)
-    )
-    some = score({2: pixels[2]}, **options)
-    assert some.verdicts.prompt_id.tolist() == [2, 2]
+    zeroth = expected.verdicts[expected.verdicts.image_index == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first.verdicts, zeroth)
+    assert score({2: pixels[2]}, **options).verdicts.prompt_id.tolist() == [2, 2]
 
 
 def test_published_results_are_scored(tmp_path: Path) -> None:
@@ -128,9 +121,8 @@ def test_published_results_are_scored(tmp_path: Path) -> None:
     images = {f"{id}_{n}": image | {"sra": n % 2} for id in prompts.prompt_id for n in range(4)}
     (tmp_path / "results_sd.json").write_text(json.dumps(images))
     result = score(tmp_path / "results_sd.json", prompts)
-    pd.testing.assert_frame_equal(
-        result.scores.drop(columns="chance"), scores(read_visor_results(tmp_path / "results_sd.json", prompts))
-    )
+    expected = scores(read_visor_results(tmp_path / "results_sd.json", prompts))
+    pd.testing.assert_frame_equal(result.scores.drop(columns="chance"), expected)
     assert "verdicts as published in results_sd.json" in result.how()
     with pytest.raises(ValueError, match="pairs and rules cannot change"):
         score(tmp_path / "results_sd.json", prompts, rules="sg2im")

@@ -2,11 +2,13 @@
 
 import json
 import re
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from slowly import make_prompts
 
 from sr4g_utils.analysis import bias as analysis_bias
 from sr4g_utils.analysis import claims, rescoring
@@ -38,14 +40,13 @@ def covered(low: np.ndarray, high: np.ndarray, truth: float) -> float:
 def test_intervals_of_few_prompts_keep_their_coverage(prompts, metric):
     rng, missed = np.random.default_rng(prompts), {}
     for images in (1, 2, 4):
-        for rho in (0.0, 0.4, 0.8):
-            for p in (0.05, 0.2, 0.5, 0.8, 0.95):
-                shape = (prompts, 2000)
-                below = np.full(shape, images) if metric != "VISOR_Cond" else draw(rng, images, 0.5, rho, shape)
-                above = draw(rng, below, p, rho, shape)
-                share = covered(*statistics.ratio(above.astype(float), below.astype(float)), p)
-                if share < 0.9:
-                    missed[images, rho, p] = share
+        for rho, p in product((0.0, 0.4, 0.8), (0.05, 0.2, 0.5, 0.8, 0.95)):
+            shape = (prompts, 2000)
+            below = np.full(shape, images) if metric != "VISOR_Cond" else draw(rng, images, 0.5, rho, shape)
+            above = draw(rng, below, p, rho, shape)
+            share = covered(*statistics.ratio(above.astype(float), below.astype(float)), p)
+            if share < 0.9:
+                missed[images, rho, p] = share
     assert not missed
 
 
@@ -90,11 +91,8 @@ def test_intervals_of_a_study_are_those_of_the_bootstrap():
     change = evaluation_scores.compare(before, after, resamples=100).set_index(["relation", "metric"]).loc["all"]
     for i, records in enumerate((before, after)):
         table = evaluation_scores.scores(records).set_index(["relation", "metric"]).loc["all"]
-        percentiles = np.quantile(drawn[i, 1:], [0.025, 0.975], axis=0)
-        assert close(table, percentiles)
-        assert (table.value == drawn[i, 0]).all()
-    percentiles = np.quantile(drawn[1, 1:] - drawn[0, 1:], [0.025, 0.975], axis=0)
-    assert close(change, percentiles)
+        assert close(table, np.quantile(drawn[i, 1:], [0.025, 0.975], axis=0)) and (table.value == drawn[i, 0]).all()
+    assert close(change, np.quantile(drawn[1, 1:] - drawn[0, 1:], [0.025, 0.975], axis=0))
 
 
 def close(table: pd.DataFrame, percentiles: np.ndarray) -> bool:
@@ -133,18 +131,12 @@ def test_intervals_lie_around_their_value():
         known = ~np.isnan(low)
         assert ((low >= 0) & (low <= value) & (value <= high) & (high <= 1))[known].all()
         mirrored = statistics.ratio(below - above, below)
-        assert mirrored[0] == pytest.approx(1 - high, nan_ok=True) and mirrored[1] == pytest.approx(
-            1 - low, nan_ok=True
-        )
+        assert mirrored[0] == pytest.approx(1 - high, nan_ok=True)
+        assert mirrored[1] == pytest.approx(1 - low, nan_ok=True)
         forth = statistics.difference((above, below), (other, below))
         back = statistics.difference((other, below), (above, below))
         assert forth[0] == pytest.approx(-back[1], nan_ok=True)
         assert (forth[0][known] >= -1).all() and (forth[0] <= forth[1])[known].all()
-
-
-def asked(*triplets: tuple[str, str, str]) -> pd.DataFrame:
-    table = pd.DataFrame(triplets, columns=["subject", "relation", "object"])
-    return table.assign(prompt_id=np.arange(len(table)) + 100)
 
 
 def boxes_of(prompts: pd.DataFrame, images: int, right=lambda prompt, index: True) -> pd.DataFrame:
@@ -158,7 +150,7 @@ def boxes_of(prompts: pd.DataFrame, images: int, right=lambda prompt, index: Tru
     return pd.DataFrame(rows)
 
 
-PROMPTS = asked(*[("dog", "left of", "cat")] * 10)
+PROMPTS = make_prompts(*[("dog", "left of", "cat")] * 10)
 
 
 def value(table: pd.DataFrame, column: str = "value") -> pd.Series:
@@ -174,15 +166,11 @@ def test_a_table_with_one_image_per_prompt_is_not_scored_as_four(capsys):
     assert "verdicts: 3 images per prompt, by the largest image_index" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "boxes",
-    [
-        boxes_of(PROMPTS, 4).assign(image_index=lambda t: t.image_index + 1),  # numbered from 1
-        pd.concat([boxes_of(PROMPTS, 2), boxes_of(PROMPTS[:5], 4)]),  # unequal numbers
-        boxes_of(PROMPTS[:3], 4),  # the images of a part of the prompts
-    ],
-    ids=["from one", "unequal", "a part"],
-)
+@pytest.mark.parametrize("boxes", [
+    boxes_of(PROMPTS, 4).assign(image_index=lambda t: t.image_index + 1),  # numbered from 1
+    pd.concat([boxes_of(PROMPTS, 2), boxes_of(PROMPTS[:5], 4)]),  # unequal numbers
+    boxes_of(PROMPTS[:3], 4),  # the images of a part of the prompts
+], ids=["from one", "unequal", "a part"])  # fmt: skip
 def test_a_table_that_does_not_tell_how_many_images_there_are_is_refused(boxes):
     with pytest.raises(ValueError, match=r"detections: the table does not tell how many images.*pass images="):
         verdicts.verdicts(PROMPTS, boxes)
@@ -193,11 +181,8 @@ def test_each_model_is_scored_on_its_own_images_and_compared_on_the_common_ones(
     one = verdicts.verdicts(PROMPTS, four, 4)
     listed = two[["prompt_id", "image_index"]].drop_duplicates()
     other = verdicts.verdicts(PROMPTS, two, listed)
-    assert value(evaluation_scores.scores(other))["OA"] == 100 and len(other) == 20
-    assert (
-        np.isnan(value(evaluation_scores.scores(other))["VISOR_3"])
-        and value(evaluation_scores.scores(other))["VISOR_1"] == 100
-    )
+    own = value(evaluation_scores.scores(other))
+    assert own["OA"] == own["VISOR_1"] == 100 and np.isnan(own["VISOR_3"]) and len(other) == 20
     change = evaluation_scores.compare(one, other, resamples=100)
     assert value(change, "before")["VISOR"] == 100 and value(change, "after")["VISOR"] == 50
     assert value(change, "images")["OA"] == 20 and change.attrs["left_aside"] == 20
@@ -255,7 +240,7 @@ def test_images_listed_and_images_counted_are_the_same():
 
 
 def test_one_hopeless_model_does_not_stop_the_others(capsys):
-    prompts = asked(*[("dog", name, "cat") for name in NAMES for _ in range(8)])
+    prompts = make_prompts(*[("dog", name, "cat") for name in NAMES for _ in range(8)])
     prompts = prompts.assign(objects=[OBJECT_SETS[i % 2] for i in range(len(prompts))], n_images=1)
     good = verdicts.verdicts(prompts, boxes_of(prompts, 2, lambda prompt, index: index == 0), 2)
     nothing = boxes_of(prompts, 2).iloc[:0]
@@ -279,9 +264,8 @@ def test_one_hopeless_model_does_not_stop_the_others(capsys):
     opinion = tables.second_opinion(hopeless, good)
     assert opinion.agreement[0] < 100 and opinion.judged[1] == 0 and np.isnan(opinion.agreement[1])
     frequency = analysis_frequency.gain_by_frequency(good, hopeless, prompts, 50)
-    ablation = rescoring.ablation(
-        prompts, {"good": boxes_of(prompts, 2).assign(width=99, height=99), "hopeless": nothing}, models, resamples=10
-    )
+    boxes = {"good": boxes_of(prompts, 2).assign(width=99, height=99), "hopeless": nothing}
+    ablation = rescoring.ablation(prompts, boxes, models, resamples=10)
     for figure in (
         figures.scores(scores), figures.scores_per_relation(scores), analysis_figures.bias(bias),
         analysis_figures.gain_by_frequency(frequency), analysis_figures.ablation(ablation),
@@ -292,14 +276,12 @@ def test_one_hopeless_model_does_not_stop_the_others(capsys):
 @pytest.mark.parametrize("name", list(profiles.notebooks()))
 def test_no_notebook_takes_a_relation_for_granted(name):
     code = ["".join(cell["source"]) for cell in profiles.cells(name) if cell["cell_type"] == "code"]
-    taken = [
-        line for cell in code for line in cell.splitlines() if re.search(rf"\[[\"']({'|'.join(NAMES)})[\"']\]", line)
-    ]
-    assert not taken
+    taken = rf"\[[\"']({'|'.join(NAMES)})[\"']\]"
+    assert not [line for cell in code for line in cell.splitlines() if re.search(taken, line)]
 
 
 def test_a_study_of_one_relation_is_analysed():
-    prompts = asked(*[("dog", "inside", "cat")] * 12).assign(objects="all", n_images=3)
+    prompts = make_prompts(*[("dog", "inside", "cat")] * 12).assign(objects="all", n_images=3)
     models = {name: verdicts.verdicts(prompts, boxes_of(prompts, 2), 2) for name in ("before", "after")}
     bias = analysis_bias.bias(models, 20)
     assert bias.relation.tolist() == ["true opposites", "true opposites"] and bias.gap.isna().all()
