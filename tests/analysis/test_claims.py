@@ -82,9 +82,8 @@ def test_quality_and_rivals_are_judged_by_margins(world):
     assert verdicts(told((prompts, {"base": records["base"], "fine-tuned": blind})))[5] == CONTRADICTED, "OA fell"
     over = scores.compare(records["base"], records["fine-tuned"], resamples=200)
     assert verdicts(told(world, over_rival=over))[6] == CONTRADICTED, "VISOR is better, too"
-    poor = scores.compare(
-        records["base"], evaluation_verdicts.verdicts(prompts, draw(prompts, 0.9, 5, found=0.3), 4), resamples=200
-    )
+    rarely = evaluation_verdicts.verdicts(prompts, draw(prompts, 0.9, 5, found=0.3), 4)
+    poor = scores.compare(records["base"], rarely, resamples=200)
     assert verdicts(told(world, over_rival=poor))[6] == HOLDS
 
 

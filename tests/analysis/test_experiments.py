@@ -75,35 +75,23 @@ def quality(change: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def cond(table: pd.DataFrame) -> pd.Series:
+    return table.query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
+
+
 def test_an_effect_is_the_mean_of_the_seeds_differences(study):
     base, treated = sweeps.base_of(study), list(sweeps.verdicts_of(study, "main", "relations").values())
     found = analysis_effects.effect(treated, [base])
-    scores = [
-        evaluation_scores.scores(one).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
-        for one in treated
-    ]
-    before = evaluation_scores.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
+    before, *scores = (cond(evaluation_scores.scores(one)).value for one in (base, *treated))
     assert found["difference"] == pytest.approx(np.mean(scores) - before) and found["before"] == pytest.approx(before)
-    assert found["low"] < found["difference"] < found["high"] and (found["seeds"], found["prompts"]) == (
-        3,
-        len(prompts()),
-    )
-    one = analysis_effects.effect(treated[:1], [base])
-    (alone,) = (
-        evaluation_scores.compare(base, treated[0], 10)
-        .query("relation == 'all' and metric == 'VISOR_Cond'")
-        .itertuples()
-    )
+    assert found["low"] < found["difference"] < found["high"]
+    assert (found["seeds"], found["prompts"]) == (3, len(prompts()))
+    one, alone = analysis_effects.effect(treated[:1], [base]), cond(evaluation_scores.compare(base, treated[0], 10))
     assert (one["low"], one["high"]) == pytest.approx((alone.low, alone.high), abs=0.3), "Newcombe's, with one seed"
     none = analysis_effects.effect([base], [base])
     assert none["difference"] == 0 and none["p"] == 1
-
-
-def test_lift_is_what_permuted_prompts_do_not_give(study):
-    base = sweeps.base_of(study)
-    luck = evaluation_scores.chance(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
-    score = evaluation_scores.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
-    assert analysis_effects.effect([base], [base], "lift")["after"] == pytest.approx(score - luck)
+    luck = cond(evaluation_scores.chance(base)).value  # lift is what permuted prompts do not give
+    assert analysis_effects.effect([base], [base], "lift")["after"] == pytest.approx(before - luck)
 
 
 def test_the_table_of_effects(study):
@@ -155,10 +143,8 @@ def test_the_confirmatory_tests(study):
     assert {verdicts.pop("3"), verdicts.pop("5")} <= {"holds", "undecided"}, "24 prompts of a relation are few"
     assert verdicts.pop("4") == "nothing to reduce" and len(verdicts) == 4 and set(verdicts.values()) == {"holds"}
     idle = study.assign(arm=study.arm.replace({"relations": "list", "list": "relations"}))
-    verdicts = {
-        row.claim.partition(".")[0]: row.verdict
-        for row in analysis_effects.confirmed(idle, quality(0.5), 200).itertuples()
-    }
+    rows = analysis_effects.confirmed(idle, quality(0.5), 200).itertuples()
+    verdicts = {row.claim.partition(".")[0]: row.verdict for row in rows}
     assert verdicts["1"] == verdicts["2"] == "undecided" and verdicts["1, control"] == "contradicted"
     assert verdicts["5"] == "contradicted", "the distance grew by a quarter"
     with pytest.raises(ValueError, match="no verdicts of the model main with relations"):
@@ -260,10 +246,8 @@ def test_a_sweep_is_gathered(tmp_path):
     arms = [("base", -1, "base"), ("list", 0, "main"), ("relations", 0, "main"), ("relations", 1, "main")]
     assert groups.to_dict() == dict.fromkeys(arms, 2 * len(prompts()))
     assert len(sweeps.gather_quality(sweeps.finished([tmp_path]))) == 3
-    pd.testing.assert_frame_equal(
-        sweeps.verdicts_of(table, "main", "relations")[1][["both_found", *NAMES]].reset_index(drop=True),
-        drawn(0.5, 0.9, 2)[["both_found", *NAMES]],
-    )
+    ours = sweeps.verdicts_of(table, "main", "relations")[1][["both_found", *NAMES]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours, drawn(0.5, 0.9, 2)[["both_found", *NAMES]])
 
 
 def test_ones_own_runs_take_the_place_of_recorded_ones(tmp_path):
@@ -324,12 +308,12 @@ def test_what_cannot_be_gathered_is_named(tmp_path):
 
 def test_a_run_that_was_trained_otherwise_is_another_arm(tmp_path):
     told = {
-        "relations": {},
-        "relations, balanced False, lr 0.001": {"lr": 1e-3, "balanced": False},
-        "list by sg2im": {"control": "list", "rules": "sg2im"},
+        "relations": {}, "relations, balanced False, lr 0.001": {"lr": 1e-3, "balanced": False},
+        "list by sg2im": {"control": "list", "rules": "sg2im"}, "list, 2 % told": {"control": "list", "told": 0.02},
+        "list": {"control": "list", "told": 0.0}, "shuffled, 50 % told": {"control": "shuffled", "told": 0.5},
         "scale, shuffled, 50 % told": {"control": "shuffled", "told": 0.5, "families": ["scale"]},
         "projective and scale, steps 400": {"families": ["projective", "scale"], "steps": 400},
-    }
+    }  # fmt: skip
     for i, other in enumerate(told.values()):
         run_of(tmp_path, str(i), **{"control": "none", "seed": 0, **other})
     run_of(tmp_path, "seen", "none", 1, validation_prompts=3, milestones=[4], log_every=1)  # nothing of what is learnt

@@ -35,11 +35,8 @@ def test_another_configuration_starts_afresh_and_says_so(world: SimpleNamespace,
     old = weights(tmp_path / "run" / "last")
     tune(world, tmp_path / "run", steps=2, detector=None, lr=2e-3, seed=1)
     assert "run was made with another lr, seed: starting afresh" in capsys.readouterr().err
-    assert (
-        distance(weights(tmp_path / "run.before" / "last"), old)
-        == 0
-        < distance(weights(tmp_path / "run" / "last"), old)
-    )
+    before, now = (weights(tmp_path / name / "last") for name in ("run.before", "run"))
+    assert distance(before, old) == 0 < distance(now, old)
 
 
 SCRIPT = """
@@ -81,15 +78,9 @@ def test_killed_runs_end_like_one_that_was_not(world: SimpleNamespace, tmp_path:
     with log.open("a") as file:
         file.write('{"step": 9, "lo')  # as a kill may leave a line
     finetune(**arguments)
-    for name in ("best", "last"):
-        a, b = ((tmp_path / run / name / WEIGHTS).read_bytes() for run in ("calm", "killed"))
-        assert a == b
-    for file in ("weights", "ema", "optimiser"):
-        a, b = (
-            (tmp_path / run / "checkpoints/step-00000012" / f"{file}.safetensors").read_bytes()
-            for run in ("calm", "killed")
-        )
-        assert a == b
+    last = [f"checkpoints/step-00000012/{name}.safetensors" for name in ("weights", "ema", "optimiser")]
+    for name in (f"best/{WEIGHTS}", f"last/{WEIGHTS}", *last):
+        assert (tmp_path / "calm" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
     told = ["step", "loss", "lr", "grad_norm", *MAIN, "both_found"]  # all but the times
     calm, killed = (read_log(tmp_path / run)[told] for run in ("calm", "killed"))
     pd.testing.assert_frame_equal(calm, killed)

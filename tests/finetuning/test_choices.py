@@ -31,25 +31,19 @@ def test_the_paper_profile_is_the_defaults(tmp_path: Path) -> None:
     assert Choices.of({name: section[name] for name in defaults}) and section["splits"] == ["main", "unseen"]
 
 
-@pytest.mark.parametrize(
-    ("choices", "message"),
-    [
-        ({"rules": "coco"}, "rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd"),
-        ({"rules": "geneval"}, "rules='geneval' define left of, .* only, not 'inside'"),
-        (
-            {"families": ["scale", "size"]},
-            r"families must be some of projective, topological, scale, got \['scale', 'size'\]",
-        ),
-        ({"families": []}, "families must be some of"),
-        ({"doses": [1, 2]}, r"doses must be 5 numbers, one a group, got \[1, 2\]"),
-        ({"doses": [0, 2, 8, 32, -1], "schedule": "cosine"}, "doses must be 5 numbers"),
-        ({"doses": [0, 2, 8, 32, 128]}, "doses are shared out over all steps: take schedule cosine, control none"),
-        ({"told": 0.1}, "told is of a control's captions: take control list or shuffled"),
-        ({"told": 1.1, "control": "list"}, r"told must be in \[0, 1\], got 1.1"),
-        ({"milestones": [5, 9], "steps": 8}, "milestones: there is no step 9 of 8"),
-        ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
-    ],
-)
+@pytest.mark.parametrize(("choices", "message"), [
+    ({"rules": "coco"}, "rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd"),
+    ({"rules": "geneval"}, "rules='geneval' define left of, .* only, not 'inside'"),
+    ({"families": []}, "families must be some of"), ({"families": ["scale", "size"]},
+     r"families must be some of projective, topological, scale, got \['scale', 'size'\]"),
+    ({"doses": [1, 2]}, r"doses must be 5 numbers, one a group, got \[1, 2\]"),
+    ({"doses": [0, 2, 8, 32, -1], "schedule": "cosine"}, "doses must be 5 numbers"),
+    ({"doses": [0, 2, 8, 32, 128]}, "doses are shared out over all steps: take schedule cosine, control none"),
+    ({"told": 0.1}, "told is of a control's captions: take control list or shuffled"),
+    ({"told": 1.1, "control": "list"}, r"told must be in \[0, 1\], got 1.1"),
+    ({"milestones": [5, 9], "steps": 8}, "milestones: there is no step 9 of 8"),
+    ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
+])  # fmt: skip
 def test_rules_and_templates_are_those_of_the_package(choices: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Choices.of(choices)

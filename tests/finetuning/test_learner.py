@@ -13,10 +13,9 @@ from tuning import tune
 from sr4g_utils.models.load import load_pipeline
 
 
-@pytest.mark.parametrize(
-    ("package", "choices"),
-    [("peft", {"lora_rank": 4}), ("bitsandbytes", {"adam_8bit": True}), ("tensorboard", {"track": "tensorboard"})],
-)
+@pytest.mark.parametrize(("package", "choices"), [
+    ("peft", {"lora_rank": 4}), ("bitsandbytes", {"adam_8bit": True}), ("tensorboard", {"track": "tensorboard"}),
+])  # fmt: skip
 def test_what_an_option_needs_is_said(world, tmp_path, package, choices, monkeypatch):
     own = builtins.__import__
 

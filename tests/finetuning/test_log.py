@@ -1,4 +1,4 @@
-"""The log of a run."""
+"""The log of a run, and the shares of its processes."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,24 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from tuning import tune
 
+from sr4g_utils.finetuning import log as log_module
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.log import Log, accelerator_for, gains
+
+
+def test_processes_must_divide_the_batch() -> None:
+    with pytest.raises(ValueError, match="batch: 64 does not divide by 3 processes"):
+        log_module.share_of(Choices(), 3, 1)
+    assert log_module.share_of(Choices(batch=66, micro_batch=11), 3, 1) == range(22, 44)
+    assert log_module.share_of(Choices(batch=64, micro_batch=16), 8, 7) == range(56, 64)  # at most
+    with pytest.raises(ValueError, match="micro_batch: 7 does not divide a process's 22"):
+        log_module.share_of(Choices(batch=66, micro_batch=7), 3, 1)
+
+
+def test_peaks_are_matched_from_the_longest_name() -> None:
+    """ "H100 PCIe" must not be taken for "H100", nor "A10G" for "A10"."""
+    names = list(log_module.PEAKS)
+    assert not any(earlier in name for i, name in enumerate(names) for earlier in names[:i])
 
 
 def test_tensorboard_gets_every_line_of_the_log_and_images(world: SimpleNamespace, tmp_path: Path) -> None:

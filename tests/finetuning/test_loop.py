@@ -26,9 +26,8 @@ from sr4g_utils.models.load import load_pipeline
 def test_the_loss_is_that_of_the_definition(kind: str, captions: Captions, encoded: Encoded, pipeline: Any) -> None:
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config, prediction_type=kind)
     batch = Sampler(captions, encoded, pipeline, size=5)(0, range(5))
-    alpha = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)[batch.timestep][
-        :, None, None, None
-    ]
+    alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
+    alpha = alphas[batch.timestep][:, None, None, None]
     noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
     target = batch.noise if kind == "epsilon" else alpha.sqrt() * batch.noise - (1 - alpha).sqrt() * batch.latents
     seen = {}

@@ -25,12 +25,10 @@ def test_captions_are_those_of_the_dataset(world: SimpleNamespace, captions: Cap
     rows = pq.read_table(world.triplets).to_pandas()
     rows = rows[rows.subject != rows.object]
     written = set(zip(rows.image_id, rows.caption, strict=True))
-    made = {
-        (int(world.table.image_id[i]), captions.text(t)) for i, t in zip(captions.image, captions.triplet, strict=True)
-    }
-    assert made == written and len(captions) == len(written)
-    key = captions.image.astype(np.int64) << 32 | captions.triplet
-    assert (np.diff(key) > 0).all()
+    pairs = zip(captions.image, captions.triplet, strict=True)
+    assert {(int(world.table.image_id[i]), captions.text(t)) for i, t in pairs} == written
+    assert len(captions) == len(written)
+    assert (np.diff(captions.image.astype(np.int64) << 32 | captions.triplet) > 0).all()
     with_same = true_captions(world.table, same_category=True)
     assert len(with_same) == pq.read_metadata(world.triplets).num_rows
 
@@ -119,10 +117,8 @@ def test_the_draw_has_the_distribution_that_it_says(captions: Captions, encoded:
     relation = captions.relation[sampler.rows(0)]
     np.testing.assert_allclose(np.bincount(relation, minlength=14) / n, 1 / 14, atol=0.02)
     natural = Sampler(captions, encoded, pipeline, size=n, balanced=False)
-    relation = captions.relation[natural.rows(0)]
-    np.testing.assert_allclose(
-        np.bincount(relation, minlength=14) / n, np.bincount(captions.relation) / len(captions), atol=0.02
-    )
+    relation, share = captions.relation[natural.rows(0)], np.bincount(captions.relation) / len(captions)
+    np.testing.assert_allclose(np.bincount(relation, minlength=14) / n, share, atol=0.02)
 
 
 def test_a_sample_s_latents_are_of_its_caption_s_photo(captions: Captions, encoded: Encoded, pipeline: Any) -> None:
@@ -149,11 +145,6 @@ def test_text_states_are_the_pipeline_s_own_cached_or_not(captions: Captions, pi
 
 def test_the_next_batch_is_made_ahead() -> None:
     made: list[int] = []
-
-    def make(step: int) -> int:
-        made.append(step)
-        return 10 * step
-
-    seen = [(step, batch, len(made)) for step, batch in batches.ahead(make, range(3, 7))]
-    assert [pair[:2] for pair in seen] == [(step, 10 * step) for step in range(3, 7)] and made == [3, 4, 5, 6]
-    assert list(batches.ahead(make, range(3, 3))) == []
+    seen = list(batches.ahead(lambda step: made.append(step) or 10 * step, range(3, 7)))
+    assert seen == [(step, 10 * step) for step in range(3, 7)] and made == [3, 4, 5, 6]
+    assert list(batches.ahead(made.append, range(3, 3))) == []

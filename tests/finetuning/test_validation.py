@@ -15,7 +15,6 @@ from sr4g_utils.evaluation import verdicts
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.loop import Validator, rank
 from sr4g_utils.models import detectors, diffusion
-from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.models.sampling import Sampling
 
 
@@ -28,17 +27,20 @@ def test_finding_both_objects_comes_first_and_then_visor_cond() -> None:
     assert rank({"OA": 1.0, "VISOR_Cond": 2.0}, None, 0.9)[0]  # nothing to compare with
 
 
-def test_it_is_the_evaluation_itself(world: SimpleNamespace) -> None:
-    """The same pictures, boxes, verdicts and scores as by the rooms of notebook 04."""
+def parts(world: SimpleNamespace, pipeline: Any, **choices: Any) -> tuple:
+    """Prompts, a detector, a validator of both, and weights to validate."""
     asked = prompts.validation_prompts(world.prompts, HELD_OUT, 14, 0)
-    pipeline, _ = load_pipeline(world.folder / "v1.4", device="cpu")
     detector = detectors.load(world.folder / "owlvit", device="cpu")
-    sampling: dict[str, Any] = {"images": 2, "steps": 2}
-    c = Choices(precision="float32", sampling=sampling, threshold=0.3, pairs="best")
-    weights = dict(pipeline.unet.state_dict())
+    c = Choices(precision="float32", **choices)
     validator = Validator(pipeline, asked, detector, c, Accelerator(cpu=True))
-    found = validator(weights)
+    return asked, detector, validator, dict(pipeline.unet.state_dict())
 
+
+def test_it_is_the_evaluation_itself(world: SimpleNamespace, pipeline: Any) -> None:
+    """The same pictures, boxes, verdicts and scores as by the rooms of notebook 04."""
+    sampling: dict[str, Any] = {"images": 2, "steps": 2}
+    asked, detector, validator, weights = parts(world, pipeline, sampling=sampling, threshold=0.3, pairs="best")
+    found = validator(weights)
     made = list(diffusion.sample(pipeline, asked, Sampling.of(sampling)))
     assert all(np.array_equal(a, b) for a, b in zip(validator.images, [image for *_, image in made[::2]], strict=False))
     assert len(validator.images) == 8
@@ -49,20 +51,14 @@ def test_it_is_the_evaluation_itself(world: SimpleNamespace) -> None:
     records = verdicts.verdicts(asked, boxes, images=2, threshold=0.3, pairs="best")
     scores = evaluation_scores.scores(records).query("relation == 'all'").set_index("metric").value
     assert found["images"] == 28 and found["both_found"] == records.both_found.sum() > 0
-    assert [found[name] for name in ("OA", "VISOR", "VISOR_Cond")] == pytest.approx(
-        [scores[name] for name in ("OA", "VISOR", "VISOR_Cond")]
+    assert [found[name] for name in evaluation_scores.MAIN] == pytest.approx(
+        [scores[n] for n in evaluation_scores.MAIN]
     )
 
 
-def test_to_have_learnt_to_draw_nothing_is_a_result_but_no_start(world: SimpleNamespace) -> None:
-    asked = prompts.validation_prompts(world.prompts, HELD_OUT, 14, 0)
-    pipeline, _ = load_pipeline(world.folder / "v1.4", device="cpu")
-    detector = detectors.load(world.folder / "owlvit", device="cpu")
-    c = Choices(precision="float32", sampling={"images": 1, "steps": 2}, threshold=0.9999)
-    validator = Validator(pipeline, asked, detector, c, Accelerator(cpu=True))
-    weights = dict(pipeline.unet.state_dict())
+def test_to_have_learnt_to_draw_nothing_is_a_result_but_no_start(world: SimpleNamespace, pipeline: Any) -> None:
+    *_, validator, weights = parts(world, pipeline, sampling={"images": 1, "steps": 2}, threshold=0.9999)
     with pytest.raises(verdicts.NothingFound, match="the detector found nothing"):
         validator(weights)
-    assert validator(weights, nothing="record") == {
-        "OA": 0.0, "VISOR": 0.0, "VISOR_Cond": None, "images": 14, "both_found": 0,
-    }  # fmt: skip
+    nothing = {"OA": 0.0, "VISOR": 0.0, "VISOR_Cond": None, "images": 14, "both_found": 0}
+    assert validator(weights, nothing="record") == nothing

@@ -21,16 +21,9 @@ ASKED = [["dog", "cat"], ["tv", "couch"], ["person"], ["dog", "potted plant"], [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("detectors")
-    for kind in KINDS:
-        getattr(tiny, kind)(made / kind)
-    return made
-
-
-@pytest.fixture(scope="module")
-def loaded(folder: Path) -> dict[str, Detector]:
-    return {kind: detectors.load(folder / kind, device="cpu") for kind in KINDS}
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Detector]:
+    folder = tmp_path_factory.mktemp("detectors")
+    return {kind: detectors.load(getattr(tiny, kind)(folder / kind), device="cpu") for kind in KINDS}
 
 
 @pytest.mark.parametrize(("kind", "levels"), [("owlvit", 1), ("owlv2", 0.01), ("rt_detr", 1)])
@@ -147,39 +140,30 @@ def test_out_of_memory_halves_the_batch(loaded: dict, monkeypatch: pytest.Monkey
     pd.testing.assert_frame_equal(made, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_each_query_is_embedded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = detectors.load(folder / "owlvit", device="cpu")
-    embedded = []
-    own = detector.model.owlvit.get_text_features
-    monkeypatch.setattr(
-        detector.model.owlvit, "get_text_features", lambda **k: embedded.append(len(k["input_ids"])) or own(**k)
-    )
+def test_each_query_is_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = detectors.load(tiny.owlvit(tmp_path / "owlvit"), device="cpu")
+    tower, embedded = detector.model.owlvit, []
+    own = tower.get_text_features
+    monkeypatch.setattr(tower, "get_text_features", lambda **k: embedded.append(len(k["input_ids"])) or own(**k))
     first, again = (detector.detect(PICTURES, ASKED) for _ in range(2))
     assert embedded == [len(detector.queries)] == [len({name for each in ASKED for name in each})]
     pd.testing.assert_frame_equal(first, again)
 
 
-def test_a_name_twice_is_asked_once(loaded: dict) -> None:
+def test_a_name_twice_is_asked_once_and_no_images_have_no_boxes(loaded: dict) -> None:
     twice = loaded["owlvit"].detect(PICTURES[:1], [["dog", "dog"]], floor=0.0)
     pd.testing.assert_frame_equal(twice, loaded["owlvit"].detect(PICTURES[:1], [["dog"]], floor=0.0))
     assert not twice.duplicated().any()
+    assert all(detector.detect([], []).empty for detector in loaded.values())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_images_no_boxes(loaded: dict, kind: str) -> None:
-    assert loaded[kind].detect([], []).empty
-
-
-def test_unknown_names(loaded: dict) -> None:
+def test_unknown_names_and_detectors(loaded: dict, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not know 'unicorn'; its labels are person"):
         loaded["rt_detr"].detect(PICTURES[:1], [["unicorn", "dog"]])
     with pytest.raises(ValueError, match="tokens, but the model reads 14"):
         loaded["owlvit"].detect(PICTURES[:1], [["xylophonistically inclined", "dog"]])
     with pytest.raises(ValueError, match="2 images but names for 1"):
         loaded["owlvit"].detect(PICTURES[:2], [["dog"]])
-
-
-def test_detectors_that_do_not_load(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "detr"}')
     with pytest.raises(ModelError, match="model_type 'detr'; detectors are owlvit, owlv2, rt_detr"):
         detectors.load(tmp_path)

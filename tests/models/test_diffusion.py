@@ -29,42 +29,45 @@ def pipeline(folder: Path) -> diffusers.StableDiffusionPipeline:
     return load.load_pipeline(folder / "v1.4", device="cpu")[0]
 
 
-@pytest.fixture
-def prompts() -> pd.DataFrame:
-    return five_prompts()
+PROMPTS = five_prompts()
 
 
-def drawn(pipeline, prompts: pd.DataFrame, **sampling) -> dict[tuple, np.ndarray]:
+def drawn(pipeline, prompts: pd.DataFrame = PROMPTS, **sampling) -> dict[tuple, np.ndarray]:
     made = diffusion.sample(pipeline, prompts, Sampling(**{**FAST, **sampling}))
     return {(id, index): image for id, index, image in made}
 
 
 @pytest.mark.parametrize("version", tiny.VERSIONS)
 @pytest.mark.parametrize("scheduler", [None, "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"])
-def test_images_equal_the_stock_pipeline(folder, prompts, version, scheduler):
+def test_images_equal_the_stock_pipeline(folder, version, scheduler):
     """One prompt and one image at a time, prompts as text, through diffusers alone."""
-    ours = drawn(load.load_pipeline(folder / version, device="cpu")[0], prompts, scheduler=scheduler, steps=3)
+    ours = drawn(load.load_pipeline(folder / version, device="cpu")[0], scheduler=scheduler, steps=3)
     stock = diffusers.StableDiffusionPipeline.from_pretrained(folder / version, safety_checker=None)
     stock.set_progress_bar_config(disable=True)
     if scheduler:
         stock.scheduler = getattr(diffusers, scheduler).from_config(stock.scheduler.config)
-    assert len(ours) == 2 * len(prompts)
-    for row in prompts.itertuples():
-        for index in range(2):
-            generator = diffusion.noise(0, row.caption, index)
-            image = stock(row.caption, num_inference_steps=3, generator=generator).images[0]
-            off = np.abs(ours[row.prompt_id, index].astype(int) - np.asarray(image).astype(int))
-            assert off.max() <= 2, (row.caption, index)  # a level or two: sums are rounded in another order
+    assert len(ours) == 2 * len(PROMPTS)
+
+    def drawn_alone(caption: str, index: int):
+        return stock(caption, num_inference_steps=3, generator=diffusion.noise(0, caption, index)).images[0]
+
+    expected = {(row.prompt_id, n): drawn_alone(row.caption, n) for row in PROMPTS.itertuples() for n in range(2)}
+    assert near(ours, expected)
 
 
-def test_noise_depends_on_prompt_and_number_alone(pipeline, prompts: pd.DataFrame) -> None:
-    all = drawn(pipeline, prompts)
+def near(ours: dict, expected: dict) -> bool:
+    """A level or two apart: sums are rounded in another order."""
+    pairs = [(np.asarray(ours[key], int), np.asarray(expected[key], int)) for key in expected]
+    return ours.keys() == expected.keys() and all(np.abs(a - b).max() <= 2 for a, b in pairs)
+
+
+def test_noise_depends_on_prompt_and_number_alone(pipeline) -> None:
+    all = drawn(pipeline)
     assert len({image.tobytes() for image in all.values()}) == len(all)
-    other = drawn(pipeline, prompts.iloc[::-1].assign(prompt_id=range(5)), batch=3, group=5)
-    for old, new in zip(prompts.prompt_id, reversed(range(5)), strict=True):
-        for index in range(2):
-            assert np.abs(all[old, index].astype(int) - other[new, index].astype(int)).max() <= 2
-    assert not np.array_equal(all[7, 0], drawn(pipeline, prompts.head(1), seed=1)[7, 0])
+    other = drawn(pipeline, PROMPTS.iloc[::-1].assign(prompt_id=range(5)), batch=3, group=5)
+    old = dict(zip(reversed(range(5)), PROMPTS.prompt_id, strict=True))
+    assert near({(old[new], index): image for (new, index), image in other.items()}, all)
+    assert not np.array_equal(all[7, 0], drawn(pipeline, PROMPTS.head(1), seed=1)[7, 0])
 
 
 def test_noise_is_the_same_on_every_machine() -> None:
@@ -74,7 +77,7 @@ def test_noise_is_the_same_on_every_machine() -> None:
     assert diffusion.noise(1, "a", 0).initial_seed() != diffusion.noise(0, "a", 1).initial_seed()
 
 
-def test_a_pipeline_of_another_class(pipeline, prompts: pd.DataFrame) -> None:
+def test_a_pipeline_of_another_class(pipeline) -> None:
     """A pipeline that is not Stable Diffusion gets its prompts as text, and only what its call takes."""
 
     class Other(diffusers.DiffusionPipeline):
@@ -87,13 +90,11 @@ def test_a_pipeline_of_another_class(pipeline, prompts: pd.DataFrame) -> None:
             options = {"num_inference_steps": num_inference_steps, "generator": generator, "output_type": output_type}
             return pipeline(prompt, **options)
 
-    expected = drawn(pipeline, prompts)
-    for key, image in drawn(Other(pipeline.tokenizer, pipeline.scheduler), prompts).items():
-        assert np.abs(expected[key].astype(int) - image.astype(int)).max() <= 2
+    assert near(drawn(Other(pipeline.tokenizer, pipeline.scheduler)), drawn(pipeline))
 
 
-def test_out_of_memory_halves_the_batch(pipeline, prompts: pd.DataFrame, monkeypatch, capsys) -> None:
-    expected, sizes = drawn(pipeline, prompts), []
+def test_out_of_memory_halves_the_batch(pipeline, monkeypatch, capsys) -> None:
+    expected, sizes = drawn(pipeline), []
     own = type(pipeline).__call__
 
     def short(self, *args, **options):
@@ -103,30 +104,28 @@ def test_out_of_memory_halves_the_batch(pipeline, prompts: pd.DataFrame, monkeyp
         return own(self, *args, **options)
 
     monkeypatch.setattr(type(pipeline), "__call__", short)
-    made = drawn(pipeline, prompts)
+    made = drawn(pipeline)
     assert sizes == [4, 2, 2, 2, 2, 2] and "going on with batches of 2" in capsys.readouterr().err
-    assert made.keys() == expected.keys()
-    for key, image in made.items():
-        assert np.abs(expected[key].astype(int) - image.astype(int)).max() <= 2
+    assert near(made, expected)
     monkeypatch.setattr(type(pipeline), "__call__", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
-        drawn(pipeline, prompts)
+        drawn(pipeline)
 
 
-def test_the_pipeline_is_left_as_it_was(pipeline, prompts: pd.DataFrame) -> None:
+def test_the_pipeline_is_left_as_it_was(pipeline) -> None:
     own = pipeline.scheduler
-    made = diffusion.sample(pipeline, prompts, Sampling(**FAST, scheduler="DDIMScheduler"))
+    made = diffusion.sample(pipeline, PROMPTS, Sampling(**FAST, scheduler="DDIMScheduler"))
     next(made)
     assert isinstance(pipeline.scheduler, diffusers.DDIMScheduler)
     made.close()
     assert pipeline.scheduler is own
 
 
-def test_wrong_schedulers_and_words(pipeline, prompts: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match=r"no scheduler 'Euler'; this pipeline takes .*DPMSolverMultistepScheduler"):
-        drawn(pipeline, prompts, scheduler="Euler")
-    with pytest.raises(ValueError, match="no scheduler 'UNet2DConditionModel'"):
-        drawn(pipeline, prompts, scheduler="UNet2DConditionModel")
-    long = prompts.assign(caption="a dog " * 50)
-    with pytest.raises(ValueError, match="has 100 tokens, but the model reads 75; shorten it"):
-        drawn(pipeline, long)
+def test_wrong_schedulers_and_words(pipeline) -> None:
+    for message, prompts, scheduler in (
+        (r"no scheduler 'Euler'; this pipeline takes .*DPMSolverMultistepScheduler", PROMPTS, "Euler"),
+        ("no scheduler 'UNet2DConditionModel'", PROMPTS, "UNet2DConditionModel"),
+        ("has 100 tokens, but the model reads 75; shorten it", PROMPTS.assign(caption="a dog " * 50), None),
+    ):
+        with pytest.raises(ValueError, match=message):
+            drawn(pipeline, prompts, scheduler=scheduler)

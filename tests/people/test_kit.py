@@ -13,6 +13,7 @@ from PIL import Image
 from processes import until
 
 from sr4g_utils.__main__ import main
+from sr4g_utils.dataset import coco
 from sr4g_utils.people import answers, kit
 from sr4g_utils.store.files import ROOT
 
@@ -154,12 +155,11 @@ def test_several_people_agree_and_disagree(page, tmp_path):
     few = answers.with_rules(told, said, resamples=50).query("relation == 'left of'")
     assert (few.n == 4).all() and few.filter(regex="_low|_high").isna().all(axis=None), "four questions are too few"
     sentence = answers.summary(answers.among(told, 100), answers.with_rules(told, said, 50))
-    assert re.match(
-        r"Two people agree on 33 % \[\d+, \d+\] of 20 questions\. Ann gives the same answer again", sentence
-    )
-    assert re.search(
-        r"The rule sets agree with the majority: visor on 100 % \[\d+, 100\] of 20, never on \d+ %", sentence
-    )
+    for words in (
+        r"^Two people agree on 33 % \[\d+, \d+\] of 20 questions\. Ann gives the same answer again",
+        r"The rule sets agree with the majority: visor on 100 % \[\d+, 100\] of 20, never on \d+ %",
+    ):
+        assert re.search(words, sentence)
 
 
 def test_generated_pictures_meet_their_detections(page, tmp_path, capsys):
@@ -233,17 +233,14 @@ def test_photos_are_stratified_by_margin_and_weighted_back(shared, tmp_path):
     assert asked.drop_duplicates(["relation", "stratum"]).groupby("relation").share.sum().le(1 + 1e-9).all()
     answers_of(path, "Ann", lambda i: "yes").to_csv(tmp_path / "a.csv", index=False)
     told = answers.read(path, [tmp_path / "a.csv"])
-    from sr4g_utils.dataset import coco
-
     said = answers.by_rules(told, [coco.read(annotations, "val").without_crowds()])
     items = said.merge(asked, on="item")
     assert (items.visor.astype(bool) == items.stratum.str.startswith("true")).all()
     rows = answers.with_rules(told, said, resamples=10).set_index(["relation", "rules"])
     left = asked[asked.relation == "left of"]
-    true = left[left.stratum.str.startswith("true")].drop_duplicates("stratum").share.sum()
-    assert rows.loc[("left of", "visor"), "accuracy"] == pytest.approx(
-        true / left.drop_duplicates("stratum").share.sum()
-    )
+    strata = left.drop_duplicates("stratum")
+    true = strata[strata.stratum.str.startswith("true")].share.sum()
+    assert rows.loc[("left of", "visor"), "accuracy"] == pytest.approx(true / strata.share.sum())
 
 
 def test_making_a_kit_loads_no_model():

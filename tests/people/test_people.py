@@ -1,5 +1,6 @@
 """Human verdicts: measures against slow twins, published sources read and refused, and the figures to be met."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -40,9 +41,7 @@ def test_the_rule_set_is_a_sector_whatever_contains_what(s, o):
         assert held[name] == (angle < PEOPLE_HALF_WIDTH)
         assert math.isclose(fitted_rule.off_axis(np.array([[dx, dy]]), name)[0], angle, abs_tol=1e-9)
         assert by_visor[name] or not held[name], "a sector lies within its half plane"
-    assert {n: v for n, v in held.items() if n not in fitted_rule.TOWARDS} == {
-        n: v for n, v in by_visor.items() if n not in fitted_rule.TOWARDS
-    }
+    assert all(held[name] == by_visor[name] for name in held if name not in fitted_rule.TOWARDS)
 
 
 @given(box, box)
@@ -55,12 +54,8 @@ def test_opposites_are_converses_under_the_fitted_rule(s, o):
 
 def test_the_width_is_what_a_fit_on_the_shared_data_gives(shared):
     """The split and the fit, recomputed with nothing of the package but the readers."""
-    import hashlib
-
-    tables = [
-        coco.read(shared / "coco2017" / f"{split}2017_boxes.parquet", split).without_crowds()
-        for split in ("train", "val")
-    ]
+    folder = shared / "coco2017"
+    tables = [coco.read(folder / f"{split}2017_boxes.parquet", split).without_crowds() for split in ("train", "val")]
     told = vsr.read_vsr(shared / "vsr" / "vsr_validated.jsonl")
     angles = fitted_rule.angles(told, tables)
     assert len(angles) == 3_361 and angles.half.value_counts().to_dict() == {"fitted on": 1_694, "held out": 1_667}
@@ -202,11 +197,6 @@ def test_the_recorded_results_are_of_this_rule_set():
     assert recorded("people_order").order.nunique() == 1
 
 
-def small(tmp_path, shared):
-    """A copy of the published folder that a test may spoil."""
-    return shutil.copytree(shared / "spatialbench_uc", tmp_path / "sb", copy_function=shutil.copyfile)
-
-
 SPOILT = [
     ("sample.csv", "", "", r"sb: sample.csv is missing; the folder must hold"),
     ("sd15_boxdiff.jsonl", '"object_a"', '"a"', r"sd15_boxdiff.jsonl, line 1: not as published \(KeyError: 'object_a'"),
@@ -218,7 +208,7 @@ SPOILT = [
 
 @pytest.mark.parametrize(("file", "old", "new", "message"), SPOILT)
 def test_a_spoilt_source_is_named(tmp_path, shared, file, old, new, message):
-    folder = small(tmp_path, shared)
+    folder = shutil.copytree(shared / "spatialbench_uc", tmp_path / "sb", copy_function=shutil.copyfile)
     path = folder / file
     text = path.read_text()
     path.unlink()
@@ -229,15 +219,8 @@ def test_a_spoilt_source_is_named(tmp_path, shared, file, old, new, message):
 
 
 def half_widths(n: int, agreed: float = 0.8, differing: float = 0.2) -> dict[str, float]:
-    """How far 95 % intervals reach to each side with ``n`` independent judgements, by the normal approximation.
-
-    Args:
-        agreed: the share on which rules and people agree, where half of the verdicts are "true".
-        differing: the share of pictures on which two rule sets differ.
-
-    Returns:
-        agreement and difference (of two rule sets' agreement) in points, and kappa.
-    """
+    """How far 95 % intervals of ``n`` independent judgements reach to each side: of the share on which rules and people
+    agree, of two rule sets' difference if they differ on a share of pictures (both in points), and of kappa."""
     one, spread = 1.96 / np.sqrt(n), np.sqrt(agreed * (1 - agreed))
     return {"agreement": 100 * one * spread, "kappa": 2 * one * spread, "difference": 100 * one * np.sqrt(differing)}
 
@@ -252,29 +235,22 @@ def test_the_docs_tell_the_right_widths_and_the_ceiling():
     low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
     assert 100 * (high - low) / 2 == pytest.approx(half_widths(100)["agreement"], abs=0.5)
     two = recorded("people_ceiling").set_index("pictures")
-    for pictures, words in (
-        ("all", "on {:.1f} to {:.1f} % of GenEval"),
-        ("both objects", "on {:.1f} to {:.1f} % of those"),
-    ):
-        assert words.format(two.agreement[pictures].min(), two.agreement[pictures].max()) in text
+    for pictures, words in (("all", "GenEval"), ("both objects", "those")):
+        low, high = two.agreement[pictures].min(), two.agreement[pictures].max()
+        assert f"on {low:.1f} to {high:.1f} % of {words}" in text
     kappa = two.kappa["all"]
     assert f"κ {kappa.min():.2f} to {kappa.max():.2f}" in text and f"{PEOPLE_HALF_WIDTH:.0f}° off the axis" in text
 
 
-def test_the_readme_tells_the_recorded_agreement():
+def test_readme_and_docs_tell_the_recorded_agreement_and_scores():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    rows = people_agreement.published_boxes(recorded("people_agreement")).query(
-        "detector == 'Faster R-CNN' and images == 'all'"
-    )
+    rows = people_agreement.published_boxes(recorded("people_agreement"))
+    rows = rows.query("detector == 'Faster R-CNN' and images == 'all'")
     by_visor = rows.query("rules == 'visor' and pairs == 'any'").iloc[0]
     others = rows[rows.rules != "visor"]
-    told = f"{by_visor.agreement:.1f} % (κ {by_visor.kappa:.2f})"
+    assert f"{by_visor.agreement:.1f} % (κ {by_visor.kappa:.2f})" in text
     agreed, kappa = others.agreement, others.kappa
-    assert told in text
     assert f"{agreed.min():.0f} to {agreed.max():.1f} % (κ {kappa.min():.2f} to {kappa.max():.2f})" in text
-
-
-def test_the_docs_tell_the_recorded_scores():
     text = " ".join((ROOT / "docs" / "people.md").read_text(encoding="utf-8").split())
     scores = recorded("people_scores").query("model == 'SD 1.5' and detector == 'Faster R-CNN' and pairs == 'any'")
     cond = scores[scores.metric == "VISOR_Cond"].set_index("rules").value

@@ -68,13 +68,10 @@ def test_judgements_are_read_where_all_is_given(monkeypatch, tmp_path):
     run = Run(tmp_path / "run", "01_test")
     path, asked = inputs.annotations(run, "miniature:5", "train"), {}
     monkeypatch.setattr(vsr, "read_vsr", lambda source: asked.setdefault("read", source))
-    monkeypatch.setattr(
-        vsr, "human_agreement", lambda *given: asked.setdefault("given", given) and pd.DataFrame({"n": [1]})
-    )
+    one = pd.DataFrame({"n": [1]})
+    monkeypatch.setattr(vsr, "human_agreement", lambda *given: asked.setdefault("given", given) and one)
     (tmp_path / "vsr.jsonl").write_text("{}")
     table, about = vsr.human_agreement_result(run, tmp_path / "vsr.jsonl", path, path, 10, 3)
     assert asked["read"] == tmp_path / "vsr.jsonl" and asked["given"][2:] == (3, 10)
-    assert (
-        len(table) == len(read_json(run.folder / "artifacts" / "results" / "human_agreement.json")["rows"]) == 1
-        and about["resamples"] == 10
-    )
+    kept = read_json(run.folder / "artifacts" / "results" / "human_agreement.json")["rows"]
+    assert len(table) == len(kept) == 1 and about["resamples"] == 10

@@ -21,32 +21,24 @@ plt.switch_backend("Agg")
 FOLDER = ROOT / "notebooks" / "exercises"
 NAMES = sorted(path.name for path in (FOLDER / "source").iterdir())
 POINTS = {"1_relation": 10, "2_dice": 10, "3_laws": 14, "4_intervals": 12, "5_split": 11, "6_kappa": 7}
+OTHERS = [pytest.param(name, marks=pytest.mark.slow("kernels")) for name in NAMES[1:]]
 
 
 def read(step: str, name: str) -> nbformat.NotebookNode:
     return nbformat.read(FOLDER / step / name / f"{name}.ipynb", as_version=4)
 
 
-def test_there_are_six():
-    assert list(POINTS) == NAMES
-
-
-@pytest.mark.parametrize(
-    "name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow("kernels")) for name in NAMES[1:])]
-)
+@pytest.mark.parametrize("name", [NAMES[0], *OTHERS])
 def test_a_notebook_runs_with_its_solutions_and_every_check_accepts(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = read("source", name)
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
-    graded = [
-        cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("grade")
-    ]
+    folder = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=folder).execute()
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    graded = [cell for cell in code if cell.metadata.get("nbgrader", {}).get("grade")]
     for cell in graded:
         told = "".join(output.get("text", "") for output in cell.outputs)
         assert told.startswith("✓ "), cell.source
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     errors = [o for cell in code for o in cell.outputs if o.output_type == "stream" and o.name == "stderr"]
     assert not errors, "nbgrader takes anything on stderr for a failure"
     utils = pytest.importorskip("nbgrader.utils", reason="nbgrader is not installed (the extra `teach`)")
@@ -93,6 +85,7 @@ def test_a_notebook_opens_with_its_aim_and_stays_short(name):
 
 
 def test_the_page_for_teachers_names_what_is_there():
+    assert list(POINTS) == NAMES
     path = ROOT / "docs" / "teaching.md"
     text = path.read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
@@ -186,9 +179,8 @@ def test_the_recipe_for_teachers_gives_a_right_answer_its_points_although_numpy_
         if cell.metadata.get("nbgrader", {}).get("solution"):
             cell.source = answers[cell.id]
         if cell.id == "above":
-            cell.source = "import numpy as np\n" + cell.source.replace(
-                "    ### BEGIN", "    np.array([1.0]) / 0\n    ### BEGIN"
-            )
+            cell.source = cell.source.replace("### BEGIN", "np.array([1.0]) / 0\n    ### BEGIN")
+            cell.source = f"import numpy as np\n{cell.source}"
     text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
     steps = [line.partition("#")[0].split() for line in re.findall(r"^nbgrader (.+)$", text, re.MULTILINE)]
     assert [step[0] for step in steps] == ["generate_assignment", "autograde", "formgrade", "generate_feedback"]

@@ -50,38 +50,29 @@ def offset(s, o):
     return centre(s)[0] - centre(o)[0], centre(s)[1] - centre(o)[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "rules", "wrong", "hint"),
-    [
-        ("above", "visor", lambda s, o: centre(s)[1] > centre(o)[1], "apart"),  # y grows downwards
-        ("above", "visor", lambda s, o: centre(o)[1] < centre(s)[1], "apart"),  # subject and object exchanged
-        ("above", "visor", lambda s, o: centre(s)[0] < centre(o)[0], "apart"),  # the wrong axis
-        ("above", "visor", lambda s, o: s[1] < o[1], "edges"),
-        ("above", "visor", lambda s, o: s[1] + s[3] < o[1] + o[3], "edges"),
-        ("above", "visor", lambda s, o: centre(s)[1] <= centre(o)[1], "tie"),
-        ("inside", "visor", lambda s, o: within(o, s), "nested"),
-        ("inside", "visor", lambda s, o: False, "nested"),
-        ("inside", "visor", lambda s, o: o[0] < s[0] and s[0] + s[2] < o[0] + o[2], "partly"),  # one axis only
-        ("inside", "visor", lambda s, o: within((*centre(s), 0, 0), o), "nested"),  # the centre only
-        (
-            "inside", "visor",
-            lambda s, o: s[0] >= o[0] and s[1] >= o[1] and s[0] + s[2] <= o[0] + o[2] and s[1] + s[3] <= o[1] + o[3],
-            "flush",
-        ),
-        ("left of", "sg2im", lambda s, o: offset(s, o)[0] > abs(offset(s, o)[1]), "apart"),
-        ("left of", "sg2im", lambda s, o: offset(s, o)[0] < 0, "steep"),
-        ("left of", "sg2im", lambda s, o: offset(s, o)[0] < 0 and abs(offset(s, o)[1]) <= -offset(s, o)[0], "nested"),
-        (
-            "left of", "sg2im",
-            lambda s, o: abs(offset(s, o)[1]) < -offset(s, o)[0] and not within(s, o) and not within(o, s), "diagonal",
-        ),
-        # the object within the subject, or the subject within the object, is forgotten
-        ("left of", "sg2im", lambda s, o: abs(offset(s, o)[1]) <= -offset(s, o)[0] and not within(s, o), "nested"),
-        ("left of", "sg2im", lambda s, o: abs(offset(s, o)[1]) <= -offset(s, o)[0] and not within(o, s), "nested"),
-        ("overlapping", "visor", lambda s, o: s[0] <= o[0] + o[2] and o[0] <= s[0] + s[2] and s[1] <= o[1] + o[3]
-         and o[1] <= s[1] + s[3], "tie"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "rules", "wrong", "hint"), [
+    ("above", "visor", lambda s, o: centre(s)[1] > centre(o)[1], "apart"),  # y grows downwards
+    ("above", "visor", lambda s, o: centre(o)[1] < centre(s)[1], "apart"),  # subject and object exchanged
+    ("above", "visor", lambda s, o: centre(s)[0] < centre(o)[0], "apart"),  # the wrong axis
+    ("above", "visor", lambda s, o: s[1] < o[1], "edges"),
+    ("above", "visor", lambda s, o: s[1] + s[3] < o[1] + o[3], "edges"),
+    ("above", "visor", lambda s, o: centre(s)[1] <= centre(o)[1], "tie"),
+    ("inside", "visor", lambda s, o: within(o, s), "nested"), ("inside", "visor", lambda s, o: False, "nested"),
+    ("inside", "visor", lambda s, o: o[0] < s[0] and s[0] + s[2] < o[0] + o[2], "partly"),  # one axis only
+    ("inside", "visor", lambda s, o: within((*centre(s), 0, 0), o), "nested"),  # the centre only
+    ("inside", "visor", lambda s, o: s[0] >= o[0] and s[1] >= o[1] and s[0] + s[2] <= o[0] + o[2]
+     and s[1] + s[3] <= o[1] + o[3], "flush"),
+    ("left of", "sg2im", lambda s, o: offset(s, o)[0] > abs(offset(s, o)[1]), "apart"),
+    ("left of", "sg2im", lambda s, o: offset(s, o)[0] < 0, "steep"),
+    ("left of", "sg2im", lambda s, o: offset(s, o)[0] < 0 and abs(offset(s, o)[1]) <= -offset(s, o)[0], "nested"),
+    ("left of", "sg2im", lambda s, o: abs(offset(s, o)[1]) < -offset(s, o)[0] and not within(s, o)
+     and not within(o, s), "diagonal"),
+    # the object within the subject, or the subject within the object, is forgotten
+    ("left of", "sg2im", lambda s, o: abs(offset(s, o)[1]) <= -offset(s, o)[0] and not within(s, o), "nested"),
+    ("left of", "sg2im", lambda s, o: abs(offset(s, o)[1]) <= -offset(s, o)[0] and not within(o, s), "nested"),
+    ("overlapping", "visor", lambda s, o: s[0] <= o[0] + o[2] and o[0] <= s[0] + s[2] and s[1] <= o[1] + o[3]
+     and o[1] <= s[1] + s[3], "tie"),
+])  # fmt: skip
 def test_a_wrong_relation_gets_its_hint(name, rules, wrong, hint):
     assert refused(relation.check_relation, wrong, name, rules).startswith(relation.HINTS[hint])
 
@@ -252,16 +243,13 @@ def test_a_wrong_reading_gets_its_hint(wrong, hint):
 
 
 def bootstrap(before, after, paired=True, images=False, level=0.95, scale=100.0):
-    rng, n = np.random.default_rng(5), len(before)
-    drawn = []
+    if images:
+        before, after = before.reshape(-1, 1), after.reshape(-1, 1)
+    rng, n, drawn = np.random.default_rng(5), len(before), []
     for _ in range(2_000):
-        if images:
-            i = rng.integers(before.size, size=before.size)
-            drawn.append(scale * (after.ravel()[i].mean() - before.ravel()[i].mean()))
-        else:
-            i = rng.integers(n, size=n)
-            j = i if paired else rng.integers(n, size=n)
-            drawn.append(scale * (after[i].mean() - before[j].mean()))
+        i = rng.integers(n, size=n)
+        j = i if paired else rng.integers(n, size=n)
+        drawn.append(scale * (after[i].mean() - before[j].mean()))
     return np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
 
 
