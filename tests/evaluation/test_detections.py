@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 from slowly import holds_slowly, make_detections, make_prompts, random_world
 
 from sr4g_utils.evaluation import detections, scores, verdicts
@@ -22,23 +23,17 @@ GOOD = (100, 0, "dog", 0.9, 0.0, 0.0, 5.0, 5.0)
 def test_impossible_detections_are_named(column, value, message):
     table = make_detections(GOOD, GOOD)
     table[column] = [table[column][0], value]
-    with pytest.raises(ValueError, match=message):
-        detections.check_detections(table)
+    refuses(message, detections.check_detections, table)
 
 
 def test_other_errors_say_what_to_do(tmp_path):
     table = make_detections(GOOD)
-    with pytest.raises(ValueError, match="column 'h' is missing"):
-        detections.check_detections(table.drop(columns="h"))
-    with pytest.raises(ValueError, match="'score' must hold numbers"):
-        detections.check_detections(table.assign(score="high"))
+    refuses("column 'h' is missing", detections.check_detections, table.drop(columns="h"))
+    refuses("'score' must hold numbers", detections.check_detections, table.assign(score="high"))
     (tmp_path / "half.parquet").write_bytes(b"PAR1 half a file")
-    with pytest.raises(ValueError, match=r"half\.parquet: not readable"):
-        detections.read_detections(tmp_path / "half.parquet")
-    with pytest.raises(ValueError, match="no such file"):
-        detections.read_detections(tmp_path / "none.parquet")
-    with pytest.raises(ValueError, match=r"read from \.parquet"):
-        detections.read_detections(tmp_path / "boxes.pkl")
+    refuses(r"half\.parquet: not readable", detections.read_detections, tmp_path / "half.parquet")
+    refuses("no such file", detections.read_detections, tmp_path / "none.parquet")
+    refuses(r"read from \.parquet", detections.read_detections, tmp_path / "boxes.pkl")
 
 
 @pytest.mark.parametrize("form", ["parquet", "json", "columns", "jsonl"])
@@ -107,5 +102,4 @@ def test_broken_published_results_are_named(tmp_path):
         ({"5_0": image}, "no prompt_id is one of the prompts'"),
     ]:  # fmt: skip
         (tmp_path / "results.json").write_text(content if isinstance(content, str) else json.dumps(content))
-        with pytest.raises(ValueError, match=message):
-            detections.read_visor_results(tmp_path / "results.json", prompts)
+        refuses(message, detections.read_visor_results, tmp_path / "results.json", prompts)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 from pretend import five_prompts
+from refusals import refuses
 
 from sr4g_utils.evaluation import images
 
@@ -29,20 +29,15 @@ def test_folders_made_elsewhere(tmp_path: Path) -> None:
         (visor / f"8_{n}.png").unlink()  # a part of a prompt set may be drawn
     assert images.list_images(visor, prompts).attrs["without_images"] == 1
     (visor / "9_3.png").unlink()
-    with pytest.raises(ValueError, match="prompt 9 has 2 images, not 3; each prompt needs as many"):
-        images.list_images(visor, prompts)
+    refuses("prompt 9 has 2 images, not 3; each prompt needs as many", images.list_images, visor, prompts)
     image.save(visor / "99_1.png")
     named = r"99_1.png: belongs to no prompt; images are named <prompt_id>_<number>, as 7_0.png"
-    with pytest.raises(ValueError, match=named):
-        images.list_images(visor, prompts)
+    refuses(named, images.list_images, visor, prompts)
     shutil.rmtree(visor)
-    with pytest.raises(ValueError, match="no such folder of images"):
-        images.list_images(visor, prompts)
+    refuses("no such folder of images", images.list_images, visor, prompts)
     visor.mkdir()
-    with pytest.raises(ValueError, match="holds no image"):
-        images.list_images(visor, prompts)
-    with pytest.raises(ValueError, match="made elsewhere"):
-        images.list_images(visor)
+    refuses("holds no image", images.list_images, visor, prompts)
+    refuses("made elsewhere", images.list_images, visor)
 
 
 def test_images_are_read_in_order_with_their_prompts(tmp_path: Path) -> None:

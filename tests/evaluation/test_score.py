@@ -9,6 +9,7 @@ import pytest
 import tiny
 from PIL import Image
 from pretend import draw, make_prompts, picture
+from refusals import refuses
 from scipy import special
 
 from sr4g_utils import __version__, score
@@ -124,8 +125,7 @@ def test_published_results_are_scored(tmp_path: Path) -> None:
     expected = scores(read_visor_results(tmp_path / "results_sd.json", prompts))
     pd.testing.assert_frame_equal(result.scores.drop(columns="chance"), expected)
     assert "verdicts as published in results_sd.json" in result.how()
-    with pytest.raises(ValueError, match="pairs and rules cannot change"):
-        score(tmp_path / "results_sd.json", prompts, rules="sg2im")
+    refuses("pairs and rules cannot change", score, tmp_path / "results_sd.json", prompts, rules="sg2im")
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
@@ -147,7 +147,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         "images: 7 is the prompt_id of no prompt": {"images": {0: pixels, 7: pixels}, "prompts": triplet},
         "boxes: are kept of a folder": {"images": [pixels], "prompts": triplet, "boxes": tmp_path / "b.parquet"},
     }.items():  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            score(**arguments)
-    with pytest.raises(ValueError, match=r"not ndarray of float64 \(40, 60\)"):
-        score_module._pixels(pixels[..., 0] * 1.0)
+        refuses(message, score, **arguments)
+    refuses(r"not ndarray of float64 \(40, 60\)", score_module._pixels, pixels[..., 0] * 1.0)

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 from scipy import stats
 from slowly import make_prompts
 
@@ -172,8 +173,7 @@ def test_a_table_with_one_image_per_prompt_is_not_scored_as_four(capsys):
     boxes_of(PROMPTS[:3], 4),  # the images of a part of the prompts
 ], ids=["from one", "unequal", "a part"])  # fmt: skip
 def test_a_table_that_does_not_tell_how_many_images_there_are_is_refused(boxes):
-    with pytest.raises(ValueError, match=r"detections: the table does not tell how many images.*pass images="):
-        verdicts.verdicts(PROMPTS, boxes)
+    refuses(r"detections: the table does not tell how many images.*pass images=", verdicts.verdicts, PROMPTS, boxes)
 
 
 def test_each_model_is_scored_on_its_own_images_and_compared_on_the_common_ones():
@@ -203,11 +203,9 @@ def test_prompts_that_one_model_lacks_are_no_failures_of_it():
     assert len(other) == 36 and value(evaluation_scores.scores(other))["OA"] == 100
     change = evaluation_scores.compare(one, other, resamples=10)
     assert change.attrs["left_aside"] == 4 and (change.query("relation == 'all'").difference.dropna() == 0).all()
-    with pytest.raises(ValueError, match=r"no image .* is in all models"):
-        evaluation_scores.compare(part, one[one.prompt_id == 109])
+    refuses(r"no image .* is in all models", evaluation_scores.compare, part, one[one.prompt_id == 109])
     turned = one.assign(relation="right of")
-    with pytest.raises(ValueError, match="prompt 100 is 'left of' in one model and 'right of' in another"):
-        evaluation_scores.compare(one, turned)
+    refuses("prompt 100 is 'left of' in one model and 'right of' in another", evaluation_scores.compare, one, turned)
     sets = PROMPTS.assign(objects=["seen"] * 9 + ["unseen"])
     assert set(tables.score_table({"a": one, "b": other}, sets).query("objects == 'unseen'").model) == {"a"}
     assert set(tables.change_table({"a": one, "b": other}, sets, 10).objects) == {"seen", "all"}
@@ -215,8 +213,7 @@ def test_prompts_that_one_model_lacks_are_no_failures_of_it():
 
 def test_images_that_do_not_exist_are_named():
     boxes = boxes_of(PROMPTS, 2)
-    with pytest.raises(ValueError, match=r"prompt 100 has image_index 1, but images=1 per prompt are scored"):
-        verdicts.verdicts(PROMPTS, boxes, 1)
+    refuses(r"prompt 100 has image_index 1, but images=1 per prompt are scored", verdicts.verdicts, PROMPTS, boxes, 1)
     listed = boxes[["prompt_id", "image_index"]].drop_duplicates()
     with pytest.raises(ValueError, match=r"prompt 109 has image_index 1, but the listed images are scored"):
         verdicts.verdicts(PROMPTS, boxes, listed[:-1])
@@ -227,8 +224,7 @@ def test_images_that_do_not_exist_are_named():
         (listed[:0], "images: the table is empty"),
         (0, "images=0: a prompt has at least one image"),
     ]:
-        with pytest.raises(ValueError, match=message):
-            verdicts.verdicts(PROMPTS, boxes, table)
+        refuses(message, verdicts.verdicts, PROMPTS, boxes, table)
 
 
 def test_images_listed_and_images_counted_are_the_same():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 from slowly import make_detections, make_prompts, random_world, score_slowly
 
 from sr4g_utils.evaluation import scores
@@ -80,8 +81,7 @@ def test_rule_sets_and_their_needs():
     assert verdicts(prompts, apart, images=1).correct.item(), "centres: left of and below at once"
     assert not verdicts(prompts, apart, images=1, rules="sg2im").correct.item(), "sectors: below"
     assert not verdicts(prompts, apart, images=1, **evaluation_verdicts.VARIANTS["geneval"]).correct.item()
-    with pytest.raises(ValueError, match=r"sstd.*'width'"):
-        verdicts(prompts, apart, images=1, rules="sstd")
+    refuses(r"sstd.*'width'", verdicts, prompts, apart, images=1, rules="sstd")
     assert len(verdicts(prompts, apart.assign(width=64, height=64), images=1, rules="sstd"))
     with pytest.raises(ValueError, match=r"prompt 101: rules='geneval' define left of, .* only, not 'wider'"):
         scale = make_prompts(("dog", "left of", "cat"), ("dog", "wider", "cat"))
@@ -243,12 +243,9 @@ def test_a_detector_that_found_nothing_is_an_error():
         (100, 0, "dog", 0.05, 0, 0, 5, 5),  # nothing above the threshold
         (100, 0, "sofa", 0.9, 0, 0, 5, 5),  # nothing that was asked for
     ]:
-        with pytest.raises(ValueError, match="the detector found nothing"):
-            verdicts(prompts, make_detections(row))
-    with pytest.raises(ValueError, match="no prompt_id is one of the prompts'"):
-        verdicts(prompts, make_detections((7, 0, "dog", 0.9, 0, 0, 5, 5)))
-    with pytest.raises(ValueError, match="the detector found nothing"):
-        verdicts(prompts, make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5)).iloc[:0])
+        refuses("the detector found nothing", verdicts, prompts, make_detections(row))
+    refuses("no prompt_id is one of the prompts'", verdicts, prompts, make_detections((7, 0, "dog", 0.9, 0, 0, 5, 5)))
+    refuses("the detector found nothing", verdicts, prompts, make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5)).iloc[:0])
 
 
 GOOD = (100, 0, "dog", 0.9, 0.0, 0.0, 5.0, 5.0)
@@ -256,17 +253,11 @@ GOOD = (100, 0, "dog", 0.9, 0.0, 0.0, 5.0, 5.0)
 
 def test_other_errors_say_what_to_do():
     prompts, detections = make_prompts(("dog", "left of", "cat")), make_detections(GOOD)
-    with pytest.raises(ValueError, match=r"prompt 100 has image_index 4, but images=4"):
-        verdicts(prompts, detections.assign(image_index=4))
-    with pytest.raises(ValueError, match="relation 'near'"):
-        verdicts(make_prompts(("dog", "near", "cat")), detections)
-    with pytest.raises(ValueError, match="prompt_id '100' occurs twice"):
-        verdicts(pd.concat([prompts, prompts]), detections)
-    with pytest.raises(ValueError, match="empty"):
-        verdicts(prompts.iloc[:0], detections)
-    with pytest.raises(ValueError, match="column 'object' is missing"):
-        verdicts(prompts.drop(columns="object"), detections)
-    with pytest.raises(ValueError, match="pairs: unknown value 'all'"):
-        verdicts(prompts, detections, pairs="all")
+    refuses(r"prompt 100 has image_index 4, but images=4", verdicts, prompts, detections.assign(image_index=4))
+    refuses("relation 'near'", verdicts, make_prompts(("dog", "near", "cat")), detections)
+    refuses("prompt_id '100' occurs twice", verdicts, pd.concat([prompts, prompts]), detections)
+    refuses("empty", verdicts, prompts.iloc[:0], detections)
+    refuses("column 'object' is missing", verdicts, prompts.drop(columns="object"), detections)
+    refuses("pairs: unknown value 'all'", verdicts, prompts, detections, pairs="all")
     with pytest.raises(ValueError, match="rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd, geneval"):
         verdicts(prompts, detections, rules="coco")

@@ -11,6 +11,7 @@ import pytest
 from browser import browser, check_nothing_asked
 from PIL import Image
 from processes import until
+from refusals import refuses
 
 from sr4g_utils.__main__ import main
 from sr4g_utils.dataset import coco
@@ -202,8 +203,7 @@ def test_a_spoilt_answer_is_named(page, tmp_path, change, message):
     table = answers_of(page, "Ann", lambda i: "yes")
     table.loc[0, list(change)] = list(change.values())
     table.to_csv(tmp_path / "a.csv", index=False)
-    with pytest.raises(ValueError, match=message):
-        answers.read(page, [tmp_path / "a.csv"])
+    refuses(message, answers.read, page, [tmp_path / "a.csv"])
 
 
 def test_other_mistakes_are_named(page, tmp_path):
@@ -213,11 +213,9 @@ def test_other_mistakes_are_named(page, tmp_path):
     with pytest.raises(ValueError, match=r"b.csv: 'Ann' answered \w+ in another file, too"):
         answers.read(page, [tmp_path / "a.csv", tmp_path / "b.csv"])
     table.drop(columns="answer").to_csv(tmp_path / "c.csv", index=False)
-    with pytest.raises(ValueError, match="column 'answer' is missing"):
-        answers.read(page, [tmp_path / "c.csv"])
+    refuses("column 'answer' is missing", answers.read, page, [tmp_path / "c.csv"])
     (tmp_path / "no.html").write_text("<html></html>")
-    with pytest.raises(ValueError, match=r"no.html: not a kit written by"):
-        answers.read(tmp_path / "no.html", [tmp_path / "a.csv"])
+    refuses(r"no.html: not a kit written by", answers.read, tmp_path / "no.html", [tmp_path / "a.csv"])
 
 
 def test_photos_are_stratified_by_margin_and_weighted_back(shared, tmp_path):
