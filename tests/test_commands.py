@@ -27,7 +27,7 @@ BOXES = draw(PROMPTS, 0.7, seed=1)
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """A folder with prompts and boxes, where commands are given."""
     PROMPTS.to_csv(tmp_path / "mine.csv", index=False)
     BOXES.to_csv(tmp_path / "boxes.csv", index=False)
@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_commands_are_listed(capsys: pytest.CaptureFixture) -> None:
+def test_the_commands_are_listed(capsys):
     assert list(COMMANDS) == ["generate", "detect", "score", "finetune", "kit", "answers"]
     for arguments, code in ((["--help"], 0), (["--version"], 0), ([], 2), (["scores"], 2)):
         with pytest.raises(SystemExit) as stopped:
@@ -45,7 +45,7 @@ def test_the_commands_are_listed(capsys: pytest.CaptureFixture) -> None:
     assert all(f"    {name} " in shown for name in COMMANDS)
 
 
-def test_score_prints_a_table_and_leaves_files(here: Path, capsys: pytest.CaptureFixture) -> None:
+def test_score_prints_a_table_and_leaves_files(here, capsys):
     assert main(["score", "boxes.csv", "--prompts", "mine.csv", "--per-relation", "--out", "out"]) == 0
     text, expected = capsys.readouterr().out, scores(verdicts(PROMPTS, BOXES, 4))
     row = expected.query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
@@ -62,7 +62,7 @@ def test_score_prints_a_table_and_leaves_files(here: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out) == json.loads((here / "out" / "scores.json").read_text())
 
 
-def test_score_takes_the_settings_of_others(here: Path, capsys: pytest.CaptureFixture) -> None:
+def test_score_takes_the_settings_of_others(here, capsys):
     able = PROMPTS[PROMPTS.relation.isin(["left of", "above"])]
     able.to_csv(here / "able.csv", index=False)
     for options, settings in (
@@ -76,7 +76,7 @@ def test_score_takes_the_settings_of_others(here: Path, capsys: pytest.CaptureFi
         assert [row["count"] for row in rows.values()] == expected["count"].tolist()
 
 
-def test_what_is_wrong_is_one_line(here: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_wrong_is_one_line(here, capsys):
     BOXES.iloc[:1].to_csv(here / "few.csv", index=False)
     for arguments, message in (
         (["nothing"], "nothing: no such folder of images or file of boxes"),
@@ -112,7 +112,7 @@ def test_a_missing_library_names_its_extra(here, monkeypatch, capsys):
     assert capsys.readouterr().err == f"score: {wanted}\n"
 
 
-def test_the_names_of_the_package_are_loaded_when_they_are_used() -> None:
+def test_the_names_of_the_package_are_loaded_when_they_are_used():
     code = "import sys, sr4g_utils; assert set(sys.modules).isdisjoint({'numpy', 'pandas'}); print(dir(sr4g_utils))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert all(f"'{name}'" in done.stdout for name in sr4g_utils.__all__) and len(sr4g_utils.__all__) < 15
@@ -136,7 +136,7 @@ print(seconds)
 
 
 @pytest.mark.slow("builds a wheel, and installs it")
-def test_the_wheel_is_whole_and_light(here: Path) -> None:
+def test_the_wheel_is_whole_and_light(here):
     """Built, installed with its dependencies in an empty environment, and used in another folder."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -63,7 +63,7 @@ def three_seeds() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def study() -> pd.DataFrame:
+def study():
     return three_seeds()
 
 

@@ -16,7 +16,7 @@ from sr4g_utils.store.run import Run
 
 
 @pytest.fixture(scope="module")
-def study() -> pd.DataFrame:
+def study():
     return three_seeds()
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,12 +25,12 @@ from sr4g_utils.models import detectors
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return tiny.owlvit(tmp_path_factory.mktemp("detectors") / "owlvit").parent
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> Path:
+def images(tmp_path):
     """A folder of images made elsewhere, three per prompt, with the file of its prompts beside it."""
     names = ["dog", "cat", "tv", "car"]
     table = pd.DataFrame({"subject": names, "relation": "left of", "object": names[1:] + names[:1]})
@@ -42,7 +41,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def test_write_detections(images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_detections(images, folder, monkeypatch):
     monkeypatch.setattr(detect, "GROUP", 5)
     path, prompts = images.parent / "boxes.parquet", images.parent / "prompts.csv"
     record = detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2)
@@ -105,7 +104,7 @@ def test_only_other_behaviour_makes_other_boxes(images, folder, monkeypatch, tmp
 
 
 @pytest.mark.slow("kills")
-def test_killed_at_any_moment(images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_moment(images, folder, monkeypatch):
     """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
     whole, killed = (images.parent / f"{name}.parquet" for name in ("whole", "killed"))
     prompts = images.parent / "prompts.csv"
@@ -124,7 +123,7 @@ def test_killed_at_any_moment(images: Path, folder: Path, monkeypatch: pytest.Mo
     assert pq.read_table(killed).equals(pq.read_table(whole))
 
 
-def test_a_detector_that_finds_nothing_says_so(images: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_detector_that_finds_nothing_says_so(images, folder, capsys):
     """A result, if another model's images hold something; by itself it is never scored."""
     path, prompts = images.parent / "none.parquet", images.parent / "prompts.csv"
     detector = ["--detector", str(folder / "owlvit"), "--prompts", str(prompts), "--floor", "0.9999999"]
@@ -138,7 +137,7 @@ def test_a_detector_that_finds_nothing_says_so(images: Path, folder: Path, capsy
     assert not verdicts.verdicts(read_prompts(prompts), table, 3, nothing="record").both_found.any()
 
 
-def test_the_command_says_what_is_wrong(images: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_says_what_is_wrong(images, folder, capsys):
     path = str(images.parent / "boxes.parquet")
     assert main(["detect", path, str(images), "--detector", str(folder / "owlvit")]) == 1
     assert "made elsewhere (it has no prompts.parquet), so give the file of its prompts" in capsys.readouterr().err
@@ -146,7 +145,7 @@ def test_the_command_says_what_is_wrong(images: Path, folder: Path, capsys: pyte
     assert capsys.readouterr().err.strip().endswith("correct the profile's 'folder', or give an 'id'")
 
 
-def test_ceiling_on_real_photos(shared: Path, folder: Path, tmp_path: Path) -> None:
+def test_ceiling_on_real_photos(shared, folder, tmp_path):
     excerpt = shared / "coco_excerpt"
     options = {"detector": str(folder / "owlvit"), "n_per_relation": 4, "floor": 0.2}
     annotations = excerpt / "annotations" / "instances_val2017.json"

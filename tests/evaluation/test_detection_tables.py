@@ -143,6 +143,6 @@ def test_a_byte_order_mark_and_a_capital_suffix_are_read(tmp_path, suffix):
 
 
 @mutate.numbers(300)
-def test_mutated_tables_end_in_the_right_score_or_in_one_line(number: int) -> None:
+def test_mutated_tables_end_in_the_right_score_or_in_one_line(number):
     ends = mutate.run("detections", number)
     assert ends["right"] > number / 6 and ends["refused"] > number / 5

@@ -58,7 +58,7 @@ THINGS = ["dog", "cat", "cup", "bowl"]
 
 
 @pytest.fixture(scope="module")
-def prompts() -> pd.DataFrame:
+def prompts():
     table = draw_prompts(make_prompts(32), 16, seed=0)
     rng = np.random.default_rng(0)
     two = [rng.choice(THINGS, 2, replace=False) for _ in range(len(table))]

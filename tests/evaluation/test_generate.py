@@ -22,7 +22,7 @@ FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("pipelines")
     for version in ("v1.4", "v2.1"):
         tiny.stable_diffusion(made / version, version)
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path):
     five_prompts().to_parquet(tmp_path / "prompts.parquet")
     return tmp_path / "prompts.parquet"
 
@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
-def test_write_images(folder: Path, file: Path, tmp_path: Path) -> None:
+def test_write_images(folder, file, tmp_path):
     record = generate.write_images(tmp_path / "images", file, model=str(folder / "v1.4"), sampling=FAST)
     assert record == json.loads((tmp_path / "images" / "record.json").read_text())
     assert record["model"]["prediction_type"] == "epsilon" and record["sampling"]["steps"] == 2
@@ -93,7 +93,7 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(folder, file, tmp_p
         generate.write_images(tmp_path / "shared", file, **options, shard=2, shards=2)
 
 
-def test_other_behaviour_makes_other_images(folder: Path, file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_other_behaviour_makes_other_images(folder, file, tmp_path, monkeypatch, capsys):
     options = {"model": str(folder / "v1.4"), "sampling": FAST}
     generate.write_images(tmp_path / "images", file, **options)
     monkeypatch.setattr(generate, "BEHAVIOUR", BEHAVIOUR + 1)
@@ -102,7 +102,7 @@ def test_other_behaviour_makes_other_images(folder: Path, file: Path, tmp_path: 
 
 
 @pytest.mark.slow("kills")
-def test_killed_at_any_moment(folder: Path, file: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment(folder, file, tmp_path):
     """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
     settings = [f"{key}={value}" for key, value in FAST.items()]
     command = [sys.executable, "-m", "sr4g_utils", "generate", str(tmp_path / "killed"), "--prompts", str(file)]
@@ -118,7 +118,7 @@ def test_killed_at_any_moment(folder: Path, file: Path, tmp_path: Path) -> None:
     assert {k: v for k, v in made.items() if ".partial" not in k} == expected
 
 
-def test_the_command_says_what_is_wrong(folder: Path, tmp_path: Path, capsys) -> None:
+def test_the_command_says_what_is_wrong(folder, tmp_path, capsys):
     command = [str(tmp_path / "images"), "--model", str(folder / "v1.4"), "--prompts"]
     assert main(["generate", *command, "nothing"]) == 1
     assert capsys.readouterr().err == "generate: prompts: 'nothing' is neither a file nor one of sr2d, sr4g, geneval\n"

@@ -35,12 +35,12 @@ def refusal(folder: Path, prompts: pd.DataFrame = PROMPTS) -> str:
     ("0_0.jpg", "0_0.jpg and 0_0.png"), ("0_00.png", "0_0.png and 0_00.png"), ("00_0.png", "00_0.png and 0_0.png"),
     ("a dog to the left of a cat_0.png", "0_0.png and a dog to the left of a cat_0.png"),
 ])  # fmt: skip
-def test_two_files_for_one_image_are_both_named(tmp_path: Path, second: str, both: str) -> None:
+def test_two_files_for_one_image_are_both_named(tmp_path, second, both):
     assert f"{both} are both image 0 of prompt 0; keep one" in refusal(put(tmp_path, "0_0.png", "7_0.png", second))
 
 
 @pytest.mark.parametrize("layout", ["{m}/{id}_{n}.png", "{m}/{id:05}/samples/{n:04}.png", "{m}/x/{id}_{n}.png"])
-def test_several_models_are_not_pooled(tmp_path: Path, layout: str) -> None:
+def test_several_models_are_not_pooled(tmp_path, layout):
     """VISOR publishes seven models' images side by side in ``images/``."""
     for number, model in enumerate(("cogview2", "dalle-v2", "glide")):
         first = 10 * number  # other numbers do not make it one model
@@ -50,14 +50,14 @@ def test_several_models_are_not_pooled(tmp_path: Path, layout: str) -> None:
     assert len(list_images(tmp_path / "glide", PROMPTS)) == 8
 
 
-def test_sub_folders_of_different_prompts_are_one_model_without_what_systems_leave_about(tmp_path: Path) -> None:
+def test_sub_folders_of_different_prompts_are_one_model_without_what_systems_leave_about(tmp_path):
     folder = put(tmp_path / "a", "00000/0_0.png", "00000/0_1.png", "00001/7_0.png", "00001/7_1.png")
     assert list(list_images(folder, PROMPTS).prompt_id) == [0, 0, 7, 7]
     folder = put(tmp_path / "b", "0_0.png", "7_0.png", "#recycle/0_0.png", "x/lost+found/0_0.png", ".git/0_0.png")
     assert list(list_images(put(folder, *mutate.LITTER), PROMPTS).file_name) == ["0_0.png", "7_0.png"]
 
 
-def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+def test_linked_folders_are_followed_once(tmp_path):
     folder = put(tmp_path / "images", "real/0_0.png")
     put(tmp_path / "elsewhere", "7_0.png")
     links = {"loop": folder, "up": tmp_path, "again": folder / "real", "there": tmp_path / "elsewhere"}
@@ -69,7 +69,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert list(list_images(tmp_path / "linked", PROMPTS).file_name) == ["real/0_0.png", "there/7_0.png"]
 
 
-def test_an_image_of_no_prompt_is_refused_and_a_text_of_two_names_neither(tmp_path: Path) -> None:
+def test_an_image_of_no_prompt_is_refused_and_a_text_of_two_names_neither(tmp_path):
     twice = PROMPTS.assign(caption="a cup above a tv")
     assert "belongs to several prompts of one text" in refusal(put(tmp_path / "x", "a cup above a tv_0.png"), twice)
     folder = put(tmp_path / "images", "0_0.png", "7_0.png")
@@ -80,7 +80,7 @@ def test_an_image_of_no_prompt_is_refused_and_a_text_of_two_names_neither(tmp_pa
         (folder / name).unlink()
 
 
-def test_images_of_prompts_that_were_left_out_are_counted(tmp_path: Path) -> None:
+def test_images_of_prompts_that_were_left_out_are_counted(tmp_path):
     sr2d = read_prompts("sr2d")
     put(tmp_path, *(f"{id}_{n}.png" for id in (0, 10, 31_600, 31_679) for n in range(4)))  # two of a single object
     listed = list_images(tmp_path, sr2d)
@@ -93,7 +93,7 @@ def test_images_of_prompts_that_were_left_out_are_counted(tmp_path: Path) -> Non
     assert "holds no image of these prompts, 1 of others" in refusal(put(only_others, "31600_0.png"), sr2d)
 
 
-def test_geneval_as_its_readme_lays_it_out(shared: Path, tmp_path: Path) -> None:
+def test_geneval_as_its_readme_lays_it_out(shared, tmp_path):
     prompts = read_prompts(shared / "prompts" / "geneval_evaluation_metadata.jsonl")
     for id in range(553):
         put(tmp_path / f"{id:05}", "metadata.jsonl", "grid.png", *(f"samples/{n:04}.png" for n in range(2)))
@@ -103,7 +103,7 @@ def test_geneval_as_its_readme_lays_it_out(shared: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("blank", [" ", "_"])
-def test_compbench_as_its_script_names_files(shared: Path, tmp_path: Path, blank: str) -> None:
+def test_compbench_as_its_script_names_files(shared, tmp_path, blank):
     """GORS_finetune/inference_eval.py: one running number over all prompts, and a grid beside ``samples``."""
     path = shared / "prompts" / "t2icompbench_spatial_val.txt"
     for i, text in enumerate(path.read_text().splitlines()):
@@ -117,14 +117,14 @@ def test_compbench_as_its_script_names_files(shared: Path, tmp_path: Path, blank
     assert list(list_images(stopped, path).prompt_id) == [1]
 
 
-def test_a_record_that_is_not_ours_is_no_record(tmp_path: Path) -> None:
+def test_a_record_that_is_not_ours_is_no_record(tmp_path):
     put(tmp_path, "0_0.png", "7_0.png")
     for record in ([], {"sampling": 3}, {"sampling": {}}, {"sampling": {"images": 9}}):
         (tmp_path / "record.json").write_text(json.dumps(record))
         assert len(list_images(tmp_path, PROMPTS)) == 2
 
 
-def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path: Path) -> None:
+def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path):
     put(tmp_path, "00000/0_0.webp", "00000/7_0.webp")
     PROMPTS.to_parquet(tmp_path / "prompts.parquet")
     (tmp_path / "record.json").write_text(json.dumps({"model": {}, "sampling": {"images": 1}}))
@@ -135,6 +135,6 @@ def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path: Path) -
 
 
 @mutate.numbers(200)
-def test_mutated_image_folders_end_in_a_right_list_or_one_line(number: int) -> None:
+def test_mutated_image_folders_end_in_a_right_list_or_one_line(number):
     ends = mutate.run("images", number)
     assert min(ends["right"], ends["refused"]) > number / 4

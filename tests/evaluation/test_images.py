@@ -2,7 +2,6 @@
 
 import shutil
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from refusals import refuses
 from sr4g_utils.evaluation import images
 
 
-def test_folders_made_elsewhere(tmp_path: Path) -> None:
+def test_folders_made_elsewhere(tmp_path):
     prompts = five_prompts()
     image = Image.new("RGB", (8, 8))
     for layout in ("visor/{id}_{n}.png", "geneval/{id:05}/samples/{n:04}.jpg"):
@@ -40,7 +39,7 @@ def test_folders_made_elsewhere(tmp_path: Path) -> None:
     refuses("made elsewhere", images.list_images, visor)
 
 
-def test_images_are_read_in_order_with_their_prompts(tmp_path: Path) -> None:
+def test_images_are_read_in_order_with_their_prompts(tmp_path):
     """More of them than are decoded at once."""
     five = five_prompts()
     prompts = pd.concat([five.assign(prompt_id=five.prompt_id + 10 * i) for i in range(15)], ignore_index=True)

@@ -15,13 +15,13 @@ from sr4g_utils.dataset import coco, triplets
 from sr4g_utils.dataset.captions import caption, parse, with_article
 from sr4g_utils.finetuning.arms import changed, dosed, dosed_prompts, narrowed
 from sr4g_utils.finetuning.batches import Sampler
-from sr4g_utils.finetuning.captions import Captions, true_captions
+from sr4g_utils.finetuning.captions import true_captions
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.relations import NAMES, family
 
 
-def test_withheld_triplets_and_other_families_are_in_no_caption(captions: Captions) -> None:
+def test_withheld_triplets_and_other_families_are_in_no_caption(captions):
     left = narrowed(captions, Choices(withheld=0.3))
     gone = {captions.text(t) for t in captions.triplet} - {left.text(t) for t in left.triplet}
     every = [parse(captions.text(t)) for t in np.unique(captions.triplet)]
@@ -97,7 +97,7 @@ DIGESTS = {  # of all that twelve steps see, as computed when the first experime
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def photos(tmp_path_factory):
     """Boxes, latents and prompts of numbers drawn here, so that no other part of the project changes them."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(4)
     names, n = ["dog", "cat", "cup", "bus", "kite"], 40
@@ -122,7 +122,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("choices", DIGESTS)
-def test_what_is_drawn_never_changes(photos: SimpleNamespace, choices: str) -> None:
+def test_what_is_drawn_never_changes(photos, choices):
     c = Choices.of({"steps": 12, "batch": 16, **json.loads(choices)})
     captions = narrowed(true_captions(photos.table, c.rules).without(["cat"]), c).of_images(photos.encoded.usable)
     captions = changed(captions, c, dosed_prompts(photos.prompts, c))

@@ -5,9 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,7 +19,7 @@ from sr4g_utils.finetuning.stage import finetune
 from sr4g_utils.store.files import digest
 
 
-def test_a_finished_run_is_not_run_again(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_run_again(world, tmp_path):
     folder = tmp_path / "run"
     result = tune(world, folder)
     before = digest(folder / "log.jsonl"), (folder / "last" / WEIGHTS).stat().st_mtime_ns
@@ -30,7 +27,7 @@ def test_a_finished_run_is_not_run_again(world: SimpleNamespace, tmp_path: Path)
     assert before == (digest(folder / "log.jsonl"), (folder / "last" / WEIGHTS).stat().st_mtime_ns)
 
 
-def test_another_configuration_starts_afresh_and_says_so(world: SimpleNamespace, tmp_path: Path, capsys: Any) -> None:
+def test_another_configuration_starts_afresh_and_says_so(world, tmp_path, capsys):
     tune(world, tmp_path / "run", steps=2, detector=None)
     old = weights(tmp_path / "run" / "last")
     tune(world, tmp_path / "run", steps=2, detector=None, lr=2e-3, seed=1)
@@ -57,7 +54,7 @@ stage.finetune(**json.loads(sys.argv[1]))
 
 
 @pytest.mark.slow("kills")
-def test_killed_runs_end_like_one_that_was_not(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_killed_runs_end_like_one_that_was_not(world, tmp_path):
     """SIGKILL while a checkpoint is written, then between two steps: weights and log end bit for bit the same."""
     longer = {"steps": 12, "validate_every": 6, "checkpoint_every": 3}
     tune(world, tmp_path / "calm", **longer)
@@ -87,7 +84,7 @@ def test_killed_runs_end_like_one_that_was_not(world: SimpleNamespace, tmp_path:
     assert not list(checkpoints.glob(".*"))
 
 
-def test_8_bit_adam_resumes_where_it_was(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_8_bit_adam_resumes_where_it_was(world, tmp_path):
     pytest.importorskip("bitsandbytes", reason="8-bit Adam is optional; pip install bitsandbytes")
     tune(world, tmp_path / "whole", detector=None, adam_8bit=True, checkpoint_every=3)
     shutil.copytree(tmp_path / "whole", tmp_path / "half")

@@ -1,7 +1,5 @@
 """Every choice of fine-tuning, in the notebook and in the profiles."""
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -10,7 +8,7 @@ from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.running import profiles
 
 
-def test_every_choice_is_a_parameter_and_declared_once() -> None:
+def test_every_choice_is_a_parameter_and_declared_once():
     declared = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()}
     own = set(profiles.for_cell(NOTEBOOK, declared)) - {"choices"}
     assert len(own) < 27 and "choices" not in declared, "the notebook opens with few of them"
@@ -21,7 +19,7 @@ def test_every_choice_is_a_parameter_and_declared_once() -> None:
     assert Choices.among({"choices": {"control": "list"}, "seed": 3, "splits": []}) == Choices(control="list", seed=3)
 
 
-def test_the_paper_profile_is_the_defaults(tmp_path: Path) -> None:
+def test_the_paper_profile_is_the_defaults(tmp_path):
     """Whoever reads the struct reads the paper's run; the profile adds models, photos and what a machine needs."""
     declared = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()}
     section = declared | profiles.load_profile("paper", [], tmp_path)[NOTEBOOK]
@@ -44,6 +42,6 @@ def test_the_paper_profile_is_the_defaults(tmp_path: Path) -> None:
     ({"milestones": [5, 9], "steps": 8}, "milestones: there is no step 9 of 8"),
     ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
 ])  # fmt: skip
-def test_rules_and_templates_are_those_of_the_package(choices: dict, message: str) -> None:
+def test_rules_and_templates_are_those_of_the_package(choices, message):
     with pytest.raises(ValueError, match=message):
         Choices.of(choices)

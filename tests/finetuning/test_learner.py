@@ -1,8 +1,6 @@
 """What learns, and what its options need."""
 
 import builtins
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +28,7 @@ def test_what_an_option_needs_is_said(world, tmp_path, package, choices, monkeyp
         tune(world, tmp_path / "run", steps=1, detector=None, **choices)
 
 
-def test_lora_is_saved_as_a_plain_unet(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_lora_is_saved_as_a_plain_unet(world, tmp_path):
     tune(world, tmp_path / "run", lora_rank=2)
     base = load_pipeline(world.folder / "v1.4", device="cpu")[0]
     tuned = load_pipeline(world.folder / "v1.4", device="cpu", unet=tmp_path / "run" / "last")[0]

@@ -1,8 +1,6 @@
 """The log of a run, and the shares of its processes."""
 
 import json
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.log import Log, accelerator_for, gains
 
 
-def test_processes_must_divide_the_batch() -> None:
+def test_processes_must_divide_the_batch():
     with pytest.raises(ValueError, match="batch: 64 does not divide by 3 processes"):
         log_module.share_of(Choices(), 3, 1)
     assert log_module.share_of(Choices(batch=66, micro_batch=11), 3, 1) == range(22, 44)
@@ -25,13 +23,13 @@ def test_processes_must_divide_the_batch() -> None:
         log_module.share_of(Choices(batch=66, micro_batch=7), 3, 1)
 
 
-def test_peaks_are_matched_from_the_longest_name() -> None:
+def test_peaks_are_matched_from_the_longest_name():
     """ "H100 PCIe" must not be taken for "H100", nor "A10G" for "A10"."""
     names = list(log_module.PEAKS)
     assert not any(earlier in name for i, name in enumerate(names) for earlier in names[:i])
 
 
-def test_tensorboard_gets_every_line_of_the_log_and_images(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_tensorboard_gets_every_line_of_the_log_and_images(world, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tune(world, tmp_path / "run", steps=3, track="tensorboard", log_every=1)
@@ -65,7 +63,7 @@ class Listing(GeneralTracker):
         self.lines.append((step, values))
 
 
-def test_any_tracker_of_accelerate_gets_scores_and_images(tmp_path: Path) -> None:
+def test_any_tracker_of_accelerate_gets_scores_and_images(tmp_path):
     tracker = Listing()
     accelerator = Accelerator(cpu=True, log_with=tracker)
     log = Log(tmp_path / "log.jsonl", {}, None, Choices(steps=4), accelerator)
@@ -78,7 +76,7 @@ def test_any_tracker_of_accelerate_gets_scores_and_images(tmp_path: Path) -> Non
         accelerator_for(Choices(track="paper", precision="float32"), tmp_path)
 
 
-def test_gains_are_told_of_each_split_that_was_validated() -> None:
+def test_gains_are_told_of_each_split_that_was_validated():
     scores = {"OA": 50.0, "VISOR": 20.0, "VISOR_Cond": 40.0, "images": 8}
     best = {**scores, "VISOR_Cond": None, "OA": 0.0, "step": 4}
     table = gains({"main": {"start": None, "best": {"step": 4}}, "unseen": {"start": scores, "best": best}})

@@ -16,14 +16,12 @@ from tuning import distance, drift, tune, weights
 
 from sr4g_utils.finetuning import loop
 from sr4g_utils.finetuning.batches import Sampler
-from sr4g_utils.finetuning.captions import Captions
 from sr4g_utils.finetuning.choices import Choices
-from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.models.load import load_pipeline
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_loss_is_that_of_the_definition(kind: str, captions: Captions, encoded: Encoded, pipeline: Any) -> None:
+def test_the_loss_is_that_of_the_definition(kind, captions, encoded, pipeline):
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config, prediction_type=kind)
     batch = Sampler(captions, encoded, pipeline, size=5)(0, range(5))
     alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
@@ -42,7 +40,7 @@ def test_the_loss_is_that_of_the_definition(kind: str, captions: Captions, encod
 
 
 @given(st.integers(0, 200), st.integers(1, 200), st.sampled_from(["constant", "cosine"]))
-def test_the_learning_rate_rises_and_then_stays_or_falls(warmup: int, steps: int, schedule: str) -> None:
+def test_the_learning_rate_rises_and_then_stays_or_falls(warmup, steps, schedule):
     c = Choices(steps=steps, warmup=warmup, schedule=schedule, lr=2.0)
     rates = [loop.learning_rate(step, c) for step in range(steps)]
     assert min(rates) >= 0 and max(rates) <= 2 + 1e-12
@@ -53,19 +51,19 @@ def test_the_learning_rate_rises_and_then_stays_or_falls(warmup: int, steps: int
 
 
 @pytest.mark.parametrize("model", ["v1.4", "v2.1"])
-def test_accumulation_changes_nothing_but_rounding(world: SimpleNamespace, tmp_path: Path, model: str) -> None:
+def test_accumulation_changes_nothing_but_rounding(world, tmp_path, model):
     for name, options in {"whole": {}, "parts": {"micro_batch": 2, "gradient_checkpointing": True}}.items():
         tune(world, tmp_path / name, model, steps=3, detector=None, **options)
     assert drift(tmp_path / "whole", tmp_path / "parts", world.folder / model) < 0.01
 
 
-def test_without_a_detector_the_last_is_the_best(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_without_a_detector_the_last_is_the_best(world, tmp_path):
     result = tune(world, tmp_path / "run", steps=2, detector=None, ema=0.0, schedule="cosine")
     assert distance(weights(tmp_path / "run" / "last"), weights(tmp_path / "run" / "best")) == 0
     assert result["best"] == {"step": 2} and result["start"] is None
 
 
-def test_the_average_is_kept_when_there_is_one(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_the_average_is_kept_when_there_is_one(world, tmp_path):
     tune(world, tmp_path / "run", steps=3, detector=None, ema=0.9999, checkpoint_every=1, keep_checkpoints=3)
     mean = None
     for step in range(3):
@@ -113,14 +111,14 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(world, tmp_path, m
 
 
 @pytest.fixture
-def other_precision() -> Any:
+def other_precision():
     """accelerate keeps one precision per process; a test that wants another must say so."""
     AcceleratorState._reset_state()
     yield
     AcceleratorState._reset_state()
 
 
-def test_bfloat16_arithmetic_on_float32_weights(world: SimpleNamespace, tmp_path: Path, other_precision: None) -> None:
+def test_bfloat16_arithmetic_on_float32_weights(world, tmp_path, other_precision):
     result = tune(world, tmp_path / "run", steps=3, precision="bfloat16")
     assert np.isfinite(result["loss_last"]) and result["start"]["images"] == 14
     assert {weight.dtype for weight in weights(tmp_path / "run" / "last").values()} == {torch.float32}
@@ -128,7 +126,7 @@ def test_bfloat16_arithmetic_on_float32_weights(world: SimpleNamespace, tmp_path
     assert {state.dtype for state in saved.values()} == {torch.float32}
 
 
-def test_milestones_are_kept_as_they_were(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_milestones_are_kept_as_they_were(world, tmp_path):
     options = {"steps": 4, "detector": None, "checkpoint_every": 1, "keep_checkpoints": 9}
     tune(world, tmp_path / "run", milestones=[2, 4], **options)
     for step in (2, 4):

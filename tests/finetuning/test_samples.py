@@ -1,9 +1,6 @@
 """What a step of fine-tuning sees: captions, latents and text, drawn by seed, step and place."""
 
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,12 +13,11 @@ from tuning import encode
 from sr4g_utils.dataset import coco, photos
 from sr4g_utils.finetuning import batches, latents
 from sr4g_utils.finetuning.batches import Sampler, Text
-from sr4g_utils.finetuning.captions import Captions, crop_changes, true_captions
-from sr4g_utils.finetuning.latents import Encoded
+from sr4g_utils.finetuning.captions import crop_changes, true_captions
 from sr4g_utils.models.load import load_pipeline
 
 
-def test_captions_are_those_of_the_dataset(world: SimpleNamespace, captions: Captions) -> None:
+def test_captions_are_those_of_the_dataset(world, captions):
     rows = pq.read_table(world.triplets).to_pandas()
     rows = rows[rows.subject != rows.object]
     written = set(zip(rows.image_id, rows.caption, strict=True))
@@ -33,7 +29,7 @@ def test_captions_are_those_of_the_dataset(world: SimpleNamespace, captions: Cap
     assert len(with_same) == pq.read_metadata(world.triplets).num_rows
 
 
-def test_held_out_categories_are_in_no_caption(captions: Captions) -> None:
+def test_held_out_categories_are_in_no_caption(captions):
     left = captions.without(["cat", "dog"])
     texts = [captions.text(t) for t in np.unique(captions.triplet)]
     assert {left.text(t) for t in np.unique(left.triplet)} == {t for t in texts if not {"cat", "dog"} & set(t.split())}
@@ -41,7 +37,7 @@ def test_held_out_categories_are_in_no_caption(captions: Captions) -> None:
         captions.without(["unicorn"])
 
 
-def test_crop_changes_are_counted(shared: Path) -> None:
+def test_crop_changes_are_counted(shared):
     table = coco.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json").without_crowds()
     cropped = photos.crop_table(table, 512, 0.5)
     before, after = true_captions(table), true_captions(cropped)
@@ -94,7 +90,7 @@ def test_unusable_photos_are_counted_and_never_trained_on(world, captions, pipel
         found.check(0.001)
 
 
-def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions: Captions, encoded: Encoded, pipeline: Any) -> None:
+def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions, encoded, pipeline):
     sampler = Sampler(captions, encoded, pipeline, size=12, seed=3)
     whole = sampler(7, range(12))
     for parts in ([range(6), range(6, 12)], [range(i, i + 1) for i in range(12)], [range(8), range(8, 12)]):
@@ -107,7 +103,7 @@ def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions: Captions, enc
     assert len(torch.unique(whole.noise)) > 0.99 * whole.noise.numel()  # no two places share their noise
 
 
-def test_the_draw_has_the_distribution_that_it_says(captions: Captions, encoded: Encoded, pipeline: Any) -> None:
+def test_the_draw_has_the_distribution_that_it_says(captions, encoded, pipeline):
     n = 4000
     batch = Sampler(captions, encoded, pipeline, size=n, dropout=0.25)(0, range(n))
     assert abs((batch.caption == 0).mean() - 0.25) < 0.03
@@ -121,7 +117,7 @@ def test_the_draw_has_the_distribution_that_it_says(captions: Captions, encoded:
     np.testing.assert_allclose(np.bincount(relation, minlength=14) / n, share, atol=0.02)
 
 
-def test_a_sample_s_latents_are_of_its_caption_s_photo(captions: Captions, encoded: Encoded, pipeline: Any) -> None:
+def test_a_sample_s_latents_are_of_its_caption_s_photo(captions, encoded, pipeline):
     sampler = Sampler(captions, encoded, pipeline, size=50, dropout=0.0)
     batch = sampler(0, range(50))
     rows = sampler.rows(0)
@@ -132,7 +128,7 @@ def test_a_sample_s_latents_are_of_its_caption_s_photo(captions: Captions, encod
         assert abs(sigma.mean()) < 0.4 and 0.7 < sigma.std() < 1.3
 
 
-def test_text_states_are_the_pipeline_s_own_cached_or_not(captions: Captions, pipeline: Any) -> None:
+def test_text_states_are_the_pipeline_s_own_cached_or_not(captions, pipeline):
     texts = ["", *(captions.text(t) for t in np.unique(captions.triplet)[:40])]
     cached, fly = Text(pipeline, texts, 512, 10**6), Text(pipeline, texts, 512, 3)
     assert cached.cached and not fly.cached and not Text(pipeline, texts, 0, 10**6).cached
@@ -143,7 +139,7 @@ def test_text_states_are_the_pipeline_s_own_cached_or_not(captions: Captions, pi
     torch.testing.assert_close(cached(numbers), fly(numbers), rtol=1e-5, atol=1e-5)
 
 
-def test_the_next_batch_is_made_ahead() -> None:
+def test_the_next_batch_is_made_ahead():
     made: list[int] = []
     seen = list(batches.ahead(lambda step: made.append(step) or 10 * step, range(3, 7)))
     assert seen == [(step, 10 * step) for step in range(3, 7)] and made == [3, 4, 5, 6]

@@ -1,9 +1,7 @@
 """The stage: an honest record, and errors that say what does not fit."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,7 +13,7 @@ from sr4g_utils.finetuning.log import read_log
 from sr4g_utils.models.load import load_pipeline
 
 
-def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world, tmp_path):
     folder = tmp_path / "run"
     result = tune(world, folder)
     base = load_pipeline(world.folder / "v1.4", device="cpu")[0]
@@ -51,7 +49,7 @@ def test_a_choice_that_cannot_be_is_one_line(world, tmp_path, choices, message):
     assert "\n" not in str(caught.value)
 
 
-def test_dosed_prompts_decide_what_is_drawn(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_dosed_prompts_decide_what_is_drawn(world, tmp_path):
     prompts = pd.read_parquet(world.prompts)
     asked = prompts[prompts.in_unseen].head(10)
     groups = pd.Series(range(10), asked.index, "Int8") % 5
@@ -70,7 +68,7 @@ def test_dosed_prompts_decide_what_is_drawn(world: SimpleNamespace, tmp_path: Pa
         tune(mine, tmp_path / "many", **options, doses=[1_000] * 5)
 
 
-def test_a_model_that_this_loop_cannot_train_is_named(world: SimpleNamespace, pipeline: Any) -> None:
+def test_a_model_that_this_loop_cannot_train_is_named(world, pipeline):
     record = {"id": "it", "class": "SomePipeline", "resolution": [64, 64]}
     with pytest.raises(ValueError, match="it is a SomePipeline; what can be fine-tuned is Stable Diffusion"):
         stage._check_model(SimpleNamespace(), record, Choices())

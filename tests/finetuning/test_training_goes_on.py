@@ -19,7 +19,7 @@ QUICK: dict[str, Any] = {**tuning.QUICK, "steps": 4, "batch": 4, "warmup": 1, "v
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def world(tmp_path_factory):
     at = tmp_path_factory.mktemp("world")
     dataset_world.write_annotations(at / "train.json", split="train", images=24)
     dataset_world.write_photos(at / "photos", at / "train.json", split="train")
@@ -33,7 +33,7 @@ def tune(world: SimpleNamespace, folder: Path, **choices: Any) -> dict[str, Any]
     return finetune(folder, world.at / "train.json", world.at / "photos", **given)
 
 
-def test_more_steps_of_a_constant_schedule_go_on_and_end_with_the_bytes_of_a_long_run(world, tmp_path, capsys) -> None:
+def test_more_steps_of_a_constant_schedule_go_on_and_end_with_the_bytes_of_a_long_run(world, tmp_path, capsys):
     tune(world, tmp_path / "short")
     result = tune(world, tmp_path / "short", steps=8)
     assert "short: going on from step 4\n" in capsys.readouterr().err and result["choices"]["steps"] == 8
@@ -44,7 +44,7 @@ def test_more_steps_of_a_constant_schedule_go_on_and_end_with_the_bytes_of_a_lon
     assert tune(world, tmp_path / "short", steps=8) == result
 
 
-def test_what_is_only_computed_otherwise_goes_on(world, tmp_path, capsys) -> None:
+def test_what_is_only_computed_otherwise_goes_on(world, tmp_path, capsys):
     first = tune(world, tmp_path / "tuned")
     otherwise = {"micro_batch": 2, "gradient_checkpointing": True, "channels_last": False, "text_cache_mb": 0}
     assert {*otherwise} < {*FREE}
@@ -56,7 +56,7 @@ def test_what_is_only_computed_otherwise_goes_on(world, tmp_path, capsys) -> Non
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4, "but for rounding"
 
 
-def test_trainings_of_other_choices_are_all_kept(world, tmp_path, capsys) -> None:
+def test_trainings_of_other_choices_are_all_kept(world, tmp_path, capsys):
     folder = tmp_path / "tuned"
     for choices in ({}, {"lr": 1e-4}, {"schedule": "cosine"}, {"schedule": "cosine", "steps": 6}, {"steps": 3}):
         tune(world, folder, **choices)
@@ -69,7 +69,7 @@ def test_trainings_of_other_choices_are_all_kept(world, tmp_path, capsys) -> Non
     assert f"with another steps: {older}" in told
 
 
-def test_the_users_files_beside_the_checkpoints_stay(world, tmp_path) -> None:
+def test_the_users_files_beside_the_checkpoints_stay(world, tmp_path):
     folder = tmp_path / "tuned"
     (folder / "checkpoints" / "step-notes").mkdir(parents=True)
     (folder / "checkpoints" / ".mine.partial").mkdir()
@@ -79,7 +79,7 @@ def test_the_users_files_beside_the_checkpoints_stay(world, tmp_path) -> None:
     assert found == {"step-notes", ".mine.partial", "step-00000004"} and (folder / "state.json").is_file()
 
 
-def test_photos_replaced_by_others_of_equal_size_are_encoded_again(world, tmp_path) -> None:
+def test_photos_replaced_by_others_of_equal_size_are_encoded_again(world, tmp_path):
     a, b = sorted((world.at / "photos").glob("*.png"))[:2]
     kept, store = (a.read_bytes(), b.read_bytes()), tmp_path / "latents"
     equal = [content.ljust(max(map(len, kept)), b"\0") for content in kept]

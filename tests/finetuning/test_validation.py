@@ -18,7 +18,7 @@ from sr4g_utils.models import detectors, diffusion
 from sr4g_utils.models.sampling import Sampling
 
 
-def test_finding_both_objects_comes_first_and_then_visor_cond() -> None:
+def test_finding_both_objects_comes_first_and_then_visor_cond():
     start = {"OA": 80.0}
     nothing = {"OA": 0.0, "VISOR_Cond": None}
     assert rank(nothing, start, 0.9) < rank({"OA": 1.0, "VISOR_Cond": 0.0}, start, 0.9)
@@ -36,7 +36,7 @@ def parts(world: SimpleNamespace, pipeline: Any, **choices: Any) -> tuple:
     return asked, detector, validator, dict(pipeline.unet.state_dict())
 
 
-def test_it_is_the_evaluation_itself(world: SimpleNamespace, pipeline: Any) -> None:
+def test_it_is_the_evaluation_itself(world, pipeline):
     """The same pictures, boxes, verdicts and scores as by the rooms of notebook 04."""
     sampling: dict[str, Any] = {"images": 2, "steps": 2}
     asked, detector, validator, weights = parts(world, pipeline, sampling=sampling, threshold=0.3, pairs="best")
@@ -56,7 +56,7 @@ def test_it_is_the_evaluation_itself(world: SimpleNamespace, pipeline: Any) -> N
     )
 
 
-def test_to_have_learnt_to_draw_nothing_is_a_result_but_no_start(world: SimpleNamespace, pipeline: Any) -> None:
+def test_to_have_learnt_to_draw_nothing_is_a_result_but_no_start(world, pipeline):
     *_, validator, weights = parts(world, pipeline, sampling={"images": 1, "steps": 2}, threshold=0.9999)
     with pytest.raises(verdicts.NothingFound, match="the detector found nothing"):
         validator(weights)

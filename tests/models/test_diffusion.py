@@ -1,7 +1,5 @@
 """Generation against the stock pipeline; noise by prompt alone; memory."""
 
-from pathlib import Path
-
 import diffusers
 import numpy as np
 import pandas as pd
@@ -17,7 +15,7 @@ FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("pipelines")
     for version in tiny.VERSIONS:
         tiny.stable_diffusion(made / version, version)
@@ -25,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pipeline(folder: Path) -> diffusers.StableDiffusionPipeline:
+def pipeline(folder):
     return load.load_pipeline(folder / "v1.4", device="cpu")[0]
 
 
@@ -61,7 +59,7 @@ def near(ours: dict, expected: dict) -> bool:
     return ours.keys() == expected.keys() and all(np.abs(a - b).max() <= 2 for a, b in pairs)
 
 
-def test_noise_depends_on_prompt_and_number_alone(pipeline) -> None:
+def test_noise_depends_on_prompt_and_number_alone(pipeline):
     all = drawn(pipeline)
     assert len({image.tobytes() for image in all.values()}) == len(all)
     other = drawn(pipeline, PROMPTS.iloc[::-1].assign(prompt_id=range(5)), batch=3, group=5)
@@ -70,14 +68,14 @@ def test_noise_depends_on_prompt_and_number_alone(pipeline) -> None:
     assert not np.array_equal(all[7, 0], drawn(pipeline, PROMPTS.head(1), seed=1)[7, 0])
 
 
-def test_noise_is_the_same_on_every_machine() -> None:
+def test_noise_is_the_same_on_every_machine():
     """Frozen: a change would silently make every recorded result another one."""
     first = torch.randint(1 << 30, (3,), generator=diffusion.noise(0, "a dog to the left of a cat", 1))
     assert first.tolist() == [281109045, 834866851, 820476019]
     assert diffusion.noise(1, "a", 0).initial_seed() != diffusion.noise(0, "a", 1).initial_seed()
 
 
-def test_a_pipeline_of_another_class(pipeline) -> None:
+def test_a_pipeline_of_another_class(pipeline):
     """A pipeline that is not Stable Diffusion gets its prompts as text, and only what its call takes."""
 
     class Other(diffusers.DiffusionPipeline):
@@ -93,7 +91,7 @@ def test_a_pipeline_of_another_class(pipeline) -> None:
     assert near(drawn(Other(pipeline.tokenizer, pipeline.scheduler)), drawn(pipeline))
 
 
-def test_out_of_memory_halves_the_batch(pipeline, monkeypatch, capsys) -> None:
+def test_out_of_memory_halves_the_batch(pipeline, monkeypatch, capsys):
     expected, sizes = drawn(pipeline), []
     own = type(pipeline).__call__
 
@@ -112,7 +110,7 @@ def test_out_of_memory_halves_the_batch(pipeline, monkeypatch, capsys) -> None:
         drawn(pipeline)
 
 
-def test_the_pipeline_is_left_as_it_was(pipeline) -> None:
+def test_the_pipeline_is_left_as_it_was(pipeline):
     own = pipeline.scheduler
     made = diffusion.sample(pipeline, PROMPTS, Sampling(**FAST, scheduler="DDIMScheduler"))
     next(made)
@@ -121,7 +119,7 @@ def test_the_pipeline_is_left_as_it_was(pipeline) -> None:
     assert pipeline.scheduler is own
 
 
-def test_wrong_schedulers_and_words(pipeline) -> None:
+def test_wrong_schedulers_and_words(pipeline):
     for message, prompts, scheduler in (
         (r"no scheduler 'Euler'; this pipeline takes .*DPMSolverMultistepScheduler", PROMPTS, "Euler"),
         ("no scheduler 'UNet2DConditionModel'", PROMPTS, "UNet2DConditionModel"),

@@ -33,7 +33,7 @@ load_detector = partial(load.load_detector, families=detectors.FAMILIES)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for version in tiny.VERSIONS:
         tiny.stable_diffusion(folder / version, version)
@@ -43,13 +43,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pipeline(made: Path, tmp_path: Path) -> Path:
+def pipeline(made, tmp_path):
     """A copy of v1.4 to be damaged."""
     return Path(copytree(made / "v1.4", tmp_path / "v1.4"))
 
 
 @pytest.fixture
-def detector(made: Path, tmp_path: Path) -> Path:
+def detector(made, tmp_path):
     return Path(copytree(made / "owlvit", tmp_path / "owlvit"))
 
 
@@ -77,7 +77,7 @@ LAYOUTS = [("v1.4", "epsilon", 64), ("v2.1-base", "epsilon", 64), ("v2.1", "v_pr
 
 
 @pytest.mark.parametrize(("version", "prediction", "pixels"), LAYOUTS)
-def test_the_three_layouts(made: Path, version: str, prediction: str, pixels: int) -> None:
+def test_the_three_layouts(made, version, prediction, pixels):
     loaded, record = load_pipeline(made / version, device="cpu")
     assert record["prediction_type"] == prediction and record["resolution"] == [pixels, pixels]
     assert record["class"] == "StableDiffusionPipeline" and record["id"] == version and record["commit"] is None
@@ -87,7 +87,7 @@ def test_the_three_layouts(made: Path, version: str, prediction: str, pixels: in
     assert record["parameters"] > 100_000 and str(made) not in json.dumps(record)
 
 
-def test_precision_and_safety_checker(made: Path) -> None:
+def test_precision_and_safety_checker(made):
     loaded, record = load_pipeline(made / "v1.4", "bfloat16", "cpu", safety_checker=True)
     networks = (loaded.unet, loaded.vae, loaded.text_encoder)
     assert {p.dtype for part in networks for p in part.parameters()} == {torch.bfloat16}
@@ -98,7 +98,7 @@ def test_precision_and_safety_checker(made: Path) -> None:
     assert detector.dtype == torch.bfloat16 and record["resolution"] == [64, 64] and record["model_type"] == "owlvit"
 
 
-def test_a_fine_tuned_unet_takes_the_place_of_the_pipelines_own(made: Path, tmp_path: Path) -> None:
+def test_a_fine_tuned_unet_takes_the_place_of_the_pipelines_own(made, tmp_path):
     first, _ = load_pipeline(made / "v1.4", device="cpu")
     first.unet.conv_out.bias.data.fill_(3)
     first.unet.save_pretrained(tmp_path / "best")
@@ -140,7 +140,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("message", DAMAGE)
-def test_damaged_folders(pipeline: Path, message: str) -> None:
+def test_damaged_folders(pipeline, message):
     DAMAGE[message](pipeline)
     assert message in (line := refused(pipeline)) and line.startswith("v1.4")
 
@@ -151,7 +151,7 @@ def test_damaged_folders(pipeline: Path, message: str) -> None:
     ({"folder": "nowhere"}, "there is no folder nowhere; correct the profile's 'folder', or give an 'id'"),
     ("../models/nowhere", "there is no folder ../models/nowhere"),
 ])  # fmt: skip
-def test_wrong_sources(value: object, message: str) -> None:
+def test_wrong_sources(value, message):
     assert message in refused(value)
 
 
@@ -173,7 +173,7 @@ LACKING = [
 
 
 @pytest.mark.parametrize(("file", "change", "message"), LACKING)
-def test_weights_that_are_missing_are_never_random_numbers(pipeline: Path, file: str, change, message: str) -> None:
+def test_weights_that_are_missing_are_never_random_numbers(pipeline, file, change, message):
     edit(pipeline / file, change)
     assert message in refused(pipeline)
 
@@ -191,14 +191,14 @@ def test_detectors_and_unets_whose_weights_are_missing_are_never_random_numbers(
 
 
 @pytest.mark.parametrize("load", [load_pipeline, load_detector])
-def test_a_vocabulary_that_is_missing_is_never_an_empty_one(pipeline: Path, detector: Path, load) -> None:
+def test_a_vocabulary_that_is_missing_is_never_an_empty_one(pipeline, detector, load):
     folder, files = (pipeline, pipeline / "tokenizer") if load is load_pipeline else (detector, detector)
     for name in ("vocab.json", "merges.txt"):
         (files / name).unlink()
     assert "has no vocabulary (such as vocab.json and merges.txt); fetch it again" in refused(folder, load)
 
 
-def test_weights_of_no_use_are_said_in_one_line(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_of_no_use_are_said_in_one_line(pipeline, capsys):
     edit(pipeline / TEXT, lambda weights: weights | {"logit_scale": torch.ones(1)})
     load_pipeline(pipeline, device="cpu")
     unused = "its weights logit_scale, which a CLIPTextModel does not have"
@@ -240,24 +240,24 @@ def check_published(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", [*tiny.VERSIONS, "owlvit"])
-def test_weights_in_published_names_load_whole_and_without_a_word(made: Path, name: str, capsys) -> None:
+def test_weights_in_published_names_load_whole_and_without_a_word(made, name, capsys):
     check_published(made / name, capsys)
 
 
-def test_rt_detrs_published_names_load_whole(made: Path, tmp_path: Path) -> None:
+def test_rt_detrs_published_names_load_whole(made, tmp_path):
     """Saving gives them back: today's library has its own names only in between."""
     load_detector(made / "rt_detr", device="cpu")[0].save_pretrained(tmp_path)
     first, again = (load_file(folder / "model.safetensors") for folder in (made / "rt_detr", tmp_path))
     assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_a_class_under_its_old_name(pipeline: Path) -> None:
+def test_a_class_under_its_old_name(pipeline):
     index(feature_extractor=["transformers", "CLIPFeatureExtractor"])(pipeline)  # as in most pipelines of 2022
     loaded, _ = load_pipeline(pipeline, device="cpu")
     assert "CLIPImageProcessor" in type(loaded.feature_extractor).__name__
 
 
-def test_the_parts_of_flux(shared: Path) -> None:
+def test_the_parts_of_flux(shared):
     published = json.loads((shared / "hub" / "black-forest-labs--FLUX.1-schnell" / "model_index.json").read_text())
     found = pipelines.networks(published, Source(id="black-forest-labs/FLUX.1-schnell"))
     assert {name for name in found if found[name]} == {"text_encoder", "text_encoder_2", "transformer", "vae"}
@@ -290,7 +290,7 @@ class Evil(str):
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
-def test_pickles_are_read_where_asked_only_and_never_run(pipeline: Path, tmp_path: Path, part: str) -> None:
+def test_pickles_are_read_where_asked_only_and_never_run(pipeline, tmp_path, part):
     tiny.pickle(pipeline, keep=True)
     (file,) = (pipeline / part).glob("*.bin")
     torch.save({"conv_in.weight": Evil(tmp_path / "ran")}, file)
@@ -304,7 +304,7 @@ def test_pickles_are_read_where_asked_only_and_never_run(pipeline: Path, tmp_pat
     assert not (tmp_path / "ran").exists()
 
 
-def test_variants(made: Path, pipeline: Path) -> None:
+def test_variants(made, pipeline):
     for file in list(pipeline.glob("*/*.safetensors")):
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     assert "weights of the variant fp16 only; add `variant: fp16` to the model" in refused(pipeline)
@@ -336,17 +336,17 @@ USEFUL = [
 
 
 @pytest.mark.parametrize("name", USELESS)
-def test_pipelines_that_draw_nothing_from_a_prompt_alone(pipeline: Path, name: str) -> None:
+def test_pipelines_that_draw_nothing_from_a_prompt_alone(pipeline, name):
     index(_class_name=name)(pipeline)
     assert f"v1.4 is a {name}, which {USELESS[name]}; name a text-to-image model" in refused(pipeline)
 
 
 @pytest.mark.parametrize("name", USEFUL)
-def test_pipelines_that_draw_from_a_prompt_alone(name: str) -> None:
+def test_pipelines_that_draw_from_a_prompt_alone(name):
     assert pipelines.classes({"_class_name": name}, Source(id="a/b")) == {}
 
 
-def test_packages_that_are_missing_are_named(tmp_path: Path) -> None:
+def test_packages_that_are_missing_are_named(tmp_path):
     """sentencepiece: with it, a T5's tokenizer is read; without it, neither that nor Kolors is "code of its own"."""
     pixart, kolors = tiny.pixart(tmp_path / "pixart"), tmp_path / "kolors"
     loaded, record = load_pipeline(pixart, device="cpu")
@@ -368,7 +368,7 @@ def test_packages_that_are_missing_are_named(tmp_path: Path) -> None:
     ], done.stderr
 
 
-def test_a_unet_of_another_architecture(made: Path, tmp_path: Path) -> None:
+def test_a_unet_of_another_architecture(made, tmp_path):
     """2.1's in v1.4's pipeline, 2.1's in 2.1-base's, and one that differs in a single thing that pipelines give it."""
     line = refused(made / "v1.4", unet=made / "v2.1" / "unet")
     assert "v2.1/unet: its sample_size is 12, but the UNet of v1.4 has 8; give it to the model that it was" in line
@@ -385,7 +385,7 @@ def test_a_unet_of_another_architecture(made: Path, tmp_path: Path) -> None:
     assert "pixart has no UNet that a fine-tuned one could replace" in line
 
 
-def test_checksums(made: Path, pipeline: Path, tmp_path: Path) -> None:
+def test_checksums(made, pipeline, tmp_path):
     sums = tmp_path / "SHA256SUMS"
     _, record = load_pipeline(pipeline, device="cpu")
     sums.write_text("".join(f"{value}  {name}\n" for name, value in record["files"].items()))
@@ -400,7 +400,7 @@ def test_checksums(made: Path, pipeline: Path, tmp_path: Path) -> None:
     assert "nowhere are not readable" in refused(Source(folder=str(made / "v1.4"), checksums="nowhere"))
 
 
-def test_checksums_of_weights_alone(pipeline: Path) -> None:
+def test_checksums_of_weights_alone(pipeline):
     """In the folder itself, as the miniature's models have them; configurations and other files may lie beside."""
     sums = {name: sha256((pipeline / name).read_bytes()).hexdigest() for name in (UNET, VAE, TEXT, "model_index.json")}
     others = {"unet/other.safetensors": "0" * 64}  # of weights that are not read
@@ -428,7 +428,7 @@ def sources(value: object) -> list[dict]:
     return []
 
 
-def test_profiles_carry_the_checksums_of_their_models(shared: Path) -> None:
+def test_profiles_carry_the_checksums_of_their_models(shared):
     """Of every file of weights that the list of the real data knows; and every model of the Hub is pinned."""
     lines = (shared / "hub" / "SOURCES.md").read_text().splitlines()
     known = {line.split()[0] for line in lines if line.startswith("    ") and len(line.split()[0]) == 64}
@@ -444,14 +444,14 @@ def test_profiles_carry_the_checksums_of_their_models(shared: Path) -> None:
         assert parts == ({""} if "owlvit" in source["id"] else {"unet", "vae", "text_encoder"})
 
 
-def test_distilled_models_say_how_they_are_sampled() -> None:
+def test_distilled_models_say_how_they_are_sampled():
     assert recommended_sampling("stabilityai/sdxl-turbo") == {"steps": 1, "guidance": 0.0}
     assert recommended_sampling("SimianLuo/LCM_Dreamshaper_v7") == {"steps": 4, "guidance": 8.0}
     assert recommended_sampling("CompVis/stable-diffusion-v1-4") is None
 
 
 @pytest.mark.parametrize("module", ["source", "checks", "sampling", "names", "hub"])
-def test_modules_without_torch(module: str) -> None:
+def test_modules_without_torch(module):
     code = (
         "import sys, types\nimport sr4g_utils\npackage = types.ModuleType('sr4g_utils.models')\n"
         "package.__path__ = [sr4g_utils.__path__[0] + '/models']\nsys.modules[package.__name__] = package\n"
@@ -461,7 +461,7 @@ def test_modules_without_torch(module: str) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_words() -> None:
+def test_words():
     tokenizer = tiny.tokenizer()
     check_words(tokenizer, ["a dog", "a cat"])
     check_words(tokenizer, [])

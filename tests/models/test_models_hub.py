@@ -1,7 +1,7 @@
 """Models found on the Hub, its mirrors and in its cache, from a Hub on this machine; every failure in one line."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 
@@ -20,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for version in tiny.VERSIONS:
         tiny.stable_diffusion(folder / version, version)
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hub(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(made, tmp_path, monkeypatch):
     """The Hub on this machine, with an empty cache."""
     folders: dict[str, Path | str] = {f"a/{path.name}": path for path in made.iterdir()}
     folders |= {f"CompVis/v1.4@{COMMIT}": made / "v1.4", "a/pickled@refs/pr/3": made / "v1.4"}
@@ -55,7 +55,7 @@ def load(kind: str, **source: object) -> str:
         return str(error)
 
 
-def test_models_from_a_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_from_a_hub(hub, monkeypatch):
     """Downloaded, by mirror, gated, withdrawn, missing, a wrong revision; then offline from the cache."""
     assert load("pipeline", id="CompVis/v1.4", revision=COMMIT) == f"CompVis/v1.4@{COMMIT}"
     assert not any("safety_checker" in path for path in hub.fetched)
@@ -75,7 +75,7 @@ def test_models_from_a_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a/v2.1-base: not (wholly) in the cache, and the Hub cannot be reached; connect once" in offline
 
 
-def test_what_is_in_the_cache_is_not_fetched_again(hub: Hub, tmp_path: Path, capfd, monkeypatch) -> None:
+def test_what_is_in_the_cache_is_not_fetched_again(hub, tmp_path, capfd, monkeypatch):
     whole = load("pipeline", id="a/v1.4")
     fetched = len([path for path in hub.asked if "/resolve/" in path])
     capfd.readouterr()
@@ -88,7 +88,7 @@ def test_what_is_in_the_cache_is_not_fetched_again(hub: Hub, tmp_path: Path, cap
     assert load("pipeline", id="a/v1.4") == whole
 
 
-def test_half_downloaded_models(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_downloaded_models(hub, tmp_path, monkeypatch):
     """What an interrupted download leaves is said offline, and completed by the next attempt."""
     whole = load("pipeline", id="a/v2.1-base")
     (weights,) = tmp_path.rglob("snapshots/*/unet/*.safetensors")
@@ -101,7 +101,7 @@ def test_half_downloaded_models(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mo
     assert load("pipeline", id="a/v2.1-base") == whole == f"a/v2.1-base@{hub.commit('a/v2.1-base@main')}"
 
 
-def test_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_connection(tmp_path, monkeypatch):
     use(monkeypatch, "http://127.0.0.1:9", tmp_path)
     answer = load("pipeline", id="CompVis/v1.4")
     assert "not (wholly) in the cache, and the Hub cannot be reached; connect once" in answer
@@ -119,12 +119,12 @@ FORMS = {
 
 
 @pytest.mark.parametrize("id", FORMS)
-def test_weights_in_a_form_that_is_not_read_are_refused_before_the_download(hub: Hub, id: str) -> None:
+def test_weights_in_a_form_that_is_not_read_are_refused_before_the_download(hub, id):
     assert FORMS[id] in load("detector" if "pickled-owlvit" in id else "pipeline", id=id)
     assert {path.removeprefix(f"{id}/") for path in hub.fetched} <= {"model_index.json", "config.json"}
 
 
-def test_what_helps_helps(hub: Hub) -> None:
+def test_what_helps_helps(hub):
     """The variant, the conversion's revision and the opt-in: each as the message says."""
     assert load("pipeline", id="a/half", variant="fp16").startswith("a/half@")
     assert load("pipeline", id="a/pickled", revision="refs/pr/3") == f"a/pickled@{hub.commit('a/pickled@refs/pr/3')}"
@@ -151,7 +151,7 @@ def test_models_of_no_use_are_refused_before_the_download(made, tmp_path, monkey
         assert hub.fetched <= {"a/b/model_index.json", "a/b/config.json"}
 
 
-def test_kandinskys_decoder_is_refused_before_the_download(shared: Path, tmp_path: Path, monkeypatch) -> None:
+def test_kandinskys_decoder_is_refused_before_the_download(shared, tmp_path, monkeypatch):
     """The published file, of which the weights are 5 GB."""
     id = "kandinsky-community/kandinsky-2-2-decoder"
     with Hub({id: shared / "hub" / id.replace("/", "--")}) as hub:
@@ -161,7 +161,7 @@ def test_kandinskys_decoder_is_refused_before_the_download(shared: Path, tmp_pat
     assert answer == f"{id} is a KandinskyV22Pipeline, {told}"
 
 
-def test_checksums_of_the_profile_hold_for_mirrors(hub: Hub, tmp_path: Path) -> None:
+def test_checksums_of_the_profile_hold_for_mirrors(hub, tmp_path):
     name = "unet/diffusion_pytorch_model.safetensors"
     (tmp_path / "sums").write_text(f"{'0' * 64}  {name}\n")
     answer = load("pipeline", id="a/missing", mirrors=["a/v1.4"], checksums=str(tmp_path / "sums"))
@@ -169,7 +169,7 @@ def test_checksums_of_the_profile_hold_for_mirrors(hub: Hub, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("profile", "name"), [("paper", "v1.4"), ("paper_v21", "v2.1")])
-def test_other_weights_under_a_profiles_own_id_are_refused(made, tmp_path, monkeypatch, profile, name) -> None:
+def test_other_weights_under_a_profiles_own_id_are_refused(made, tmp_path, monkeypatch, profile, name):
     source = load_profile(profile, [], ROOT)["03_finetuning"]["model"]
     with Hub({f"{source['id']}@{source['revision']}": made / name}) as hub:
         use(monkeypatch, hub.url, tmp_path)

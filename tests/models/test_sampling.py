@@ -9,7 +9,7 @@ from sr4g_utils.models.sampling import Sampling
     ({"step": 3}, "unknown field `step`; its keys are images, steps"), ({"steps": "many"}, "Expected `int`, got `str`"),
     ({"images": 0}, "images must be at least 1, got 0"),
 ])  # fmt: skip
-def test_wrong_sampling(values: dict, message: str) -> None:
+def test_wrong_sampling(values, message):
     with pytest.raises(ValueError, match=message):
         Sampling.of(values)
 

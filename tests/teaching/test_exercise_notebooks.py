@@ -122,7 +122,7 @@ for name in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory) -> Path:
+def course(tmp_path_factory):
     """A course of the six, as a teacher has it who has just released them."""
     folder = tmp_path_factory.mktemp("course")
     shutil.copytree(FOLDER / "source", folder / "source")
