@@ -109,6 +109,9 @@ def test_tables_hold_what_visor_says_of_each_part(world):
     total = changes[(changes.relation == "all") & (changes.metric == "VISOR_Cond")].set_index("objects")
     assert (total.low > 20).all() and (total.p < 0.01).all() and (total.model == "fine-tuned").all()
     assert tables.change_table({"base": records["base"]}, prompts, 10).empty
+    outcomes = tables.outcomes(records).set_index("images")
+    assert (outcomes.sum() == [len(each) for each in records.values()]).all()
+    assert outcomes.loc["correct"].tolist() == [each.correct.sum() for each in records.values()]
 
 
 def test_two_judges_agree_as_far_as_they_do(world):
@@ -228,13 +231,6 @@ def test_rescoring_under_other_rules_is_what_verdicts_says(world):
     projective = prompts[prompts.relation.isin(family("projective"))]
     able = rescoring.ablation(projective, detections, dict.fromkeys(detections, 4), thresholds=(0.1,), resamples=0)
     assert list(able.rules.unique()) == list(RULES), "GenEval's rules as well, where they define what is asked"
-
-
-def test_outcomes_add_up(world):
-    _, _, models = world
-    table = tables.outcomes(models).set_index("images")
-    assert (table.sum() == [len(records) for records in models.values()]).all()
-    assert table.loc["correct"].tolist() == [records.correct.sum() for records in models.values()]
 
 
 def test_chance_of_both_choices_of_pairs_is_that_of_the_score_table(world):

@@ -94,7 +94,7 @@ def test_an_effect_is_the_mean_of_the_seeds_differences(study):
     assert analysis_effects.effect([base], [base], "lift")["after"] == pytest.approx(before - luck)
 
 
-def test_the_table_of_effects(study):
+def test_the_table_of_effects_and_figures_of_any_arms(study):
     table = analysis_effects.effects(study)
     assert set(zip(table.arm, table.over, strict=True)) == {
         ("relations", "base"), ("list", "base"), ("relations", "list"),
@@ -107,6 +107,9 @@ def test_the_table_of_effects(study):
     fewer = study[(study.arm != "list") | (study.seed != 1)]
     seeds = analysis_effects.effects(fewer, ["OA"]).groupby(["arm", "over"]).seeds.first()
     assert seeds.to_dict() == {("relations", "base"): 3, ("list", "base"): 2, ("relations", "list"): 2}, "seed by seed"
+    for part in (table, table[table.over == "base"], table[table.model == "main"]):
+        figures.effects(part, "VISOR_Cond", "points").canvas.draw()
+    figures.relations(analysis_effects.by_relation(study, "main")).canvas.draw()
 
 
 @pytest.mark.slow("many draws")
@@ -128,13 +131,6 @@ def test_intervals_over_prompts_and_seeds_cover(seeds):
         found = analysis_effects.effect([arm(0.6 + rng.normal(0, spread / 100)) for _ in range(seeds)], [base])
         hits += found["low"] <= 10 <= found["high"]
     assert hits / runs >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs)
-
-
-def test_figures_of_any_arms(study):
-    effects = analysis_effects.effects(study)
-    for table in (effects, effects[effects.over == "base"], effects[effects.model == "main"]):
-        figures.effects(table, "VISOR_Cond", "points").canvas.draw()
-    figures.relations(analysis_effects.by_relation(study, "main")).canvas.draw()
 
 
 def test_the_confirmatory_tests(study):
@@ -201,12 +197,8 @@ def test_what_a_dose_gains_is_an_effect_over_the_base():
     assert gains.loc[(128, "all")].to_dict() == analysis_effects.effect([high], [base])
     named = base.relation.isin(family("scale"))
     assert gains.before[0, "scale"] == pytest.approx(100 * base[named].correct.sum() / base[named].both_found.sum())
-
-
-def test_the_verdict_on_doses():
-    told = [(0.1, 0.9), (-0.9, 0.9), (-0.2, 1.2), (-2, -1.5)]
-    verdicts = ["matters", "does not matter", "undecided", "undecided"]
-    assert [frequency.dose_verdict({"low": low, "high": high}) for low, high in told] == verdicts
+    told = {(0.1, 0.9): "matters", (-0.9, 0.9): "does not matter", (-0.2, 1.2): "undecided", (-2, -1.5): "undecided"}
+    assert all(frequency.dose_verdict({"low": low, "high": high}) == said for (low, high), said in told.items())
 
 
 def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int] = (), **other: Any) -> Path:

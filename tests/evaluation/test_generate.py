@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
-def test_write_images(folder, file, tmp_path):
+def test_write_images_and_others_for_other_behaviour(folder, file, tmp_path, monkeypatch, capsys):
     record = generate.write_images(tmp_path / "images", file, model=str(folder / "v1.4"), sampling=FAST)
     assert record == json.loads((tmp_path / "images" / "record.json").read_text())
     assert record["model"]["prediction_type"] == "epsilon" and record["sampling"]["steps"] == 2
@@ -52,6 +52,9 @@ def test_write_images(folder, file, tmp_path):
     assert [(row["prompt_id"], row["image_index"]) for row, _ in read] == list(expected)
     assert all(np.array_equal(image, expected[row["prompt_id"], row["image_index"]]) for row, image in read)
     assert read[0][0]["caption"] == "a dog to the left of a cat"
+    monkeypatch.setattr(generate, "BEHAVIOUR", BEHAVIOUR + 1)
+    generate.write_images(tmp_path / "images", file, model=str(folder / "v1.4"), sampling=FAST)
+    assert "another configuration (behaviour): starting afresh" in capsys.readouterr().err
 
 
 def test_interrupted_and_shared_runs_end_with_the_same_bytes(folder, file, tmp_path, monkeypatch, capsys):
@@ -91,14 +94,6 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(folder, file, tmp_p
     assert new.keys() == old.keys() and all(new[k] != old[k] for k in new if k.endswith("webp"))
     with pytest.raises(ValueError, match="shards are numbered from 0 to 1"):
         generate.write_images(tmp_path / "shared", file, **options, shard=2, shards=2)
-
-
-def test_other_behaviour_makes_other_images(folder, file, tmp_path, monkeypatch, capsys):
-    options = {"model": str(folder / "v1.4"), "sampling": FAST}
-    generate.write_images(tmp_path / "images", file, **options)
-    monkeypatch.setattr(generate, "BEHAVIOUR", BEHAVIOUR + 1)
-    generate.write_images(tmp_path / "images", file, **options)
-    assert "another configuration (behaviour): starting afresh" in capsys.readouterr().err
 
 
 @pytest.mark.slow("kills")

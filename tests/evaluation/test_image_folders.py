@@ -117,14 +117,12 @@ def test_compbench_as_its_script_names_files(shared, tmp_path, blank):
     assert list(list_images(stopped, path).prompt_id) == [1]
 
 
-def test_a_record_that_is_not_ours_is_no_record(tmp_path):
-    put(tmp_path, "0_0.png", "7_0.png")
-    for record in ([], {"sampling": 3}, {"sampling": {}}, {"sampling": {"images": 9}}):
-        (tmp_path / "record.json").write_text(json.dumps(record))
-        assert len(list_images(tmp_path, PROMPTS)) == 2
-
-
 def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path):
+    folder = put(tmp_path / "others", "0_0.png", "7_0.png")
+    for record in ([], {"sampling": 3}, {"sampling": {}}, {"sampling": {"images": 9}}):  # not ours: no record
+        (folder / "record.json").write_text(json.dumps(record))
+        assert len(list_images(folder, PROMPTS)) == 2
+    tmp_path = tmp_path / "ours"
     put(tmp_path, "00000/0_0.webp", "00000/7_0.webp")
     PROMPTS.to_parquet(tmp_path / "prompts.parquet")
     (tmp_path / "record.json").write_text(json.dumps({"model": {}, "sampling": {"images": 1}}))

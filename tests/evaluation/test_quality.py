@@ -59,11 +59,8 @@ def test_fewer_images_than_features():
     cross = np.linalg.norm(centred[0] @ centred[1].T, "nuc")
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + sum((c**2).sum() for c in centred) - 2 * cross
     assert quality.distance(a, b) == pytest.approx(expected, rel=1e-5)
-
-
-def test_sets_that_have_no_distance_are_named():
-    for a, b in [((1, 4), (5, 4)), ((5, 4), (5, 3)), ((0, 4), (5, 4))]:
-        refuses("at least 2 images", quality.distance, np.zeros(a), np.zeros(b))
+    for shapes in [((1, 4), (5, 4)), ((5, 4), (5, 3)), ((0, 4), (5, 4))]:
+        refuses("at least 2 images", quality.distance, *map(np.zeros, shapes))
 
 
 def test_the_interval_is_about_as_wide_as_the_distance_varies(tmp_path):
@@ -84,14 +81,10 @@ def test_the_interval_is_about_as_wide_as_the_distance_varies(tmp_path):
     changes = np.array([t.loc["far", "change"] for t in tables])
     inside = [t.loc["far", "change_low"] <= changes.mean() <= t.loc["far", "change_high"] for t in tables]
     assert np.mean(inside) > 0.85
-    first = tables[0]
+    first, parts = tables[0], statistics.parts(np.array([7, 7, 3, 3, 9, 9]), 2)
+    assert (parts[::2] == parts[1::2]).all() and set(parts) == {0, 1}, "images of a prompt are left out together"
     assert np.isnan(first.loc["near", "change"]) and first.loc["photos", "value"] < 0.2
     assert list(first.n_images) == [400, 400, 200] and list(first.n_photos) == [400, 400, 200]
-
-
-def test_images_of_a_prompt_are_left_out_together():
-    parts = statistics.parts(np.array([7, 7, 3, 3, 9, 9]), 2)
-    assert (parts[::2] == parts[1::2]).all() and set(parts) == {0, 1}
 
 
 class Average(torch.nn.Module):

@@ -165,15 +165,12 @@ def test_a_table_with_one_image_per_prompt_is_not_scored_as_four(capsys):
     assert records.attrs["images"] == "images=1 per prompt, by the largest image_index"
     verdicts.verdicts(PROMPTS, boxes_of(PROMPTS, 3), threshold=0.1)
     assert "verdicts: 3 images per prompt, by the largest image_index" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("boxes", [
-    boxes_of(PROMPTS, 4).assign(image_index=lambda t: t.image_index + 1),  # numbered from 1
-    pd.concat([boxes_of(PROMPTS, 2), boxes_of(PROMPTS[:5], 4)]),  # unequal numbers
-    boxes_of(PROMPTS[:3], 4),  # the images of a part of the prompts
-], ids=["from one", "unequal", "a part"])  # fmt: skip
-def test_a_table_that_does_not_tell_how_many_images_there_are_is_refused(boxes):
-    refuses(r"detections: the table does not tell how many images.*pass images=", verdicts.verdicts, PROMPTS, boxes)
+    for boxes in (
+        boxes_of(PROMPTS, 4).assign(image_index=lambda t: t.image_index + 1),  # numbered from 1
+        pd.concat([boxes_of(PROMPTS, 2), boxes_of(PROMPTS[:5], 4)]),  # unequal numbers
+        boxes_of(PROMPTS[:3], 4),  # the images of a part of the prompts
+    ):
+        refuses(r"the table does not tell how many images.*pass images=", verdicts.verdicts, PROMPTS, boxes)
 
 
 def test_each_model_is_scored_on_its_own_images_and_compared_on_the_common_ones():
@@ -211,7 +208,7 @@ def test_prompts_that_one_model_lacks_are_no_failures_of_it():
     assert set(tables.change_table({"a": one, "b": other}, sets, 10).objects) == {"seen", "all"}
 
 
-def test_images_that_do_not_exist_are_named():
+def test_images_are_listed_or_counted_alike_and_named_if_they_do_not_exist():
     boxes = boxes_of(PROMPTS, 2)
     refuses(r"prompt 100 has image_index 1, but images=1 per prompt are scored", verdicts.verdicts, PROMPTS, boxes, 1)
     listed = boxes[["prompt_id", "image_index"]].drop_duplicates()
@@ -225,9 +222,6 @@ def test_images_that_do_not_exist_are_named():
         (0, "images=0: a prompt has at least one image"),
     ]:
         refuses(message, verdicts.verdicts, PROMPTS, boxes, table)
-
-
-def test_images_listed_and_images_counted_are_the_same():
     boxes = boxes_of(PROMPTS, 3, lambda prompt, index: (prompt + index) % 2 == 0)
     boxes = boxes[(boxes.prompt_id + boxes.image_index) % 5 != 0].sample(frac=1, random_state=0)
     counted = verdicts.verdicts(PROMPTS, boxes, 3)

@@ -237,7 +237,7 @@ def test_nothing_to_divide_by_is_null_and_never_zero():
     assert table.loc[("all", "VISOR_2"), "value"] == 0 and np.isnan(table.loc[("all", "VISOR_3"), "value"])
 
 
-def test_a_detector_that_found_nothing_is_an_error():
+def test_errors_say_what_to_do():
     prompts = make_prompts(("dog", "left of", "cat"))
     for row in [
         (100, 0, "dog", 0.05, 0, 0, 5, 5),  # nothing above the threshold
@@ -246,13 +246,7 @@ def test_a_detector_that_found_nothing_is_an_error():
         refuses("the detector found nothing", verdicts, prompts, make_detections(row))
     refuses("no prompt_id is one of the prompts'", verdicts, prompts, make_detections((7, 0, "dog", 0.9, 0, 0, 5, 5)))
     refuses("the detector found nothing", verdicts, prompts, make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5)).iloc[:0])
-
-
-GOOD = (100, 0, "dog", 0.9, 0.0, 0.0, 5.0, 5.0)
-
-
-def test_other_errors_say_what_to_do():
-    prompts, detections = make_prompts(("dog", "left of", "cat")), make_detections(GOOD)
+    detections = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5))
     refuses(r"prompt 100 has image_index 4, but images=4", verdicts, prompts, detections.assign(image_index=4))
     refuses("relation 'near'", verdicts, make_prompts(("dog", "near", "cat")), detections)
     refuses("prompt_id '100' occurs twice", verdicts, pd.concat([prompts, prompts]), detections)

@@ -66,10 +66,7 @@ def test_noise_depends_on_prompt_and_number_alone(pipeline):
     old = dict(zip(reversed(range(5)), PROMPTS.prompt_id, strict=True))
     assert near({(old[new], index): image for (new, index), image in other.items()}, all)
     assert not np.array_equal(all[7, 0], drawn(pipeline, PROMPTS.head(1), seed=1)[7, 0])
-
-
-def test_noise_is_the_same_on_every_machine():
-    """Frozen: a change would silently make every recorded result another one."""
+    # frozen: a change would silently make every recorded result another one
     first = torch.randint(1 << 30, (3,), generator=diffusion.noise(0, "a dog to the left of a cat", 1))
     assert first.tolist() == [281109045, 834866851, 820476019]
     assert diffusion.noise(1, "a", 0).initial_seed() != diffusion.noise(0, "a", 1).initial_seed()
@@ -110,16 +107,13 @@ def test_out_of_memory_halves_the_batch(pipeline, monkeypatch, capsys):
         drawn(pipeline)
 
 
-def test_the_pipeline_is_left_as_it_was(pipeline):
+def test_the_pipeline_is_left_as_it_was_and_wrong_schedulers_and_words_are_named(pipeline):
     own = pipeline.scheduler
     made = diffusion.sample(pipeline, PROMPTS, Sampling(**FAST, scheduler="DDIMScheduler"))
     next(made)
     assert isinstance(pipeline.scheduler, diffusers.DDIMScheduler)
     made.close()
     assert pipeline.scheduler is own
-
-
-def test_wrong_schedulers_and_words(pipeline):
     for message, prompts, scheduler in (
         (r"no scheduler 'Euler'; this pipeline takes .*DPMSolverMultistepScheduler", PROMPTS, "Euler"),
         ("no scheduler 'UNet2DConditionModel'", PROMPTS, "UNet2DConditionModel"),
@@ -127,3 +121,15 @@ def test_wrong_schedulers_and_words(pipeline):
     ):
         with pytest.raises(ValueError, match=message):
             drawn(pipeline, prompts, scheduler=scheduler)
+
+
+def test_a_profiles_sampling():
+    for values, message in (
+        ({"step": 3}, "unknown field `step`; its keys are images, steps"),
+        ({"steps": "many"}, "Expected `int`, got `str`"),
+        ({"images": 0}, "images must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Sampling.of(values)
+    made = Sampling.of({"steps": 3, "guidance": 5})
+    assert made == Sampling(steps=3, guidance=5.0) and Sampling.of(made) is made and made.images == 4

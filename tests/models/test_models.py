@@ -251,13 +251,10 @@ def test_rt_detrs_published_names_load_whole(made, tmp_path):
     assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_a_class_under_its_old_name(pipeline):
+def test_a_class_under_its_old_name_and_the_parts_of_flux(pipeline, shared):
     index(feature_extractor=["transformers", "CLIPFeatureExtractor"])(pipeline)  # as in most pipelines of 2022
     loaded, _ = load_pipeline(pipeline, device="cpu")
     assert "CLIPImageProcessor" in type(loaded.feature_extractor).__name__
-
-
-def test_the_parts_of_flux(shared):
     published = json.loads((shared / "hub" / "black-forest-labs--FLUX.1-schnell" / "model_index.json").read_text())
     found = pipelines.networks(published, Source(id="black-forest-labs/FLUX.1-schnell"))
     assert {name for name in found if found[name]} == {"text_encoder", "text_encoder_2", "transformer", "vae"}

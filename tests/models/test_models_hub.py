@@ -124,7 +124,7 @@ def test_weights_in_a_form_that_is_not_read_are_refused_before_the_download(hub,
     assert {path.removeprefix(f"{id}/") for path in hub.fetched} <= {"model_index.json", "config.json"}
 
 
-def test_what_helps_helps(hub):
+def test_what_helps_helps(hub, tmp_path):
     """The variant, the conversion's revision and the opt-in: each as the message says."""
     assert load("pipeline", id="a/half", variant="fp16").startswith("a/half@")
     assert load("pipeline", id="a/pickled", revision="refs/pr/3") == f"a/pickled@{hub.commit('a/pickled@refs/pr/3')}"
@@ -132,6 +132,10 @@ def test_what_helps_helps(hub):
     assert load("pipeline", id="a/pickled", pickled=True) == f"a/pickled@{hub.commit('a/pickled@main')}"
     assert load("detector", id="a/pickled-owlvit", pickled=True).startswith("a/pickled-owlvit@")
     assert load("pipeline", id="a/pickled", mirrors=["a/v1.4"]) == f"a/v1.4@{hub.commit('a/v1.4@main')}"
+    name = "unet/diffusion_pytorch_model.safetensors"  # the profile's checksums hold for mirrors
+    (tmp_path / "sums").write_text(f"{'0' * 64}  {name}\n")
+    answer = load("pipeline", id="a/missing", mirrors=["a/v1.4"], checksums=str(tmp_path / "sums"))
+    assert f"a/missing: {name} has sha256" in answer and "as in sums; fetch it again" in answer
 
 
 def change(file: str, **values: object) -> Callable[[Path], object]:
@@ -159,13 +163,6 @@ def test_kandinskys_decoder_is_refused_before_the_download(shared, tmp_path, mon
         answer = load("pipeline", id=id)
     told = "which takes no prompt (it needs image_embeds, negative_image_embeds); name a text-to-image model"
     assert answer == f"{id} is a KandinskyV22Pipeline, {told}"
-
-
-def test_checksums_of_the_profile_hold_for_mirrors(hub, tmp_path):
-    name = "unet/diffusion_pytorch_model.safetensors"
-    (tmp_path / "sums").write_text(f"{'0' * 64}  {name}\n")
-    answer = load("pipeline", id="a/missing", mirrors=["a/v1.4"], checksums=str(tmp_path / "sums"))
-    assert f"a/missing: {name} has sha256" in answer and "as in sums; fetch it again" in answer
 
 
 @pytest.mark.parametrize(("profile", "name"), [("paper", "v1.4"), ("paper_v21", "v2.1")])

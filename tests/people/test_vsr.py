@@ -33,10 +33,6 @@ def test_every_rule_set_has_a_row_where_it_defines_the_relation(found):
     assert set(found.frame) == {"all", "0", "1", "2", "none"}
     for measure in statistics.AGREEMENT:
         assert (found[f"{measure}_low"] <= found[f"{measure}_high"]).sum() == found[measure].notna().sum()
-
-
-@pytest.mark.slow("real data")
-def test_agreement_is_the_recorded_one(found):
     recorded = pd.DataFrame(json.loads((DATA / "results" / "coco" / "human_agreement.json").read_text())["rows"])
     key = ["rules", "relation", "frame"]
     ours = found.set_index(key).loc[pd.MultiIndex.from_frame(recorded[key])]

@@ -87,12 +87,9 @@ def test_the_browser_judges_as_the_package(name, tmp_path):
     assert not ours[:, defined].all(axis=0).any(), "and none always"
 
 
-def test_the_browser_offers_every_rule_set_of_the_package():
+def test_the_browser_offers_the_package_s_rule_sets_and_writes_its_captions():
     assert {"visor", "sg2im", "sstd", "geneval"} <= set(OURS)
     assert set(OURS) <= set(json.loads(node("console.log(JSON.stringify(Object.keys(boxes.RULES)))")))
-
-
-def test_the_browser_writes_the_package_s_captions():
     names = [category.name for category in COCO_CATEGORIES][:40:3]
     asked = [(s, r.name, o) for s in names for r in RELATIONS for o in names]
     phrases = {r.name: r.phrase for r in RELATIONS}
@@ -139,14 +136,11 @@ def test_bad_input_is_told_in_one_line(given, told):
     assert "\n" not in str(error.value)
 
 
-def test_a_page_is_whole_and_asks_for_nothing():
+def test_a_page_is_whole_asks_for_nothing_and_is_the_same_each_time_without_anywidget(monkeypatch):
     page = widget.page(picture=np.zeros((30, 40, 3), np.uint8), subject="</script><b>dog")
     assert page.count("</script>") == 1
     addresses = set(re.findall(r"https?://[^\s\"']+", page)) - {"http://www.w3.org/2000/svg"}
     assert not addresses and "import " not in re.sub(r"//.*|/\*.*?\*/", "", page, flags=re.DOTALL)
-
-
-def test_without_anywidget_the_boxes_are_html_that_is_the_same_each_time(monkeypatch):
     monkeypatch.setattr(widget, "find_spec", lambda name: None)
     html = widget.show(subject="dog", object="apple", rules="sg2im")._repr_html_()
     assert html == widget.boxes(subject="dog", object="apple", rules="sg2im")._repr_html_()

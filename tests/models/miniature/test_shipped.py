@@ -14,7 +14,7 @@ from sr4g_utils.store.files import DATA
 SHIPPED = DATA / "models"
 
 
-def test_shipped_models_are_whole_and_small():
+def test_shipped_models_are_whole_and_small_and_their_card_is_what_was_measured():
     folders = sorted(path.parent for path in SHIPPED.rglob("SHA256SUMS"))
     assert [folder.name for folder in folders] == ["tiny-owlvit", "tiny-sd"]
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) <= 32 << 20
@@ -22,9 +22,6 @@ def test_shipped_models_are_whole_and_small():
         for line in (folder / "SHA256SUMS").read_text().splitlines():
             value, name = line.split()
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value, name
-
-
-def test_the_shipped_card_is_what_was_measured():
     about = json.loads((SHIPPED / "training.json").read_text())
     assert (SHIPPED / "README.md").read_text() == export.card(about)
     assert about["scores"]["vae PSNR (dB), held-out scenes"] > 26 and about["scores"]["AP50 reconstructed"] > 0.9
