@@ -57,10 +57,8 @@ def _vision(size: int, patch: int) -> dict:
 
 
 def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, full: bool = False) -> Path:
-    """A pipeline folder like CompVis/stable-diffusion-v1-4 or stabilityai/stable-diffusion-2-1(-base).
-
-    ``full`` gives v1.4's UNet, VAE and text encoder their published sizes: random weights for measuring speed.
-    """
+    """A pipeline folder like CompVis/stable-diffusion-v1-4 or stabilityai/stable-diffusion-2-1(-base). ``full`` gives
+    v1.4's UNet, VAE and text encoder their published sizes: random weights for measuring speed."""
     torch.manual_seed(seed)
     two = version.startswith("v2")
     latents = 12 if version == "v2.1" else 8
