@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from pretend import five_prompts
+from processes import tree
 
 from sr4g_utils.__main__ import main
 from sr4g_utils.evaluation import generate, images
@@ -33,10 +34,6 @@ def folder(tmp_path_factory):
 def file(tmp_path):
     five_prompts().to_parquet(tmp_path / "prompts.parquet")
     return tmp_path / "prompts.parquet"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
 def test_write_images_and_others_for_other_behaviour(folder, file, tmp_path, monkeypatch, capsys):
@@ -75,10 +72,10 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(folder, file, tmp_p
         images.list_images(tmp_path / "resumed")
     generate.write_images(tmp_path / "resumed", file, **options)
     assert len(calls) == 8 + 6  # the second group of two again, and the third
-    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+    assert tree(tmp_path / "resumed") == tree(tmp_path / "whole")
     for shard in (2, 0, 1):
         generate.write_images(tmp_path / "shared", file, **options, shard=shard, shards=3)
-    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+    assert tree(tmp_path / "shared") == tree(tmp_path / "whole")
     # nothing is made again
     calls.clear()
     generate.write_images(tmp_path / "shared", file, **options)
@@ -90,7 +87,7 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(folder, file, tmp_p
         generate.write_images(tmp_path / "shared", file, **other, shard=0, shards=3)
     generate.write_images(tmp_path / "shared", file, **other)
     assert "another configuration (sampling): starting afresh" in capsys.readouterr().err
-    new, old = contents(tmp_path / "shared"), contents(tmp_path / "whole")
+    new, old = tree(tmp_path / "shared"), tree(tmp_path / "whole")
     assert new.keys() == old.keys() and all(new[k] != old[k] for k in new if k.endswith("webp"))
     with pytest.raises(ValueError, match="shards are numbered from 0 to 1"):
         generate.write_images(tmp_path / "shared", file, **options, shard=2, shards=2)
@@ -109,7 +106,7 @@ def test_killed_at_any_moment(folder, file, tmp_path):
     assert process.wait() in (-signal.SIGKILL, 0), "killed, or done just before"
     for name in ("killed", "whole"):
         generate.write_images(tmp_path / name, file, model=str(folder / "v1.4"), sampling=FAST)
-    made, expected = (contents(tmp_path / name) for name in ("killed", "whole"))
+    made, expected = (tree(tmp_path / name) for name in ("killed", "whole"))
     assert {k: v for k, v in made.items() if ".partial" not in k} == expected
 
 

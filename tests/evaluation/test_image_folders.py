@@ -1,14 +1,21 @@
-"""Folders of images as they lie about: one model's images, each once, or one line that says what is wrong."""
+"""Folders of images as they lie about: one model's images, each once with its prompt, or one line."""
 
 import json
+import shutil
+from itertools import product
 from pathlib import Path
 
 import mutate
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from pretend import five_prompts
+from refusals import refuses
 
 from sr4g_utils.dataset.prompt_sets import others, read_prompts
 from sr4g_utils.dataset.prompts import draw_prompts
+from sr4g_utils.evaluation import images
 from sr4g_utils.evaluation.images import list_images
 
 PROMPTS = pd.DataFrame({
@@ -136,3 +143,42 @@ def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path):
 def test_mutated_image_folders_end_in_a_right_list_or_one_line(number):
     ends = mutate.run("images", number)
     assert min(ends["right"], ends["refused"]) > number / 4
+
+
+def test_folders_made_elsewhere(tmp_path):
+    prompts = five_prompts()
+    image = Image.new("RGB", (8, 8))
+    for layout in ("visor/{id}_{n}.png", "geneval/{id:05}/samples/{n:04}.jpg"):
+        for id, n in product(prompts.prompt_id, (1, 2, 3)):
+            path = tmp_path / layout.format(id=id, n=n)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+        listed = images.list_images(tmp_path / layout.split("/")[0], prompts)
+        assert list(listed.prompt_id) == list(np.repeat(prompts.prompt_id, 3))
+        assert list(listed.image_index) == [0, 1, 2] * 5
+    visor = tmp_path / "visor"
+    for n in (1, 2, 3):
+        (visor / f"8_{n}.png").unlink()  # a part of a prompt set may be drawn
+    assert images.list_images(visor, prompts).attrs["without_images"] == 1
+    (visor / "9_3.png").unlink()
+    refuses("prompt 9 has 2 images, not 3; each prompt needs as many", images.list_images, visor, prompts)
+    image.save(visor / "99_1.png")
+    named = r"99_1.png: belongs to no prompt; images are named <prompt_id>_<number>, as 7_0.png"
+    refuses(named, images.list_images, visor, prompts)
+    shutil.rmtree(visor)
+    refuses("no such folder of images", images.list_images, visor, prompts)
+    visor.mkdir()
+    refuses("holds no image", images.list_images, visor, prompts)
+    refuses("made elsewhere", images.list_images, visor)
+
+
+def test_images_are_read_in_order_with_their_prompts(tmp_path):
+    """More of them than are decoded at once."""
+    five = five_prompts()
+    prompts = pd.concat([five.assign(prompt_id=five.prompt_id + 10 * i) for i in range(15)], ignore_index=True)
+    for id in prompts.prompt_id:
+        Image.fromarray(np.full((2, 3, 3), id, np.uint8)).save(tmp_path / f"{id}_0.png")
+    read = list(images.read_images(tmp_path, prompts))
+    assert [row["prompt_id"] for row, _ in read] == list(prompts.prompt_id) and len(read) == 75
+    assert all((image == row["prompt_id"]).all() and image.shape == (2, 3, 3) for row, image in read)
+    assert [row["caption"] for row, _ in read] == list(prompts.caption)
