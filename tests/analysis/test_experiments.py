@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 from scipy import stats
 
 from sr4g_utils.analysis import effects, figures, frequency, rescoring, sweeps
@@ -284,13 +285,11 @@ def test_a_latin_square_of_doses_is_gathered(tmp_path):
 
 
 def test_what_cannot_be_gathered_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no run is finished; sweep the profile arms"):
-        sweeps.gather(sweeps.finished([tmp_path]))
+    refuses("no run is finished; sweep the profile arms", sweeps.gather, sweeps.finished([tmp_path]))
     run_of(tmp_path, "a", "none", 0)
     other = run_of(tmp_path, "b", "none", 1)
     prompts().assign(subject="cow").to_parquet(other / "prompts_test.parquet")
-    with pytest.raises(ValueError, match="b/artifacts: its test prompts are not those of"):
-        sweeps.gather(sweeps.finished([tmp_path]))
+    refuses("b/artifacts: its test prompts are not those of", sweeps.gather, sweeps.finished([tmp_path]))
 
 
 def test_a_run_that_was_trained_otherwise_is_another_arm(tmp_path):
@@ -356,8 +355,7 @@ def test_rule_sets_trained_on_and_judging(tmp_path):
     assert told == ["relations", "relations by sg2im", "relations by sg2im"], "other rules' captions are another arm"
     run_of(tmp_path, "d", "list", 0)
     wanted = "d/artifacts: not of all relations; give a sweep over fine-tuning's rules alone"
-    with pytest.raises(ValueError, match=wanted):
-        rescoring.by_rules(tmp_path)
+    refuses(wanted, rescoring.by_rules, tmp_path)
 
 
 def test_habits_are_set_against_prompts(study):

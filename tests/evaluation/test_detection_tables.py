@@ -107,8 +107,7 @@ def test_ids_that_are_no_prompts_name_both_kinds():
     with pytest.raises(ValueError, match=r"no prompt_id .* numbers such as 99, the prompts have numbers such as 7"):
         verdicts.verdicts(PROMPTS, table().assign(prompt_id=99), 2)
     texts = PROMPTS[:2].assign(prompt_id=["7", "07"])
-    with pytest.raises(ValueError, match="the prompts '7' and '07' have the same one"):
-        verdicts.verdicts(texts, table(), 2)
+    refuses("the prompts '7' and '07' have the same one", verdicts.verdicts, texts, table(), 2)
     assert positions(pd.Series(["07", "7"]), texts.prompt_id).tolist() == [1, 0], "text and text must be equal"
     assert positions(pd.Series([], dtype=object), PROMPTS.prompt_id).tolist() == []
     assert positions(pd.Series(["1e1", "10"]), PROMPTS.prompt_id).tolist() == [-1, 3]
@@ -129,8 +128,7 @@ def test_published_results_spell_names_and_ids_otherwise(tmp_path):
         (image | {"classes": ["dog", "tv"], "centroid": [1, 2]}, "'centroid' must hold an x and a y"),
     ]:
         (tmp_path / "r.json").write_text(json.dumps({"7_0": broken}))
-        with pytest.raises(ValueError, match=f"image '7_0': {message}"):
-            read_visor_results(tmp_path / "r.json", prompts)
+        refuses(f"image '7_0': {message}", read_visor_results, tmp_path / "r.json", prompts)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".JSON", ".JSONL"])

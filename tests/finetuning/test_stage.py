@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import msgspec
 import pandas as pd
 import pytest
+from refusals import refuses
 from tuning import HELD_OUT, distance, tune, weights
 
 from sr4g_utils.__main__ import NOTEBOOK
@@ -67,8 +68,7 @@ def test_dosed_prompts_decide_what_is_drawn(world, tmp_path):
         assert result["choices"]["doses"] == doses
     ends = [weights(tmp_path / name / "last") for name in ("plain", "lists", "told")]
     assert distance(ends[0], ends[1]) > 0 and distance(ends[1], ends[2]) > 0
-    with pytest.raises(ValueError, match="draws of dosed triplets do not fit into"):
-        tune(mine, tmp_path / "many", **options, doses=[1_000] * 5)
+    refuses("draws of dosed triplets do not fit into", tune, mine, tmp_path / "many", **options, doses=[1_000] * 5)
 
 
 def test_a_model_that_this_loop_cannot_train_is_named(world, pipeline):
@@ -77,8 +77,7 @@ def test_a_model_that_this_loop_cannot_train_is_named(world, pipeline):
         stage._check_model(SimpleNamespace(), record, Choices())
     sample = SimpleNamespace(config={"prediction_type": "sample"})
     odd = SimpleNamespace(unet=pipeline.unet, vae=pipeline.vae, vae_scale_factor=8, scheduler=sample)
-    with pytest.raises(ValueError, match="predicts 'sample'"):
-        stage._check_model(odd, record, Choices())
+    refuses("predicts 'sample'", stage._check_model, odd, record, Choices())
 
 
 def test_every_choice_is_a_parameter_and_declared_once():
@@ -116,5 +115,4 @@ def test_the_paper_profile_is_the_defaults(tmp_path):
     ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
 ])  # fmt: skip
 def test_rules_and_templates_are_those_of_the_package(choices, message):
-    with pytest.raises(ValueError, match=message):
-        Choices.of(choices)
+    refuses(message, Choices.of, choices)

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from pretend import five_prompts
+from refusals import refuses
 
 from sr4g_utils.models import diffusion, load
 from sr4g_utils.models.sampling import Sampling
@@ -119,8 +120,7 @@ def test_the_pipeline_is_left_as_it_was_and_wrong_schedulers_and_words_are_named
         ("no scheduler 'UNet2DConditionModel'", PROMPTS, "UNet2DConditionModel"),
         ("has 100 tokens, but the model reads 75; shorten it", PROMPTS.assign(caption="a dog " * 50), None),
     ):
-        with pytest.raises(ValueError, match=message):
-            drawn(pipeline, prompts, scheduler=scheduler)
+        refuses(message, drawn, pipeline, prompts, scheduler=scheduler)
 
 
 def test_a_profiles_sampling():
@@ -129,7 +129,6 @@ def test_a_profiles_sampling():
         ({"steps": "many"}, "Expected `int`, got `str`"),
         ({"images": 0}, "images must be at least 1, got 0"),
     ):
-        with pytest.raises(ValueError, match=message):
-            Sampling.of(values)
+        refuses(message, Sampling.of, values)
     made = Sampling.of({"steps": 3, "guidance": 5})
     assert made == Sampling(steps=3, guidance=5.0) and Sampling.of(made) is made and made.images == 4

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from refusals import refuses
 
 from sr4g_utils.dataset import coco, inputs
 from sr4g_utils.evaluation import statistics, tables
@@ -205,8 +206,7 @@ def test_a_spoilt_source_is_named(tmp_path, shared, file, old, new, message):
     path.unlink()
     if old:
         path.write_text(text.replace(old, new, 1))
-    with pytest.raises(ValueError, match=message):
-        people_published.read_spatialbench(folder)
+    refuses(message, people_published.read_spatialbench, folder)
 
 
 def half_widths(n: int, agreed: float = 0.8, differing: float = 0.2) -> dict[str, float]:
@@ -295,8 +295,7 @@ def test_agreement_of_counts():
 def test_a_line_that_is_no_judgement_is_named(tmp_path):
     line = {"image": "1.jpg", "caption": "The dog is left of the cat.", "relation": "left of", "label": 1}
     (tmp_path / "v.jsonl").write_text(json.dumps({**line, "reference_frame": None}) + "\n" + json.dumps(line))
-    with pytest.raises(ValueError, match=r"v.jsonl, line 2: not a VSR judgement \(KeyError: 'reference_frame'\)"):
-        vsr.read_vsr(tmp_path / "v.jsonl")
+    refuses(r"v.jsonl, line 2: not a VSR judgement \(KeyError: 'reference_frame'\)", vsr.read_vsr, tmp_path / "v.jsonl")
 
 
 def test_recorded_agreement_is_shown_and_not_kept_again(tmp_path):
