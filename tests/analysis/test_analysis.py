@@ -301,15 +301,12 @@ def verdict_of(table: pd.DataFrame) -> dict[int, str]:
     return {int(row.claim.split(".")[0]): row.verdict for row in table.itertuples()}
 
 
-def test_claims_of_a_model_that_learnt(learnt):
+def test_claims_of_models_that_learnt_and_that_learnt_nothing_and_that_forgot(learnt):
     table = told(learnt)
     assert verdict_of(table) == {1: HOLDS, 2: HOLDS, 3: HOLDS, 4: NOTHING, 5: HOLDS, 6: NOT_TESTABLE}
     assert table.reported[0] == "up to 9 points" and table.source.str.contains("2403.00587").all()
     assert table.number[2] == 14 and 30 < table.number[0] < 50
     assert table.what.str.contains("seen objects")[:2].all() and table.number[4] == pytest.approx(-10)
-
-
-def test_claims_of_a_model_that_learnt_nothing_and_of_one_that_forgot(learnt):
     prompts, records = learnt
     same = told((prompts, {"base": records["base"], "fine-tuned": records["base"]}))
     assert verdict_of(same) == {1: UNDECIDED, 2: UNDECIDED, 3: UNDECIDED, 4: NOTHING, 5: HOLDS, 6: NOT_TESTABLE}

@@ -141,10 +141,7 @@ def test_the_confirmatory_tests(study):
     assert verdicts["5"] == "contradicted", "the distance grew by a quarter"
     with pytest.raises(ValueError, match="no verdicts of the model main with relations"):
         effects.confirmed(study[study.model != "main"], quality(0.0))
-
-
-def test_the_distance_has_both_errors():
-    table = quality(-0.2)
+    table = quality(-0.2)  # whose distance has both errors
     value, low, high = effects.distance_change(table, "main")
     assert value == pytest.approx(-10) and (low, high) == pytest.approx((-15, -5))
     table.loc[table.model == "main", "change"] = [-0.3, -0.2, -0.1]
@@ -418,7 +415,7 @@ def along_of(folder: Path) -> Path:
     return artifacts
 
 
-def test_along_fine_tuning(tmp_path):
+def test_a_table_is_made_of_runs_or_recorded_as_along_fine_tuning(tmp_path):
     artifacts = along_of(tmp_path / "run")
     table = effects.along(tmp_path / "run")
     cells = table.set_index(["metric", "step"])
@@ -430,16 +427,12 @@ def test_along_fine_tuning(tmp_path):
     half = pd.read_parquet(artifacts / "verdicts_4.parquet")
     assert cells.value["OA", 4] == pytest.approx(100 * half.both_found.mean())
     figures.along(table).canvas.draw()
-    (artifacts / "results" / "plain.json").unlink()
-    with pytest.raises(ValueError, match=r"plain.json: is not there; give the folder of a finished run of the profile"):
-        effects.along(tmp_path / "run")
-
-
-def test_a_table_is_made_of_runs_or_recorded(tmp_path):
-    along_of(tmp_path / "given" / "run")
-    run = Run(tmp_path / "run", "07")
-    made = effects.made_or_recorded(run, "along", tmp_path / "given" / "run", effects.along)
-    kept = json.loads((tmp_path / "run" / "artifacts" / "results" / "along.json").read_text())["rows"]
+    run = Run(tmp_path / "notebook", "07")
+    made = effects.made_or_recorded(run, "along", tmp_path / "run", effects.along)
+    kept = json.loads((tmp_path / "notebook" / "artifacts" / "results" / "along.json").read_text())["rows"]
     assert len(kept) == len(made)
     recorded = effects.made_or_recorded(run, "by_relation", None, effects.along)
     assert len(recorded) == len(NAMES), "nothing is made where no folder is given"
+    (artifacts / "results" / "plain.json").unlink()
+    with pytest.raises(ValueError, match=r"plain.json: is not there; give the folder of a finished run of the profile"):
+        effects.along(tmp_path / "run")

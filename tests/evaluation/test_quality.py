@@ -300,16 +300,13 @@ def test_the_intervals_cover():
             assert covered >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / samples), (metric, number)
 
 
-def test_prompts_stay_whole_and_are_the_same_of_every_model():
+def test_prompts_stay_whole_are_the_same_of_every_model_and_not_too_few():
     group = np.repeat(np.arange(30), 4)
     features = np.arange(120.0)[:, None]
     chosen, of = quality.some(features, group, 50)
     assert len(chosen) == 48 and (np.unique(of, return_counts=True)[1] == 4).all()
     assert (quality.some(features + 7, group, 50)[1] == of).all() and len(set(of)) == 12 and max(of) > 20
     assert len(quality.some(features, group, 500)[0]) == 120
-
-
-def test_too_few():
     one = {"features": np.zeros((1, 2)), "group": np.zeros(1, int)}
     two = {"features": np.zeros((2, 2)), "group": np.arange(2)}
     many = {"features": np.zeros((5, 2)), "group": np.zeros(5, int)}

@@ -298,16 +298,12 @@ def test_a_line_that_is_no_judgement_is_named(tmp_path):
     refuses(r"v.jsonl, line 2: not a VSR judgement \(KeyError: 'reference_frame'\)", vsr.read_vsr, tmp_path / "v.jsonl")
 
 
-def test_recorded_agreement_is_shown_and_not_kept_again(tmp_path):
+def test_recorded_agreement_is_not_kept_again_and_judgements_are_read_where_all_is_given(monkeypatch, tmp_path):
     run = Run(tmp_path / "run", "01_test")
     for sources in (("recorded", None, None), (None, "recorded", None)):
         table, about = vsr.human_agreement_result(run, *sources, 10, 0)
         assert len(table) and about["commit"]
     assert not list((run.folder / "artifacts" / "results").glob("*"))
-
-
-def test_judgements_are_read_where_all_is_given(monkeypatch, tmp_path):
-    run = Run(tmp_path / "run", "01_test")
     path, asked = inputs.annotations(run, "miniature:5", "train"), {}
     monkeypatch.setattr(vsr, "read_vsr", lambda source: asked.setdefault("read", source))
     one = pd.DataFrame({"n": [1]})
