@@ -132,10 +132,6 @@ def pickle(folder: str | Path, keep: bool = False) -> None:
             file.unlink()
 
 
-def _positions(n: int) -> torch.Tensor:
-    return torch.arange(n)[None]
-
-
 def _old_attention(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     pattern = re.compile(r"(?<=\.attentions\.0\.)(" + "|".join(OLD_NAMES) + r")(?=\.)")
     return {pattern.sub(lambda found: OLD_NAMES[found[1]], name): value for name, value in weights.items()}
@@ -144,20 +140,20 @@ def _old_attention(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _old_text(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     old = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
     length = len(old["text_model.embeddings.position_embedding.weight"])
-    return old | {"text_model.embeddings.position_ids": _positions(length)}
+    return old | {"text_model.embeddings.position_ids": torch.arange(length)[None]}
 
 
 def _old_vision(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     old = {re.sub(r"^vision_model\.(?!vision_model)", "vision_model.vision_model.", k): v for k, v in weights.items()}
     length = len(old["vision_model.vision_model.embeddings.position_embedding.weight"])
-    return old | {"vision_model.vision_model.embeddings.position_ids": _positions(length)}
+    return old | {"vision_model.vision_model.embeddings.position_ids": torch.arange(length)[None]}
 
 
 def _old_detector(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """OWL-ViT's and OWLv2's two kinds of positions; RT-DETR has none."""
     kinds = [name for name in weights if name.endswith("embeddings.position_embedding.weight")]
-    more = {name.replace("position_embedding.weight", "position_ids"): _positions(len(weights[name])) for name in kinds}
-    return weights | more
+    lengths = {name.replace("position_embedding.weight", "position_ids"): len(weights[name]) for name in kinds}
+    return weights | {name: torch.arange(length)[None] for name, length in lengths.items()}
 
 
 def _published_tokenizer(folder: Path) -> None:
@@ -231,19 +227,14 @@ def owlv2(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
     return _open_vocabulary(folder, "Owlv2", size, seed)
 
 
-def _labels() -> dict:
-    """COCO's names as the published RT-DETR spells them."""
-    old = {
-        "airplane": "aeroplane", "couch": "sofa", "dining table": "diningtable", "motorcycle": "motorbike",
-        "potted plant": "pottedplant", "tv": "tvmonitor",
-    }  # fmt: skip
-    labels = [old.get(name, name) for name in NAMES]
-    return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-
-
 def rt_detr(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
     """A detector folder like PekingU/rtdetr_r18vd."""
     torch.manual_seed(seed)
+    old = {  # COCO's names as the published one spells them
+        "airplane": "aeroplane", "couch": "sofa", "dining table": "diningtable", "motorcycle": "motorbike",
+        "potted plant": "pottedplant", "tv": "tvmonitor",
+    }  # fmt: skip
+    labels = dict(enumerate(old.get(name, name) for name in NAMES))
     backbone = transformers.RTDetrResNetConfig(
         embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
@@ -251,7 +242,8 @@ def rt_detr(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
     config = transformers.RTDetrConfig(
         backbone_config=backbone, d_model=16, encoder_hidden_dim=16, encoder_in_channels=[8, 16, 16],
         feat_strides=[8, 16, 32], encoder_ffn_dim=16, encoder_attention_heads=2, decoder_in_channels=[16, 16, 16],
-        decoder_ffn_dim=16, decoder_attention_heads=2, decoder_layers=1, num_queries=20, num_denoising=0, **_labels(),
+        decoder_ffn_dim=16, decoder_attention_heads=2, decoder_layers=1, num_queries=20, num_denoising=0,
+        id2label=labels, label2id={label: i for i, label in labels.items()},
     )  # fmt: skip
     transformers.RTDetrForObjectDetection(config).save_pretrained(folder)
     transformers.RTDetrImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
@@ -279,7 +271,12 @@ def published(folder: str | Path, shared: Path, id: str, seed: int = 0) -> Path:
         config = json.loads(file.read_text())
         kind = config.get("_class_name") or config["architectures"][0]
         changed = _smaller(config, kind, xl="xl" in id)
-        _network(kind, changed).save_pretrained(file.parent)
+        if hasattr(diffusers, kind):
+            network = getattr(diffusers, kind).from_config(changed)
+        else:
+            made: Callable = StableDiffusionSafetyChecker if "SafetyChecker" in kind else getattr(transformers, kind)
+            network = made(made.config_class.from_dict(changed))
+        network.save_pretrained(file.parent)
         file.chmod(0o644)
         file.write_text(json.dumps(changed, indent=2))
     as_published(folder)
@@ -303,10 +300,3 @@ def _smaller(config: dict, kind: str, xl: bool) -> dict:
     parts = {key: (config.get(key) or {}) | sizes for key in ("text_config", "vision_config")}
     given = {key: sizes for key in ("text_config_dict", "vision_config_dict") if config.get(key)}
     return config | parts | given | {"projection_dim": 32}
-
-
-def _network(kind: str, config: dict) -> torch.nn.Module:
-    if hasattr(diffusers, kind):
-        return getattr(diffusers, kind).from_config(config)
-    found: Callable = StableDiffusionSafetyChecker if "SafetyChecker" in kind else getattr(transformers, kind)
-    return found(found.config_class.from_dict(config))

@@ -118,7 +118,7 @@ def test_tables_hold_what_visor_says_of_each_part(world):
     assert outcomes.loc["correct"].tolist() == [each.correct.sum() for each in records.values()]
 
 
-def test_two_judges_agree_as_far_as_they_do(world):
+def test_two_judges_agree_as_far_as_they_do_and_where_they_do(world):
     prompts, detections, records = world
     same = tables.second_opinion(records["base"], records["base"])
     assert (same.agreement == 100).all() and same.kappa.tolist() == [1, 1] and same.judged[0] == 4 * len(prompts)
@@ -128,11 +128,6 @@ def test_two_judges_agree_as_far_as_they_do(world):
     found, holds = table.loc["both objects found"], table.loc["relation holds"]
     assert found.judged == len(prompts) and found.second_only == 0 and 40 < found.agreement < 75
     assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.judged == found.both_yes
-
-
-def test_where_two_judges_agree(world):
-    prompts, detections, records = world
-    first = records["base"].query("image_index == 0")
     second = evaluation_verdicts.verdicts(prompts, detections["base"].sample(frac=0.7, random_state=0), 4)
     alike, key = tables.agreed(first, second), ["prompt_id", "image_index"]
     verdicts = [table.set_index(key)[["both_found", "correct"]].apply(tuple, axis=1) for table in (first, second)]

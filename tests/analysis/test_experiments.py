@@ -173,7 +173,7 @@ def test_the_interval_of_the_slope_of_doses_covers():
         assert hits >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs), part
 
 
-def test_the_slope_of_doses_is_that_of_a_regression():
+def test_the_slope_of_doses_is_that_of_a_regression_and_their_gains_are_effects():
     table = dosed(1.5, np.random.default_rng(200))
     told = table[(table.model == "main") & table.both_found]
     plain = np.column_stack([np.log2(1 + told.dose), pd.get_dummies(told.prompt_id), pd.get_dummies(told.run)])
@@ -181,9 +181,7 @@ def test_the_slope_of_doses_is_that_of_a_regression():
     ours = frequency.slopes(table).set_index("part").loc["all"]
     assert ours.slope == pytest.approx(oracle) and ours.pictures == len(told)
     figures.doses(frequency.by_dose(table)).canvas.draw()
-
-
-def test_what_a_dose_gains_is_an_effect_over_the_base():
+    # what a dose gains is an effect over the base
     table = dosed(0.0, np.random.default_rng(1))
     gains = frequency.by_dose(table).set_index(["dose", "part"])
     base, high = table[table.model == "base"], table[table.dose.eq(128) & table.run.ge(0)]

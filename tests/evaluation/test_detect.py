@@ -123,7 +123,7 @@ def test_killed_at_any_moment(images, folder, monkeypatch):
     assert pq.read_table(killed).equals(pq.read_table(whole))
 
 
-def test_a_detector_that_finds_nothing_says_so(images, folder, capsys):
+def test_the_command_says_what_is_wrong_and_that_a_detector_finds_nothing(images, folder, capsys):
     """A result, if another model's images hold something; by itself it is never scored."""
     path, prompts = images.parent / "none.parquet", images.parent / "prompts.csv"
     detector = ["--detector", str(folder / "owlvit"), "--prompts", str(prompts), "--floor", "0.9999999"]
@@ -135,9 +135,6 @@ def test_a_detector_that_finds_nothing_says_so(images, folder, capsys):
     with pytest.raises(verdicts.NothingFound, match=r"none\.parquet: the detector found nothing"):
         verdicts.verdicts(read_prompts(prompts), table, 3)
     assert not verdicts.verdicts(read_prompts(prompts), table, 3, nothing="record").both_found.any()
-
-
-def test_the_command_says_what_is_wrong(images, folder, capsys):
     path = str(images.parent / "boxes.parquet")
     assert main(["detect", path, str(images), "--detector", str(folder / "owlvit")]) == 1
     assert "made elsewhere (it has no prompts.parquet), so give the file of its prompts" in capsys.readouterr().err

@@ -112,11 +112,10 @@ def test_several_boxes_of_a_name_and_pictures_that_are_alike(prompts):
     assert "several boxes of a name" in raised(prompts, pd.concat([boxes, again, more]))
     first = boxes[boxes.image_index == 0]
     copies = pd.concat([first.assign(image_index=i) for i in range(4)])
-    assert "pictures alike" in raised(prompts, copies)
-    assert "pictures alike" not in raised(prompts, boxes)
+    assert "pictures alike" in raised(prompts, copies) and "pictures alike" not in raised(prompts, boxes)
 
 
-def test_a_judge_that_is_blind_and_one_that_sees_what_it_is_asked_for(prompts):
+def test_a_judge_that_is_blind_or_sees_what_it_is_asked_for_and_a_model_of_which_nothing_is_found(prompts):
     boxes = obeying(prompts)
     blind = boxes[boxes.prompt_id.isin(prompts.prompt_id[::9])]
     assert "is the judge blind" in raised(prompts, blind)["the judge"]
@@ -124,10 +123,6 @@ def test_a_judge_that_is_blind_and_one_that_sees_what_it_is_asked_for(prompts):
     rows = [told.assign(label=told[role], score=0.9, x=5.0, y=5.0, w=20.0, h=20.0) for role in ("subject", "object")]
     everything = pd.concat(rows)[["prompt_id", "image_index", "label", "score", "x", "y", "w", "h"]]
     assert "one and the same box" in raised(prompts, everything)["the judge"]
-
-
-def test_a_model_of_which_nothing_is_found_or_little_asked(prompts):
-    boxes = obeying(prompts)
     nothing = verdicts.verdicts(prompts, boxes.iloc[:0], verdicts.verdicts(prompts, boxes, 4), nothing="record")
     table = failure_signs.look({"m": nothing}, prompts).set_index("sign")
     assert table.raised[table.raised].index.tolist() == ["the judge"]

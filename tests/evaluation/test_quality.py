@@ -256,8 +256,7 @@ def test_who_lies_among_whom(seed, d):
         balls = [(y, sorted(np.linalg.norm(b - y, axis=1))[quality.NEAREST]) for y in b]
         expected.append(any(np.linalg.norm(x - y) <= radius for y, radius in balls))
     far = [np.linalg.norm(x[:, None] - y, axis=2) for x, y in ((a, b), (b, b))]
-    assert quality.among(*far).tolist() == expected
-    assert quality.among(far[1], far[1]).all()
+    assert quality.among(*far).tolist() == expected and quality.among(far[1], far[1]).all()
 
 
 def test_each_number_tells_what_it_is_for():

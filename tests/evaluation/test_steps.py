@@ -1,6 +1,7 @@
 """Notebook 04's steps from files to files, its second judge, and prompts without a relation, on known scenes."""
 
-from itertools import product
+from functools import partial
+from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
@@ -129,35 +130,25 @@ MODELS = DATA / "models"
 
 def asked(path, objects=("seen", "unseen"), names=("dog", "cat", "bench", "cow")):
     """Test prompts of some names in some sets."""
-    rows = [
-        (f"{s}{a}{b}", a, "above", b, f"a {a} above a {b}", s)
-        for s in objects
-        for a, b in product(names, names)
-        if a != b
-    ]
+    pairs = permutations(names, 2)
+    rows = [(f"{s}{a}{b}", a, "above", b, f"a {a} above a {b}", s) for s, (a, b) in product(objects, pairs)]
     pd.DataFrame(rows, columns=["prompt_id", "subject", "relation", "object", "caption", "objects"]).to_parquet(path)
     return path
 
 
 def test_the_prompts_list_one_two_and_three_different_things_of_their_set(tmp_path):
-    path = asked(tmp_path / "asked.parquet")
-    assert without_relation.write_prompts(tmp_path / "a", path, number=5, seed=0) == 30
+    path, write = asked(tmp_path / "asked.parquet"), partial(without_relation.write_prompts, number=5, seed=0)
+    assert write(tmp_path / "a", path) == 30
     table = pd.read_parquet(tmp_path / "a")
     assert (table.groupby(["objects", "things"]).size() == 5).all() and table.prompt_id.is_unique
     for row in table.itertuples():
         names = [row.subject, row.object, row.third]
         assert len(set(names)) == 3 and row.caption == listing(names[: row.things])
-    assert without_relation.write_prompts(tmp_path / "b", path, number=5, seed=0) and table.equals(
-        pd.read_parquet(tmp_path / "b")
-    )
-    assert without_relation.write_prompts(tmp_path / "c", asked(path, ["mixed", "seen"]), number=5, seed=0) == 15, (
-        "seen alone"
-    )
-    assert without_relation.write_prompts(tmp_path / "c", asked(path, ["all"]), number=5, seed=0) == 15, (
-        "prompts without sets"
-    )
+    assert write(tmp_path / "b", path) and table.equals(pd.read_parquet(tmp_path / "b"))
+    assert write(tmp_path / "c", asked(path, ["mixed", "seen"])) == 15, "seen alone"
+    assert write(tmp_path / "c", asked(path, ["all"])) == 15, "prompts without sets"
     for objects, names in ((["mixed"], ("dog", "cat", "bench")), (["seen"], ("dog", "cat"))):
-        assert without_relation.write_prompts(tmp_path / "d", asked(path, objects, names), number=5, seed=0) == 0
+        assert write(tmp_path / "d", asked(path, objects, names)) == 0
 
 
 def test_a_picture_obeys_if_all_that_it_was_asked_for_is_found():
@@ -197,11 +188,9 @@ def test_from_prompts_to_the_table(tmp_path):
     options = {"images": 1, "steps": 2, "guidance": 5.0, "scheduler": "DPMSolverMultistepScheduler", "batch": 8}
     path, run = asked(tmp_path / "asked.parquet"), Run(tmp_path / "run", "04_evaluation")
     how = {"options": options, "dtype": "float32", "detector": str(MODELS / "tiny-owlvit"), "threshold": 0.18}
-    table = without_relation.evaluate(run, models, path, 2, **how, seed=0, about={})
+    evaluate = partial(without_relation.evaluate, run, **how, seed=0, about={})
+    table = evaluate(models, path, 2)
     assert table.model.unique().tolist() == ["base"] and table.images.tolist() == [2] * 6 + [12]
     assert (run.folder / "artifacts" / "results" / "plain.json").is_file()
-    assert without_relation.evaluate(run, {"elsewhere": {"images": "folder"}}, path, 2, **how, seed=0, about={}).empty
-    assert without_relation.evaluate(run, models, path, 0, **how, seed=0, about={}).empty
-    assert without_relation.evaluate(
-        run, models, asked(path, ["seen"], ("dog", "cat")), 2, **how, seed=0, about={}
-    ).empty
+    assert evaluate({"elsewhere": {"images": "folder"}}, path, 2).empty and evaluate(models, path, 0).empty
+    assert evaluate(models, asked(path, ["seen"], ("dog", "cat")), 2).empty

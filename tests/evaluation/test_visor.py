@@ -46,8 +46,7 @@ def test_a_record_tells_verdict_boxes_and_reason():
         (999, 0, "dog", 0.9, 0, 0, 5, 5),  # another prompt's
     )
     records = verdicts(prompts, detections)
-    assert records.prompt_id.tolist() == [100] * 4 + [101] * 4
-    assert records.image_index.tolist() == [0, 1, 2, 3] * 2
+    assert records.prompt_id.tolist() == [100] * 4 + [101] * 4 and records.image_index.tolist() == [0, 1, 2, 3] * 2
     assert records.correct.tolist() == [True] + [False] * 7
     assert records.both_found.tolist() == [True, True] + [False] * 6
     assert records.reason.tolist() == [
@@ -96,16 +95,13 @@ def test_properties(seed, pairs):
     assert not (records.correct & ~records.both_found).any()
     shuffled = detections.sample(frac=1, random_state=seed)
     at = {r["prompt_id"]: r["relation"] for r in prompts.to_dict("records")}
-    wanted = records.prompt_id.map(at)
-    assert (
-        records.correct == [row[relation] for (_, row), relation in zip(records.iterrows(), wanted, strict=True)]
-    ).all()
+    wanted = zip(records.iterrows(), records.prompt_id.map(at), strict=True)
+    assert (records.correct == [row[relation] for (_, row), relation in wanted]).all()
     if pairs == "any":  # ties of the score may be broken otherwise by "best"
         pd.testing.assert_frame_equal(records[["correct", *NAMES]], verdicts(prompts, shuffled)[["correct", *NAMES]])
         # naming the objects the other way round and turning the relation about is the same prompt
-        turned = prompts.assign(
-            subject=prompts.object, object=prompts.subject, relation=[_converse(r) for r in prompts.relation]
-        )
+        turned = prompts.rename(columns={"subject": "object", "object": "subject"})
+        turned = turned.assign(relation=list(map(_converse, prompts.relation)))
         assert (verdicts(turned, detections).correct == records.correct).all()
         # a lower threshold can only find more
         assert (verdicts(prompts, detections, threshold=0.05).correct >= records.correct).all()
@@ -114,8 +110,7 @@ def test_properties(seed, pairs):
     if table["all", "OA"] > 0:
         assert table["all", "VISOR"] == pytest.approx(table["all", "VISOR_Cond"] * table["all", "OA"] / 100)
     visor_n = [table["all", f"VISOR_{n}"] for n in (1, 2, 3, 4)]
-    assert visor_n == sorted(visor_n, reverse=True)
-    assert sum(visor_n) / 4 == pytest.approx(table["all", "VISOR"])
+    assert visor_n == sorted(visor_n, reverse=True) and sum(visor_n) / 4 == pytest.approx(table["all", "VISOR"])
 
 
 def _converse(relation: str) -> str:
@@ -175,26 +170,14 @@ def test_compare_is_paired():
 
 
 def test_p_values_are_uniform_without_a_difference():
-    rng = np.random.default_rng(1)
-    p = []
+    rng, p, id = np.random.default_rng(1), [], np.repeat(np.arange(60), 4)
+    images = pd.DataFrame({"prompt_id": id, "image_index": np.tile(np.arange(4), 60), "relation": "above"})
     for _ in range(100):
-        one, two = (
-            pd.DataFrame(
-                {
-                    "prompt_id": np.repeat(np.arange(60), 4),
-                    "image_index": np.tile(np.arange(4), 60),
-                    "relation": "above",
-                    "both_found": rng.random(240) < 0.8,
-                    "correct": rng.random(240) < 0.5,
-                }
-            )
-            for _ in range(2)
-        )
+        one, two = (images.assign(both_found=rng.random(240) < 0.8, correct=rng.random(240) < 0.5) for _ in range(2))
         for table in (one, two):
             table["correct"] &= table.both_found
         p.append(scores.compare(one, two, resamples=200).set_index(["relation", "metric"]).p["all", "VISOR_Cond"])
-    assert 0.01 <= np.mean(np.array(p) < 0.1) <= 0.2
-    assert 0.38 <= np.mean(p) <= 0.62
+    assert 0.01 <= np.mean(np.array(p) < 0.1) <= 0.2 and 0.38 <= np.mean(p) <= 0.62
 
 
 def test_chance_is_the_mean_over_permuted_prompts():
@@ -232,8 +215,7 @@ def test_nothing_to_divide_by_is_null_and_never_zero():
     table = scores.scores(verdicts(prompts, detections, images=2)).set_index(["relation", "metric"])
     assert table.loc[("left of", "VISOR_Cond"), "value"] == 100
     assert table.loc[("above", "VISOR_Cond"), ["value", "low", "high"]].isna().all()
-    assert table.loc[("above", "VISOR_Cond"), "of"] == 0
-    assert table.loc[("above", "VISOR"), "value"] == 0
+    assert table.loc[("above", "VISOR_Cond"), "of"] == 0 and table.loc[("above", "VISOR"), "value"] == 0
     assert table.loc[("all", "VISOR_2"), "value"] == 0 and np.isnan(table.loc[("all", "VISOR_3"), "value"])
 
 

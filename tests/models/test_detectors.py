@@ -68,8 +68,7 @@ def test_boxes_equal_the_stock_model_and_post_processing(loaded, kind):
         expected = expected.assign(score=stock["scores"].numpy(), label=stock["text_labels"])
         expected = expected.sort_values("score", ascending=False, kind="stable", ignore_index=True)
         found = ours[ours.image == i].reset_index(drop=True)
-        assert len(found) == len(expected) > 0
-        assert list(found.label) == list(expected.label)
+        assert len(found) == len(expected) > 0 and list(found.label) == list(expected.label)
         np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
         corners = np.column_stack([found.x, found.y, found.x + found.w, found.y + found.h])
         np.testing.assert_allclose(corners, expected[["x", "y", "x2", "y2"]], atol=0.02)

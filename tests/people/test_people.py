@@ -136,7 +136,7 @@ def published(shared):
     return people_published.read_spatialbench(shared / "spatialbench_uc")
 
 
-def test_the_scratch_figures_are_met(published):
+def test_the_scratch_figures_are_met_and_those_of_stable_diffusion_under_two_rules(published):
     pictures, found = published
     assert len(pictures) == 2_400 and pictures.verdict.notna().sum() == 200
     table = people_agreement.published_boxes(people_agreement.with_people(pictures, found, resamples=200))
@@ -151,10 +151,6 @@ def test_the_scratch_figures_are_met(published):
         assert row.agreement_low < row.agreement < row.agreement_high and row.kappa_low < row.kappa < row.kappa_high
     assert list(table) == people_agreement.HEADLINE
     assert people_agreement.checker(pictures)["accuracy"] == pytest.approx(95.7747, abs=1e-4)
-
-
-def test_stable_diffusion_under_two_rules(published):
-    pictures, found = published
     table = people_agreement.scores(pictures, found)
     sd = table.query("model == 'SD 1.5' and detector == 'Faster R-CNN' and pairs == 'any' and metric == 'VISOR_Cond'")
     sd = sd.set_index("rules")

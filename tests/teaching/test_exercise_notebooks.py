@@ -48,7 +48,7 @@ def test_a_notebook_runs_with_its_solutions_and_every_check_accepts(name, tmp_pa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_stripped_version_fails_every_check(name, tmp_path, monkeypatch):
+def test_a_notebook_is_as_it_should_be_and_its_stripped_version_fails_every_check(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space: dict = {"display": lambda *shown: None}
     refusals = 0
@@ -70,10 +70,7 @@ def test_the_stripped_version_fails_every_check(name, tmp_path, monkeypatch):
     assert refusals >= 2
     text = json.dumps(read("release", name))
     assert "SOLUTION" not in text and "YOUR CODE HERE" in text and "YOUR ANSWER HERE" in text
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_opens_with_its_aim_and_stays_short(name):
+    # the notebook opens with its aim and stays short
     cells = read("source", name).cells
     first = cells[0].source
     assert first.startswith(f"# Exercise {name[0]} · ")

@@ -99,7 +99,7 @@ def test_the_browser_offers_the_package_s_rule_sets_and_writes_its_captions():
     assert json.loads(node(code)) == [captions.caption(*each) for each in asked]
 
 
-def test_a_box_stays_within_the_picture():
+def test_a_box_stays_within_the_picture_and_a_border_runs_where_it_should():
     code = "console.log(JSON.stringify([{}]))".format(
         ", ".join(
             f"boxes.changed([{x}, 20, 100, 80], [{dx}, {dy}], {resize}, [640, 480])"
@@ -109,10 +109,7 @@ def test_a_box_stays_within_the_picture():
     for x, y, w, h in json.loads(node(code)):
         assert x >= 0 and y >= 0 and w >= 15 and h >= 15 and x + w <= 640 and y + h <= 480
         assert (x, y, w, h) == (int(x), int(y), int(w), int(h))
-
-
-def test_the_border_runs_where_the_verdict_changes():
-    """A diagonal and a circle: every segment's ends lie on them."""
+    # the border runs where the verdict changes: every segment's ends lie on a diagonal, or a circle
     line = json.loads(node("console.log(JSON.stringify(boxes.border((x, y) => x > y, [100, 60])))"))
     assert len(line) >= 10
     assert all(abs(x1 - y1) < 0.1 and abs(x2 - y2) < 0.1 for x1, y1, x2, y2 in line)
@@ -152,8 +149,7 @@ def test_the_widget_hands_every_option_to_the_browser():
     shown = widget.show(subject_box=(1, 2, 30, 40), rules="sstd")
     state = shown.get_state()
     assert state["subject_box"] == [1, 2, 30, 40] and state["rules"] == "sstd" and state["size"] == list(SIZE)
-    assert state["constants"] == json.loads(json.dumps(widget.constants()))
-    assert "export default" in state["_esm"]
+    assert state["constants"] == json.loads(json.dumps(widget.constants())) and "export default" in state["_esm"]
     taken = re.findall(r'"(\w+)"', re.findall(r"const (?:SHARED|GIVEN) = (.*?);", widget.MODULE.read_text()).__str__())
     assert set(taken) == set(widget.options())
 
@@ -204,8 +200,7 @@ def check_boxes_answer(driver, kind: str = "mouse") -> None:
     drag(driver, grip(driver, "subject"), 150, 40, kind)
     after = side(driver, "subject")
     assert after[0] > before[0] + 100 and after[1] > before[1] and after[2:] == before[2:]
-    assert side(driver, "object") == other
-    assert holding(driver) == judged(driver, "visor")
+    assert side(driver, "object") == other and holding(driver) == judged(driver, "visor")
     drag(driver, grip(driver, "object", ".reach"), -40, -30, kind)
     smaller = side(driver, "object")
     assert smaller[:2] == other[:2] and smaller[2] < other[2] and smaller[3] < other[3]
