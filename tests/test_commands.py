@@ -52,9 +52,8 @@ def test_score_prints_a_table_and_leaves_files(here, capsys):
     assert f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}] {row['count']:,} of {row.of:,}" in " ".join(text.split())
     assert "How it was judged: boxes of a detector that is not named (boxes.csv, sha256" in text
     assert "To cite: OA" in text and "left of" in text
-    assert sorted(path.name for path in (here / "out").iterdir()) == [
-        "scores.csv", "scores.json", "scores.parquet", "verdicts.parquet",
-    ]  # fmt: skip
+    names = ["scores.csv", "scores.json", "scores.parquet", "verdicts.parquet"]
+    assert sorted(path.name for path in (here / "out").iterdir()) == names
     for table in (pd.read_csv(here / "out" / "scores.csv"), pd.read_parquet(here / "out" / "scores.parquet")):
         pd.testing.assert_frame_equal(table.drop(columns="chance"), expected, check_dtype=False)
     assert len(pd.read_parquet(here / "out" / "verdicts.parquet")) == 4 * len(PROMPTS)

@@ -205,7 +205,7 @@ def test_bias_is_seen_and_its_end_too(world):
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.4])
-def test_gain_by_frequency(slope):
+def test_gain_by_frequency_and_known_prompts(slope):
     prompts = draw_prompts(make_prompts(40), 30, 0).query("objects == 'seen'").reset_index(drop=True)
     rank = prompts.groupby("relation").n_images.rank(pct=True)
     base = evaluation_verdicts.verdicts(prompts, draw(prompts, 0.4, 1), 4)
@@ -217,6 +217,9 @@ def test_gain_by_frequency(slope):
     contrast = table.loc["most − least"]
     assert contrast.difference == pytest.approx(table.difference.iloc[2] - table.difference.iloc[0])
     assert (contrast.low > 0) == (slope > 0)
+    prompts = pd.DataFrame({"objects": ["seen", "unseen", "seen"]})
+    assert frequency.known(prompts).index.tolist() == [0, 2]
+    assert len(frequency.known(prompts.assign(objects="all"))) == 3
 
 
 def test_rescoring_under_other_rules_is_what_verdicts_says(world):
@@ -262,12 +265,6 @@ def test_a_change_in_words():
     assert more == "m, seen objects: OA 10.0 → 20.0 (+10.0 [+1.0, +19.0]), more than before"
     assert same.endswith("not distinguishable from before") and few.endswith("not distinguishable from before")
     assert less.endswith("less than before (1,200 images that only one of the two has left aside)")
-
-
-def test_known_prompts_are_the_seen_ones_or_all():
-    prompts = pd.DataFrame({"objects": ["seen", "unseen", "seen"]})
-    assert frequency.known(prompts).index.tolist() == [0, 2]
-    assert len(frequency.known(prompts.assign(objects="all"))) == 3
 
 
 RUNS = 400  # simulated studies

@@ -22,6 +22,7 @@ from sr4g_utils.evaluation import detect, scores, verdicts
 from sr4g_utils.evaluation.detections import BEHAVIOUR, DETECTION_COLUMNS, read_detections
 from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.models import detectors
+from sr4g_utils.models.detectors import Detector
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,9 @@ def test_resume_and_shards_give_the_same_bytes(images, folder, monkeypatch):
     options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
     whole, resumed, shared = (images.parent / f"{name}.parquet" for name in ("whole", "resumed", "shared"))
     record = detect.write_detections(whole, images, **options)
-    own, calls = detectors.Detector.detect, []
+    own, calls = Detector.detect, []
     monkeypatch.setattr(
-        detectors.Detector, "detect", lambda *a, **k: calls.append(1) or (own(*a, **k) if len(calls) < 3 else 1 / 0)
+        Detector, "detect", lambda *a, **k: own(*a, **k) if calls.append(1) or len(calls) < 3 else 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         detect.write_detections(resumed, images, **options)
@@ -80,7 +81,7 @@ def test_resume_and_shards_give_the_same_bytes(images, folder, monkeypatch):
     detect.write_detections(resumed, images, **options)
     assert len(calls) == 1  # of three groups, two were done
     assert resumed.read_bytes() == whole.read_bytes()
-    monkeypatch.setattr(detectors.Detector, "detect", own)
+    monkeypatch.setattr(Detector, "detect", own)
     assert detect.write_detections(shared, images, **options, shard=1, shards=2)["boxes"] is None
     assert not shared.exists()
     assert detect.write_detections(shared, images, **options, shard=0, shards=2) == record
@@ -95,8 +96,8 @@ def test_resume_and_shards_give_the_same_bytes(images, folder, monkeypatch):
 def test_only_other_behaviour_makes_other_boxes(images, folder, monkeypatch, tmp_path):
     options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
     record = detect.write_detections(tmp_path / "b.parquet", images, **options)
-    own, calls = detectors.Detector.detect, []
-    monkeypatch.setattr(detectors.Detector, "detect", lambda *a, **k: calls.append(1) or own(*a, **k))
+    own, calls = Detector.detect, []
+    monkeypatch.setattr(Detector, "detect", lambda *a, **k: calls.append(1) or own(*a, **k))
     monkeypatch.setattr(detectors, "__file__", __file__)  # as after a comment
     assert detect.write_detections(tmp_path / "b.parquet", images, **options) == record and not calls
     monkeypatch.setattr(detect, "BEHAVIOUR", BEHAVIOUR + 1)

@@ -63,10 +63,7 @@ def test_a_record_tells_verdict_boxes_and_reason():
     assert records.loc[0, ["left of", "right of"]].all(), "both hold for some pair"
     best = verdicts(prompts, detections, **evaluation_verdicts.VARIANTS["best-pair"])
     assert not best.correct[0] and best.subject_score[0] == 0.9 and best.n_subject[0] == 2
-
-
-def test_two_of_a_kind_are_two_different_boxes():
-    prompts = make_prompts(("dog", "left of", "dog"))
+    prompts = make_prompts(("dog", "left of", "dog"))  # two different boxes
     one = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5))
     two = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5), (100, 0, "dog", 0.8, 20, 0, 5, 5))
     for pairs in ("any", "best"):

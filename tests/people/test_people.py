@@ -97,11 +97,14 @@ def test_cohen_of_two_categories_is_the_kappa_of_the_counts(pairs):
     assert np.isclose(statistics.cohen(a, b), statistics.agreement(counts)[3], equal_nan=True)
 
 
-def test_a_bootstrap_draws_whole_prompts():
+def test_a_bootstrap_draws_whole_prompts_and_agreement_is_that_of_counts():
     ids = pd.Series(["a", "a", "b", "c"])
     sums = statistics.Clusters(ids, 500, 0).sums(ids, np.array([[1, 1], [1, 1], [0, 1], [0, 1]]))
     assert (sums[:, 0] % 2 == 0).all() and sums[:, 1].min() == 3 and sums[:, 1].max() == 6
     assert statistics.mcnemar(np.array([True] * 6), np.array([False] * 6)) == (6, 0, 2 / 2**6)
+    accuracy, precision, recall, kappa = statistics.agreement(np.array([20, 5, 10, 15]))
+    assert (accuracy, precision, recall) == pytest.approx((0.7, 0.8, 2 / 3)) and kappa == pytest.approx(0.4)
+    assert np.isnan(statistics.agreement(np.array([0, 0, 0, 9]))[1:]).all()
 
 
 def test_precision_at_the_prevalence_of_coco():
@@ -280,12 +283,6 @@ def test_every_rule_set_has_a_row_where_it_defines_the_relation(found):
     key = ["rules", "relation", "frame"]
     ours = found.set_index(key).loc[pd.MultiIndex.from_frame(recorded[key])]
     pd.testing.assert_frame_equal(ours, recorded.set_index(key), check_dtype=False, rtol=1e-9)
-
-
-def test_agreement_of_counts():
-    accuracy, precision, recall, kappa = statistics.agreement(np.array([20, 5, 10, 15]))
-    assert (accuracy, precision, recall) == pytest.approx((0.7, 0.8, 2 / 3)) and kappa == pytest.approx(0.4)
-    assert np.isnan(statistics.agreement(np.array([0, 0, 0, 9]))[1:]).all()
 
 
 def test_a_line_that_is_no_judgement_is_named(tmp_path):
