@@ -170,7 +170,7 @@ def test_a_table_with_one_image_per_prompt_is_not_scored_as_four(capsys):
         pd.concat([boxes_of(PROMPTS, 2), boxes_of(PROMPTS[:5], 4)]),  # unequal numbers
         boxes_of(PROMPTS[:3], 4),  # the images of a part of the prompts
     ):
-        refuses(r"the table does not tell how many images.*pass images=", verdicts.verdicts, PROMPTS, boxes)
+        refuses(r"detections: the table does not tell how many images.*pass images=", verdicts.verdicts, PROMPTS, boxes)
 
 
 def test_each_model_is_scored_on_its_own_images_and_compared_on_the_common_ones():

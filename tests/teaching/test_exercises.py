@@ -266,7 +266,7 @@ WRONG = {
         (lambda v, low, high, above=-math.inf, below=math.inf: above < v < below, "does all of its interval?"),
         (lambda v, low, high, above=-math.inf, below=math.inf: high > above and low < below, "all of its interval?"),
         (lambda v, low, high, above=-math.inf, below=math.inf: low > above, "below a number, too"),
-        (lambda v, low, high, above=-math.inf, below=math.inf: low >= above and high <= below, "on the border"),
+        (lambda v, low, high, above=-math.inf, below=math.inf: low >= above and high <= below, "exactly on the border"),
         (lambda v, low, high, above=-math.inf, below=math.inf: low > above or high < below, "No value"),
         (lambda v, low, high, above=-math.inf, below=math.inf: not (low <= above or high >= below), "NaN"),
         (lambda v, low, high, above=-math.inf, below=math.inf: low, "a claim stands, True"),
