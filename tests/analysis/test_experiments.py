@@ -280,7 +280,7 @@ def test_a_latin_square_of_doses_is_gathered(tmp_path):
 
 
 def test_what_cannot_be_gathered_is_named(tmp_path):
-    refuses("no run is finished; sweep the profile arms", sweeps.gather, sweeps.finished([tmp_path]))
+    refuses("no run is finished; sweep the profile arms", sweeps.finished, [tmp_path])
     run_of(tmp_path, "a", "none", 0)
     other = run_of(tmp_path, "b", "none", 1)
     prompts().assign(subject="cow").to_parquet(other / "prompts_test.parquet")
