@@ -9,14 +9,11 @@ from sr4g_utils.relations import BY_NAME, NAMES
 
 # Two boxes in which the relation holds and its opposite does not; swapped, the other way round.
 LAYOUT = {
-    "left of": ((5, 20, 10, 10), (40, 20, 10, 10)),
-    "above": ((20, 5, 10, 10), (20, 40, 10, 10)),
-    "inside": ((22, 22, 8, 8), (10, 10, 40, 40)),
-    "overlapping": ((10, 10, 20, 20), (20, 20, 20, 20)),
-    "wider": ((5, 5, 30, 10), (5, 40, 10, 10)),
-    "taller": ((5, 5, 10, 30), (40, 5, 10, 10)),
+    "left of": ((5, 20, 10, 10), (40, 20, 10, 10)), "above": ((20, 5, 10, 10), (20, 40, 10, 10)),
+    "inside": ((22, 22, 8, 8), (10, 10, 40, 40)), "overlapping": ((10, 10, 20, 20), (20, 20, 20, 20)),
+    "wider": ((5, 5, 30, 10), (5, 40, 10, 10)), "taller": ((5, 5, 10, 30), (40, 5, 10, 10)),
     "larger": ((5, 5, 30, 30), (45, 45, 10, 10)),
-}
+}  # fmt: skip
 LAYOUT |= {BY_NAME[name].opposite: (b, a) for name, (a, b) in LAYOUT.items()}
 LAYOUT["separated"] = ((5, 5, 10, 10), (40, 40, 10, 10))
 
@@ -27,13 +24,10 @@ def make_prompts(per_relation: int = 8, seed: int = 0) -> pd.DataFrame:
     rows = [(r, objects) for objects in ("seen", "unseen", "mixed") for r in NAMES for _ in range(2 * per_relation)]
     table = pd.DataFrame(rows, columns=["relation", "objects"])
     return table.assign(
-        prompt_id=np.arange(len(table)),
-        subject="dog",
-        object="cat",
-        caption="–",
+        prompt_id=np.arange(len(table)), subject="dog", object="cat", caption="–",
         n_images=rng.integers(1, 1000, len(table)),
         split=np.where(np.arange(len(table)) % 4 == 0, "validation", "test"),
-    )
+    )  # fmt: skip
 
 
 def draw(prompts: pd.DataFrame, obeys: dict[str, float] | float, seed: int, found: float = 0.9, images: int = 4):

@@ -23,14 +23,10 @@ def random_world(seed: int, n: int, relations: tuple[str, ...] = NAMES) -> tuple
     rng = np.random.default_rng(seed)
     names = np.array(["dog", "cat", "cup", "car"], object)
     s = rng.integers(0, 4, n)
-    prompts = pd.DataFrame(
-        {
-            "prompt_id": np.arange(n),
-            "subject": names[s],
-            "relation": rng.choice(np.array(relations, object), n),
-            "object": names[(s + rng.integers(1, 4, n)) % 4],
-        }
-    )
+    prompts = pd.DataFrame({
+        "prompt_id": np.arange(n), "subject": names[s], "relation": rng.choice(np.array(relations, object), n),
+        "object": names[(s + rng.integers(1, 4, n)) % 4],
+    })  # fmt: skip
     m = 8 * n
     boxes = {k: rng.integers(0, 12, m).astype(float) for k in "xy"} | {k: rng.integers(1, 8, m) * 1.0 for k in "wh"}
     table = {"prompt_id": rng.integers(0, n, m), "image_index": rng.integers(0, 4, m), "label": rng.choice(names, m)}
@@ -47,21 +43,12 @@ def holds_slowly(relation: str, s: dict, o: dict) -> bool:
     width = min(s["x"] + s["w"], o["x"] + o["w"]) - max(s["x"], o["x"])
     height = min(s["y"] + s["h"], o["y"] + o["h"]) - max(s["y"], o["y"])
     return {
-        "left of": dx < 0,
-        "right of": dx > 0,
-        "above": dy < 0,
-        "below": dy > 0,
-        "inside": within(s, o),
-        "surrounding": within(o, s),
-        "overlapping": width > 0 and height > 0,
-        "separated": not (width > 0 and height > 0),
-        "wider": s["w"] > o["w"],
-        "narrower": s["w"] < o["w"],
-        "taller": s["h"] > o["h"],
-        "shorter": s["h"] < o["h"],
-        "larger": s["w"] * s["h"] > o["w"] * o["h"],
+        "left of": dx < 0, "right of": dx > 0, "above": dy < 0, "below": dy > 0, "inside": within(s, o),
+        "surrounding": within(o, s), "overlapping": width > 0 and height > 0,
+        "separated": not (width > 0 and height > 0), "wider": s["w"] > o["w"], "narrower": s["w"] < o["w"],
+        "taller": s["h"] > o["h"], "shorter": s["h"] < o["h"], "larger": s["w"] * s["h"] > o["w"] * o["h"],
         "smaller": s["w"] * s["h"] < o["w"] * o["h"],
-    }[relation]
+    }[relation]  # fmt: skip
 
 
 def score_slowly(prompts: pd.DataFrame, detections: pd.DataFrame, threshold: float, best: bool) -> dict[str, float]:

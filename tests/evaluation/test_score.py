@@ -1,7 +1,6 @@
 """A score in one call: the numbers of verdicts and scores, whatever the boxes or images come as."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,7 @@ import pytest
 import tiny
 from PIL import Image
 from pretend import draw, make_prompts, picture
+from refusals import refuses
 from scipy import special
 
 from sr4g_utils import __version__, score
@@ -24,13 +24,11 @@ BOXES = draw(PROMPTS, 0.7, seed=1)
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("detectors") / "owlvit"
-    tiny.owlvit(folder)
-    return str(folder)
+def detector(tmp_path_factory):
+    return str(tiny.owlvit(tmp_path_factory.mktemp("detectors") / "owlvit"))
 
 
-def test_students_t_is_scipys() -> None:
+def test_students_t_is_scipys():
     for level in (0.5, 0.9, 0.95, 0.99):
         degrees = np.array([*range(1, 60), 100, 333, 1000, 25_279, 62_459])
         ours = [student(int(n), level) for n in degrees]
@@ -39,17 +37,16 @@ def test_students_t_is_scipys() -> None:
 
 
 @pytest.mark.parametrize("form", ["table", "parquet", "csv", "json", "jsonl", "corners", "corners in memory"])
-def test_the_numbers_are_those_of_verdicts_and_scores(form: str, tmp_path: Path) -> None:
+def test_the_numbers_are_those_of_verdicts_and_scores(form, tmp_path):
     own = [name for name in BOXES if name not in "xywh"]
     corners = BOXES[own].assign(x1=BOXES.x, y1=BOXES.y, x2=BOXES.x + BOXES.w, y2=BOXES.y + BOXES.h)
     path = tmp_path / f"boxes.{'csv' if form == 'corners' else form}"
-    match form:
-        case "parquet":
-            BOXES.to_parquet(path)
-        case "csv" | "corners":
-            (corners if form == "corners" else BOXES).to_csv(path, index=False)
-        case "json" | "jsonl":
-            BOXES.to_json(path, orient="records", lines=form == "jsonl")
+    if form == "parquet":
+        BOXES.to_parquet(path)
+    elif form in ("csv", "corners"):
+        (corners if form == "corners" else BOXES).to_csv(path, index=False)
+    elif form in ("json", "jsonl"):
+        BOXES.to_json(path, orient="records", lines=form == "jsonl")
     boxes = {"table": BOXES, "corners in memory": corners}.get(form, path)
     result = score(boxes, PROMPTS, corners="corners" in form, detector="mine")
     records = verdicts(PROMPTS, BOXES, 4)
@@ -62,14 +59,14 @@ def test_the_numbers_are_those_of_verdicts_and_scores(form: str, tmp_path: Path)
     assert (result.judged["threshold"], result.judged["pairs"], result.judged["rules"]) == (0.1, "any", "visor")
 
 
-def test_genevals_own_settings_are_one_word() -> None:
+def test_genevals_own_settings_are_one_word():
     able = PROMPTS[PROMPTS.relation.isin(["left of", "right of", "above", "below"])]
     result = score(BOXES, able, like="geneval", threshold=0.3)
     pd.testing.assert_frame_equal(result.verdicts, verdicts(able, BOXES, 4, 0.3, **VARIANTS["geneval"]))
     assert score(BOXES, able, like="geneval", pairs="any").judged["pairs"] == "any"
 
 
-def test_it_says_what_it_found_and_how() -> None:
+def test_it_says_what_it_found_and_how():
     result = score(BOXES, PROMPTS)
     text, row = str(result), result.scores.query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
     shown = f"VISOR_Cond {row.value:.1f} [{row.low:.1f}, {row.high:.1f}]"
@@ -83,7 +80,7 @@ def test_it_says_what_it_found_and_how() -> None:
     assert whole["judged"] == result.judged and len(whole["scores"]) == len(result.scores)
 
 
-def test_what_cannot_be_measured_is_a_dash_and_null() -> None:
+def test_what_cannot_be_measured_is_a_dash_and_null():
     one = score(BOXES[BOXES.image_index == 0], PROMPTS, per_prompt=1)
     assert one.table().metric.tolist() == ["OA", "VISOR", "VISOR_Cond", "VISOR_1"]
     half = score(BOXES[BOXES.label == "dog"], PROMPTS, per_prompt=4)
@@ -93,7 +90,7 @@ def test_what_cannot_be_measured_is_a_dash_and_null() -> None:
     assert rows["all", "VISOR_Cond"]["value"] is None and rows["all", "OA"]["value"] == 0
 
 
-def test_images_in_memory_are_judged_as_their_folder_is(detector: str, tmp_path: Path) -> None:
+def test_images_in_memory_are_judged_as_their_folder_is(detector, tmp_path):
     triplets = [("dog", "left of", "cat"), ("tv", "above", "car"), ("cat", "inside", "tv")]
     pixels = [[picture(40, 60, 10 * i + n) for n in range(2)] for i in range(3)]
     paths = [[tmp_path / "images" / f"{i}_{n}.png" for n in range(2)] for i in range(3)]
@@ -104,39 +101,33 @@ def test_images_in_memory_are_judged_as_their_folder_is(detector: str, tmp_path:
     expected = score(tmp_path / "images", **options)
     assert expected.judged["detector"]["id"] == "owlvit" and "owlvit@sha256 " in expected.how()
     nested = {
-        "arrays": pixels,
-        "PIL": [[Image.fromarray(image) for image in images] for images in pixels],
+        "arrays": pixels, "PIL": [[Image.fromarray(image) for image in images] for images in pixels],
         "floats": [np.stack(images) / 255 for images in pixels],
-        "paths": [[str(path) for path in images] for images in paths],
-        "by prompt": dict(enumerate(pixels)),
-    }
+        "paths": [[str(path) for path in images] for images in paths], "by prompt": dict(enumerate(pixels)),
+    }  # fmt: skip
     for kind, images in nested.items():
         result = score(images, **options)
         pd.testing.assert_frame_equal(result.verdicts, expected.verdicts, obj=kind)
         assert result.judged["detector"] == expected.judged["detector"]
     first = score([images[0] for images in paths], **options)
-    pd.testing.assert_frame_equal(
-        first.verdicts, expected.verdicts[expected.verdicts.image_index == 0].reset_index(drop=True)
-    )
-    some = score({2: pixels[2]}, **options)
-    assert some.verdicts.prompt_id.tolist() == [2, 2]
+    zeroth = expected.verdicts[expected.verdicts.image_index == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first.verdicts, zeroth)
+    assert score({2: pixels[2]}, **options).verdicts.prompt_id.tolist() == [2, 2]
 
 
-def test_published_results_are_scored(tmp_path: Path) -> None:
+def test_published_results_are_scored(tmp_path):
     prompts = PROMPTS[PROMPTS.relation == "left of"]
     image = {"classes": ["dog", "cat"], "centroid": [[1, 1], [9, 1]], "recall": 2, "sra": 1, "text": "–"}
     images = {f"{id}_{n}": image | {"sra": n % 2} for id in prompts.prompt_id for n in range(4)}
     (tmp_path / "results_sd.json").write_text(json.dumps(images))
     result = score(tmp_path / "results_sd.json", prompts)
-    pd.testing.assert_frame_equal(
-        result.scores.drop(columns="chance"), scores(read_visor_results(tmp_path / "results_sd.json", prompts))
-    )
+    expected = scores(read_visor_results(tmp_path / "results_sd.json", prompts))
+    pd.testing.assert_frame_equal(result.scores.drop(columns="chance"), expected)
     assert "verdicts as published in results_sd.json" in result.how()
-    with pytest.raises(ValueError, match="pairs and rules cannot change"):
-        score(tmp_path / "results_sd.json", prompts, rules="sg2im")
+    refuses("pairs and rules cannot change", score, tmp_path / "results_sd.json", prompts, rules="sg2im")
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_mistakes_are_named(tmp_path):
     pixels = picture(40, 60, 0)
     (tmp_path / "c.csv").write_text("prompt_id,image_index,label,score,xmin,ymin,xmax,ymax\n0,0,dog,1,0,0,1,1\n")
     (tmp_path / "b.csv").write_text("prompt_id,image_index,label,score,x,y,w,h\n0,0,dog,1,0,0,1,1\n")
@@ -155,7 +146,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         "images: 7 is the prompt_id of no prompt": {"images": {0: pixels, 7: pixels}, "prompts": triplet},
         "boxes: are kept of a folder": {"images": [pixels], "prompts": triplet, "boxes": tmp_path / "b.parquet"},
     }.items():  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            score(**arguments)
-    with pytest.raises(ValueError, match=r"not ndarray of float64 \(40, 60\)"):
-        score_module._pixels(pixels[..., 0] * 1.0)
+        refuses(message, score, **arguments)
+    refuses(r"not ndarray of float64 \(40, 60\)", score_module._pixels, pixels[..., 0] * 1.0)

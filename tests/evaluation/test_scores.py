@@ -2,11 +2,14 @@
 
 import json
 import re
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 from scipy import stats
+from slowly import make_prompts
 
 from sr4g_utils.analysis import bias as analysis_bias
 from sr4g_utils.analysis import claims, rescoring
@@ -18,8 +21,6 @@ from sr4g_utils.evaluation import figures, statistics, tables, verdicts
 from sr4g_utils.evaluation import scores as evaluation_scores
 from sr4g_utils.relations import NAMES
 from sr4g_utils.running import profiles
-
-# ------------------------------------------------------------------------------------- intervals keep their coverage
 
 
 def draw(rng: np.random.Generator, n: np.ndarray | int, p: float, rho: float, shape: tuple, at=None) -> np.ndarray:
@@ -40,14 +41,13 @@ def covered(low: np.ndarray, high: np.ndarray, truth: float) -> float:
 def test_intervals_of_few_prompts_keep_their_coverage(prompts, metric):
     rng, missed = np.random.default_rng(prompts), {}
     for images in (1, 2, 4):
-        for rho in (0.0, 0.4, 0.8):
-            for p in (0.05, 0.2, 0.5, 0.8, 0.95):
-                shape = (prompts, 2000)
-                below = np.full(shape, images) if metric != "VISOR_Cond" else draw(rng, images, 0.5, rho, shape)
-                above = draw(rng, below, p, rho, shape)
-                share = covered(*statistics.ratio(above.astype(float), below.astype(float)), p)
-                if share < 0.9:
-                    missed[images, rho, p] = share
+        for rho, p in product((0.0, 0.4, 0.8), (0.05, 0.2, 0.5, 0.8, 0.95)):
+            shape = (prompts, 2000)
+            below = np.full(shape, images) if metric != "VISOR_Cond" else draw(rng, images, 0.5, rho, shape)
+            above = draw(rng, below, p, rho, shape)
+            share = covered(*statistics.ratio(above.astype(float), below.astype(float)), p)
+            if share < 0.9:
+                missed[images, rho, p] = share
     assert not missed
 
 
@@ -80,15 +80,10 @@ def study(seed: int, prompts: int = 336, images: int = 4, gain: float = 0.0, har
     both = rng.random((prompts, images)) < found[:, None]
     correct = both & (rng.random((prompts, images)) < obeyed[:, None])
     id, index = (grid.ravel() for grid in np.mgrid[:prompts, :images])
-    return pd.DataFrame(
-        {
-            "prompt_id": id,
-            "image_index": index,
-            "relation": np.array(NAMES, object)[id % 14],
-            "both_found": both.ravel(),
-            "correct": correct.ravel(),
-        }
-    )
+    return pd.DataFrame({
+        "prompt_id": id, "image_index": index, "relation": np.array(NAMES, object)[id % 14], "both_found": both.ravel(),
+        "correct": correct.ravel(),
+    })  # fmt: skip
 
 
 def test_intervals_of_a_study_are_those_of_the_bootstrap():
@@ -97,11 +92,8 @@ def test_intervals_of_a_study_are_those_of_the_bootstrap():
     change = evaluation_scores.compare(before, after, resamples=100).set_index(["relation", "metric"]).loc["all"]
     for i, records in enumerate((before, after)):
         table = evaluation_scores.scores(records).set_index(["relation", "metric"]).loc["all"]
-        percentiles = np.quantile(drawn[i, 1:], [0.025, 0.975], axis=0)
-        assert close(table, percentiles)
-        assert (table.value == drawn[i, 0]).all()
-    percentiles = np.quantile(drawn[1, 1:] - drawn[0, 1:], [0.025, 0.975], axis=0)
-    assert close(change, percentiles)
+        assert close(table, np.quantile(drawn[i, 1:], [0.025, 0.975], axis=0)) and (table.value == drawn[i, 0]).all()
+    assert close(change, np.quantile(drawn[1, 1:] - drawn[0, 1:], [0.025, 0.975], axis=0))
 
 
 def close(table: pd.DataFrame, percentiles: np.ndarray) -> bool:
@@ -140,21 +132,12 @@ def test_intervals_lie_around_their_value():
         known = ~np.isnan(low)
         assert ((low >= 0) & (low <= value) & (value <= high) & (high <= 1))[known].all()
         mirrored = statistics.ratio(below - above, below)
-        assert mirrored[0] == pytest.approx(1 - high, nan_ok=True) and mirrored[1] == pytest.approx(
-            1 - low, nan_ok=True
-        )
+        assert mirrored[0] == pytest.approx(1 - high, nan_ok=True)
+        assert mirrored[1] == pytest.approx(1 - low, nan_ok=True)
         forth = statistics.difference((above, below), (other, below))
         back = statistics.difference((other, below), (above, below))
         assert forth[0] == pytest.approx(-back[1], nan_ok=True)
         assert (forth[0][known] >= -1).all() and (forth[0] <= forth[1])[known].all()
-
-
-# ------------------------------------------------------------------------------------------------ numbers of images
-
-
-def asked(*triplets: tuple[str, str, str]) -> pd.DataFrame:
-    table = pd.DataFrame(triplets, columns=["subject", "relation", "object"])
-    return table.assign(prompt_id=np.arange(len(table)) + 100)
 
 
 def boxes_of(prompts: pd.DataFrame, images: int, right=lambda prompt, index: True) -> pd.DataFrame:
@@ -168,7 +151,7 @@ def boxes_of(prompts: pd.DataFrame, images: int, right=lambda prompt, index: Tru
     return pd.DataFrame(rows)
 
 
-PROMPTS = asked(*[("dog", "left of", "cat")] * 10)
+PROMPTS = make_prompts(*[("dog", "left of", "cat")] * 10)
 
 
 def value(table: pd.DataFrame, column: str = "value") -> pd.Series:
@@ -182,20 +165,12 @@ def test_a_table_with_one_image_per_prompt_is_not_scored_as_four(capsys):
     assert records.attrs["images"] == "images=1 per prompt, by the largest image_index"
     verdicts.verdicts(PROMPTS, boxes_of(PROMPTS, 3), threshold=0.1)
     assert "verdicts: 3 images per prompt, by the largest image_index" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "boxes",
-    [
+    for boxes in (
         boxes_of(PROMPTS, 4).assign(image_index=lambda t: t.image_index + 1),  # numbered from 1
         pd.concat([boxes_of(PROMPTS, 2), boxes_of(PROMPTS[:5], 4)]),  # unequal numbers
         boxes_of(PROMPTS[:3], 4),  # the images of a part of the prompts
-    ],
-    ids=["from one", "unequal", "a part"],
-)
-def test_a_table_that_does_not_tell_how_many_images_there_are_is_refused(boxes):
-    with pytest.raises(ValueError, match=r"detections: the table does not tell how many images.*pass images="):
-        verdicts.verdicts(PROMPTS, boxes)
+    ):
+        refuses(r"detections: the table does not tell how many images.*pass images=", verdicts.verdicts, PROMPTS, boxes)
 
 
 def test_each_model_is_scored_on_its_own_images_and_compared_on_the_common_ones():
@@ -203,11 +178,8 @@ def test_each_model_is_scored_on_its_own_images_and_compared_on_the_common_ones(
     one = verdicts.verdicts(PROMPTS, four, 4)
     listed = two[["prompt_id", "image_index"]].drop_duplicates()
     other = verdicts.verdicts(PROMPTS, two, listed)
-    assert value(evaluation_scores.scores(other))["OA"] == 100 and len(other) == 20
-    assert (
-        np.isnan(value(evaluation_scores.scores(other))["VISOR_3"])
-        and value(evaluation_scores.scores(other))["VISOR_1"] == 100
-    )
+    own = value(evaluation_scores.scores(other))
+    assert own["OA"] == own["VISOR_1"] == 100 and np.isnan(own["VISOR_3"]) and len(other) == 20
     change = evaluation_scores.compare(one, other, resamples=100)
     assert value(change, "before")["VISOR"] == 100 and value(change, "after")["VISOR"] == 50
     assert value(change, "images")["OA"] == 20 and change.attrs["left_aside"] == 20
@@ -228,20 +200,17 @@ def test_prompts_that_one_model_lacks_are_no_failures_of_it():
     assert len(other) == 36 and value(evaluation_scores.scores(other))["OA"] == 100
     change = evaluation_scores.compare(one, other, resamples=10)
     assert change.attrs["left_aside"] == 4 and (change.query("relation == 'all'").difference.dropna() == 0).all()
-    with pytest.raises(ValueError, match=r"no image .* is in all models"):
-        evaluation_scores.compare(part, one[one.prompt_id == 109])
+    refuses(r"no image .* is in all models", evaluation_scores.compare, part, one[one.prompt_id == 109])
     turned = one.assign(relation="right of")
-    with pytest.raises(ValueError, match="prompt 100 is 'left of' in one model and 'right of' in another"):
-        evaluation_scores.compare(one, turned)
+    refuses("prompt 100 is 'left of' in one model and 'right of' in another", evaluation_scores.compare, one, turned)
     sets = PROMPTS.assign(objects=["seen"] * 9 + ["unseen"])
     assert set(tables.score_table({"a": one, "b": other}, sets).query("objects == 'unseen'").model) == {"a"}
     assert set(tables.change_table({"a": one, "b": other}, sets, 10).objects) == {"seen", "all"}
 
 
-def test_images_that_do_not_exist_are_named():
+def test_images_are_listed_or_counted_alike_and_named_if_they_do_not_exist():
     boxes = boxes_of(PROMPTS, 2)
-    with pytest.raises(ValueError, match=r"prompt 100 has image_index 1, but images=1 per prompt are scored"):
-        verdicts.verdicts(PROMPTS, boxes, 1)
+    refuses(r"prompt 100 has image_index 1, but images=1 per prompt are scored", verdicts.verdicts, PROMPTS, boxes, 1)
     listed = boxes[["prompt_id", "image_index"]].drop_duplicates()
     with pytest.raises(ValueError, match=r"prompt 109 has image_index 1, but the listed images are scored"):
         verdicts.verdicts(PROMPTS, boxes, listed[:-1])
@@ -252,11 +221,7 @@ def test_images_that_do_not_exist_are_named():
         (listed[:0], "images: the table is empty"),
         (0, "images=0: a prompt has at least one image"),
     ]:
-        with pytest.raises(ValueError, match=message):
-            verdicts.verdicts(PROMPTS, boxes, table)
-
-
-def test_images_listed_and_images_counted_are_the_same():
+        refuses(message, verdicts.verdicts, PROMPTS, boxes, table)
     boxes = boxes_of(PROMPTS, 3, lambda prompt, index: (prompt + index) % 2 == 0)
     boxes = boxes[(boxes.prompt_id + boxes.image_index) % 5 != 0].sample(frac=1, random_state=0)
     counted = verdicts.verdicts(PROMPTS, boxes, 3)
@@ -264,11 +229,8 @@ def test_images_listed_and_images_counted_are_the_same():
     pd.testing.assert_frame_equal(counted, listed)
 
 
-# ------------------------------------------------------------------------------------ models of which nothing is found
-
-
 def test_one_hopeless_model_does_not_stop_the_others(capsys):
-    prompts = asked(*[("dog", name, "cat") for name in NAMES for _ in range(8)])
+    prompts = make_prompts(*[("dog", name, "cat") for name in NAMES for _ in range(8)])
     prompts = prompts.assign(objects=[OBJECT_SETS[i % 2] for i in range(len(prompts))], n_images=1)
     good = verdicts.verdicts(prompts, boxes_of(prompts, 2, lambda prompt, index: index == 0), 2)
     nothing = boxes_of(prompts, 2).iloc[:0]
@@ -292,33 +254,24 @@ def test_one_hopeless_model_does_not_stop_the_others(capsys):
     opinion = tables.second_opinion(hopeless, good)
     assert opinion.agreement[0] < 100 and opinion.judged[1] == 0 and np.isnan(opinion.agreement[1])
     frequency = analysis_frequency.gain_by_frequency(good, hopeless, prompts, 50)
-    ablation = rescoring.ablation(
-        prompts, {"good": boxes_of(prompts, 2).assign(width=99, height=99), "hopeless": nothing}, models, resamples=10
-    )
+    boxes = {"good": boxes_of(prompts, 2).assign(width=99, height=99), "hopeless": nothing}
+    ablation = rescoring.ablation(prompts, boxes, models, resamples=10)
     for figure in (
-        figures.scores(scores),
-        figures.scores_per_relation(scores),
-        analysis_figures.bias(bias),
-        analysis_figures.gain_by_frequency(frequency),
-        analysis_figures.ablation(ablation),
-    ):
+        figures.scores(scores), figures.scores_per_relation(scores), analysis_figures.bias(bias),
+        analysis_figures.gain_by_frequency(frequency), analysis_figures.ablation(ablation),
+    ):  # fmt: skip
         figure.canvas.draw()
-
-
-# ------------------------------------------------------------------------------------------ relations that do not occur
 
 
 @pytest.mark.parametrize("name", list(profiles.notebooks()))
 def test_no_notebook_takes_a_relation_for_granted(name):
     code = ["".join(cell["source"]) for cell in profiles.cells(name) if cell["cell_type"] == "code"]
-    taken = [
-        line for cell in code for line in cell.splitlines() if re.search(rf"\[[\"']({'|'.join(NAMES)})[\"']\]", line)
-    ]
-    assert not taken
+    taken = rf"\[[\"']({'|'.join(NAMES)})[\"']\]"
+    assert not [line for cell in code for line in cell.splitlines() if re.search(taken, line)]
 
 
 def test_a_study_of_one_relation_is_analysed():
-    prompts = asked(*[("dog", "inside", "cat")] * 12).assign(objects="all", n_images=3)
+    prompts = make_prompts(*[("dog", "inside", "cat")] * 12).assign(objects="all", n_images=3)
     models = {name: verdicts.verdicts(prompts, boxes_of(prompts, 2), 2) for name in ("before", "after")}
     bias = analysis_bias.bias(models, 20)
     assert bias.relation.tolist() == ["true opposites", "true opposites"] and bias.gap.isna().all()
@@ -328,13 +281,10 @@ def test_a_study_of_one_relation_is_analysed():
     scores = tables.score_table(models, prompts)
     triplets = prompts[["subject", "relation", "object", "n_images"]]
     for figure in (
-        figures.scores(scores),
-        figures.scores_per_relation(scores),
-        analysis_figures.bias(bias),
-        dataset_figures.captions_per_relation(triplets),
-        dataset_figures.rank_frequency(triplets),
+        figures.scores(scores), figures.scores_per_relation(scores), analysis_figures.bias(bias),
+        dataset_figures.captions_per_relation(triplets), dataset_figures.rank_frequency(triplets),
         dataset_figures.cooccurrence(triplets, ["dog", "cat"]),
         analysis_figures.gain_by_frequency(analysis_frequency.gain_by_frequency(*models.values(), prompts, 20)),
-    ):
+    ):  # fmt: skip
         figure.canvas.draw()
     json.dumps(models["after"].attrs)  # Parquet keeps it

@@ -1,4 +1,7 @@
-"""Notebook 04's steps from files to files, on scenes whose contents are known."""
+"""Notebook 04's steps from files to files, its second judge, and prompts without a relation, on known scenes."""
+
+from functools import partial
+from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
@@ -6,7 +9,10 @@ import pytest
 from PIL import Image
 
 from sr4g_utils.dataset import world
-from sr4g_utils.evaluation import figures, steps
+from sr4g_utils.dataset.captions import listing
+from sr4g_utils.dataset.prompts import THINGS
+from sr4g_utils.evaluation import figures, glyph_judge, steps, without_relation
+from sr4g_utils.evaluation.detections import read_detections
 from sr4g_utils.models import detectors
 from sr4g_utils.relations import NAMES, judge
 from sr4g_utils.store.files import DATA
@@ -62,11 +68,7 @@ def test_absent_names_are_others_and_the_same_for_all(drawn, tmp_path):
     assert other.drop(columns="object").equals(own.drop(columns="object"))
     assert not ((other.object == own.object) | (other.object == own.subject)).any()
     assert other.object.nunique() > 30, "of all names"
-
-
-def test_too_few_names_tell_nothing_of_absent_ones(drawn, tmp_path):
-    few = pd.read_parquet(drawn[2]).assign(subject="dog", object="cat")
-    few.to_parquet(tmp_path / "few.parquet")
+    own.assign(subject="dog", object="cat").to_parquet(tmp_path / "few.parquet")  # which tell nothing
     run = Run(tmp_path / "run", "04_evaluation")
     assert steps.absent(run, drawn[1], tmp_path / "few.parquet", {}, DETECTOR, 0.18, 0, {}).empty
     assert not list((tmp_path / "run").rglob("absent*.json"))
@@ -90,3 +92,105 @@ def test_every_space_has_its_distances(drawn):
     assert value.precision > 70 and np.isfinite(value).all()
     figures.closeness(near["pixels"], "pixels").canvas.draw()
     assert steps.features(run, images, asked, spaces, **true, count=0, seed=0) == {}
+
+
+@pytest.mark.slow("many draws")
+def test_the_second_judge_finds_what_was_drawn():
+    overlaps, false = [], []
+    rng = np.random.default_rng(1)
+    for i, (names, drawn) in enumerate(world.scenes(60, (0, 8))):
+        picture = world.render(drawn, names, seed=i)
+        for name, (x, y, w, h) in zip(names, drawn, strict=True):
+            found = glyph_judge.find(picture, name)
+            fx, fy, fw, fh = found[1] if found else (0, 0, 0, 0)
+            common = max(min(x + w, fx + fw) - max(x, fx), 0) * max(min(y + h, fy + fh) - max(y, fy), 0)
+            overlaps.append(common / (w * h + fw * fh - common))
+        absent = [name for name in rng.choice(world.NAMES, 3) if name not in names]
+        false += [glyph_judge.find(picture, name) is not None for name in absent]
+    assert np.mean(np.array(overlaps) > 0.5) > 0.8
+    assert np.mean(false) < 0.2
+
+
+def test_matches_as_a_stage(tmp_path):
+    columns = ["prompt_id", "subject", "relation", "object", "caption"]
+    prompts = pd.DataFrame([(0, "dog", "left of", "car", "–")], columns=columns)
+    prompts.to_parquet(tmp_path / "prompts.parquet")
+    drawn = np.array([[4, 20, 24, 20], [36, 20, 24, 20]])
+    for number in range(2):
+        picture = world.render(drawn, ["dog", "car"], seed=number)
+        Image.fromarray(picture).save(tmp_path / f"0_{number}.png")
+    assert glyph_judge.write_matches(tmp_path / "m.parquet", tmp_path) == 1
+    found = read_detections(tmp_path / "m.parquet")
+    assert found.label.tolist() == ["dog", "car"] and set(found.image_index) == {0} and set(found.width) == {64}
+    assert found[["x", "y", "w", "h"]].to_numpy() == pytest.approx(drawn, abs=4)
+
+
+MODELS = DATA / "models"
+
+
+def asked(path, objects=("seen", "unseen"), names=("dog", "cat", "bench", "cow")):
+    """Test prompts of some names in some sets."""
+    pairs = permutations(names, 2)
+    rows = [(f"{s}{a}{b}", a, "above", b, f"a {a} above a {b}", s) for s, (a, b) in product(objects, pairs)]
+    pd.DataFrame(rows, columns=["prompt_id", "subject", "relation", "object", "caption", "objects"]).to_parquet(path)
+    return path
+
+
+def test_the_prompts_list_one_two_and_three_different_things_of_their_set(tmp_path):
+    path, write = asked(tmp_path / "asked.parquet"), partial(without_relation.write_prompts, number=5, seed=0)
+    assert write(tmp_path / "a", path) == 30
+    table = pd.read_parquet(tmp_path / "a")
+    assert (table.groupby(["objects", "things"]).size() == 5).all() and table.prompt_id.is_unique
+    for row in table.itertuples():
+        names = [row.subject, row.object, row.third]
+        assert len(set(names)) == 3 and row.caption == listing(names[: row.things])
+    assert write(tmp_path / "b", path) and table.equals(pd.read_parquet(tmp_path / "b"))
+    assert write(tmp_path / "c", asked(path, ["mixed", "seen"])) == 15, "seen alone"
+    assert write(tmp_path / "c", asked(path, ["all"])) == 15, "prompts without sets"
+    for objects, names in ((["mixed"], ("dog", "cat", "bench")), (["seen"], ("dog", "cat"))):
+        assert write(tmp_path / "d", asked(path, objects, names)) == 0
+
+
+def test_a_picture_obeys_if_all_that_it_was_asked_for_is_found():
+    rows, boxes, thirds, expected = [], [], [], []
+    for things, *there in product(THINGS, *[(False, True)] * 3):
+        id = f"p{len(rows)}"
+        rows.append((id, "dog", without_relation.UNASKED, "cat", "cow", "seen", things))
+        box = {"prompt_id": id, "image_index": 0, "score": 0.5, "x": 0, "y": 0, "w": 9, "h": 9}
+        boxes += [box | {"label": name} for name, found in zip(("dog", "cat"), there, strict=False) if found]
+        thirds += [box | {"label": "cow"}] * there[2] + [box | {"label": "cat"}]
+        expected.append(all(there[:things]))
+    prompts = pd.DataFrame(rows, columns=["prompt_id", "subject", "relation", "object", "third", "objects", "things"])
+    images = prompts[["prompt_id"]].assign(image_index=0)
+    told = without_relation.found(prompts, pd.DataFrame(boxes), pd.DataFrame(thirds), images, 0.18)
+    assert told.found.tolist() == expected and told.things.tolist() == prompts.things.tolist()
+    assert not without_relation.found(prompts, pd.DataFrame(boxes), pd.DataFrame(thirds), images, 0.5).found.any()
+
+
+def test_scores_are_shares_and_changes_are_paired():
+    rng, ids = np.random.default_rng(0), np.repeat(np.arange(60), 4)
+    table = pd.DataFrame({"prompt_id": ids, "objects": np.where(ids < 30, "seen", "unseen"), "things": 1 + ids % 3})
+    models = {"a": table.assign(found=rng.random(240) < 0.8), "b": table.assign(found=rng.random(240) < 0.6)}
+    models["twin"] = models["a"].copy()
+    scores = without_relation.scores(models).set_index(["model", "objects", "things"])
+    assert len(scores) == 3 * 7
+    share = 100 * models["b"].query("objects == 'seen' and things == 2").found.mean()
+    assert scores.found["b", "seen", "2"] == pytest.approx(share)
+    change = 100 * (models["b"].found.mean() - models["a"].found.mean())
+    every = scores.loc[("b", "all", "all")]
+    assert every.change == pytest.approx(change) and every.change_low < change < every.change_high < 0
+    assert every.prompts == 60 and every.images == 240 and (scores.low < scores.found).all()
+    assert scores.loc["a"].change.isna().all() and (scores.loc["twin"].change == 0).all()
+
+
+def test_from_prompts_to_the_table(tmp_path):
+    models = {"base": {"model": str(MODELS / "tiny-sd")}, "elsewhere": {"images": "folder"}}
+    options = {"images": 1, "steps": 2, "guidance": 5.0, "scheduler": "DPMSolverMultistepScheduler", "batch": 8}
+    path, run = asked(tmp_path / "asked.parquet"), Run(tmp_path / "run", "04_evaluation")
+    how = {"options": options, "dtype": "float32", "detector": str(MODELS / "tiny-owlvit"), "threshold": 0.18}
+    evaluate = partial(without_relation.evaluate, run, **how, seed=0, about={})
+    table = evaluate(models, path, 2)
+    assert table.model.unique().tolist() == ["base"] and table.images.tolist() == [2] * 6 + [12]
+    assert (run.folder / "artifacts" / "results" / "plain.json").is_file()
+    assert evaluate({"elsewhere": {"images": "folder"}}, path, 2).empty and evaluate(models, path, 0).empty
+    assert evaluate(models, asked(path, ["seen"], ("dog", "cat")), 2).empty

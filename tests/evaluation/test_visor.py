@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 from slowly import make_detections, make_prompts, random_world, score_slowly
 
 from sr4g_utils.evaluation import scores
@@ -30,9 +31,6 @@ def test_scores_equal_the_slow_scorer(variant, seed):
         assert found == pytest.approx(expected, nan_ok=True), relation
 
 
-# ------------------------------------------------------------------------------------------------------------ verdicts
-
-
 def test_a_record_tells_verdict_boxes_and_reason():
     prompts = make_prompts(("dog", "left of", "cat"), ("dog", "above", "cat"))
     detections = make_detections(
@@ -48,8 +46,7 @@ def test_a_record_tells_verdict_boxes_and_reason():
         (999, 0, "dog", 0.9, 0, 0, 5, 5),  # another prompt's
     )
     records = verdicts(prompts, detections)
-    assert records.prompt_id.tolist() == [100] * 4 + [101] * 4
-    assert records.image_index.tolist() == [0, 1, 2, 3] * 2
+    assert records.prompt_id.tolist() == [100] * 4 + [101] * 4 and records.image_index.tolist() == [0, 1, 2, 3] * 2
     assert records.correct.tolist() == [True] + [False] * 7
     assert records.both_found.tolist() == [True, True] + [False] * 6
     assert records.reason.tolist() == [
@@ -66,10 +63,7 @@ def test_a_record_tells_verdict_boxes_and_reason():
     assert records.loc[0, ["left of", "right of"]].all(), "both hold for some pair"
     best = verdicts(prompts, detections, **evaluation_verdicts.VARIANTS["best-pair"])
     assert not best.correct[0] and best.subject_score[0] == 0.9 and best.n_subject[0] == 2
-
-
-def test_two_of_a_kind_are_two_different_boxes():
-    prompts = make_prompts(("dog", "left of", "dog"))
+    prompts = make_prompts(("dog", "left of", "dog"))  # two different boxes
     one = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5))
     two = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5), (100, 0, "dog", 0.8, 20, 0, 5, 5))
     for pairs in ("any", "best"):
@@ -85,8 +79,7 @@ def test_rule_sets_and_their_needs():
     assert not verdicts(prompts, sized, images=1, rules="sg2im").correct.item(), "sectors: below"
     assert not verdicts(prompts, apart, images=1, **evaluation_verdicts.VARIANTS["geneval"]).correct.item()
     for rules in ("sg2im", "sstd"):
-        with pytest.raises(ValueError, match=rf"{rules}.*'width'"):
-            verdicts(prompts, apart, images=1, rules=rules)
+        refuses(rf"{rules}.*'width'", verdicts, prompts, apart, images=1, rules=rules)
     with pytest.raises(ValueError, match=r"prompt 101: rules='geneval' define left of, .* only, not 'wider'"):
         scale = make_prompts(("dog", "left of", "cat"), ("dog", "wider", "cat"))
         verdicts(scale, apart, images=1, rules="geneval")
@@ -100,16 +93,13 @@ def test_properties(seed, pairs):
     assert not (records.correct & ~records.both_found).any()
     shuffled = detections.sample(frac=1, random_state=seed)
     at = {r["prompt_id"]: r["relation"] for r in prompts.to_dict("records")}
-    wanted = records.prompt_id.map(at)
-    assert (
-        records.correct == [row[relation] for (_, row), relation in zip(records.iterrows(), wanted, strict=True)]
-    ).all()
+    wanted = zip(records.iterrows(), records.prompt_id.map(at), strict=True)
+    assert (records.correct == [row[relation] for (_, row), relation in wanted]).all()
     if pairs == "any":  # ties of the score may be broken otherwise by "best"
         pd.testing.assert_frame_equal(records[["correct", *NAMES]], verdicts(prompts, shuffled)[["correct", *NAMES]])
         # naming the objects the other way round and turning the relation about is the same prompt
-        turned = prompts.assign(
-            subject=prompts.object, object=prompts.subject, relation=[_converse(r) for r in prompts.relation]
-        )
+        turned = prompts.rename(columns={"subject": "object", "object": "subject"})
+        turned = turned.assign(relation=list(map(_converse, prompts.relation)))
         assert (verdicts(turned, detections).correct == records.correct).all()
         # a lower threshold can only find more
         assert (verdicts(prompts, detections, threshold=0.05).correct >= records.correct).all()
@@ -118,15 +108,11 @@ def test_properties(seed, pairs):
     if table["all", "OA"] > 0:
         assert table["all", "VISOR"] == pytest.approx(table["all", "VISOR_Cond"] * table["all", "OA"] / 100)
     visor_n = [table["all", f"VISOR_{n}"] for n in (1, 2, 3, 4)]
-    assert visor_n == sorted(visor_n, reverse=True)
-    assert sum(visor_n) / 4 == pytest.approx(table["all", "VISOR"])
+    assert visor_n == sorted(visor_n, reverse=True) and sum(visor_n) / 4 == pytest.approx(table["all", "VISOR"])
 
 
 def _converse(relation: str) -> str:
     return relation if relation in ("overlapping", "separated") else BY_NAME[relation].opposite
-
-
-# ----------------------------------------------------------------------------------------------------------- intervals
 
 
 def test_draws_are_those_of_prompts_one_by_one_and_the_intervals_are_near_theirs():
@@ -182,26 +168,14 @@ def test_compare_is_paired():
 
 
 def test_p_values_are_uniform_without_a_difference():
-    rng = np.random.default_rng(1)
-    p = []
+    rng, p, id = np.random.default_rng(1), [], np.repeat(np.arange(60), 4)
+    images = pd.DataFrame({"prompt_id": id, "image_index": np.tile(np.arange(4), 60), "relation": "above"})
     for _ in range(100):
-        one, two = (
-            pd.DataFrame(
-                {
-                    "prompt_id": np.repeat(np.arange(60), 4),
-                    "image_index": np.tile(np.arange(4), 60),
-                    "relation": "above",
-                    "both_found": rng.random(240) < 0.8,
-                    "correct": rng.random(240) < 0.5,
-                }
-            )
-            for _ in range(2)
-        )
+        one, two = (images.assign(both_found=rng.random(240) < 0.8, correct=rng.random(240) < 0.5) for _ in range(2))
         for table in (one, two):
             table["correct"] &= table.both_found
         p.append(scores.compare(one, two, resamples=200).set_index(["relation", "metric"]).p["all", "VISOR_Cond"])
-    assert 0.01 <= np.mean(np.array(p) < 0.1) <= 0.2
-    assert 0.38 <= np.mean(p) <= 0.62
+    assert 0.01 <= np.mean(np.array(p) < 0.1) <= 0.2 and 0.38 <= np.mean(p) <= 0.62
 
 
 def test_chance_is_the_mean_over_permuted_prompts():
@@ -233,50 +207,31 @@ def test_chance_is_the_mean_over_permuted_prompts():
     assert scores.chance(perfect).set_index(["relation", "metric"])["value"]["all", "VISOR_Cond"] == 50
 
 
-# ----------------------------------------------------------------------------------------------------- nulls and errors
-
-
 def test_nothing_to_divide_by_is_null_and_never_zero():
     prompts = make_prompts(("dog", "left of", "cat"), ("dog", "above", "cat"))
     detections = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5), (100, 0, "cat", 0.9, 9, 0, 5, 5))
     table = scores.scores(verdicts(prompts, detections, images=2)).set_index(["relation", "metric"])
     assert table.loc[("left of", "VISOR_Cond"), "value"] == 100
     assert table.loc[("above", "VISOR_Cond"), ["value", "low", "high"]].isna().all()
-    assert table.loc[("above", "VISOR_Cond"), "of"] == 0
-    assert table.loc[("above", "VISOR"), "value"] == 0
+    assert table.loc[("above", "VISOR_Cond"), "of"] == 0 and table.loc[("above", "VISOR"), "value"] == 0
     assert table.loc[("all", "VISOR_2"), "value"] == 0 and np.isnan(table.loc[("all", "VISOR_3"), "value"])
 
 
-def test_a_detector_that_found_nothing_is_an_error():
+def test_errors_say_what_to_do():
     prompts = make_prompts(("dog", "left of", "cat"))
     for row in [
         (100, 0, "dog", 0.05, 0, 0, 5, 5),  # nothing above the threshold
         (100, 0, "sofa", 0.9, 0, 0, 5, 5),  # nothing that was asked for
     ]:
-        with pytest.raises(ValueError, match="the detector found nothing"):
-            verdicts(prompts, make_detections(row))
-    with pytest.raises(ValueError, match="no prompt_id is one of the prompts'"):
-        verdicts(prompts, make_detections((7, 0, "dog", 0.9, 0, 0, 5, 5)))
-    with pytest.raises(ValueError, match="the detector found nothing"):
-        verdicts(prompts, make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5)).iloc[:0])
-
-
-GOOD = (100, 0, "dog", 0.9, 0.0, 0.0, 5.0, 5.0)
-
-
-def test_other_errors_say_what_to_do():
-    prompts, detections = make_prompts(("dog", "left of", "cat")), make_detections(GOOD)
-    with pytest.raises(ValueError, match=r"prompt 100 has image_index 4, but images=4"):
-        verdicts(prompts, detections.assign(image_index=4))
-    with pytest.raises(ValueError, match="relation 'near'"):
-        verdicts(make_prompts(("dog", "near", "cat")), detections)
-    with pytest.raises(ValueError, match="prompt_id '100' occurs twice"):
-        verdicts(pd.concat([prompts, prompts]), detections)
-    with pytest.raises(ValueError, match="empty"):
-        verdicts(prompts.iloc[:0], detections)
-    with pytest.raises(ValueError, match="column 'object' is missing"):
-        verdicts(prompts.drop(columns="object"), detections)
-    with pytest.raises(ValueError, match="pairs: unknown value 'all'"):
-        verdicts(prompts, detections, pairs="all")
+        refuses("the detector found nothing", verdicts, prompts, make_detections(row))
+    refuses("no prompt_id is one of the prompts'", verdicts, prompts, make_detections((7, 0, "dog", 0.9, 0, 0, 5, 5)))
+    refuses("the detector found nothing", verdicts, prompts, make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5)).iloc[:0])
+    detections = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5))
+    refuses(r"prompt 100 has image_index 4, but images=4", verdicts, prompts, detections.assign(image_index=4))
+    refuses("relation 'near'", verdicts, make_prompts(("dog", "near", "cat")), detections)
+    refuses("prompt_id '100' occurs twice", verdicts, pd.concat([prompts, prompts]), detections)
+    refuses("empty", verdicts, prompts.iloc[:0], detections)
+    refuses("column 'object' is missing", verdicts, prompts.drop(columns="object"), detections)
+    refuses("pairs: unknown value 'all'", verdicts, prompts, detections, pairs="all")
     with pytest.raises(ValueError, match="rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd, geneval"):
         verdicts(prompts, detections, rules="coco")

@@ -1,28 +1,31 @@
-"""What survives a kill, and when a run starts afresh."""
+"""What survives a kill, when a run starts afresh, and the log of a run."""
 
 import json
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 from tuning import HELD_OUT, QUICK, distance, tune, weights
 
 from sr4g_utils.evaluation.scores import MAIN
+from sr4g_utils.finetuning import log as log_module
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
-from sr4g_utils.finetuning.log import read_log
+from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.finetuning.log import Log, accelerator_for, gains, read_log
 from sr4g_utils.finetuning.stage import finetune
 from sr4g_utils.store.files import digest
 
 
-def test_a_finished_run_is_not_run_again(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_run_again(world, tmp_path):
     folder = tmp_path / "run"
     result = tune(world, folder)
     before = digest(folder / "log.jsonl"), (folder / "last" / WEIGHTS).stat().st_mtime_ns
@@ -30,16 +33,13 @@ def test_a_finished_run_is_not_run_again(world: SimpleNamespace, tmp_path: Path)
     assert before == (digest(folder / "log.jsonl"), (folder / "last" / WEIGHTS).stat().st_mtime_ns)
 
 
-def test_another_configuration_starts_afresh_and_says_so(world: SimpleNamespace, tmp_path: Path, capsys: Any) -> None:
+def test_another_configuration_starts_afresh_and_says_so(world, tmp_path, capsys):
     tune(world, tmp_path / "run", steps=2, detector=None)
     old = weights(tmp_path / "run" / "last")
     tune(world, tmp_path / "run", steps=2, detector=None, lr=2e-3, seed=1)
     assert "run was made with another lr, seed: starting afresh" in capsys.readouterr().err
-    assert (
-        distance(weights(tmp_path / "run.before" / "last"), old)
-        == 0
-        < distance(weights(tmp_path / "run" / "last"), old)
-    )
+    before, now = (weights(tmp_path / name / "last") for name in ("run.before", "run"))
+    assert distance(before, old) == 0 < distance(now, old)
 
 
 SCRIPT = """
@@ -60,7 +60,7 @@ stage.finetune(**json.loads(sys.argv[1]))
 
 
 @pytest.mark.slow("kills")
-def test_killed_runs_end_like_one_that_was_not(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_killed_runs_end_like_one_that_was_not(world, tmp_path):
     """SIGKILL while a checkpoint is written, then between two steps: weights and log end bit for bit the same."""
     longer = {"steps": 12, "validate_every": 6, "checkpoint_every": 3}
     tune(world, tmp_path / "calm", **longer)
@@ -81,22 +81,16 @@ def test_killed_runs_end_like_one_that_was_not(world: SimpleNamespace, tmp_path:
     with log.open("a") as file:
         file.write('{"step": 9, "lo')  # as a kill may leave a line
     finetune(**arguments)
-    for name in ("best", "last"):
-        a, b = ((tmp_path / run / name / WEIGHTS).read_bytes() for run in ("calm", "killed"))
-        assert a == b
-    for file in ("weights", "ema", "optimiser"):
-        a, b = (
-            (tmp_path / run / "checkpoints/step-00000012" / f"{file}.safetensors").read_bytes()
-            for run in ("calm", "killed")
-        )
-        assert a == b
+    last = [f"checkpoints/step-00000012/{name}.safetensors" for name in ("weights", "ema", "optimiser")]
+    for name in (f"best/{WEIGHTS}", f"last/{WEIGHTS}", *last):
+        assert (tmp_path / "calm" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
     told = ["step", "loss", "lr", "grad_norm", *MAIN, "both_found"]  # all but the times
     calm, killed = (read_log(tmp_path / run)[told] for run in ("calm", "killed"))
     pd.testing.assert_frame_equal(calm, killed)
     assert not list(checkpoints.glob(".*"))
 
 
-def test_8_bit_adam_resumes_where_it_was(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_8_bit_adam_resumes_where_it_was(world, tmp_path):
     pytest.importorskip("bitsandbytes", reason="8-bit Adam is optional; pip install bitsandbytes")
     tune(world, tmp_path / "whole", detector=None, adam_8bit=True, checkpoint_every=3)
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
@@ -108,3 +102,74 @@ def test_8_bit_adam_resumes_where_it_was(world: SimpleNamespace, tmp_path: Path)
     assert distance(whole, half) == 0
     state = load_file(tmp_path / "whole" / "checkpoints" / "step-00000006" / "optimiser.safetensors")
     assert {value.dtype for name, value in state.items() if name.endswith("state1")} >= {torch.uint8}
+
+
+def test_processes_must_divide_the_batch():
+    with pytest.raises(ValueError, match="batch: 64 does not divide by 3 processes"):
+        log_module.share_of(Choices(), 3, 1)
+    assert log_module.share_of(Choices(batch=66, micro_batch=11), 3, 1) == range(22, 44)
+    assert log_module.share_of(Choices(batch=64, micro_batch=16), 8, 7) == range(56, 64)  # at most
+    with pytest.raises(ValueError, match="micro_batch: 7 does not divide a process's 22"):
+        log_module.share_of(Choices(batch=66, micro_batch=7), 3, 1)
+
+
+def test_peaks_are_matched_from_the_longest_name():
+    """ "H100 PCIe" must not be taken for "H100", nor "A10G" for "A10"."""
+    names = list(log_module.PEAKS)
+    assert not any(earlier in name for i, name in enumerate(names) for earlier in names[:i])
+
+
+def test_tensorboard_gets_every_line_of_the_log_and_images(world, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tune(world, tmp_path / "run", steps=3, track="tensorboard", log_every=1)
+    (events,) = (path.parent for path in (tmp_path / "run").rglob("events.out.tfevents.*") if path.stat().st_size > 200)
+    board = EventAccumulator(str(events)).Reload()
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in log if "loss" in line}
+    assert {event.step: event.value for event in board.Scalars("loss")} == pytest.approx(losses, rel=1e-5)
+    assert board.Tags()["images"] == ["validation"], "all in one grid"
+    assert [event.step for event in board.Images("validation")] == [0, 3]
+
+
+class Listing(GeneralTracker):
+    """A tracker of one's own, which takes one image of a name."""
+
+    name, requires_logging_directory, tracker = "listing", False, None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[int, dict[str, Any]]] = []
+
+    def start(self) -> None: ...
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None: ...
+
+    def log(self, values: dict[str, Any], step: int, **_: Any) -> None:
+        self.lines.append((step, values))
+
+    def log_images(self, values: dict[str, np.ndarray], step: int) -> None:
+        assert all(image.ndim == 3 and image.dtype == np.uint8 for image in values.values())
+        self.lines.append((step, values))
+
+
+def test_any_tracker_of_accelerate_gets_scores_and_images(tmp_path):
+    tracker = Listing()
+    accelerator = Accelerator(cpu=True, log_with=tracker)
+    log = Log(tmp_path / "log.jsonl", {}, None, Choices(steps=4), accelerator)
+    scores = {"OA": 50.0, "VISOR": 20.0, "VISOR_Cond": None, "images": 8, "both_found": 0}
+    log.validation(2, scores, [np.zeros((8, 8, 3), np.uint8)] * 2)
+    log.close()
+    told = {name: value for name, value in scores.items() if value is not None}
+    assert tracker.lines[0] == (2, told) and list(tracker.lines[1][1]) == ["validation/0", "validation/1"]
+    with pytest.raises(ValueError, match="Unsupported logging capability: paper"):
+        accelerator_for(Choices(track="paper", precision="float32"), tmp_path)
+
+
+def test_gains_are_told_of_each_split_that_was_validated():
+    scores = {"OA": 50.0, "VISOR": 20.0, "VISOR_Cond": 40.0, "images": 8}
+    best = {**scores, "VISOR_Cond": None, "OA": 0.0, "step": 4}
+    table = gains({"main": {"start": None, "best": {"step": 4}}, "unseen": {"start": scores, "best": best}})
+    assert table.split.tolist() == ["unseen"] * 3 and table.metric.tolist() == ["OA", "VISOR", "VISOR_Cond"]
+    assert table.gain.tolist()[:2] == [-50.0, 0.0] and np.isnan(table.gain[2]) and set(table["best step"]) == {4}
+    assert len(gains({"main": {"start": None, "best": {"step": 4}}})) == 0

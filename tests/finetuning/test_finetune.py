@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from sr4g_utils.store.run import Run
 
 
 @pytest.fixture
-def profile(world: SimpleNamespace, tmp_path: Path) -> Path:
+def profile(world, tmp_path):
     """A profile of notebook 03 with a run folder that holds the prompts, as notebook 02 leaves them."""
     section = {
         **QUICK, "steps": 4, "train_annotations": str(world.annotations), "train_photos": str(world.photos),
@@ -38,9 +37,7 @@ def profile(world: SimpleNamespace, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow("real training")
-def test_two_processes_train_what_one_does_and_the_notebook_finds_it(
-    world: SimpleNamespace, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_train_what_one_does_and_the_notebook_finds_it(world, profile, tmp_path, monkeypatch):
     # on a CPU `accelerate launch` starts one process, whatever it is asked for; torch's own launcher starts two
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     module = ["-m", "sr4g_utils", "finetune", "--profile", str(profile), "--runs"]
@@ -66,7 +63,7 @@ def test_two_processes_train_what_one_does_and_the_notebook_finds_it(
     assert path == two and len(result["held_out"]) == 4 and (two / "last" / WEIGHTS).stat().st_mtime_ns == stamp
 
 
-def test_what_is_wrong_is_one_line(profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_wrong_is_one_line(profile, tmp_path, capsys):
     where = ["--runs", str(tmp_path / "one")]
     for arguments, message in (
         (["--profile", "coco"], "the profile coco has no section 03_finetuning"),

@@ -1,21 +1,23 @@
-"""The stage: an honest record, and errors that say what does not fit."""
+"""The stage and its choices: an honest record, defaults that are the paper's, and errors that say what does not fit."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
+import msgspec
 import pandas as pd
 import pytest
+from refusals import refuses
 from tuning import HELD_OUT, distance, tune, weights
 
+from sr4g_utils.__main__ import NOTEBOOK
 from sr4g_utils.finetuning import stage
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.log import read_log
 from sr4g_utils.models.load import load_pipeline
+from sr4g_utils.running import profiles
 
 
-def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world, tmp_path):
     folder = tmp_path / "run"
     result = tune(world, folder)
     base = load_pipeline(world.folder / "v1.4", device="cpu")[0]
@@ -36,29 +38,22 @@ def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world: SimpleNa
     assert json.loads(json.dumps(result)) == result
 
 
-@pytest.mark.parametrize(
-    ("choices", "message"),
-    [
-        ({"learning_rate": 1}, "unknown field `learning_rate`.*the choices are rules, "),
-        ({"steps": "many"}, r"Expected `int`, got `str` - at `\$.steps`"),
-        ({"steps": 0}, "steps must be above 0, got 0"),
-        ({"caption_dropout": 1.5}, r"caption_dropout must be in \[0, 1\], got 1.5"),
-        ({"schedule": "linear"}, "Invalid enum value 'linear'"),
-        ({"resolution": 60}, "resolution: 60 is no multiple of 8"),
-        ({"held_out": ["unicorn"]}, "no category 'unicorn'"),
-        ({"doses": [0, 1, 2, 4, 8], "schedule": "cosine"}, "there are no dosed prompts; set dosed in notebook 02"),
-        ({"sampling": {"step": 2}}, "sampling"),
-    ],
-)
-def test_a_choice_that_cannot_be_is_one_line(
-    world: SimpleNamespace, tmp_path: Path, choices: dict, message: str
-) -> None:
+@pytest.mark.parametrize(("choices", "message"), [
+    ({"learning_rate": 1}, "unknown field `learning_rate`.*the choices are rules, "),
+    ({"steps": "many"}, r"Expected `int`, got `str` - at `\$.steps`"), ({"steps": 0}, "steps must be above 0, got 0"),
+    ({"caption_dropout": 1.5}, r"caption_dropout must be in \[0, 1\], got 1.5"),
+    ({"schedule": "linear"}, "Invalid enum value 'linear'"), ({"resolution": 60}, "resolution: 60 is no multiple of 8"),
+    ({"held_out": ["unicorn"]}, "no category 'unicorn'"),
+    ({"doses": [0, 1, 2, 4, 8], "schedule": "cosine"}, "there are no dosed prompts; set dosed in notebook 02"),
+    ({"sampling": {"step": 2}}, "sampling"),
+])  # fmt: skip
+def test_a_choice_that_cannot_be_is_one_line(world, tmp_path, choices, message):
     with pytest.raises(ValueError, match=message) as caught:
         tune(world, tmp_path / "run", **choices)
     assert "\n" not in str(caught.value)
 
 
-def test_dosed_prompts_decide_what_is_drawn(world: SimpleNamespace, tmp_path: Path) -> None:
+def test_dosed_prompts_decide_what_is_drawn(world, tmp_path):
     prompts = pd.read_parquet(world.prompts)
     asked = prompts[prompts.in_unseen].head(10)
     groups = pd.Series(range(10), asked.index, "Int8") % 5
@@ -73,15 +68,51 @@ def test_dosed_prompts_decide_what_is_drawn(world: SimpleNamespace, tmp_path: Pa
         assert result["choices"]["doses"] == doses
     ends = [weights(tmp_path / name / "last") for name in ("plain", "lists", "told")]
     assert distance(ends[0], ends[1]) > 0 and distance(ends[1], ends[2]) > 0
-    with pytest.raises(ValueError, match="draws of dosed triplets do not fit into"):
-        tune(mine, tmp_path / "many", **options, doses=[1_000] * 5)
+    refuses("draws of dosed triplets do not fit into", tune, mine, tmp_path / "many", **options, doses=[1_000] * 5)
 
 
-def test_a_model_that_this_loop_cannot_train_is_named(world: SimpleNamespace, pipeline: Any) -> None:
+def test_a_model_that_this_loop_cannot_train_is_named(world, pipeline):
     record = {"id": "it", "class": "SomePipeline", "resolution": [64, 64]}
     with pytest.raises(ValueError, match="it is a SomePipeline; what can be fine-tuned is Stable Diffusion"):
         stage._check_model(SimpleNamespace(), record, Choices())
     sample = SimpleNamespace(config={"prediction_type": "sample"})
     odd = SimpleNamespace(unet=pipeline.unet, vae=pipeline.vae, vae_scale_factor=8, scheduler=sample)
-    with pytest.raises(ValueError, match="predicts 'sample'"):
-        stage._check_model(odd, record, Choices())
+    refuses("predicts 'sample'", stage._check_model, odd, record, Choices())
+
+
+def test_every_choice_is_a_parameter_and_declared_once():
+    declared = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()}
+    own = set(profiles.for_cell(NOTEBOOK, declared)) - {"choices"}
+    assert len(own) < 27 and "choices" not in declared, "the notebook opens with few of them"
+    others = {"run_folder", "train_annotations", "train_photos", "model", "detector", "splits", "unseen", "plain_steps"}
+    assert set(declared) == {*others, *Choices.__struct_fields__} and others < own
+    flat, nested = Choices.among(declared), Choices.among(profiles.for_cell(NOTEBOOK, declared))
+    assert flat == nested == Choices.among(profiles.for_cell(NOTEBOOK, {name: declared[name] for name in own}))
+    assert Choices.among({"choices": {"control": "list"}, "seed": 3, "splits": []}) == Choices(control="list", seed=3)
+
+
+def test_the_paper_profile_is_the_defaults(tmp_path):
+    """Whoever reads the struct reads the paper's run; the profile adds models, photos and what a machine needs."""
+    declared = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()}
+    section = declared | profiles.load_profile("paper", [], tmp_path)[NOTEBOOK]
+    defaults = msgspec.to_builtins(Choices())
+    for name in set(defaults) - {"sampling", "micro_batch"}:
+        assert section[name] == defaults[name], name
+    assert Choices.of({name: section[name] for name in defaults}) and section["splits"] == ["main", "unseen"]
+
+
+@pytest.mark.parametrize(("choices", "message"), [
+    ({"rules": "coco"}, "rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd"),
+    ({"rules": "geneval"}, "rules='geneval' define left of, .* only, not 'inside'"),
+    ({"families": []}, "families must be some of"), ({"families": ["scale", "size"]},
+     r"families must be some of projective, topological, scale, got \['scale', 'size'\]"),
+    ({"doses": [1, 2]}, r"doses must be 5 numbers, one a group, got \[1, 2\]"),
+    ({"doses": [0, 2, 8, 32, -1], "schedule": "cosine"}, "doses must be 5 numbers"),
+    ({"doses": [0, 2, 8, 32, 128]}, "doses are shared out over all steps: take schedule cosine, control none"),
+    ({"told": 0.1}, "told is of a control's captions: take control list or shuffled"),
+    ({"told": 1.1, "control": "list"}, r"told must be in \[0, 1\], got 1.1"),
+    ({"milestones": [5, 9], "steps": 8}, "milestones: there is no step 9 of 8"),
+    ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
+])  # fmt: skip
+def test_rules_and_templates_are_those_of_the_package(choices, message):
+    refuses(message, Choices.of, choices)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import tuning
 from safetensors.torch import load_file
 
 from sr4g_utils.dataset import world as dataset_world
@@ -14,14 +15,11 @@ from sr4g_utils.finetuning.checkpoints import WEIGHTS
 from sr4g_utils.finetuning.choices import FREE
 from sr4g_utils.finetuning.stage import finetune
 
-QUICK: dict[str, Any] = {
-    "steps": 4, "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5, "precision": "float32", "validate_every": 0,
-    "checkpoint_every": 2, "log_every": 1,
-}  # fmt: skip
+QUICK: dict[str, Any] = {**tuning.QUICK, "steps": 4, "batch": 4, "warmup": 1, "validate_every": 0}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def world(tmp_path_factory):
     at = tmp_path_factory.mktemp("world")
     dataset_world.write_annotations(at / "train.json", split="train", images=24)
     dataset_world.write_photos(at / "photos", at / "train.json", split="train")
@@ -35,7 +33,7 @@ def tune(world: SimpleNamespace, folder: Path, **choices: Any) -> dict[str, Any]
     return finetune(folder, world.at / "train.json", world.at / "photos", **given)
 
 
-def test_more_steps_of_a_constant_schedule_go_on_and_end_with_the_bytes_of_a_long_run(world, tmp_path, capsys) -> None:
+def test_more_steps_of_a_constant_schedule_go_on_and_end_with_the_bytes_of_a_long_run(world, tmp_path, capsys):
     tune(world, tmp_path / "short")
     result = tune(world, tmp_path / "short", steps=8)
     assert "short: going on from step 4\n" in capsys.readouterr().err and result["choices"]["steps"] == 8
@@ -46,7 +44,7 @@ def test_more_steps_of_a_constant_schedule_go_on_and_end_with_the_bytes_of_a_lon
     assert tune(world, tmp_path / "short", steps=8) == result
 
 
-def test_what_is_only_computed_otherwise_goes_on(world, tmp_path, capsys) -> None:
+def test_what_is_only_computed_otherwise_goes_on(world, tmp_path, capsys):
     first = tune(world, tmp_path / "tuned")
     otherwise = {"micro_batch": 2, "gradient_checkpointing": True, "channels_last": False, "text_cache_mb": 0}
     assert {*otherwise} < {*FREE}
@@ -58,7 +56,7 @@ def test_what_is_only_computed_otherwise_goes_on(world, tmp_path, capsys) -> Non
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4, "but for rounding"
 
 
-def test_trainings_of_other_choices_are_all_kept(world, tmp_path, capsys) -> None:
+def test_trainings_of_other_choices_are_all_kept(world, tmp_path, capsys):
     folder = tmp_path / "tuned"
     for choices in ({}, {"lr": 1e-4}, {"schedule": "cosine"}, {"schedule": "cosine", "steps": 6}, {"steps": 3}):
         tune(world, folder, **choices)
@@ -67,13 +65,11 @@ def test_trainings_of_other_choices_are_all_kept(world, tmp_path, capsys) -> Non
     assert len({(tmp_path / name / "last" / WEIGHTS).read_bytes() for name in names}) == 5
     told = capsys.readouterr().err
     assert f"made with another lr: starting afresh; the old one is {folder}.before\n" in told
-    assert (
-        f"with another steps: starting afresh; the old one is {folder}.before-3 (and older ones: {folder}.before, "
-        in told
-    )
+    older = f"starting afresh; the old one is {folder}.before-3 (and older ones: {folder}.before, "
+    assert f"with another steps: {older}" in told
 
 
-def test_the_users_files_beside_the_checkpoints_stay(world, tmp_path) -> None:
+def test_the_users_files_beside_the_checkpoints_stay(world, tmp_path):
     folder = tmp_path / "tuned"
     (folder / "checkpoints" / "step-notes").mkdir(parents=True)
     (folder / "checkpoints" / ".mine.partial").mkdir()
@@ -83,19 +79,14 @@ def test_the_users_files_beside_the_checkpoints_stay(world, tmp_path) -> None:
     assert found == {"step-notes", ".mine.partial", "step-00000004"} and (folder / "state.json").is_file()
 
 
-def test_photos_replaced_by_others_of_equal_size_are_encoded_again(world, tmp_path) -> None:
-    photos = sorted((world.at / "photos").glob("*.png"))
-    a, b = photos[0], photos[1]
-    store = tmp_path / "latents"
-    tune(world, tmp_path / "one", latents=store, steps=1)
-    kept = a.read_bytes(), b.read_bytes()
-    size = max(map(len, kept))
-    for path, content in ((a, kept[1]), (b, kept[0])):
-        path.write_bytes(content.ljust(size, b"\0"))
-    tune(world, tmp_path / "two", latents=store, steps=1)
-    for path, content in ((a, kept[0]), (b, kept[1])):
-        path.write_bytes(content.ljust(size, b"\0"))
-    tune(world, tmp_path / "three", latents=store, steps=1)
+def test_photos_replaced_by_others_of_equal_size_are_encoded_again(world, tmp_path):
+    a, b = sorted((world.at / "photos").glob("*.png"))[:2]
+    kept, store = (a.read_bytes(), b.read_bytes()), tmp_path / "latents"
+    equal = [content.ljust(max(map(len, kept)), b"\0") for content in kept]
+    for n, contents in enumerate((kept, equal[::-1], equal)):
+        a.write_bytes(contents[0])
+        b.write_bytes(contents[1])
+        tune(world, tmp_path / str(n), latents=store, steps=1)
     assert len(list(store.iterdir())) == 3
-    for path, content in zip((a, b), kept, strict=True):
-        path.write_bytes(content)
+    a.write_bytes(kept[0])
+    b.write_bytes(kept[1])

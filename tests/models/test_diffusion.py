@@ -1,7 +1,5 @@
 """Generation against the stock pipeline; noise by prompt alone; memory."""
 
-from pathlib import Path
-
 import diffusers
 import numpy as np
 import pandas as pd
@@ -9,6 +7,7 @@ import pytest
 import tiny
 import torch
 from pretend import five_prompts
+from refusals import refuses
 
 from sr4g_utils.models import diffusion, load
 from sr4g_utils.models.sampling import Sampling
@@ -17,7 +16,7 @@ FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("pipelines")
     for version in tiny.VERSIONS:
         tiny.stable_diffusion(made / version, version)
@@ -25,58 +24,56 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pipeline(folder: Path) -> diffusers.StableDiffusionPipeline:
+def pipeline(folder):
     return load.load_pipeline(folder / "v1.4", device="cpu")[0]
 
 
-@pytest.fixture
-def prompts() -> pd.DataFrame:
-    return five_prompts()
+PROMPTS = five_prompts()
 
 
-def drawn(pipeline, prompts: pd.DataFrame, **sampling) -> dict[tuple, np.ndarray]:
+def drawn(pipeline, prompts: pd.DataFrame = PROMPTS, **sampling) -> dict[tuple, np.ndarray]:
     made = diffusion.sample(pipeline, prompts, Sampling(**{**FAST, **sampling}))
     return {(id, index): image for id, index, image in made}
 
 
 @pytest.mark.parametrize("version", tiny.VERSIONS)
 @pytest.mark.parametrize("scheduler", [None, "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"])
-def test_images_equal_the_stock_pipeline(
-    folder: Path, prompts: pd.DataFrame, version: str, scheduler: str | None
-) -> None:
+def test_images_equal_the_stock_pipeline(folder, version, scheduler):
     """One prompt and one image at a time, prompts as text, through diffusers alone."""
-    ours = drawn(load.load_pipeline(folder / version, device="cpu")[0], prompts, scheduler=scheduler, steps=3)
+    ours = drawn(load.load_pipeline(folder / version, device="cpu")[0], scheduler=scheduler, steps=3)
     stock = diffusers.StableDiffusionPipeline.from_pretrained(folder / version, safety_checker=None)
     stock.set_progress_bar_config(disable=True)
     if scheduler:
         stock.scheduler = getattr(diffusers, scheduler).from_config(stock.scheduler.config)
-    assert len(ours) == 2 * len(prompts)
-    for row in prompts.itertuples():
-        for index in range(2):
-            generator = diffusion.noise(0, row.caption, index)
-            image = stock(row.caption, num_inference_steps=3, generator=generator).images[0]
-            off = np.abs(ours[row.prompt_id, index].astype(int) - np.asarray(image).astype(int))
-            assert off.max() <= 2, (row.caption, index)  # a level or two: sums are rounded in another order
+    assert len(ours) == 2 * len(PROMPTS)
+
+    def drawn_alone(caption: str, index: int):
+        return stock(caption, num_inference_steps=3, generator=diffusion.noise(0, caption, index)).images[0]
+
+    expected = {(row.prompt_id, n): drawn_alone(row.caption, n) for row in PROMPTS.itertuples() for n in range(2)}
+    assert near(ours, expected)
 
 
-def test_noise_depends_on_prompt_and_number_alone(pipeline, prompts: pd.DataFrame) -> None:
-    all = drawn(pipeline, prompts)
+def near(ours: dict, expected: dict) -> bool:
+    """A level or two apart: sums are rounded in another order."""
+    pairs = [(np.asarray(ours[key], int), np.asarray(expected[key], int)) for key in expected]
+    return ours.keys() == expected.keys() and all(np.abs(a - b).max() <= 2 for a, b in pairs)
+
+
+def test_noise_depends_on_prompt_and_number_alone(pipeline):
+    all = drawn(pipeline)
     assert len({image.tobytes() for image in all.values()}) == len(all)
-    other = drawn(pipeline, prompts.iloc[::-1].assign(prompt_id=range(5)), batch=3, group=5)
-    for old, new in zip(prompts.prompt_id, reversed(range(5)), strict=True):
-        for index in range(2):
-            assert np.abs(all[old, index].astype(int) - other[new, index].astype(int)).max() <= 2
-    assert not np.array_equal(all[7, 0], drawn(pipeline, prompts.head(1), seed=1)[7, 0])
-
-
-def test_noise_is_the_same_on_every_machine() -> None:
-    """Frozen: a change would silently make every recorded result another one."""
+    other = drawn(pipeline, PROMPTS.iloc[::-1].assign(prompt_id=range(5)), batch=3, group=5)
+    old = dict(zip(reversed(range(5)), PROMPTS.prompt_id, strict=True))
+    assert near({(old[new], index): image for (new, index), image in other.items()}, all)
+    assert not np.array_equal(all[7, 0], drawn(pipeline, PROMPTS.head(1), seed=1)[7, 0])
+    # frozen: a change would silently make every recorded result another one
     first = torch.randint(1 << 30, (3,), generator=diffusion.noise(0, "a dog to the left of a cat", 1))
     assert first.tolist() == [281109045, 834866851, 820476019]
     assert diffusion.noise(1, "a", 0).initial_seed() != diffusion.noise(0, "a", 1).initial_seed()
 
 
-def test_a_pipeline_of_another_class(pipeline, prompts: pd.DataFrame) -> None:
+def test_a_pipeline_of_another_class(pipeline):
     """A pipeline that is not Stable Diffusion gets its prompts as text, and only what its call takes."""
 
     class Other(diffusers.DiffusionPipeline):
@@ -89,13 +86,11 @@ def test_a_pipeline_of_another_class(pipeline, prompts: pd.DataFrame) -> None:
             options = {"num_inference_steps": num_inference_steps, "generator": generator, "output_type": output_type}
             return pipeline(prompt, **options)
 
-    expected = drawn(pipeline, prompts)
-    for key, image in drawn(Other(pipeline.tokenizer, pipeline.scheduler), prompts).items():
-        assert np.abs(expected[key].astype(int) - image.astype(int)).max() <= 2
+    assert near(drawn(Other(pipeline.tokenizer, pipeline.scheduler)), drawn(pipeline))
 
 
-def test_out_of_memory_halves_the_batch(pipeline, prompts: pd.DataFrame, monkeypatch, capsys) -> None:
-    expected, sizes = drawn(pipeline, prompts), []
+def test_out_of_memory_halves_the_batch(pipeline, monkeypatch, capsys):
+    expected, sizes = drawn(pipeline), []
     own = type(pipeline).__call__
 
     def short(self, *args, **options):
@@ -105,30 +100,35 @@ def test_out_of_memory_halves_the_batch(pipeline, prompts: pd.DataFrame, monkeyp
         return own(self, *args, **options)
 
     monkeypatch.setattr(type(pipeline), "__call__", short)
-    made = drawn(pipeline, prompts)
+    made = drawn(pipeline)
     assert sizes == [4, 2, 2, 2, 2, 2] and "going on with batches of 2" in capsys.readouterr().err
-    assert made.keys() == expected.keys()
-    for key, image in made.items():
-        assert np.abs(expected[key].astype(int) - image.astype(int)).max() <= 2
+    assert near(made, expected)
     monkeypatch.setattr(type(pipeline), "__call__", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
-        drawn(pipeline, prompts)
+        drawn(pipeline)
 
 
-def test_the_pipeline_is_left_as_it_was(pipeline, prompts: pd.DataFrame) -> None:
+def test_the_pipeline_is_left_as_it_was_and_wrong_schedulers_and_words_are_named(pipeline):
     own = pipeline.scheduler
-    made = diffusion.sample(pipeline, prompts, Sampling(**FAST, scheduler="DDIMScheduler"))
+    made = diffusion.sample(pipeline, PROMPTS, Sampling(**FAST, scheduler="DDIMScheduler"))
     next(made)
     assert isinstance(pipeline.scheduler, diffusers.DDIMScheduler)
     made.close()
     assert pipeline.scheduler is own
+    for message, prompts, scheduler in (
+        (r"no scheduler 'Euler'; this pipeline takes .*DPMSolverMultistepScheduler", PROMPTS, "Euler"),
+        ("no scheduler 'UNet2DConditionModel'", PROMPTS, "UNet2DConditionModel"),
+        ("has 100 tokens, but the model reads 75; shorten it", PROMPTS.assign(caption="a dog " * 50), None),
+    ):
+        refuses(message, drawn, pipeline, prompts, scheduler=scheduler)
 
 
-def test_wrong_schedulers_and_words(pipeline, prompts: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match=r"no scheduler 'Euler'; this pipeline takes .*DPMSolverMultistepScheduler"):
-        drawn(pipeline, prompts, scheduler="Euler")
-    with pytest.raises(ValueError, match="no scheduler 'UNet2DConditionModel'"):
-        drawn(pipeline, prompts, scheduler="UNet2DConditionModel")
-    long = prompts.assign(caption="a dog " * 50)
-    with pytest.raises(ValueError, match="has 100 tokens, but the model reads 75; shorten it"):
-        drawn(pipeline, long)
+def test_a_profiles_sampling():
+    for values, message in (
+        ({"step": 3}, "unknown field `step`; its keys are images, steps"),
+        ({"steps": "many"}, "Expected `int`, got `str`"),
+        ({"images": 0}, "images must be at least 1, got 0"),
+    ):
+        refuses(message, Sampling.of, values)
+    made = Sampling.of({"steps": 3, "guidance": 5})
+    assert made == Sampling(steps=3, guidance=5.0) and Sampling.of(made) is made and made.images == 4

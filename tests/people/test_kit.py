@@ -11,8 +11,10 @@ import pytest
 from browser import browser, check_nothing_asked
 from PIL import Image
 from processes import until
+from refusals import refuses
 
 from sr4g_utils.__main__ import main
+from sr4g_utils.dataset import coco
 from sr4g_utils.people import answers, kit
 from sr4g_utils.store.files import ROOT
 
@@ -130,9 +132,6 @@ def use(browser, page) -> None:
     there("save").click()
 
 
-# ------------------------------------------------------------------------------------------------------- reading back
-
-
 def test_several_people_agree_and_disagree(page, tmp_path):
     people = {"Ann": lambda i: ANSWERS[i % 2], "Ben": lambda i: ANSWERS[i % 2], "Cy": lambda i: ANSWERS[1 - i % 2]}
     files = []
@@ -157,12 +156,11 @@ def test_several_people_agree_and_disagree(page, tmp_path):
     few = answers.with_rules(told, said, resamples=50).query("relation == 'left of'")
     assert (few.n == 4).all() and few.filter(regex="_low|_high").isna().all(axis=None), "four questions are too few"
     sentence = answers.summary(answers.among(told, 100), answers.with_rules(told, said, 50))
-    assert re.match(
-        r"Two people agree on 33 % \[\d+, \d+\] of 20 questions\. Ann gives the same answer again", sentence
-    )
-    assert re.search(
-        r"The rule sets agree with the majority: visor on 100 % \[\d+, 100\] of 20, never on \d+ %", sentence
-    )
+    for words in (
+        r"^Two people agree on 33 % \[\d+, \d+\] of 20 questions\. Ann gives the same answer again",
+        r"The rule sets agree with the majority: visor on 100 % \[\d+, 100\] of 20, never on \d+ %",
+    ):
+        assert re.search(words, sentence)
 
 
 def test_generated_pictures_meet_their_detections(page, tmp_path, capsys):
@@ -195,35 +193,26 @@ def test_answers_saved_by_a_spreadsheet_are_read(page, tmp_path, delimiter):
     pd.testing.assert_frame_equal(answers.read(page, [tmp_path / "saved.csv"]), plain)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_mistakes_are_named(page, tmp_path):
+    table = answers_of(page, "Ann", lambda i: "yes")
+    for change, message in (
         ({"kit": "other"}, r"a.csv, line 2: an answer to the kit 'other', not to"),
         ({"item": "x"}, r"a.csv, line 2: the kit has no item 'x'"),
         ({"answer": "perhaps"}, r"a.csv, line 2: answer 'perhaps' is none of yes, no, unclear, missing"),
         ({"person": ""}, r"a.csv, line 2: the person has no name"),
-    ],
-)
-def test_a_spoilt_answer_is_named(page, tmp_path, change, message):
-    table = answers_of(page, "Ann", lambda i: "yes")
-    table.loc[0, list(change)] = list(change.values())
-    table.to_csv(tmp_path / "a.csv", index=False)
-    with pytest.raises(ValueError, match=message):
-        answers.read(page, [tmp_path / "a.csv"])
-
-
-def test_other_mistakes_are_named(page, tmp_path):
-    table = answers_of(page, "Ann", lambda i: "yes")
+    ):
+        spoilt = table.copy()
+        spoilt.loc[0, list(change)] = list(change.values())
+        spoilt.to_csv(tmp_path / "a.csv", index=False)
+        refuses(message, answers.read, page, [tmp_path / "a.csv"])
     for name in ("a", "b"):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     with pytest.raises(ValueError, match=r"b.csv: 'Ann' answered \w+ in another file, too"):
         answers.read(page, [tmp_path / "a.csv", tmp_path / "b.csv"])
     table.drop(columns="answer").to_csv(tmp_path / "c.csv", index=False)
-    with pytest.raises(ValueError, match="column 'answer' is missing"):
-        answers.read(page, [tmp_path / "c.csv"])
+    refuses("column 'answer' is missing", answers.read, page, [tmp_path / "c.csv"])
     (tmp_path / "no.html").write_text("<html></html>")
-    with pytest.raises(ValueError, match=r"no.html: not a kit written by"):
-        answers.read(tmp_path / "no.html", [tmp_path / "a.csv"])
+    refuses(r"no.html: not a kit written by", answers.read, tmp_path / "no.html", [tmp_path / "a.csv"])
 
 
 def test_photos_are_stratified_by_margin_and_weighted_back(shared, tmp_path):
@@ -239,17 +228,14 @@ def test_photos_are_stratified_by_margin_and_weighted_back(shared, tmp_path):
     assert asked.drop_duplicates(["relation", "stratum"]).groupby("relation").share.sum().le(1 + 1e-9).all()
     answers_of(path, "Ann", lambda i: "yes").to_csv(tmp_path / "a.csv", index=False)
     told = answers.read(path, [tmp_path / "a.csv"])
-    from sr4g_utils.dataset import coco
-
     said = answers.by_rules(told, [coco.read(annotations, "val").without_crowds()])
     items = said.merge(asked, on="item")
     assert (items.visor.astype(bool) == items.stratum.str.startswith("true")).all()
     rows = answers.with_rules(told, said, resamples=10).set_index(["relation", "rules"])
     left = asked[asked.relation == "left of"]
-    true = left[left.stratum.str.startswith("true")].drop_duplicates("stratum").share.sum()
-    assert rows.loc[("left of", "visor"), "accuracy"] == pytest.approx(
-        true / left.drop_duplicates("stratum").share.sum()
-    )
+    strata = left.drop_duplicates("stratum")
+    true = strata[strata.stratum.str.startswith("true")].share.sum()
+    assert rows.loc[("left of", "visor"), "accuracy"] == pytest.approx(true / strata.share.sum())
 
 
 def test_making_a_kit_loads_no_model():

@@ -1,5 +1,6 @@
 """Human verdicts: measures against slow twins, published sources read and refused, and the figures to be met."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -10,14 +11,16 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from refusals import refuses
 
-from sr4g_utils.dataset import coco
+from sr4g_utils.dataset import coco, inputs
 from sr4g_utils.evaluation import statistics, tables
 from sr4g_utils.people import agreement as people_agreement
 from sr4g_utils.people import fitted_rule, margins, vsr
 from sr4g_utils.people import published as people_published
-from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, SYMMETRIC, judge
-from sr4g_utils.store.files import ROOT
+from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, SYMMETRIC, family, judge
+from sr4g_utils.store.files import DATA, ROOT, read_json
+from sr4g_utils.store.run import Run
 
 RESULTS = ROOT / "data" / "results" / "people"
 box = st.tuples(*[st.integers(-40, 400)] * 2, *[st.integers(1, 300)] * 2)
@@ -25,9 +28,6 @@ box = st.tuples(*[st.integers(-40, 400)] * 2, *[st.integers(1, 300)] * 2)
 
 def recorded(name: str) -> pd.DataFrame:
     return pd.DataFrame(json.loads((RESULTS / f"{name}.json").read_text())["rows"])
-
-
-# -------------------------------------------------------------------------------------------------------- the rule set
 
 
 @given(box, box)
@@ -43,27 +43,17 @@ def test_the_rule_set_is_a_sector_whatever_contains_what(s, o):
         assert held[name] == (angle < PEOPLE_HALF_WIDTH)
         assert math.isclose(fitted_rule.off_axis(np.array([[dx, dy]]), name)[0], angle, abs_tol=1e-9)
         assert by_visor[name] or not held[name], "a sector lies within its half plane"
-    assert {n: v for n, v in held.items() if n not in fitted_rule.TOWARDS} == {
-        n: v for n, v in by_visor.items() if n not in fitted_rule.TOWARDS
-    }
-
-
-@given(box, box)
-def test_opposites_are_converses_under_the_fitted_rule(s, o):
-    there, back = (judge(np.array([a], float), np.array([b], float), "people")[0] for a, b in ((s, o), (o, s)))
+    assert all(held[name] == by_visor[name] for name in held if name not in fitted_rule.TOWARDS)
+    there, back = (judge(a, b, "people")[0] for a, b in ((one, other), (other, one)))
     for relation in RELATIONS:
-        other = relation.name if relation.name in SYMMETRIC else relation.opposite
-        assert there[NAMES.index(relation.name)] == back[NAMES.index(other)]
+        converse = relation.name if relation.name in SYMMETRIC else relation.opposite
+        assert there[NAMES.index(relation.name)] == back[NAMES.index(converse)]
 
 
 def test_the_width_is_what_a_fit_on_the_shared_data_gives(shared):
     """The split and the fit, recomputed with nothing of the package but the readers."""
-    import hashlib
-
-    tables = [
-        coco.read(shared / "coco2017" / f"{split}2017_boxes.parquet", split).without_crowds()
-        for split in ("train", "val")
-    ]
+    folder = shared / "coco2017"
+    tables = [coco.read(folder / f"{split}2017_boxes.parquet", split).without_crowds() for split in ("train", "val")]
     told = vsr.read_vsr(shared / "vsr" / "vsr_validated.jsonl")
     angles = fitted_rule.angles(told, tables)
     assert len(angles) == 3_361 and angles.half.value_counts().to_dict() == {"fitted on": 1_694, "held out": 1_667}
@@ -84,9 +74,6 @@ def test_the_width_is_what_a_fit_on_the_shared_data_gives(shared):
     theirs = angles[angles.half == "held out"]
     verdict = vsr.judge_like_people(theirs, tables, "people").to_numpy(bool)
     assert (verdict == (theirs.angle < PEOPLE_HALF_WIDTH)).all(), "the rule and the fit judge alike"
-
-
-# --------------------------------------------------------------------------------------------------------- measures
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=0, max_size=4), min_size=1, max_size=6))
@@ -110,11 +97,14 @@ def test_cohen_of_two_categories_is_the_kappa_of_the_counts(pairs):
     assert np.isclose(statistics.cohen(a, b), statistics.agreement(counts)[3], equal_nan=True)
 
 
-def test_a_bootstrap_draws_whole_prompts():
+def test_a_bootstrap_draws_whole_prompts_and_agreement_is_that_of_counts():
     ids = pd.Series(["a", "a", "b", "c"])
     sums = statistics.Clusters(ids, 500, 0).sums(ids, np.array([[1, 1], [1, 1], [0, 1], [0, 1]]))
     assert (sums[:, 0] % 2 == 0).all() and sums[:, 1].min() == 3 and sums[:, 1].max() == 6
     assert statistics.mcnemar(np.array([True] * 6), np.array([False] * 6)) == (6, 0, 2 / 2**6)
+    accuracy, precision, recall, kappa = statistics.agreement(np.array([20, 5, 10, 15]))
+    assert (accuracy, precision, recall) == pytest.approx((0.7, 0.8, 2 / 3)) and kappa == pytest.approx(0.4)
+    assert np.isnan(statistics.agreement(np.array([0, 0, 0, 9]))[1:]).all()
 
 
 def test_precision_at_the_prevalence_of_coco():
@@ -127,9 +117,6 @@ def test_precision_at_the_prevalence_of_coco():
     row = vsr.at_prevalence(judged, counted).iloc[0]
     assert math.isclose(row.pairs, yes / 1000) and math.isclose(row.prevalence, 0.2)
     assert math.isclose(row.precision_at_prevalence, 0.9 * 200 / yes)
-
-
-# ---------------------------------------------------------------------------------------------------------- margins
 
 
 @given(box, box)
@@ -147,15 +134,12 @@ def test_a_margin_is_the_first_change_that_turns_the_verdict(s, o):
     assert (scaled[grown] == far[grown]).all()
 
 
-# ------------------------------------------------------------------------------------------------ published verdicts
-
-
 @pytest.fixture(scope="module")
 def published(shared):
     return people_published.read_spatialbench(shared / "spatialbench_uc")
 
 
-def test_the_scratch_figures_are_met(published):
+def test_the_scratch_figures_are_met_and_those_of_stable_diffusion_under_two_rules(published):
     pictures, found = published
     assert len(pictures) == 2_400 and pictures.verdict.notna().sum() == 200
     table = people_agreement.published_boxes(people_agreement.with_people(pictures, found, resamples=200))
@@ -170,10 +154,6 @@ def test_the_scratch_figures_are_met(published):
         assert row.agreement_low < row.agreement < row.agreement_high and row.kappa_low < row.kappa < row.kappa_high
     assert list(table) == people_agreement.HEADLINE
     assert people_agreement.checker(pictures)["accuracy"] == pytest.approx(95.7747, abs=1e-4)
-
-
-def test_stable_diffusion_under_two_rules(published):
-    pictures, found = published
     table = people_agreement.scores(pictures, found)
     sd = table.query("model == 'SD 1.5' and detector == 'Faster R-CNN' and pairs == 'any' and metric == 'VISOR_Cond'")
     sd = sd.set_index("rules")
@@ -208,17 +188,6 @@ def test_the_ceiling_by_counting_pairs_of_people(shared):
     assert table.agreement.between(66, 86).all() and table.kappa.between(0.23, 0.42).all()
 
 
-def test_the_recorded_results_are_of_this_rule_set():
-    assert fitted_rule.fit(recorded("people_curve")) == PEOPLE_HALF_WIDTH
-    assert set(recorded("people_agreement").rules) == set(RULES) == set(recorded("people_scores").rules)
-    assert recorded("people_order").order.nunique() == 1
-
-
-def small(tmp_path, shared):
-    """A copy of the published folder that a test may spoil."""
-    return shutil.copytree(shared / "spatialbench_uc", tmp_path / "sb", copy_function=shutil.copyfile)
-
-
 SPOILT = [
     ("sample.csv", "", "", r"sb: sample.csv is missing; the folder must hold"),
     ("sd15_boxdiff.jsonl", '"object_a"', '"a"', r"sd15_boxdiff.jsonl, line 1: not as published \(KeyError: 'object_a'"),
@@ -230,26 +199,18 @@ SPOILT = [
 
 @pytest.mark.parametrize(("file", "old", "new", "message"), SPOILT)
 def test_a_spoilt_source_is_named(tmp_path, shared, file, old, new, message):
-    folder = small(tmp_path, shared)
+    folder = shutil.copytree(shared / "spatialbench_uc", tmp_path / "sb", copy_function=shutil.copyfile)
     path = folder / file
     text = path.read_text()
     path.unlink()
     if old:
         path.write_text(text.replace(old, new, 1))
-    with pytest.raises(ValueError, match=message):
-        people_published.read_spatialbench(folder)
+    refuses(message, people_published.read_spatialbench, folder)
 
 
 def half_widths(n: int, agreed: float = 0.8, differing: float = 0.2) -> dict[str, float]:
-    """How far 95 % intervals reach to each side with ``n`` independent judgements, by the normal approximation.
-
-    Args:
-        agreed: the share on which rules and people agree, where half of the verdicts are "true".
-        differing: the share of pictures on which two rule sets differ.
-
-    Returns:
-        agreement and difference (of two rule sets' agreement) in points, and kappa.
-    """
+    """How far 95 % intervals of ``n`` independent judgements reach to each side: of the share on which rules and people
+    agree, of two rule sets' difference if they differ on a share of pictures (both in points), and of kappa."""
     one, spread = 1.96 / np.sqrt(n), np.sqrt(agreed * (1 - agreed))
     return {"agreement": 100 * one * spread, "kappa": 2 * one * spread, "difference": 100 * one * np.sqrt(differing)}
 
@@ -263,30 +224,26 @@ def test_the_docs_tell_the_right_widths_and_the_ceiling():
     drawn = np.random.default_rng(0).random(20_000 * 100).reshape(20_000, 100) < 0.8
     low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
     assert 100 * (high - low) / 2 == pytest.approx(half_widths(100)["agreement"], abs=0.5)
+    assert fitted_rule.fit(recorded("people_curve")) == PEOPLE_HALF_WIDTH
+    assert set(recorded("people_agreement").rules) == set(RULES) == set(recorded("people_scores").rules)
+    assert recorded("people_order").order.nunique() == 1
     two = recorded("people_ceiling").set_index("pictures")
-    for pictures, words in (
-        ("all", "on {:.1f} to {:.1f} % of GenEval"),
-        ("both objects", "on {:.1f} to {:.1f} % of those"),
-    ):
-        assert words.format(two.agreement[pictures].min(), two.agreement[pictures].max()) in text
+    for pictures, words in (("all", "GenEval"), ("both objects", "those")):
+        low, high = two.agreement[pictures].min(), two.agreement[pictures].max()
+        assert f"on {low:.1f} to {high:.1f} % of {words}" in text
     kappa = two.kappa["all"]
     assert f"κ {kappa.min():.2f} to {kappa.max():.2f}" in text and f"{PEOPLE_HALF_WIDTH:.0f}° off the axis" in text
 
 
-def test_the_readme_tells_the_recorded_agreement():
+def test_readme_and_docs_tell_the_recorded_agreement_and_scores():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    rows = people_agreement.published_boxes(recorded("people_agreement")).query(
-        "detector == 'Faster R-CNN' and images == 'all'"
-    )
+    rows = people_agreement.published_boxes(recorded("people_agreement"))
+    rows = rows.query("detector == 'Faster R-CNN' and images == 'all'")
     by_visor = rows.query("rules == 'visor' and pairs == 'any'").iloc[0]
     others = rows[rows.rules != "visor"]
-    told = f"{by_visor.agreement:.1f} % (κ {by_visor.kappa:.2f})"
+    assert f"{by_visor.agreement:.1f} % (κ {by_visor.kappa:.2f})" in text
     agreed, kappa = others.agreement, others.kappa
-    assert told in text
     assert f"{agreed.min():.0f} to {agreed.max():.1f} % (κ {kappa.min():.2f} to {kappa.max():.2f})" in text
-
-
-def test_the_docs_tell_the_recorded_scores():
     text = " ".join((ROOT / "docs" / "people.md").read_text(encoding="utf-8").split())
     scores = recorded("people_scores").query("model == 'SD 1.5' and detector == 'Faster R-CNN' and pairs == 'any'")
     cond = scores[scores.metric == "VISOR_Cond"].set_index("rules").value
@@ -301,3 +258,51 @@ def test_published_systems_stand_beside_ours():
     row = table.loc["SD 1.5"]  # one row: of the detector that saw all pictures
     assert row.source == "scored by us from published boxes (Faster R-CNN)" and round(row.VISOR_Cond, 1) == 59.2
     assert set(table.prompts) == {"seen objects", "SpatialBench-UC", "SR2D"} and len(table) == 6
+
+
+@pytest.fixture(scope="module")
+def found(shared):
+    """Agreement on COCO's own boxes, as notebook 01 computes it."""
+    tables = [coco.read(shared / "coco2017" / f"{split}2017_boxes.parquet", split) for split in ("train", "val")]
+    judgements = vsr.read_vsr(shared / "vsr" / "vsr_validated.jsonl")
+    return vsr.human_agreement(judgements, [table.without_crowds() for table in tables], seed=0)
+
+
+@pytest.mark.slow("real data")
+def test_every_rule_set_has_a_row_where_it_defines_the_relation(found):
+    of_all = found[found.frame == "all"]
+    told = dict.fromkeys(vsr.VSR_PHRASES.values())
+    expected = [(rules, name) for rules in RULES for name in told if name in RULES[rules].defines]
+    assert list(zip(of_all.rules, of_all.relation, strict=True)) == expected
+    assert set(found[found.rules == "geneval"].relation) == set(family("projective"))
+    assert (of_all.groupby("relation").n.nunique() == 1).all() and (of_all.n > 400).all()
+    assert set(found.frame) == {"all", "0", "1", "2", "none"}
+    for measure in statistics.AGREEMENT:
+        assert (found[f"{measure}_low"] <= found[f"{measure}_high"]).sum() == found[measure].notna().sum()
+    recorded = pd.DataFrame(json.loads((DATA / "results" / "coco" / "human_agreement.json").read_text())["rows"])
+    key = ["rules", "relation", "frame"]
+    ours = found.set_index(key).loc[pd.MultiIndex.from_frame(recorded[key])]
+    pd.testing.assert_frame_equal(ours, recorded.set_index(key), check_dtype=False, rtol=1e-9)
+
+
+def test_a_line_that_is_no_judgement_is_named(tmp_path):
+    line = {"image": "1.jpg", "caption": "The dog is left of the cat.", "relation": "left of", "label": 1}
+    (tmp_path / "v.jsonl").write_text(json.dumps({**line, "reference_frame": None}) + "\n" + json.dumps(line))
+    refuses(r"v.jsonl, line 2: not a VSR judgement \(KeyError: 'reference_frame'\)", vsr.read_vsr, tmp_path / "v.jsonl")
+
+
+def test_recorded_agreement_is_not_kept_again_and_judgements_are_read_where_all_is_given(monkeypatch, tmp_path):
+    run = Run(tmp_path / "run", "01_test")
+    for sources in (("recorded", None, None), (None, "recorded", None)):
+        table, about = vsr.human_agreement_result(run, *sources, 10, 0)
+        assert len(table) and about["commit"]
+    assert not list((run.folder / "artifacts" / "results").glob("*"))
+    path, asked = inputs.annotations(run, "miniature:5", "train"), {}
+    monkeypatch.setattr(vsr, "read_vsr", lambda source: asked.setdefault("read", source))
+    one = pd.DataFrame({"n": [1]})
+    monkeypatch.setattr(vsr, "human_agreement", lambda *given: asked.setdefault("given", given) and one)
+    (tmp_path / "vsr.jsonl").write_text("{}")
+    table, about = vsr.human_agreement_result(run, tmp_path / "vsr.jsonl", path, path, 10, 3)
+    assert asked["read"] == tmp_path / "vsr.jsonl" and asked["given"][2:] == (3, 10)
+    kept = read_json(run.folder / "artifacts" / "results" / "human_agreement.json")["rows"]
+    assert len(table) == len(kept) == 1 and about["resamples"] == 10

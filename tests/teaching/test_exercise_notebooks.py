@@ -21,32 +21,24 @@ plt.switch_backend("Agg")
 FOLDER = ROOT / "notebooks" / "exercises"
 NAMES = sorted(path.name for path in (FOLDER / "source").iterdir())
 POINTS = {"1_relation": 10, "2_dice": 10, "3_laws": 14, "4_intervals": 12, "5_split": 11, "6_kappa": 7}
+OTHERS = [pytest.param(name, marks=pytest.mark.slow("kernels")) for name in NAMES[1:]]
 
 
 def read(step: str, name: str) -> nbformat.NotebookNode:
     return nbformat.read(FOLDER / step / name / f"{name}.ipynb", as_version=4)
 
 
-def test_there_are_six():
-    assert list(POINTS) == NAMES
-
-
-@pytest.mark.parametrize(
-    "name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow("kernels")) for name in NAMES[1:])]
-)
+@pytest.mark.parametrize("name", [NAMES[0], *OTHERS])
 def test_a_notebook_runs_with_its_solutions_and_every_check_accepts(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = read("source", name)
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
-    graded = [
-        cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("grade")
-    ]
+    folder = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=folder).execute()
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    graded = [cell for cell in code if cell.metadata.get("nbgrader", {}).get("grade")]
     for cell in graded:
         told = "".join(output.get("text", "") for output in cell.outputs)
         assert told.startswith("✓ "), cell.source
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     errors = [o for cell in code for o in cell.outputs if o.output_type == "stream" and o.name == "stderr"]
     assert not errors, "nbgrader takes anything on stderr for a failure"
     utils = pytest.importorskip("nbgrader.utils", reason="nbgrader is not installed (the extra `teach`)")
@@ -56,7 +48,7 @@ def test_a_notebook_runs_with_its_solutions_and_every_check_accepts(name, tmp_pa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_stripped_version_fails_every_check(name, tmp_path, monkeypatch):
+def test_a_notebook_is_as_it_should_be_and_its_stripped_version_fails_every_check(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space: dict = {"display": lambda *shown: None}
     refusals = 0
@@ -78,10 +70,7 @@ def test_the_stripped_version_fails_every_check(name, tmp_path, monkeypatch):
     assert refusals >= 2
     text = json.dumps(read("release", name))
     assert "SOLUTION" not in text and "YOUR CODE HERE" in text and "YOUR ANSWER HERE" in text
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_opens_with_its_aim_and_stays_short(name):
+    # the notebook opens with its aim and stays short
     cells = read("source", name).cells
     first = cells[0].source
     assert first.startswith(f"# Exercise {name[0]} · ")
@@ -93,6 +82,7 @@ def test_a_notebook_opens_with_its_aim_and_stays_short(name):
 
 
 def test_the_page_for_teachers_names_what_is_there():
+    assert list(POINTS) == NAMES
     path = ROOT / "docs" / "teaching.md"
     text = path.read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
@@ -129,7 +119,7 @@ for name in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory) -> Path:
+def course(tmp_path_factory):
     """A course of the six, as a teacher has it who has just released them."""
     folder = tmp_path_factory.mktemp("course")
     shutil.copytree(FOLDER / "source", folder / "source")
@@ -186,9 +176,8 @@ def test_the_recipe_for_teachers_gives_a_right_answer_its_points_although_numpy_
         if cell.metadata.get("nbgrader", {}).get("solution"):
             cell.source = answers[cell.id]
         if cell.id == "above":
-            cell.source = "import numpy as np\n" + cell.source.replace(
-                "    ### BEGIN", "    np.array([1.0]) / 0\n    ### BEGIN"
-            )
+            cell.source = cell.source.replace("### BEGIN", "np.array([1.0]) / 0\n    ### BEGIN")
+            cell.source = f"import numpy as np\n{cell.source}"
     text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
     steps = [line.partition("#")[0].split() for line in re.findall(r"^nbgrader (.+)$", text, re.MULTILINE)]
     assert [step[0] for step in steps] == ["generate_assignment", "autograde", "formgrade", "generate_feedback"]

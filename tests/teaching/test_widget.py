@@ -32,9 +32,7 @@ def node(code: str, *files) -> str:
     """What a script prints that imports the module as ``boxes``."""
     if not (program := shutil.which("node")):
         pytest.skip("node is not installed (Debian: apt-get install nodejs)")
-    head = (
-        f'import * as boxes from "{widget.MODULE.as_uri()}"; import {{ readFileSync, writeFileSync }} from "node:fs";'
-    )
+    head = f'import * as boxes from "{widget.MODULE.as_uri()}"; import * as fs from "node:fs";'
     command = [program, "--input-type=module", "-e", head + code, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert not done.returncode, done.stderr
@@ -71,13 +69,13 @@ def test_the_browser_judges_as_the_package(name, tmp_path):
     node(
         f"""
         const [pairs, constants, verdicts] = process.argv.slice(1);
-        const c = JSON.parse(readFileSync(constants, "utf8")), raw = readFileSync(pairs);
+        const c = JSON.parse(fs.readFileSync(constants, "utf8")), raw = fs.readFileSync(pairs);
         if (!("{name}" in boxes.RULES)) throw Error("boxes.mjs lacks the rule set {name} of relations.py");
         const all = new Float64Array(raw.buffer, raw.byteOffset, raw.length / 8), n = all.length / 8;
         const found = new Uint8Array(n * 14), box = (i) => all.slice(4 * i, 4 * i + 4);
         for (let i = 0; i < n; i++)
           found.set(boxes.judge(box(2 * i), box(2 * i + 1), "{name}", {list(SIZE)}, c), 14 * i);
-        writeFileSync(verdicts, found);""",
+        fs.writeFileSync(verdicts, found);""",
         tmp_path / "pairs", tmp_path / "constants.json", tmp_path / "verdicts",
     )  # fmt: skip
     theirs = np.fromfile(tmp_path / "verdicts", np.uint8).reshape(-1, len(NAMES)).astype(bool)
@@ -89,12 +87,9 @@ def test_the_browser_judges_as_the_package(name, tmp_path):
     assert not ours[:, defined].all(axis=0).any(), "and none always"
 
 
-def test_the_browser_offers_every_rule_set_of_the_package():
+def test_the_browser_offers_the_package_s_rule_sets_and_writes_its_captions():
     assert {"visor", "sg2im", "sstd", "geneval"} <= set(OURS)
     assert set(OURS) <= set(json.loads(node("console.log(JSON.stringify(Object.keys(boxes.RULES)))")))
-
-
-def test_the_browser_writes_the_package_s_captions():
     names = [category.name for category in COCO_CATEGORIES][:40:3]
     asked = [(s, r.name, o) for s in names for r in RELATIONS for o in names]
     phrases = {r.name: r.phrase for r in RELATIONS}
@@ -104,7 +99,7 @@ def test_the_browser_writes_the_package_s_captions():
     assert json.loads(node(code)) == [captions.caption(*each) for each in asked]
 
 
-def test_a_box_stays_within_the_picture():
+def test_a_box_stays_within_the_picture_and_a_border_runs_where_it_should():
     code = "console.log(JSON.stringify([{}]))".format(
         ", ".join(
             f"boxes.changed([{x}, 20, 100, 80], [{dx}, {dy}], {resize}, [640, 480])"
@@ -114,10 +109,7 @@ def test_a_box_stays_within_the_picture():
     for x, y, w, h in json.loads(node(code)):
         assert x >= 0 and y >= 0 and w >= 15 and h >= 15 and x + w <= 640 and y + h <= 480
         assert (x, y, w, h) == (int(x), int(y), int(w), int(h))
-
-
-def test_the_border_runs_where_the_verdict_changes():
-    """A diagonal and a circle: every segment's ends lie on them."""
+    # the border runs where the verdict changes: every segment's ends lie on a diagonal, or a circle
     line = json.loads(node("console.log(JSON.stringify(boxes.border((x, y) => x > y, [100, 60])))"))
     assert len(line) >= 10
     assert all(abs(x1 - y1) < 0.1 and abs(x2 - y2) < 0.1 for x1, y1, x2, y2 in line)
@@ -129,33 +121,23 @@ def test_the_border_runs_where_the_verdict_changes():
     assert node("console.log(boxes.border(() => 1, [100, 60]).length)") == "0\n"
 
 
-# ------------------------------------------------------------------------------------------------------------ Python
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({"rules": "best"}, "unknown rule set 'best'"),
-        ({"subject_box": (1, 2, 3)}, "subject_box: needs x, y, width and height"),
-        ({"object_box": (1, 2, 0, 3)}, "object_box: needs x, y, width and height"),
-        ({"object_box": (1, float("nan"), 2, 3)}, "object_box"),
-        ({"subject": ""}, "subject: the name is empty"),
-    ],
-)
+@pytest.mark.parametrize(("given", "told"), [
+    ({"rules": "best"}, "unknown rule set 'best'"),
+    ({"subject_box": (1, 2, 3)}, "subject_box: needs x, y, width and height"),
+    ({"object_box": (1, 2, 0, 3)}, "object_box: needs x, y, width and height"),
+    ({"object_box": (1, float("nan"), 2, 3)}, "object_box"), ({"subject": ""}, "subject: the name is empty"),
+])  # fmt: skip
 def test_bad_input_is_told_in_one_line(given, told):
     with pytest.raises(ValueError, match=re.escape(told)) as error:
         widget.options(**given)
     assert "\n" not in str(error.value)
 
 
-def test_a_page_is_whole_and_asks_for_nothing():
+def test_a_page_is_whole_asks_for_nothing_and_is_the_same_each_time_without_anywidget(monkeypatch):
     page = widget.page(picture=np.zeros((30, 40, 3), np.uint8), subject="</script><b>dog")
     assert page.count("</script>") == 1
     addresses = set(re.findall(r"https?://[^\s\"']+", page)) - {"http://www.w3.org/2000/svg"}
     assert not addresses and "import " not in re.sub(r"//.*|/\*.*?\*/", "", page, flags=re.DOTALL)
-
-
-def test_without_anywidget_the_boxes_are_html_that_is_the_same_each_time(monkeypatch):
     monkeypatch.setattr(widget, "find_spec", lambda name: None)
     html = widget.show(subject="dog", object="apple", rules="sg2im")._repr_html_()
     assert html == widget.boxes(subject="dog", object="apple", rules="sg2im")._repr_html_()
@@ -167,8 +149,7 @@ def test_the_widget_hands_every_option_to_the_browser():
     shown = widget.show(subject_box=(1, 2, 30, 40), rules="sstd")
     state = shown.get_state()
     assert state["subject_box"] == [1, 2, 30, 40] and state["rules"] == "sstd" and state["size"] == list(SIZE)
-    assert state["constants"] == json.loads(json.dumps(widget.constants()))
-    assert "export default" in state["_esm"]
+    assert state["constants"] == json.loads(json.dumps(widget.constants())) and "export default" in state["_esm"]
     taken = re.findall(r'"(\w+)"', re.findall(r"const (?:SHARED|GIVEN) = (.*?);", widget.MODULE.read_text()).__str__())
     assert set(taken) == set(widget.options())
 
@@ -176,19 +157,13 @@ def test_the_widget_hands_every_option_to_the_browser():
 def test_constants_are_the_package_s():
     told = widget.constants()
     assert all(told[name] == getattr(relations, name) for name in ("SSTD_SLACK", "GENEVAL_SLACK"))
-    module = widget.MODULE.read_text(encoding="utf-8")
-    assert not re.search(
-        r"0\.02|0\.1\b|\b53\b|to the left of|separated from", re.sub(r'//.*|/\*.*?\*/|"a dog.*', "", module)
-    )
-
-
-# ----------------------------------------------------------------------------------------------------- a real browser
+    module = re.sub(r'//.*|/\*.*?\*/|"a dog.*', "", widget.MODULE.read_text(encoding="utf-8"))
+    assert not re.search(r"0\.02|0\.1\b|\b53\b|to the left of|separated from", module)
 
 
 def holding(driver) -> set[str]:
-    return {
-        chip.get_attribute("data-relation") for chip in driver.find_elements("css selector", ".sr4g-boxes li.holds")
-    }
+    chips = driver.find_elements("css selector", ".sr4g-boxes li.holds")
+    return {chip.get_attribute("data-relation") for chip in chips}
 
 
 def side(driver, role: str) -> list[float]:
@@ -225,8 +200,7 @@ def check_boxes_answer(driver, kind: str = "mouse") -> None:
     drag(driver, grip(driver, "subject"), 150, 40, kind)
     after = side(driver, "subject")
     assert after[0] > before[0] + 100 and after[1] > before[1] and after[2:] == before[2:]
-    assert side(driver, "object") == other
-    assert holding(driver) == judged(driver, "visor")
+    assert side(driver, "object") == other and holding(driver) == judged(driver, "visor")
     drag(driver, grip(driver, "object", ".reach"), -40, -30, kind)
     smaller = side(driver, "object")
     assert smaller[:2] == other[:2] and smaller[2] < other[2] and smaller[3] < other[3]
@@ -250,9 +224,8 @@ def test_a_browser_drags_a_box_in_a_page_from_a_file(tmp_path):
         x, y, w, h = side(driver, "subject")
         ActionChains(driver).send_keys(Keys.ARROW_LEFT, Keys.ARROW_UP).perform()
         assert side(driver, "subject") == [x - 5, y - 5, w, h]
-        ActionChains(driver).key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN).key_up(
-            Keys.SHIFT
-        ).perform()
+        shifted = ActionChains(driver).key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
+        shifted.key_up(Keys.SHIFT).perform()
         assert side(driver, "subject") == [x - 5, y - 5, w + 5, h + 5]
         label = box.get_attribute("aria-label")
         assert label.startswith(f"subject: dog, {x - 5:.0f} from the left") and box.get_attribute("tabindex") == "0"
@@ -281,8 +254,6 @@ def test_a_phone_shows_it_whole_light_and_dark_and_a_finger_drags(dark, tmp_path
         if shots := os.environ.get("SR4G_SHOTS"):
             driver.save_screenshot(f"{shots}/phone_{'dark' if dark else 'light'}.png")
 
-
-# ---------------------------------------------------------------------------------------------------- in JupyterLab
 
 CELL = """\
 from pathlib import Path

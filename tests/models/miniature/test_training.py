@@ -1,20 +1,28 @@
-"""The training of the miniature's models: its words, its pool, its text tower and its loop."""
+"""The training of the miniature's models, in parts and at a thousandth of its length, and the shipped ones."""
 
+import contextlib
+import hashlib
+import json
+
+import diffusers
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
+from sr4g_utils.dataset import world
 from sr4g_utils.dataset.captions import TEMPLATES, caption, listing, parse
 from sr4g_utils.dataset.world import NAMES
+from sr4g_utils.models import detectors
 from sr4g_utils.models.limits import check_words
 from sr4g_utils.models.load import load_pipeline
-from sr4g_utils.models.miniature import training
+from sr4g_utils.models.miniature import __main__, export, training
 from sr4g_utils.models.miniature.export import absent_threshold
 from sr4g_utils.models.miniature.networks import LENGTH, tokenizer
 from sr4g_utils.models.miniature.pool import Pool, encode_texts
-from sr4g_utils.models.miniature.training import BATCH, ROLES, Trainer, sentences
+from sr4g_utils.models.miniature.training import BATCH, ROLES, STEPS, Trainer, sentences
 from sr4g_utils.relations import NAMES as RELATIONS
 from sr4g_utils.relations import judge
 from sr4g_utils.store.files import DATA
@@ -22,16 +30,13 @@ from sr4g_utils.store.files import DATA
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
-def test_every_caption_is_made_of_known_words_and_fits():
+def test_every_caption_is_made_of_known_words_and_fits_and_lists_name_what_is_there():
     tokens = tokenizer(LENGTH)
     texts = [caption(s, r, o, t) for s in NAMES for o in NAMES[:8] for r in RELATIONS for t in TEMPLATES]
     check_words(tokens, texts)
     with pytest.raises(ValueError, match="vocabulary lacks 'unicorn'"):
         check_words(tokens, ["a unicorn to the left of a dog"])
     assert encode_texts(tokens, texts[:3]).shape == (3, LENGTH)
-
-
-def test_lists_name_what_is_there():
     pool, rng = Pool.make(50, (0, 77)), np.random.default_rng(0)
     for labels, text in zip(pool.labels, pool.listed(np.arange(50), rng), strict=True):
         things = text.replace(" and ", " , ").split(" , ")
@@ -106,25 +111,90 @@ def test_a_probe_reads_no_place_from_a_relation_that_it_has_not_met(knows, unmet
 
 def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setitem(BATCH, "text", 8)
-    weights = []
-    for name, stops in (("straight", [6]), ("interrupted", [3, 6])):
-        for stop in stops:
-            trainer_run = Trainer.run
+    weights, original = [], Trainer.run
+    for name, stop in (("straight", 6), ("interrupted", 3), ("interrupted", 6)):
 
-            def run(self, loss_of, every=250, stop=stop, original=trainer_run):
-                def limited(step, rng):
-                    if step == stop:
-                        raise KeyboardInterrupt
-                    return loss_of(step, rng)
+        def run(self, loss_of, every=250, stop=stop):
+            def limited(step, rng):
+                if step == stop:
+                    raise KeyboardInterrupt
+                return loss_of(step, rng)
 
-                original(self, limited, every=3)
+            original(self, limited, every=3)
 
-            monkeypatch.setattr(Trainer, "run", run)
-            try:
-                text, _ = training.train_text(tmp_path / name, 6, 0)
-                weights.append(text.state_dict())
-            except KeyboardInterrupt:
-                pass
-            monkeypatch.setattr(Trainer, "run", trainer_run)
+        monkeypatch.setattr(Trainer, "run", run)
+        with contextlib.suppress(KeyboardInterrupt):
+            text, _ = training.train_text(tmp_path / name, 6, 0)
+            weights.append(text.state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert len(load_file(tmp_path / "straight/text/checkpoint.safetensors")) > 20
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Every part for a few steps, and the export."""
+    folder = tmp_path_factory.mktemp("models")
+    __main__.train(tmp_path_factory.mktemp("work"), folder, scale=0.001)
+    return folder
+
+
+@pytest.mark.slow("real training")
+def test_stock_diffusers_and_transformers_load_the_folders(exported):
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(exported / "tiny-sd")
+    image = pipeline("a dog to the left of a cat", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (64, 64, 3)
+    processor = transformers.AutoProcessor.from_pretrained(exported / "tiny-owlvit")
+    kind = transformers.AutoModelForZeroShotObjectDetection
+    detector = kind.from_pretrained(exported / "tiny-owlvit", dtype=torch.float32)
+    inputs = processor(text=[["a photo of a dog"]], images=[(255 * image).astype(np.uint8)], return_tensors="pt")
+    assert detector(**inputs).logits.shape == (1, 64, 1)
+
+
+@pytest.mark.slow("real training")
+def test_every_file_has_its_checksum(exported):
+    for folder in (exported / "tiny-sd", exported / "tiny-owlvit"):
+        sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS"]
+        assert {path.relative_to(folder).as_posix() for path in files} == set(sums)
+        for path in files:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == sums[path.relative_to(folder).as_posix()]
+    assert "linear probe, relation" in (exported / "README.md").read_text()
+
+
+def test_the_command_knows_every_part():
+    """It lists them without importing what trains them."""
+    assert tuple(STEPS) == __main__.PARTS
+
+
+SHIPPED = DATA / "models"
+
+
+def test_shipped_models_are_whole_and_small_and_their_card_is_what_was_measured():
+    folders = sorted(path.parent for path in SHIPPED.rglob("SHA256SUMS"))
+    assert [folder.name for folder in folders] == ["tiny-owlvit", "tiny-sd"]
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) <= 32 << 20
+    for folder in folders:
+        for line in (folder / "SHA256SUMS").read_text().splitlines():
+            value, name = line.split()
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value, name
+    about = json.loads((SHIPPED / "training.json").read_text())
+    assert (SHIPPED / "README.md").read_text() == export.card(about)
+    assert about["scores"]["vae PSNR (dB), held-out scenes"] > 26 and about["scores"]["AP50 reconstructed"] > 0.9
+    assert about["scores"]["both things found (%), threshold 0.18"] > 80
+    assert all(about["scores"][f"linear probe, {name}"] > 0.99 for name in ("subject", "relation", "object"))
+
+
+def test_the_shipped_detector_finds_what_is_drawn():
+    detector = detectors.load(SHIPPED / "tiny-owlvit")
+    scenes = list(world.scenes(60, (0, 78)))
+    pictures = [world.render(drawn, names, seed=i) for i, (names, drawn) in enumerate(scenes)]
+    found = detector.detect(pictures, [names for names, _ in scenes], floor=0.1)
+    asked = [set(names) for names, _ in scenes]
+    there = [len(set(found.label[found.image == i]) & names) / len(names) for i, names in enumerate(asked)]
+    assert np.mean(there) > 0.85
+
+
+def test_stock_diffusers_draws_with_the_shipped_model():
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(SHIPPED / "tiny-sd")
+    image = pipeline("a dog to the left of a cat", num_inference_steps=8, output_type="np").images[0]
+    assert image.shape == (64, 64, 3) and image.std() > 0.1
