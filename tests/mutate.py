@@ -73,7 +73,6 @@ def run(name: str, number: int, seed: int = 0) -> Counter[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ prompts
-
 WORDS = ("dog", "cat", "wine glass", "hair drier", "tv", "café table", "naïve cow", "N/A sign", "null", "Ärmel")
 IDS = ("7", "007", "1e5", "1.0", "a-b", "x_1", "NA", "Straße")
 ODD: tuple[Any, ...] = (
@@ -223,8 +222,6 @@ FORMS: dict[str, Callable[[random.Random, list[dict[str, Any]]], tuple[str, byte
 }
 
 # ------------------------------------------------------------------------------------------------------------- images
-
-
 LAYOUTS = ("{id}_{n}", "{id}/samples/{n:04}", "samples/{text}_{n:06}", "{id}/{id}_{n}", "shard/{id}_{n}")
 LITTER = (
     ".ipynb_checkpoints/7_0.png", ".Trash-1000/files/7_0.png", "@eaDir/7_0.png/THUMB.png", "Thumbs.db", ".DS_Store",
@@ -284,7 +281,6 @@ def _mistake(random: random.Random, files: list[str], ids: list[str], first: int
 
 
 # --------------------------------------------------------------------------------------------------------- detections
-
 ASKED = pd.DataFrame(
     {
         "prompt_id": range(7, 19),

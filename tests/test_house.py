@@ -67,15 +67,10 @@ def test_light_rooms_import_nothing_heavy() -> None:
     assert done.returncode == 0 and done.stdout + done.stderr == "", done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "run_all.py",
-        "sr4g_utils.models.miniature",
-        "sr4g_utils",
-        *(f"sr4g_utils {name}" for name in ("generate", "detect", "score", "finetune", "kit", "answers")),
-    ],
-)
+@pytest.mark.parametrize("command", [
+    "run_all.py", "sr4g_utils.models.miniature", "sr4g_utils",
+    *(f"sr4g_utils {name}" for name in ("generate", "detect", "score", "finetune", "kit", "answers")),
+])  # fmt: skip
 def test_help_needs_nothing_heavy_and_says_nothing_else(command: str) -> None:
     command, *arguments = command.split()
     code = (
@@ -94,8 +89,6 @@ def test_help_needs_nothing_heavy_and_says_nothing_else(command: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- lengths
-
-
 def sources() -> Iterator[tuple[str, str]]:
     """Name and text of every Python file."""
     for path in sorted([ROOT / "run_all.py", *PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
@@ -136,8 +129,6 @@ def test_modules_are_short() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- relations
-
-
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "relations"])
 def test_only_relations_knows_their_number_and_order(module: str) -> None:
     """Elsewhere nobody counts them or takes them by their places (COCO's category 14, a key, is another 14)."""

@@ -21,7 +21,6 @@ import run_all
 from sr4g_utils.store.files import ROOT
 
 # ------------------------------------------------------------------------------------------------------ a small study
-
 ONE = [
     "# 01 · One\n\nA first notebook.",
     'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 3\nbreak_it: bool = False\n'
@@ -127,25 +126,20 @@ def without_timings(path: Path) -> dict:
 
 
 # ---------------------------------------------------------------------------------------- errors before anything runs
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--profile", "lunch"], "unknown profile 'lunch': there are along, arms"),
-        (["--profile", "nowhere.yaml"], "unknown profile 'nowhere.yaml'"),
-        (["--only", "77"], "--only: unknown notebook '77'; there are 01_heuristics, 02_dataset"),
-        (["--from", "x"], "--from: unknown notebook 'x'"),
-        (["--profile", "coco", "--only", "05"], "the profile coco has no notebook 05_analysis; it runs 01_heuristics"),
-        (["--from", "02", "--until", "01"], "--only, --from and --until leave no notebook to run"),
-        (["--set", "colour=red"], "--set colour=red: no notebook of this profile has 'colour'"),
-        (["--set", "unseen=many"], "--set unseen=many: 02_dataset.unseen must be int | list[str], got 'many'"),
-        (["--set", "02.unseen=1.5"], "--set 02.unseen=1.5: 02_dataset.unseen must be int | list[str], got 1.5"),
-        (["--set", "unseen"], "expected [NOTEBOOK.]KEY=VALUE"),
-        (["--refresh", "--set", "unseen=4"], "--refresh is for the profile miniature as it is"),
-        (["--runs", "/dev/null/x"], "Not a directory"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--profile", "lunch"], "unknown profile 'lunch': there are along, arms"),
+    (["--profile", "nowhere.yaml"], "unknown profile 'nowhere.yaml'"),
+    (["--only", "77"], "--only: unknown notebook '77'; there are 01_heuristics, 02_dataset"),
+    (["--from", "x"], "--from: unknown notebook 'x'"),
+    (["--profile", "coco", "--only", "05"], "the profile coco has no notebook 05_analysis; it runs 01_heuristics"),
+    (["--from", "02", "--until", "01"], "--only, --from and --until leave no notebook to run"),
+    (["--set", "colour=red"], "--set colour=red: no notebook of this profile has 'colour'"),
+    (["--set", "unseen=many"], "--set unseen=many: 02_dataset.unseen must be int | list[str], got 'many'"),
+    (["--set", "02.unseen=1.5"], "--set 02.unseen=1.5: 02_dataset.unseen must be int | list[str], got 1.5"),
+    (["--set", "unseen"], "expected [NOTEBOOK.]KEY=VALUE"),
+    (["--refresh", "--set", "unseen=4"], "--refresh is for the profile miniature as it is"),
+    (["--runs", "/dev/null/x"], "Not a directory"),
+])  # fmt: skip
 def test_errors_are_one_line_and_come_first(arguments, message, tmp_path, capsys):
     assert run_all.main([*([] if "--runs" in arguments else ["--runs", str(tmp_path)]), *arguments]) == 2
     output = capsys.readouterr()
@@ -170,8 +164,6 @@ def test_help_and_lists(capsys, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- what a run leaves
-
-
 def test_a_run_its_results_and_what_is_skipped(study):
     output = study()
     assert "[1/2] 01_one: done in" in output and f"Open {study.results / 'index.html'}" in output
@@ -259,8 +251,6 @@ def test_what_a_run_says_at_its_end(study):
 
 
 # --------------------------------------------------------------------------------------------- failures on the way
-
-
 def test_a_failing_cell(study):
     output = study("--set", "break_it=true", code=1)
     assert "run_all.py: 01_one, cell 8: ValueError: the cat is missing" in output
@@ -338,8 +328,6 @@ def test_a_really_full_disk(study, tmp_path):
 
 
 # ------------------------------------------------------------------------------------- the project's own notebooks
-
-
 @pytest.mark.slow("kills")
 def test_killed_at_random_moments_then_the_same_bytes(shared, tmp_path):
     """Notebook 02 on real annotations, killed again and again: the run that ends is like one undisturbed."""

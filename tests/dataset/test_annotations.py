@@ -20,9 +20,8 @@ from sr4g_utils.dataset import coco as dataset_coco
 from sr4g_utils.dataset.boxes import BoxTable
 from sr4g_utils.dataset.jsonstream import JsonStream
 
+
 # ------------------------------------------------------------------------------------------- other tools' exports
-
-
 def excerpt(shared: Path) -> dict:
     return json.loads((shared / "coco_excerpt" / "annotations" / "instances_val2017.json").read_text())
 
@@ -97,19 +96,16 @@ def test_one_odd_annotation_changes_nothing_for_the_others(shared, tmp_path):
 GOOD = {"id": 9, "width": 64, "height": 48}
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"images": [GOOD, {"id": 7, "width": 100}]}, "image without a size"),
-        ({"images": [GOOD, {"id": 7, "width": 0, "height": 80}]}, "image without a size"),
-        ({"images": [GOOD, {"id": 7, "width": "wide", "height": 80}]}, "image without a size"),
-        ({"images": [GOOD, {"id": "7a", "width": 100, "height": 80}]}, "unknown image"),
-        ({"images": [None, GOOD, 5]}, "unknown image"),
-        ({"categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": None}]}, "unknown category"),
-        ({"categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": ""}]}, "unknown category"),
-        ({"categories": [{"id": 17, "name": "cat"}, None, {"name": "dog"}]}, "unknown category"),
-    ],
-)
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"images": [GOOD, {"id": 7, "width": 100}]}, "image without a size"),
+    ({"images": [GOOD, {"id": 7, "width": 0, "height": 80}]}, "image without a size"),
+    ({"images": [GOOD, {"id": 7, "width": "wide", "height": 80}]}, "image without a size"),
+    ({"images": [GOOD, {"id": "7a", "width": 100, "height": 80}]}, "unknown image"),
+    ({"images": [None, GOOD, 5]}, "unknown image"),
+    ({"categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": None}]}, "unknown category"),
+    ({"categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": ""}]}, "unknown category"),
+    ({"categories": [{"id": 17, "name": "cat"}, None, {"name": "dog"}]}, "unknown category"),
+])  # fmt: skip
 def test_annotations_of_bad_images_and_categories_are_left_out_and_counted(tmp_path, change, reason):
     table = dataset_coco.read(write(tmp_path, official(**change)))
     assert table.excluded == {reason: 2} and table.xywh().tolist() == [[0, 0, 64, 48]]
@@ -159,8 +155,6 @@ def test_an_image_that_is_listed_twice_alike(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------- where a fault is
-
-
 @pytest.mark.parametrize("chunk", [100, 5000, 1 << 19])
 @pytest.mark.parametrize("place", [0, 300, 700])
 def test_the_byte_that_is_named_is_that_of_the_file(shared, tmp_path, monkeypatch, chunk, place):
@@ -186,8 +180,6 @@ def test_the_record_that_is_named_is_that_of_the_file(tmp_path, monkeypatch, chu
 
 
 # ------------------------------------------------------------------------------------------- the slow lenient reader
-
-
 def whole(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

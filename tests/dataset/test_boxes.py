@@ -65,8 +65,6 @@ def same(a: BoxTable, b: BoxTable) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------ good files
-
-
 def test_a_small_file(tmp_path):
     table = dataset_coco.read(write(tmp_path, official()))
     assert table.image_id.tolist() == [7, 9] and table.file_name.to_pylist() == ["seven.jpg", "nine }, { .jpg"]
@@ -164,8 +162,6 @@ def test_a_byte_order_mark_and_escapes(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------- bad files
-
-
 def error_of(path: Path, split: str = "train") -> str:
     with pytest.raises(ValueError) as caught:
         dataset_coco.read(path, split)
@@ -242,37 +238,24 @@ def test_bad_json(tmp_path, name):
     assert re.search(expected, error_of(write(tmp_path, content)))
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"bbox": [float("nan"), 1, 2, 3]}, "no box of four finite numbers"),
-        ({"bbox": [1, 1, float("inf"), 3]}, "no box of four finite numbers"),
-        ({"bbox": [1, 1, 10**400, 3]}, "no box of four finite numbers"),
-        ({"bbox": []}, "no box of four finite numbers"),
-        ({"bbox": None}, "no box of four finite numbers"),
-        ({"bbox": [1, 2, 3]}, "no box of four finite numbers"),
-        ({"bbox": [1, 2, 3, 4, 5]}, "no box of four finite numbers"),
-        ({"bbox": ["1", "2", "3", "x"]}, "no box of four finite numbers"),
-        ({"bbox": [1, 2, 3, True]}, "no box of four finite numbers"),
-        ({"bbox": "1 2 3 4"}, "no box of four finite numbers"),
-        ({"iscrowd": 2}, "iscrowd neither 0 nor 1"),
-        ({"iscrowd": "yes"}, "iscrowd neither 0 nor 1"),
-        ({"bbox": [1, 1, 0, 3]}, "zero or negative size"),
-        ({"bbox": [1, 1, 5, -3]}, "zero or negative size"),
-        ({"bbox": [-2, 1, 5, 3]}, "outside the image"),
-        ({"bbox": [90, 1, 12, 3]}, "outside the image"),
-        ({"bbox": [1, 70, 12, 30]}, "outside the image"),
-        ({"image_id": 8}, "unknown image"),
-        ({"image_id": None}, "unknown image"),
-        ({"image_id": float("nan")}, "unknown image"),
-        ({"image_id": 7.5}, "unknown image"),
-        ({"image_id": 7 + 2**64}, "unknown image"),
-        ({"image_id": [7]}, "unknown image"),
-        ({"category_id": 99}, "unknown category"),
-        ({"category_id": "dog"}, "unknown category"),
-        ({"category_id": 10**30}, "unknown category"),
-    ],
-)
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"bbox": [float("nan"), 1, 2, 3]}, "no box of four finite numbers"),
+    ({"bbox": [1, 1, float("inf"), 3]}, "no box of four finite numbers"),
+    ({"bbox": [1, 1, 10**400, 3]}, "no box of four finite numbers"), ({"bbox": []}, "no box of four finite numbers"),
+    ({"bbox": None}, "no box of four finite numbers"), ({"bbox": [1, 2, 3]}, "no box of four finite numbers"),
+    ({"bbox": [1, 2, 3, 4, 5]}, "no box of four finite numbers"),
+    ({"bbox": ["1", "2", "3", "x"]}, "no box of four finite numbers"),
+    ({"bbox": [1, 2, 3, True]}, "no box of four finite numbers"),
+    ({"bbox": "1 2 3 4"}, "no box of four finite numbers"), ({"iscrowd": 2}, "iscrowd neither 0 nor 1"),
+    ({"iscrowd": "yes"}, "iscrowd neither 0 nor 1"), ({"bbox": [1, 1, 0, 3]}, "zero or negative size"),
+    ({"bbox": [1, 1, 5, -3]}, "zero or negative size"), ({"bbox": [-2, 1, 5, 3]}, "outside the image"),
+    ({"bbox": [90, 1, 12, 3]}, "outside the image"), ({"bbox": [1, 70, 12, 30]}, "outside the image"),
+    ({"image_id": 8}, "unknown image"), ({"image_id": None}, "unknown image"),
+    ({"image_id": float("nan")}, "unknown image"), ({"image_id": 7.5}, "unknown image"),
+    ({"image_id": 7 + 2**64}, "unknown image"), ({"image_id": [7]}, "unknown image"),
+    ({"category_id": 99}, "unknown category"), ({"category_id": "dog"}, "unknown category"),
+    ({"category_id": 10**30}, "unknown category"),
+])  # fmt: skip
 def test_bad_annotations_are_left_out_and_counted(tmp_path, change, reason):
     table = dataset_coco.read(write(tmp_path, with_box(**change)))
     assert len(table) == 2 and table.excluded == {reason: 1}
@@ -363,19 +346,15 @@ def parquet(folder: Path, **columns) -> Path:
     return folder / "b.parquet"
 
 
-@pytest.mark.parametrize(
-    ("columns", "expected"),
-    [
-        ({"w": None}, "the column 'w' is missing"),
-        ({"category_id": ["person", "dog"]}, "column 'category_id' must hold integers"),
-        ({"x": ["1", "2"]}, "column 'x' must hold numbers"),
-        ({"width": [64, 65]}, "image 1 has more than one width"),
-        ({"width": [0, 0]}, "no usable annotation among 2 .*image without a size: 2"),
-        ({"image_id": [None, None]}, "column 'image_id' must hold integers, found null"),
-        ({"image_id": [1.5, np.nan]}, "holds no images"),
-        ({"category_id": [99, 98]}, "no usable annotation among 2 .*unknown category"),
-    ],
-)
+@pytest.mark.parametrize(("columns", "expected"), [
+    ({"w": None}, "the column 'w' is missing"),
+    ({"category_id": ["person", "dog"]}, "column 'category_id' must hold integers"),
+    ({"x": ["1", "2"]}, "column 'x' must hold numbers"), ({"width": [64, 65]}, "image 1 has more than one width"),
+    ({"width": [0, 0]}, "no usable annotation among 2 .*image without a size: 2"),
+    ({"image_id": [None, None]}, "column 'image_id' must hold integers, found null"),
+    ({"image_id": [1.5, np.nan]}, "holds no images"),
+    ({"category_id": [99, 98]}, "no usable annotation among 2 .*unknown category"),
+])  # fmt: skip
 def test_bad_parquet(tmp_path, columns, expected):
     assert re.search(expected, error_of(parquet(tmp_path, **columns)))
 
@@ -386,20 +365,14 @@ def test_cut_parquet(tmp_path):
     assert "not a readable Parquet file" in error_of(path)
 
 
-@pytest.mark.parametrize(
-    ("columns", "reason"),
-    [
-        ({"w": [float("inf"), 6.0]}, "no box of four finite numbers"),
-        ({"x": [None, 2.0]}, "no box of four finite numbers"),
-        ({"image_id": [None, 1]}, "unknown image"),
-        ({"image_id": [1.5, 1]}, "unknown image"),
-        ({"image_id": [2, 1], "width": [None, 64]}, "image without a size"),
-        ({"image_id": [2, 1], "height": [1 << 40, 48]}, "image without a size"),
-        ({"category_id": [2 + (1 << 32), 2]}, "unknown category"),
-        ({"iscrowd": [256, 0]}, "iscrowd neither 0 nor 1"),
-        ({"iscrowd": [None, False]}, "iscrowd neither 0 nor 1"),
-    ],
-)
+@pytest.mark.parametrize(("columns", "reason"), [
+    ({"w": [float("inf"), 6.0]}, "no box of four finite numbers"),
+    ({"x": [None, 2.0]}, "no box of four finite numbers"), ({"image_id": [None, 1]}, "unknown image"),
+    ({"image_id": [1.5, 1]}, "unknown image"), ({"image_id": [2, 1], "width": [None, 64]}, "image without a size"),
+    ({"image_id": [2, 1], "height": [1 << 40, 48]}, "image without a size"),
+    ({"category_id": [2 + (1 << 32), 2]}, "unknown category"), ({"iscrowd": [256, 0]}, "iscrowd neither 0 nor 1"),
+    ({"iscrowd": [None, False]}, "iscrowd neither 0 nor 1"),
+])  # fmt: skip
 def test_bad_rows_of_parquet_are_counted(tmp_path, columns, reason):
     table = dataset_coco.read(parquet(tmp_path, **columns))
     assert table.xywh().tolist() == [[2, 2, 6, 6]] and table.excluded == {reason: 1}

@@ -50,14 +50,11 @@ def test_templates():
     assert caption("dog", "above", "cat", "sentence") == "There is a dog above a cat."
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("dog", "beside", "cat"), "unknown relation 'beside'; choose one of left of, right of"),
-        (("dog", "above", "cat", "haiku"), "unknown template 'haiku'; choose one of plain"),
-        (("", "above", "cat"), "need a name"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("dog", "beside", "cat"), "unknown relation 'beside'; choose one of left of, right of"),
+    (("dog", "above", "cat", "haiku"), "unknown template 'haiku'; choose one of plain"),
+    (("", "above", "cat"), "need a name"),
+])  # fmt: skip
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         caption(*arguments)

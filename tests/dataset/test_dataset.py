@@ -177,8 +177,6 @@ def test_captions_need_rules_that_define_all_relations(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ splits and sampling
-
-
 def test_held_out_categories_are_spread_and_fixed():
     held_out = triplets.held_out_categories(COCO_CATEGORIES, 16)
     assert held_out == triplets.held_out_categories(tuple(reversed(COCO_CATEGORIES)), 16)
@@ -224,8 +222,6 @@ def test_sampling_is_repeatable_and_needs_rows():
 
 
 # ------------------------------------------------------------------------------------------------------ what is in it
-
-
 @pytest.fixture(scope="module")
 def frequencies(shared, tmp_path_factory) -> pd.DataFrame:
     path = tmp_path_factory.mktemp("triplets") / "t.parquet"
@@ -288,8 +284,6 @@ def test_frequencies_of_objects_and_pairs(frequencies):
 
 
 # ----------------------------------------------------------------------------------------------------- numbers to meet
-
-
 def test_the_numbers_of_train2017(shared, tmp_path):
     path = tmp_path / "triplets_train.parquet"
     n = triplets.build(path, shared / "coco2017" / "train2017_boxes.parquet", split="train")

@@ -38,8 +38,6 @@ def save(path: Path, pixels: np.ndarray, **options) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------- reading
-
-
 def test_a_colour_photo_is_read_as_it_is(tmp_path: Path) -> None:
     save(tmp_path / "a.png", gradient(30, 20))
     source = Photos(tmp_path)
@@ -47,11 +45,10 @@ def test_a_colour_photo_is_read_as_it_is(tmp_path: Path) -> None:
     assert not source.counts
 
 
-@pytest.mark.parametrize(
-    ("mode", "suffix", "counted"),
-    [("L", "jpg", "grayscale"), ("LA", "png", "grayscale"), ("1", "png", "grayscale"), ("CMYK", "jpg", "CMYK"),
-     ("RGBA", "png", "transparent"), ("P", "png", None)],
-)  # fmt: skip
+@pytest.mark.parametrize(("mode", "suffix", "counted"), [
+    ("L", "jpg", "grayscale"), ("LA", "png", "grayscale"), ("1", "png", "grayscale"), ("CMYK", "jpg", "CMYK"),
+    ("RGBA", "png", "transparent"), ("P", "png", None),
+])  # fmt: skip
 def test_other_colour_spaces_become_rgb_and_are_counted(tmp_path: Path, mode: str, suffix: str, counted: str) -> None:
     grey = np.full((20, 30, 3), 204, np.uint8)  # a colour of Pillow's palette
     Image.fromarray(grey).convert(mode).save(tmp_path / f"a.{suffix}")
@@ -124,8 +121,6 @@ def test_a_zip_is_read_like_its_folder(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- which photo is meant
-
-
 def source_of(folder: Path, kind: str, *paths: str, name: str = "all") -> Photos:
     """Photos at these paths of a folder or zip; the width of each tells which it is, 30 pixels for the first."""
     packed, root = zipfile.ZipFile(folder / f"{name}.zip", "w"), folder / name
@@ -236,7 +231,6 @@ def test_no_such_source(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- the crop
-
 sides = st.integers(8, 700)
 
 

@@ -37,8 +37,6 @@ def refusal(folder: Path, name: str, content: str | bytes) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- read as it was meant
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     {
@@ -106,52 +104,43 @@ def test_further_columns_keep_their_types(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ refused with a remedy
-
 XLSX = b"PK\x03\x04 and so on"
 LINE = '{"subject": "dog", "relation": "above", "object": "cat"}'
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        ("a.csv", (ROW + "8,café,above,cat\n").encode("cp1252"), "row 3: the byte 0xe9 is not UTF-8; save it as UTF-8"),
-        ("a.csv", ROW.encode("utf-16"), "is UTF-16; save it as UTF-8"),
-        ("a.txt", "a dog above a cat".encode("utf-16-le"), "row 1: holds a NUL, so it is UTF-16"),
-        ("a.csv", XLSX, "is a spreadsheet or another zip file; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"),
-        ("a.xlsx", XLSX, "prompts are read from .parquet, .csv, .tsv"),
-        ("a", ROW, "prompts are read from .parquet, .csv, .tsv"),
-        ("a.json", gzip.compress(b"[]", mtime=0), "is compressed; unpack it with gunzip"),
-        ("a.csv", b"PAR1", "is Parquet; let its name end in .parquet"),
-        ("a.parquet", ROW, "not readable as Parquet"),
-        ("a.csv", "", "is empty"),
-        ("a.txt", "\ufeff\n \n", "is empty"),
-        ("a.csv", HEADER, "holds no prompts"),
-        ("a.json", "[]", "holds no prompts"),
-        ("a.csv", ",,,\n,,,\n", "is empty"),
-        ("a.csv", "subject,relation\ndog,above\n", "the column 'object' is missing; prompts have"),
-        ("a.csv", "subject,relation,object,object\ndog,above,cat,cup\n", "row 1: the column 'object' occurs twice"),
-        ("a.csv", ROW + "8,dog,above,cat,cup\n", "row 3: has 5 values, but the header names 4 columns; put quotation"),
-        ("a.csv", ROW + '8,"dog,above,cat\n', "line 3: not readable (unexpected end of data); check its"),
-        ("a.csv", ROW + "8,dog,above,\n", "row 3: prompt 8 has no object"),
-        ("a.csv", ROW + ",dog,above,cat\n", "row 3: prompt '' has no prompt_id"),
-        ("a.csv", ROW + "8,dog,near,cat\n", "row 3: prompt 8 has the relation 'near'; it must be one of left of"),
-        ("a.csv", ROW + "8,dog,above,5\n", "row 3: prompt 8 has the object '5', which is none: write it in words"),
-        ("a.csv", ROW + '8,dog,above,"cat\ncup"\n', "row 3: prompt 8 has the object 'cat\\ncup', which is none"),
-        ("a.csv", ROW + "7,dog,above,cup\n", "row 3: prompt 7 is not the first: prompt_id '7' occurs twice"),
-        ("a.csv", ROW + "a/b,dog,above,cup\n", "row 3: prompt 'a/b' has the prompt_id 'a/b', which is not made of"),
-        ("a.csv", ROW + ".8,dog,above,cup\n", "row 3: prompt '.8' has the prompt_id '.8', which is not made of"),
-        ("a.json", '[{"subject": 5, "relation": "above", "object": "cat"}]', "row 1: prompt 0 has the subject 5, "),
-        ("a.json", '[{"subject": "dog", "relation": ["above"], "object": "cat"}]', "0 has the relation ['above']; it"),
-        ("a.json", '[{"subject": "dog"}]', "row 1: not a prompt ({'subject': 'dog'}); it needs subject, relation and"),
-        ("a.json", '["a dog above a cat", 3]', "row 2: not a prompt (3)"),
-        ("a.json", '{"subject": {"0": "dog"}}', "expected a list of prompts, found dict; write [{...}, ...]"),
-        ("a.json", "[" * 100_000, "not valid JSON"),
-        ("a.jsonl", f"{LINE}\n\n{{\n", "row 3: not valid JSON"),
-        ("a.jsonl", LINE.replace("dog", "\\ud800"), "row 1: holds half a character"),
-        ("a.json", f'[{LINE[:-1]}, "n": 1}}, {LINE[:-1]}, "n": "a"}}]', "the column 'n' cannot be kept"),
-        ("a.txt", "a dog next to a cat\n", "holds no prompts with one of the relations"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "content", "told"), [
+    ("a.csv", (ROW + "8,café,above,cat\n").encode("cp1252"), "row 3: the byte 0xe9 is not UTF-8; save it as UTF-8"),
+    ("a.csv", ROW.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+    ("a.txt", "a dog above a cat".encode("utf-16-le"), "row 1: holds a NUL, so it is UTF-16"),
+    ("a.csv", XLSX, "is a spreadsheet or another zip file; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"),
+    ("a.xlsx", XLSX, "prompts are read from .parquet, .csv, .tsv"),
+    ("a", ROW, "prompts are read from .parquet, .csv, .tsv"),
+    ("a.json", gzip.compress(b"[]", mtime=0), "is compressed; unpack it with gunzip"),
+    ("a.csv", b"PAR1", "is Parquet; let its name end in .parquet"), ("a.parquet", ROW, "not readable as Parquet"),
+    ("a.csv", "", "is empty"), ("a.txt", "\ufeff\n \n", "is empty"), ("a.csv", HEADER, "holds no prompts"),
+    ("a.json", "[]", "holds no prompts"), ("a.csv", ",,,\n,,,\n", "is empty"),
+    ("a.csv", "subject,relation\ndog,above\n", "the column 'object' is missing; prompts have"),
+    ("a.csv", "subject,relation,object,object\ndog,above,cat,cup\n", "row 1: the column 'object' occurs twice"),
+    ("a.csv", ROW + "8,dog,above,cat,cup\n", "row 3: has 5 values, but the header names 4 columns; put quotation"),
+    ("a.csv", ROW + '8,"dog,above,cat\n', "line 3: not readable (unexpected end of data); check its"),
+    ("a.csv", ROW + "8,dog,above,\n", "row 3: prompt 8 has no object"),
+    ("a.csv", ROW + ",dog,above,cat\n", "row 3: prompt '' has no prompt_id"),
+    ("a.csv", ROW + "8,dog,near,cat\n", "row 3: prompt 8 has the relation 'near'; it must be one of left of"),
+    ("a.csv", ROW + "8,dog,above,5\n", "row 3: prompt 8 has the object '5', which is none: write it in words"),
+    ("a.csv", ROW + '8,dog,above,"cat\ncup"\n', "row 3: prompt 8 has the object 'cat\\ncup', which is none"),
+    ("a.csv", ROW + "7,dog,above,cup\n", "row 3: prompt 7 is not the first: prompt_id '7' occurs twice"),
+    ("a.csv", ROW + "a/b,dog,above,cup\n", "row 3: prompt 'a/b' has the prompt_id 'a/b', which is not made of"),
+    ("a.csv", ROW + ".8,dog,above,cup\n", "row 3: prompt '.8' has the prompt_id '.8', which is not made of"),
+    ("a.json", '[{"subject": 5, "relation": "above", "object": "cat"}]', "row 1: prompt 0 has the subject 5, "),
+    ("a.json", '[{"subject": "dog", "relation": ["above"], "object": "cat"}]', "0 has the relation ['above']; it"),
+    ("a.json", '[{"subject": "dog"}]', "row 1: not a prompt ({'subject': 'dog'}); it needs subject, relation and"),
+    ("a.json", '["a dog above a cat", 3]', "row 2: not a prompt (3)"),
+    ("a.json", '{"subject": {"0": "dog"}}', "expected a list of prompts, found dict; write [{...}, ...]"),
+    ("a.json", "[" * 100_000, "not valid JSON"), ("a.jsonl", f"{LINE}\n\n{{\n", "row 3: not valid JSON"),
+    ("a.jsonl", LINE.replace("dog", "\\ud800"), "row 1: holds half a character"),
+    ("a.json", f'[{LINE[:-1]}, "n": 1}}, {LINE[:-1]}, "n": "a"}}]', "the column 'n' cannot be kept"),
+    ("a.txt", "a dog next to a cat\n", "holds no prompts with one of the relations"),
+])  # fmt: skip
 def test_files_that_cannot_be_read_say_why_and_what_helps(
     tmp_path: Path, name: str, content: str | bytes, told: str
 ) -> None:
@@ -201,8 +190,6 @@ def test_a_set_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------published sets
-
-
 def test_published_sets_are_as_large_as_they_say(shared: Path) -> None:
     geneval = read_prompts(shared / "prompts" / "geneval_evaluation_metadata.jsonl")
     assert len(geneval) == SETS["geneval"].number and geneval.attrs["left_out"] == 453 == len(others(geneval))

@@ -17,9 +17,8 @@ from sr4g_utils.store.files import ROOT
 
 TRIPLET = ["subject", "relation", "object"]
 
+
 # ----------------------------------------------------------------------------------------------------------- published
-
-
 def test_sr2d_is_the_published_file(shared, tmp_path):
     published = gzip.decompress((shared / "sr2d" / "text_spatial_rel_phrases.json.gz").read_bytes())
     assert prompt_sets.write_sr2d(tmp_path / "sr2d.json") == 31_680
@@ -58,8 +57,6 @@ def test_geneval_and_compbench(shared: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ a user's
-
-
 @pytest.mark.parametrize("form", ["csv", "parquet", "json", "jsonl"])
 def test_a_users_prompts(tmp_path: Path, form: str) -> None:
     table = pd.DataFrame(
@@ -79,21 +76,17 @@ def test_a_users_prompts(tmp_path: Path, form: str) -> None:
     pd.testing.assert_frame_equal(prompt_sets.read_prompts(tmp_path / "out.parquet"), read, check_like=True)
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "message"),
-    [
-        ("subject,relation,object\ndog,near,cat\n", "a.csv", f"prompt 0 has the relation 'near'; .* {NAMES[0]}"),
-        ("subject,relation,object\ndog,above,\n", "a.csv", "prompt 0 has no object"),
-        ("subject,relation\ndog,above\n", "a.csv", "the column 'object' is missing"),
-        ("subject,relation,object\n", "a.csv", "holds no prompts"),
-        ("prompt_id,subject,relation,object\n1,dog,above,cat\n1,dog,above,cup\n", "a.csv", "prompt_id '1' occurs"),
-        ("prompt_id,subject,relation,object\na/b,dog,above,cat\n", "a.csv", "prompt_id 'a/b', which is not made of"),
-        ('[{"subject": "dog"}]', "a.json", "row 1: not a prompt"),
-        ('{"a": 1}', "a.json", "expected a list of prompts, found dict"),
-        ("{", "a.jsonl", "not valid JSON"),
-        ('[{"tag": "color", "prompt": "a red bench"}]', "a.json", "holds no prompts"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "name", "message"), [
+    ("subject,relation,object\ndog,near,cat\n", "a.csv", f"prompt 0 has the relation 'near'; .* {NAMES[0]}"),
+    ("subject,relation,object\ndog,above,\n", "a.csv", "prompt 0 has no object"),
+    ("subject,relation\ndog,above\n", "a.csv", "the column 'object' is missing"),
+    ("subject,relation,object\n", "a.csv", "holds no prompts"),
+    ("prompt_id,subject,relation,object\n1,dog,above,cat\n1,dog,above,cup\n", "a.csv", "prompt_id '1' occurs"),
+    ("prompt_id,subject,relation,object\na/b,dog,above,cat\n", "a.csv", "prompt_id 'a/b', which is not made of"),
+    ('[{"subject": "dog"}]', "a.json", "row 1: not a prompt"),
+    ('{"a": 1}', "a.json", "expected a list of prompts, found dict"), ("{", "a.jsonl", "not valid JSON"),
+    ('[{"tag": "color", "prompt": "a red bench"}]', "a.json", "holds no prompts"),
+])  # fmt: skip
 def test_wrong_prompts(tmp_path: Path, text: str, name: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
@@ -111,8 +104,6 @@ def test_only_ids_that_name_files_are_restricted():
 
 
 # ---------------------------------------------------------------------------------------------------------- the study's
-
-
 @pytest.fixture(scope="module")
 def frequencies(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     path, held_out = (
@@ -193,8 +184,6 @@ def test_study_prompts_as_a_stage(shared, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------------- drawing
-
-
 def test_prompts_are_balanced_tested_on_and_of_a_seed():
     table = make_prompts()
     drawn = prompts.draw_prompts(table, 8, seed=3)

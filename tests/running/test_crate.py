@@ -74,7 +74,6 @@ def graph(study: Study) -> Graph:
 
 
 # ----------------------------------------------------------------------------------------------- what the profile asks
-
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+\d\d:\d\d"
 TOOLS = {"SoftwareApplication", "SoftwareSourceCode", "ComputationalWorkflow"}
 MUST: dict[str, Callable[[Graph], bool]] = {
@@ -187,8 +186,6 @@ def test_the_library_reads_what_it_has_written(graph: Graph) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ what the records say
-
-
 def test_parameters_are_those_of_the_executed_notebooks(graph: Graph) -> None:
     told: dict[str, Any] = {}
     for value in graph.of("PropertyValue"):

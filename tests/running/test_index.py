@@ -61,8 +61,6 @@ def standing(soup: bs4.BeautifulSoup) -> tuple[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------- is the run good?
-
-
 def test_a_good_run_says_so(study):
     css, text = standing(read(study))
     count = len(list((RECORDED / "miniature").glob("*.json")))
@@ -125,8 +123,6 @@ def test_a_run_that_has_not_begun(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- what does it answer?
-
-
 def test_every_claim_stands_with_its_verdict_and_number(study):
     soup = read(study)
     rows = json.loads((RECORDED / "miniature" / "claims.json").read_text())["rows"]
@@ -155,14 +151,10 @@ def test_the_scores_are_the_recorded_ones(study):
     assert f"python {provenance['python']}" in soup.text and provenance["machine"] in soup.text
 
 
-@pytest.mark.parametrize(
-    ("profile", "names", "titles"),
-    [
-        ("coco", ["01_heuristics", "02_dataset"], {"The paper's counts, on COCO"}),
-        ("people", ["06_people"], {"Agreement with people"}),
-        ("evaluate", ["04_evaluation"], {"Scores"}),
-    ],
-)
+@pytest.mark.parametrize(("profile", "names", "titles"), [
+    ("coco", ["01_heuristics", "02_dataset"], {"The paper's counts, on COCO"}),
+    ("people", ["06_people"], {"Agreement with people"}), ("evaluate", ["04_evaluation"], {"Scores"}),
+])  # fmt: skip
 def test_a_profile_of_some_notebooks_answers_what_it_can(profile, names, titles, tmp_path):
     folder = finished(tmp_path / profile, names)
     if profile == "evaluate":
@@ -190,8 +182,6 @@ def test_a_profile_of_some_notebooks_answers_what_it_can(profile, names, titles,
 
 
 # ------------------------------------------------------------------------------------------------ what has it made?
-
-
 def test_everything_made_is_linked_and_escaped(study):
     made = study / "artifacts" / "a model #1.txt"
     made.touch()

@@ -43,8 +43,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 # -------------------------------------------------------------------------------------------------------- 2: NaN
-
-
 def break_unet(pipeline: Any, after: int) -> None:
     """The UNet gives NaN from some call on."""
     own, calls = pipeline.unet.forward, []
@@ -112,8 +110,6 @@ def test_nan_features_end_a_distance(world) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- 5: ranges
-
-
 class Pixelwise(diffusers.DiffusionPipeline):
     """A pipeline that works on pixels, as DeepFloyd IF: [-1, 1] for "pt", [0, 1] for the others."""
 
@@ -141,22 +137,18 @@ def test_pixels_are_those_that_the_pipeline_converted(world, kind) -> None:
     assert len(made) == 4 and made[0][0, :, 0].tolist() == [0, 85, 170, 255]
 
 
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.linspace(-1, 1, 12, dtype=np.float32).reshape(1, 2, 2, 3), "returns pixels from -1 to 1, not from 0 to 1"),
-        (np.full((1, 2, 2, 3), 255.0, np.float32), "returns pixels from 255 to 255, not from 0 to 1"),
-        (np.zeros((1, 2, 2, 4), np.float32), r"returns arrays of shape \(1, 2, 2, 4\), not RGB images"),
-        (np.zeros((1, 2, 2, 2, 3), np.float32), "not RGB images"),
-    ],
-)
+@pytest.mark.parametrize(("array", "message"), [
+    (np.linspace(-1, 1, 12, dtype=np.float32).reshape(1, 2, 2, 3), "returns pixels from -1 to 1, not from 0 to 1"),
+    (np.full((1, 2, 2, 3), 255.0, np.float32), "returns pixels from 255 to 255, not from 0 to 1"),
+    (np.zeros((1, 2, 2, 4), np.float32), r"returns arrays of shape \(1, 2, 2, 4\), not RGB images"),
+    (np.zeros((1, 2, 2, 2, 3), np.float32), "not RGB images"),
+])  # fmt: skip
 def test_pixels_out_of_range_are_refused(array, message) -> None:
     with pytest.raises(ValueError, match=message):
         diffusion._pixels(array, ["a dog"], "SomePipeline", "float32")
 
 
 # -------------------------------------------------------------------------------------- 3: sampling of a model
-
 COMMON = {"images": 2, "steps": 50, "guidance": 7.5}
 
 
@@ -166,37 +158,31 @@ def test_a_model_is_sampled_as_its_entry_says() -> None:
     assert sampling.of_model("base", {"model": "a/b", "unet": "c"}, COMMON) == COMMON
 
 
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        (
-            {"model": "a/b", "samplng": {}},
-            "models: mine has an unknown key 'samplng'; its keys are model, unet, images, sampl",
-        ),
-        ({"model": "a/b", "sampling": {"step": 4}}, "models: mine: sampling: .*`step`"),
-        ({"model": "a/b", "sampling": {"steps": 0}}, "models: mine: sampling: steps must be at least 1, got 0"),
-        ({"model": "a/b", "sampling": 4}, "models: mine: sampling must be a mapping"),
-        ({"images": "a", "sampling": {"steps": 4}}, "models: mine is a folder of images"),
-        ({"images": "a", "model": "a/b"}, "models: mine needs either a model or a folder of images"),
-        ({"unet": "a"}, "models: mine needs either"),
-    ],
-)
+@pytest.mark.parametrize(("entry", "message"), [
+    (
+        {"model": "a/b", "samplng": {}},
+        "models: mine has an unknown key 'samplng'; its keys are model, unet, images, sampl",
+    ),
+    ({"model": "a/b", "sampling": {"step": 4}}, "models: mine: sampling: .*`step`"),
+    ({"model": "a/b", "sampling": {"steps": 0}}, "models: mine: sampling: steps must be at least 1, got 0"),
+    ({"model": "a/b", "sampling": 4}, "models: mine: sampling must be a mapping"),
+    ({"images": "a", "sampling": {"steps": 4}}, "models: mine is a folder of images"),
+    ({"images": "a", "model": "a/b"}, "models: mine needs either a model or a folder of images"),
+    ({"unet": "a"}, "models: mine needs either"),
+])  # fmt: skip
 def test_an_entry_that_cannot_be_is_one_line(entry, message) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         sampling.of_model("mine", entry, COMMON)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("id", "steps", "guidance", "warned"),
-    [
-        ("stabilityai/sdxl-turbo", 50, 7.5, True), ("stabilityai/sdxl-turbo", 4, 7.5, True),
-        ("stabilityai/sdxl-turbo", 50, 0.0, True), ("stabilityai/sdxl-turbo", 4, 0.0, False),
-        ("Stabilityai/SDXL-Turbo", 1, 1.0, False), ("black-forest-labs/FLUX.1-schnell", 4, 0.0, False),
-        ("black-forest-labs/FLUX.1-schnell", 50, 7.5, True), ("SimianLuo/LCM_Dreamshaper_v7", 8, 8.0, False),
-        ("SimianLuo/LCM_Dreamshaper_v7", 50, 7.5, True), ("CompVis/stable-diffusion-v1-4", 50, 7.5, False),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("id", "steps", "guidance", "warned"), [
+    ("stabilityai/sdxl-turbo", 50, 7.5, True), ("stabilityai/sdxl-turbo", 4, 7.5, True),
+    ("stabilityai/sdxl-turbo", 50, 0.0, True), ("stabilityai/sdxl-turbo", 4, 0.0, False),
+    ("Stabilityai/SDXL-Turbo", 1, 1.0, False), ("black-forest-labs/FLUX.1-schnell", 4, 0.0, False),
+    ("black-forest-labs/FLUX.1-schnell", 50, 7.5, True), ("SimianLuo/LCM_Dreamshaper_v7", 8, 8.0, False),
+    ("SimianLuo/LCM_Dreamshaper_v7", 50, 7.5, True), ("CompVis/stable-diffusion-v1-4", 50, 7.5, False),
+])  # fmt: skip
 def test_distilled_models_are_known(id, steps, guidance, warned) -> None:
     way = Sampling(steps=steps, guidance=guidance)
     told = sampling.against_card(id, way, sampling.recommended_sampling(id))
@@ -230,7 +216,6 @@ def test_the_record_of_images_says_how_each_model_was_sampled(world, tmp_path, m
 
 
 # ------------------------------------------------------------------------------- 14: behaviour, watched on fixed bytes
-
 RECORDED = Path(__file__).with_name("behaviour")
 
 

@@ -80,19 +80,11 @@ def test_equations_are_drawn_without_a_script(notebook):
     assert "$5" in text and "mathjax" not in text.lower() and "\\epsilon" not in text
 
 
-@pytest.mark.parametrize(
-    ("tex", "tag"),
-    [
-        (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "<mtable"),
-        (r"\begin{align*} a &= b \end{align*}", "<mtable"),
-        (r"\frac{1}{N}\sum_{i=1}^{N} x_i", "<mfrac>"),
-        (r"\frac{", "<code>"),
-        (r"a_", "<code>"),
-        (r"\big\lVert x \big\rVert", "<code>"),
-        (r"\nosuchthing{x}", "<code>"),
-        (r"<b>\nosuchthing", "<code>&lt;b&gt;"),
-    ],
-)
+@pytest.mark.parametrize(("tex", "tag"), [
+    (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "<mtable"), (r"\begin{align*} a &= b \end{align*}", "<mtable"),
+    (r"\frac{1}{N}\sum_{i=1}^{N} x_i", "<mfrac>"), (r"\frac{", "<code>"), (r"a_", "<code>"),
+    (r"\big\lVert x \big\rVert", "<code>"), (r"\nosuchthing{x}", "<code>"), (r"<b>\nosuchthing", "<code>&lt;b&gt;"),
+])  # fmt: skip
 def test_an_equation_is_drawn_or_shown_as_it_is_written(tex, tag):
     assert tag in pages.equation(tex, "block")
 

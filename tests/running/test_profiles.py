@@ -23,14 +23,11 @@ def notebook(monkeypatch):
     return "09_all"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("n", 3, 3), ("rate", 2, 2.0), ("flag", True, True), ("rules", "sg2im", "sg2im"), ("name", 7, "7"),
-        ("names", ["a", "b"], ["a", "b"]), ("photos", None, None), ("photos", "miniature", "miniature"),
-        ("model", "owner/name", "owner/name"), ("model", {"id": "a/b"}, {"id": "a/b"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "value", "expected"), [
+    ("n", 3, 3), ("rate", 2, 2.0), ("flag", True, True), ("rules", "sg2im", "sg2im"), ("name", 7, "7"),
+    ("names", ["a", "b"], ["a", "b"]), ("photos", None, None), ("photos", "miniature", "miniature"),
+    ("model", "owner/name", "owner/name"), ("model", {"id": "a/b"}, {"id": "a/b"}),
+])  # fmt: skip
 def test_good_values(notebook, name, value, expected):
     found = profiles.checked(notebook, name, value, "here")
     assert found == expected and type(found) is type(expected)
@@ -54,19 +51,10 @@ def test_paths_are_seen_from_a_folder(notebook, tmp_path):
     assert seen("name", "weights") == "weights"  # no path
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("n", "three"),
-        ("n", 1.5),
-        ("n", True),
-        ("rate", "x"),
-        ("flag", 1),
-        ("rules", "coco"),
-        ("names", "a"),
-        ("photos", [1]),
-    ],
-)
+@pytest.mark.parametrize(("name", "value"), [
+    ("n", "three"), ("n", 1.5), ("n", True), ("rate", "x"), ("flag", 1), ("rules", "coco"), ("names", "a"),
+    ("photos", [1]),
+])  # fmt: skip
 def test_wrong_types(notebook, name, value):
     with pytest.raises(ValueError, match=rf"^here: 09_all.{name} must be .*, got ") as caught:
         profiles.checked(notebook, name, value, "here")
@@ -87,13 +75,10 @@ def test_profile(tmp_path):
     assert found["01_heuristics"]["vsr"] == str(Path.cwd() / "a.jsonl") and "rules" not in found["01_heuristics"]
 
 
-@pytest.mark.parametrize(
-    ("setting", "key", "value"),
-    [
-        ("unseen=4", "unseen", 4), ("02.unseen=4", "unseen", 4), ("02_dataset.crowds=true", "crowds", True),
-        ("photos=null", "photos", None), ("photos=/a: b/[1]*", "photos", "/a: b/[1]*"), ("photos=007", "photos", None),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("setting", "key", "value"), [
+    ("unseen=4", "unseen", 4), ("02.unseen=4", "unseen", 4), ("02_dataset.crowds=true", "crowds", True),
+    ("photos=null", "photos", None), ("photos=/a: b/[1]*", "photos", "/a: b/[1]*"), ("photos=007", "photos", None),
+])  # fmt: skip
 def test_settings(tmp_path, setting, key, value):
     if setting == "photos=007":
         value = str(Path.cwd() / "007")
@@ -109,26 +94,21 @@ def test_each_path_of_a_list_is_seen_from_where_it_is_written(tmp_path):
     assert (first, second) == (str(ROOT / "runs" / "arms_sweep"), str(ROOT / "runs" / "families_sweep"))
 
 
-@pytest.mark.parametrize(
-    ("text", "settings", "message"),
-    [
-        ("03_lunch:\n", [], "unknown notebook '03_lunch'; there are 01_heuristics"),
-        ("1: {}\n02_dataset:\n", [], "unknown notebook 1"),
-        ("02_dataset:\n  colour: red\n", [], "02_dataset has no parameter 'colour'; it has run_folder"),
-        ("02_dataset:\n  unseen: many\n", [], r"02_dataset.unseen must be int \| list\[str\], got 'many'"),
-        ("all:\n  colour: red\n02_dataset:\n", [], "no notebook of this profile has the parameter 'colour'"),
-        ("- 02_dataset\n", [], "a profile maps notebooks to their parameters"),
-        ("02_dataset: [1]\n", [], "a profile maps notebooks to their parameters"),
-        ("a: b: c\n", [], "not valid YAML"),
-        ("02_dataset:\n", ["unseen"], r"--set unseen: expected \[NOTEBOOK.\]KEY=VALUE"),
-        ("02_dataset:\n", ["=3"], "expected"),
-        ("02_dataset:\n", ["vsr=x"], "no notebook of this profile has 'vsr'"),
-        ("02_dataset:\n", ["01.vsr=x"], "no notebook of this profile is 01"),
-        ("02_dataset:\n", ["44.vsr=x"], "--set: unknown notebook '44'"),
-        ("02_dataset:\n", ["rules=coco"], "--set rules=coco: 02_dataset.rules must be one of visor, sg2im, "),
-        ("03_finetuning:\n", ["template=haiku"], "03_finetuning.template must be one of plain, .*, got 'haiku'"),
-    ],
-)
+@pytest.mark.parametrize(("text", "settings", "message"), [
+    ("03_lunch:\n", [], "unknown notebook '03_lunch'; there are 01_heuristics"),
+    ("1: {}\n02_dataset:\n", [], "unknown notebook 1"),
+    ("02_dataset:\n  colour: red\n", [], "02_dataset has no parameter 'colour'; it has run_folder"),
+    ("02_dataset:\n  unseen: many\n", [], r"02_dataset.unseen must be int \| list\[str\], got 'many'"),
+    ("all:\n  colour: red\n02_dataset:\n", [], "no notebook of this profile has the parameter 'colour'"),
+    ("- 02_dataset\n", [], "a profile maps notebooks to their parameters"),
+    ("02_dataset: [1]\n", [], "a profile maps notebooks to their parameters"), ("a: b: c\n", [], "not valid YAML"),
+    ("02_dataset:\n", ["unseen"], r"--set unseen: expected \[NOTEBOOK.\]KEY=VALUE"),
+    ("02_dataset:\n", ["=3"], "expected"), ("02_dataset:\n", ["vsr=x"], "no notebook of this profile has 'vsr'"),
+    ("02_dataset:\n", ["01.vsr=x"], "no notebook of this profile is 01"),
+    ("02_dataset:\n", ["44.vsr=x"], "--set: unknown notebook '44'"),
+    ("02_dataset:\n", ["rules=coco"], "--set rules=coco: 02_dataset.rules must be one of visor, sg2im, "),
+    ("03_finetuning:\n", ["template=haiku"], "03_finetuning.template must be one of plain, .*, got 'haiku'"),
+])  # fmt: skip
 def test_bad_profiles_are_one_line(tmp_path, text, settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         profile(tmp_path, text, *settings)

@@ -31,8 +31,6 @@ def mine(tmp_path: Path) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------- 22: what is written
-
-
 @pytest.mark.parametrize(
     "text", ["/x/my #1.csv", "/x/a: b.csv", "/x/[1].csv", "/x/{1}.csv", "/x/*.csv", "/x/it's.csv", "/x/12:30"]
 )
@@ -77,8 +75,6 @@ def test_a_command_takes_settings_as_the_profiles_do(tmp_path, monkeypatch, caps
 
 
 # ----------------------------------------------------------------------------------- 22: paths follow their profile
-
-
 def test_paths_of_a_profile_follow_the_profile_and_those_of_a_setting_the_caller(tmp_path, monkeypatch) -> None:
     at, caller = tmp_path / "project", tmp_path / "elsewhere"
     for folder in (at / "weights", at / "tuned", at / "sub", caller / "weights"):
@@ -142,7 +138,6 @@ def test_two_profiles_of_one_name_do_not_share_a_run_folder(tmp_path, capsys) ->
 
 
 # -------------------------------------------------------------------------------- 22, 28, 30: kernels as we start them
-
 CELLS = [
     'from os import PathLike\n\nrun_folder: str | PathLike = "x"',
     'import os\nimport sys\nfrom sr4g_utils.store.run import Run\nrun = Run(run_folder, "01_one")',

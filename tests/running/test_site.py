@@ -169,8 +169,6 @@ def test_it_is_quick(built):
 
 
 # ---------------------------------------------------------------------------------------------- the folder it goes to
-
-
 def test_what_else_is_in_the_folder_is_kept(run_folder, tmp_path):
     bare = tmp_path / "runs" / "miniature"
     (bare / "figures").mkdir(parents=True)
@@ -189,8 +187,6 @@ def test_a_run_that_has_no_notebook_is_told_in_one_line(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------------- links
-
-
 def test_links_of_the_docs_lead_to_pages_downloads_or_nowhere(tmp_path):
     site, checkout = conf(), tmp_path / "checkout"
     for name in ("docs/a.md", "docs/b.md", "data/c.yaml", "notebooks/01_one.ipynb", "notebooks/02_two.ipynb", "d.png"):

@@ -18,9 +18,8 @@ import run_all
 from sr4g_utils.running import sweep
 from sr4g_utils.store import run
 
+
 # --------------------------------------------------------------------------------------------------------- the grid
-
-
 def test_the_grid_is_the_product_in_order():
     assert sweep.grid(["03.seed=0,1", "rules=visor, sg2im"]) == {
         "03.seed=0,rules=visor": ["03.seed=0", "rules=visor"],
@@ -62,24 +61,17 @@ def test_every_combination_has_a_folder_of_its_own(axes):
         assert [setting.partition("=")[2] in values for setting, values in zip(settings, axes, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("sweeps", "message"),
-    [
-        (["seed"], "--sweep seed: expected"),
-        (["=1"], "--sweep =1: expected"),
-        (["seed="], "no value empty"),
-        (["seed=0,,1"], "no value empty"),
-        (["seed=0,1,0"], "the value 0 occurs twice"),
-        (["seed=0", "seed=1"], "seed is swept already"),
-    ],
-)
+@pytest.mark.parametrize(("sweeps", "message"), [
+    (["seed"], "--sweep seed: expected"), (["=1"], "--sweep =1: expected"), (["seed="], "no value empty"),
+    (["seed=0,,1"], "no value empty"), (["seed=0,1,0"], "the value 0 occurs twice"),
+    (["seed=0", "seed=1"], "seed is swept already"),
+])  # fmt: skip
 def test_a_grid_that_is_none_is_refused(sweeps, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         sweep.grid(sweeps)
 
 
 # ---------------------------------------------------------------------------------------------------- a small study
-
 ONE = [
     "# 01 · One\n\nA stage that both shades need, and one of each shade.",
     'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 3\nshade: str = "red"\n'
@@ -138,17 +130,14 @@ def test_a_failure_is_named_and_the_others_are_finished(study):
     assert study.made() == ALL
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--sweep", "colour=1,2"], "no notebook of this profile has 'colour'"),
-        (["--sweep", "unseen=1,two"], "02_dataset.unseen must be int | list[str], got 'two'"),
-        (["--sweep", "unseen=1,2", "--verify"], "are for one run"),
-        (["--sweep", "unseen=1,2", "--on", "slurm", "--job", "time"], "--job time: expected KEY=VALUE"),
-        (["--sweep", "unseen=1,2", "--on", "local", "--job", "colour=1"], "--on local: "),
-        (["--summary", "."], "holds no run with scores"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--sweep", "colour=1,2"], "no notebook of this profile has 'colour'"),
+    (["--sweep", "unseen=1,two"], "02_dataset.unseen must be int | list[str], got 'two'"),
+    (["--sweep", "unseen=1,2", "--verify"], "are for one run"),
+    (["--sweep", "unseen=1,2", "--on", "slurm", "--job", "time"], "--job time: expected KEY=VALUE"),
+    (["--sweep", "unseen=1,2", "--on", "local", "--job", "colour=1"], "--on local: "),
+    (["--summary", "."], "holds no run with scores"),
+])  # fmt: skip
 def test_what_cannot_be_is_said_before_anything_runs(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert run_all.main([*arguments, "--runs", "runs"]) == 2
@@ -208,8 +197,6 @@ def test_a_job_goes_on_when_its_time_is_up(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------- shared stages
-
-
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("SR4G_STAGES", str(tmp_path / "stages"))

@@ -45,8 +45,6 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 # ------------------------------------------------------------------------------------ 11: folders that are not ours
-
-
 @pytest.mark.parametrize(
     "name", ["2024-run-7/a.png", "00000/samples/0.png", "00000/metadata.jsonl", "notes.txt", "record.json"]
 )
@@ -110,7 +108,6 @@ def test_names_of_stages_do_not_share_a_record(tmp_path) -> None:
 
 
 # -------------------------------------------------------------------------------------- 12: what was made is kept
-
 written: list[Path] = []
 
 
@@ -157,8 +154,6 @@ def test_what_only_prolongs_a_stage_goes_on(tmp_path, capsys) -> None:
 
 
 # ------------------------------------------------------------------------------------------- 13: contents, not sizes
-
-
 def image(path: Path, grey: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((8, 8, 3), grey, np.uint8)).save(path)
@@ -228,8 +223,6 @@ def test_a_copied_run_is_not_made_again(tmp_path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- 15: temporary files
-
-
 def test_temporaries_are_unique_and_those_of_the_dead_are_swept(tmp_path) -> None:
     path = tmp_path / "file.txt"
     with files.atomic(path) as one, files.atomic(path) as two:
