@@ -20,11 +20,8 @@ def kept(run: Run, name: str) -> list[dict]:
 
 
 def test_recorded_tables_are_shown_and_not_kept_again(run):
-    for table, about in (
-        counts.rule_disagreement(run, "recorded"),
-        counts.reconstruction(run, "miniature:9", "miniature:9"),
-    ):
-        assert len(table) and about["commit"]
+    shown = counts.rule_disagreement(run, "recorded"), counts.reconstruction(run, "miniature:9", "miniature:9")
+    assert all(len(table) and about["commit"] for table, about in shown)
     assert not list((run.folder / "artifacts" / "results").glob("*"))
 
 
@@ -41,9 +38,8 @@ def test_the_real_table_beside_the_miniatures(run, tmp_path):
     ours = pd.DataFrame({"step": ["images"], "train": [7]})
     shown = counts.real(run, "miniature:7", ours, "funnel")
     assert shown.train[0] == 117_266 and kept(run, "funnel") == []
-    assert counts.real(run, tmp_path / "a.json", ours, "funnel").train[0] == 7 and kept(run, "funnel") == [
-        {"step": "images", "train": 7}
-    ]
+    assert counts.real(run, tmp_path / "a.json", ours, "funnel").train[0] == 7
+    assert kept(run, "funnel") == [{"step": "images", "train": 7}]
 
 
 @pytest.mark.parametrize("n", [1, 20, 21, 80])

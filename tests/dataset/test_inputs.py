@@ -78,8 +78,7 @@ def test_the_card_claims_cocos_licence_for_coco_only(tmp_path):
         assert dataset_card.licence_of(inputs.made_from(source))[0] == licence
     triplets.build(tmp_path / "t.parquet", tmp_path / "own.json", split="train")
     files = [tmp_path / "t.parquet"] * 2
-    dataset_card.write_card(
-        tmp_path / "card.md", *files, source=inputs.made_from(source), rules="visor", held_out=["cat"]
-    )
+    about = {"source": inputs.made_from(source), "rules": "visor", "held_out": ["cat"]}
+    dataset_card.write_card(tmp_path / "card.md", *files, **about)
     card = (tmp_path / "card.md").read_text()
     assert "license: other\n" in card and "CC BY" not in card and "own.json" in card

@@ -37,31 +37,22 @@ def refusal(folder: Path, name: str, content: str | bytes) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- read as it was meant
-@pytest.mark.parametrize(
-    ("name", "content"),
-    {
-        "plain.csv": ROW,
-        "SUFFIX.CSV": ROW,
-        "tabs.tsv": ROW.replace(",", "\t"),
-        "TABS.TSV": ROW.replace(",", "\t"),
-        "semicolons.csv": ROW.replace(",", ";"),
-        "tabs in a csv.csv": ROW.replace(",", "\t"),
-        "spaces.csv": "prompt_id , subject, relation, object\n 7 , dog,above ,\u00a0cat \n",
-        "spaces before quotes.csv": 'prompt_id, "subject", relation, object\n7, "dog", above, cat\n',
-        "mark.csv": codecs.BOM_UTF8 + ROW.encode(),
-        "carriage returns.csv": ROW.replace("\n", "\r\n"),
-        "old mac.csv": ROW.replace("\n", "\r"),
-        "capitals.csv": "Prompt_ID,Subject,Relation,Object\n7,dog,Above,cat\n",
-        "rows of commas.csv": f",,,\n{ROW},,,\n , ,,\n",
-        "columns of commas.csv": ROW.replace("\n", ",,\n"),
-        "pandas' own index.csv": ROW.replace("prompt_id", ",prompt_id").replace("7", "0,7"),
-        "list.json": '[{"prompt_id": 7, "subject": " dog", "relation": "above ", "object": "cat"}]',
-        "mark.json": codecs.BOM_UTF8 + b'[{"prompt_id": 7, "subject": "dog", "relation": "above", "object": "cat"}]',
-        "mark.jsonl": codecs.BOM_UTF8 + b'{"prompt_id": 7, "subject": "dog", "relation": "above", "object": "cat"}\n\n',
-        "list.jsonl": '[{"prompt_id": 7, "subject": "dog", "relation": "above", "object": "cat"}]',
-        "float id.json": '[{"prompt_id": 7.0, "subject": "dog", "relation": "above", "object": "cat"}]',
-    }.items(),
-)
+@pytest.mark.parametrize(("name", "content"), {
+    "plain.csv": ROW, "SUFFIX.CSV": ROW, "semicolons.csv": ROW.replace(",", ";"),
+    **dict.fromkeys(("tabs.tsv", "TABS.TSV", "tabs in a csv.csv"), ROW.replace(",", "\t")),
+    "spaces.csv": "prompt_id , subject, relation, object\n 7 , dog,above ,\u00a0cat \n",
+    "spaces before quotes.csv": 'prompt_id, "subject", relation, object\n7, "dog", above, cat\n',
+    "mark.csv": codecs.BOM_UTF8 + ROW.encode(),
+    "carriage returns.csv": ROW.replace("\n", "\r\n"), "old mac.csv": ROW.replace("\n", "\r"),
+    "capitals.csv": "Prompt_ID,Subject,Relation,Object\n7,dog,Above,cat\n",
+    "rows of commas.csv": f",,,\n{ROW},,,\n , ,,\n", "columns of commas.csv": ROW.replace("\n", ",,\n"),
+    "pandas' own index.csv": ROW.replace("prompt_id", ",prompt_id").replace("7", "0,7"),
+    "list.json": '[{"prompt_id": 7, "subject": " dog", "relation": "above ", "object": "cat"}]',
+    "mark.json": codecs.BOM_UTF8 + b'[{"prompt_id": 7, "subject": "dog", "relation": "above", "object": "cat"}]',
+    "mark.jsonl": codecs.BOM_UTF8 + b'{"prompt_id": 7, "subject": "dog", "relation": "above", "object": "cat"}\n\n',
+    "list.jsonl": '[{"prompt_id": 7, "subject": "dog", "relation": "above", "object": "cat"}]',
+    "float id.json": '[{"prompt_id": 7.0, "subject": "dog", "relation": "above", "object": "cat"}]',
+}.items())  # fmt: skip
 def test_one_prompt_in_many_files(tmp_path: Path, name: str, content: str | bytes) -> None:
     row = read(tmp_path, name, content).iloc[0]
     assert (row.prompt_id, row.subject, row.relation, row.object) == (7, "dog", "above", "cat")
@@ -85,19 +76,14 @@ def test_ids_stay_as_they_are_written(tmp_path: Path) -> None:
     assert list(read(tmp_path, "c.json", json.dumps(mixed)).prompt_id) == ["1", "01", str(10**20)]
     assert list(read(tmp_path, "d.json", json.dumps(mixed[:1])).prompt_id) == [1]
 
-
-def test_ids_may_be_the_index_of_a_parquet_file(tmp_path: Path) -> None:
-    table = pd.DataFrame({"prompt_id": [7, 9], "subject": "dog", "relation": "above", "object": "cat"})
+    table = pd.DataFrame({"prompt_id": [7, 9], **row})
     table.set_index("prompt_id").to_parquet(tmp_path / "a.parquet")
-    assert list(read_prompts(tmp_path / "a.parquet").prompt_id) == [7, 9]
+    assert list(read_prompts(tmp_path / "a.parquet").prompt_id) == [7, 9], "the index of a Parquet file"
 
 
-def test_names_that_pandas_would_take_for_nothing_stay(tmp_path: Path) -> None:
+def test_names_that_pandas_would_take_for_nothing_stay_and_further_columns_keep_their_types(tmp_path: Path) -> None:
     table = read(tmp_path, "a.csv", HEADER + "1,null,above,NA\n2,None,above,nan\n")
     assert list(table.subject) == ["null", "None"] and list(table.object) == ["NA", "nan"]
-
-
-def test_further_columns_keep_their_types(tmp_path: Path) -> None:
     content = "subject,relation,object,n_images,balanced,split\ndog,above,cat,3,True,test\ncup,above,cat,4,False,\n"
     table = read(tmp_path, "a.csv", content)
     assert list(table.n_images) == [3, 4] and list(table.balanced) == [True, False] and table.split.isna().sum() == 1
@@ -141,9 +127,7 @@ LINE = '{"subject": "dog", "relation": "above", "object": "cat"}'
     ("a.json", f'[{LINE[:-1]}, "n": 1}}, {LINE[:-1]}, "n": "a"}}]', "the column 'n' cannot be kept"),
     ("a.txt", "a dog next to a cat\n", "holds no prompts with one of the relations"),
 ])  # fmt: skip
-def test_files_that_cannot_be_read_say_why_and_what_helps(
-    tmp_path: Path, name: str, content: str | bytes, told: str
-) -> None:
+def test_files_that_cannot_be_read_say_why_and_what_helps(tmp_path: Path, name, content: str | bytes, told) -> None:
     assert told in refusal(tmp_path, name, content)
 
 
@@ -193,9 +177,8 @@ def test_a_set_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_published_sets_are_as_large_as_they_say(shared: Path) -> None:
     geneval = read_prompts(shared / "prompts" / "geneval_evaluation_metadata.jsonl")
     assert len(geneval) == SETS["geneval"].number and geneval.attrs["left_out"] == 453 == len(others(geneval))
-    assert others(geneval)["0"] == "a photo of a bench" and not set(others(geneval)) & set(
-        geneval.prompt_id.astype(str)
-    )
+    assert others(geneval)["0"] == "a photo of a bench"
+    assert not set(others(geneval)) & set(geneval.prompt_id.astype(str))
 
 
 def test_compbench_in_capitals_with_full_stops(shared: Path, tmp_path: Path) -> None:
@@ -223,24 +206,22 @@ def test_geneval_lines_that_we_cannot_score_are_left_out(tmp_path: Path) -> None
 
 def test_hrs_bench(tmp_path: Path) -> None:
     """Columns and lines as in spatial_compositions_prompts.csv and size_compositions_prompts.csv."""
-    table = read(
-        tmp_path,
-        "spatial_compositions_prompts.csv",
-        "meta_prompt,obj1,obj2,obj3,obj4,rel1,rel2,synthetic_prompt\n"
+    header = "meta_prompt,obj1,obj2,obj3,obj4,rel1,rel2,synthetic_prompt\n"
+    spatial = (
         "a horse below a car.,horse,car,,,below,,\n"
         "a dog on a banana.,dog,banana,,,on,,\n"
         "a car on the left of a airplane.,car,airplane,,,on the left of,,\n"
         "a person beneath a chair.,person,chair,,,beneath,,\n"
         "a car in the middle of banana and airplane.,car,banana,airplane,,in the middle of,,\n"
         "a banana above a dog and on a horse.,banana,dog,horse,,above,on,\n"
-        "a car and horse beneath a chair and below a dog.,car,horse,chair,dog,beneath,below,\n",
+        "a car and horse beneath a chair and below a dog.,car,horse,chair,dog,beneath,below,\n"
     )
+    table = read(tmp_path, "spatial_compositions_prompts.csv", header + spatial)
     assert list(table.relation) == ["below", "above", "left of", "below"] and table.attrs["left_out"] == 3
     assert list(table.prompt_id) == [0, 1, 2, 3] and table.caption[1] == "a dog on a banana."
     assert list(others(table)) == ["4", "5", "6"]
-    easy = "meta_prompt,obj1,obj2,obj3,obj4,rel1,rel2,synthetic_prompt\n"
-    easy += '"a airplane and a car, the airplane is bigger than the car.",airplane,car,,,bigger,,\n'
-    assert list(read(tmp_path, "size_compositions_prompts.csv", easy).relation) == ["larger"]
+    size = header + '"a airplane and a car, the airplane is bigger than the car.",airplane,car,,,bigger,,\n'
+    assert list(read(tmp_path, "size_compositions_prompts.csv", size).relation) == ["larger"]
 
 
 def test_nsr_1k(tmp_path: Path) -> None:
@@ -251,13 +232,11 @@ def test_nsr_1k(tmp_path: Path) -> None:
         return {"id": id, "image_id": 16164, "obj1": ["toilet", box], "obj2": ["hot dog", box], "prompt": prompt,
                 "relation": relation, "type": type}  # fmt: skip
 
-    rows = [
-        row(739, "left", "a toilet to the left of a hot dog"), row(740, "right", "a toilet to the right of a hot dog"),
-        row(741, "bottom", "a toilet under a hot dog"), row(756, "top", "a toilet on top of a hot dog"),
-        row(938, "next to", "A toilet next to a hot dog.  ", "natural"),
-    ]  # fmt: skip
+    known = {"left": "to the left of", "right": "to the right of", "bottom": "under", "top": "on top of"}
+    rows = [row(i, name, f"a toilet {phrase} a hot dog") for i, (name, phrase) in enumerate(known.items(), 739)]
+    rows.append(row(938, "next to", "A toilet next to a hot dog.  ", "natural"))
     table = read(tmp_path, "spatial.val.json", json.dumps(rows, indent=4, separators=(",", ":")))
-    assert list(table.prompt_id) == [739, 740, 741, 756] and table.attrs["left_out"] == 1
+    assert list(table.prompt_id) == [739, 740, 741, 742] and table.attrs["left_out"] == 1
     assert list(table.relation) == ["left of", "right of", "below", "above"] and set(table.object) == {"hot dog"}
     assert others(table) == {"938": "A toilet next to a hot dog."}
 
