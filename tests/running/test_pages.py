@@ -9,7 +9,7 @@ import bs4
 import nbformat
 import numpy as np
 import pytest
-from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
+from browser import browser, check_boxes_move, check_fits, check_loads_nothing, check_nothing_asked
 from PIL import Image
 
 from sr4g_utils.running import pages, profiles
@@ -134,12 +134,7 @@ def test_a_browser_drags_the_boxes_of_notebook_01(width, dark, tmp_path):
         check_fits(driver, pages.to_html(path))
         ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == dark
-        box = driver.find_element("css selector", ".sr4g-boxes g.subject")
-        before = driver.find_element("css selector", ".sr4g-boxes output").text
-        driver.execute_script("arguments[0].focus()", box)
-        for _ in range(60):
-            box.send_keys("\ue014")  # to the right
-        assert driver.find_element("css selector", ".sr4g-boxes output").text != before
+        check_boxes_move(driver)
         check_nothing_asked(driver)
 
 

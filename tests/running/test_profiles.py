@@ -45,9 +45,8 @@ def test_paths_are_seen_from_a_folder(notebook, tmp_path):
     assert seen("model", "weights") == here and seen("model", "./nowhere") == str(tmp_path / "nowhere")
     assert seen("model", "nowhere") == "nowhere"  # an id on the Hub
     assert seen("model", {"folder": "weights", "id": "weights"}) == {"folder": here, "id": "weights"}
-    assert seen("model", {"folder": "nowhere", "checksums": "S"}) == {
-        "folder": str(tmp_path / "nowhere"), "checksums": str(tmp_path / "S"),
-    }  # fmt: skip
+    nowhere = {"folder": str(tmp_path / "nowhere"), "checksums": str(tmp_path / "S")}
+    assert seen("model", {"folder": "nowhere", "checksums": "S"}) == nowhere
     assert seen("name", "weights") == "weights"  # no path
 
 
@@ -67,9 +66,8 @@ def profile(tmp_path, text, *settings):
 
 
 def test_profile(tmp_path):
-    found = profile(
-        tmp_path, "all:\n  seed: 7\n  rules: sg2im\n02_dataset:\n  unseen: 3\n01_heuristics:\n", "vsr=a.jsonl"
-    )
+    text = "all:\n  seed: 7\n  rules: sg2im\n02_dataset:\n  unseen: 3\n01_heuristics:\n"
+    found = profile(tmp_path, text, "vsr=a.jsonl")
     assert list(found) == ["01_heuristics", "02_dataset"]
     assert found["02_dataset"] == {"seed": 7, "rules": "sg2im", "unseen": 3, "run_folder": str(tmp_path / "run")}
     assert found["01_heuristics"]["vsr"] == str(Path.cwd() / "a.jsonl") and "rules" not in found["01_heuristics"]
@@ -86,12 +84,12 @@ def test_settings(tmp_path, setting, key, value):
 
 
 def test_each_path_of_a_list_is_seen_from_where_it_is_written(tmp_path):
-    found = profile(tmp_path, "07_experiments:\n  sweeps: [a, /b]\n")["07_experiments"]["sweeps"]
-    assert found == [str(tmp_path / "a"), "/b"]
-    found = profile(tmp_path, "07_experiments:\n", "sweeps=[a]")["07_experiments"]["sweeps"]
-    assert found == [str(Path.cwd() / "a")]
-    (first, second) = profiles.load_profile("experiments", [], tmp_path)["07_experiments"]["sweeps"]
-    assert (first, second) == (str(ROOT / "runs" / "arms_sweep"), str(ROOT / "runs" / "families_sweep"))
+    own = profile(tmp_path, "07_experiments:\n  sweeps: [a, /b]\n")
+    callers = profile(tmp_path, "07_experiments:\n", "sweeps=[a]")
+    projects = profiles.load_profile("experiments", [], tmp_path)
+    sweeps = [ROOT / "runs" / "arms_sweep", ROOT / "runs" / "families_sweep"]
+    for found, paths in ((own, [tmp_path / "a", "/b"]), (callers, [Path.cwd() / "a"]), (projects, sweeps)):
+        assert found["07_experiments"]["sweeps"] == list(map(str, paths))
 
 
 @pytest.mark.parametrize(("text", "settings", "message"), [
@@ -122,12 +120,10 @@ def test_a_choice_of_fine_tuning_that_its_notebook_does_not_show_is_set_like_any
     cell = profiles.for_cell("03_finetuning", values)
     assert cell["steps"] == 5 and cell["choices"] == {"seed": 7, "control": "list", "told": 0.5}
     assert profiles.injected({"metadata": {"papermill": {"parameters": cell}}}) == values
-    for setting, message in (
-        ("03.control=lists", "control must be Literal"),
-        ("03.choices={}", "no parameter 'choices'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            profile(tmp_path, "03_finetuning:\n", setting)
+    with pytest.raises(ValueError, match="control must be Literal"):
+        profile(tmp_path, "03_finetuning:\n", "03.control=lists")
+    with pytest.raises(ValueError, match="no parameter 'choices'"):
+        profile(tmp_path, "03_finetuning:\n", "03.choices={}")
 
 
 def test_an_unknown_profile():
@@ -179,8 +175,5 @@ def test_tidy_makes_of_two_executions_the_same_notebook(tmp_path):
     two = tidied(stream("stdout", "a\n"), stream("stdout", "b\nc\n"), shown, bar, stream("stdout", "d\n"))
     assert ["".join(o["text"]) for o in one if "text" in o] == ["a\nb\nc\n", "d\n"]
     assert json.dumps(one) == json.dumps(two) and "0x" not in json.dumps(one)
-    assert [o["name"] for o in tidied(stream("stdout", "a"), stream("stderr", "b"), stream("stdout", "c"))] == [
-        "stdout",
-        "stderr",
-        "stdout",
-    ]
+    names = ["stdout", "stderr", "stdout"]
+    assert [o["name"] for o in tidied(*map(stream, names, "abc"))] == names
