@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import random
-import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -33,14 +32,9 @@ from sr4g_utils.relations import NAMES
 PARTS: dict[str, Callable[[random.Random, Path], None]] = {}
 
 
-def part(name: str) -> Callable[[Callable[[random.Random, Path], None]], Callable[[random.Random, Path], None]]:
-    """Register a function as the part ``name``."""
-
-    def register(case: Callable[[random.Random, Path], None]) -> Callable[[random.Random, Path], None]:
-        PARTS[name] = case
-        return case
-
-    return register
+def part(case: Callable[[random.Random, Path], None]) -> Callable[[random.Random, Path], None]:
+    """Register a function as the part of its name."""
+    return PARTS.setdefault(case.__name__, case)
 
 
 def numbers(all_of_them: int) -> pytest.MarkDecorator:
@@ -81,7 +75,7 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@part("prompts")
+@part
 def prompts(random: random.Random, folder: Path) -> None:
     """A prompt file of some form, written in one of many honest ways, and then perhaps damaged."""
     rows = _rows(random)
@@ -116,11 +110,8 @@ def prompts(random: random.Random, folder: Path) -> None:
     if damage in ("none", "value"):
         assert len(table) + table.attrs.get("left_out", 0) == len(rows)
     if damage == "none" and "lines" not in form:
-        expected = [(str(row["prompt_id"]), row["subject"], row["object"], row["caption"]) for row in rows]
-        assert (
-            list(zip(table.prompt_id.astype(str), table.subject, table.object, table.caption, strict=True)) == expected
-        )
-        assert list(table.relation) == [row["relation"] for row in rows]
+        for name in ("prompt_id", "subject", "relation", "object", "caption"):
+            assert list(table[name].astype(str)) == [str(row[name]) for row in rows]
 
 
 def _rows(random: random.Random) -> list[dict[str, Any]]:
@@ -128,12 +119,10 @@ def _rows(random: random.Random) -> list[dict[str, Any]]:
     ids: list[Any] = random.sample(IDS, number) if random.random() < 0.5 else random.sample(range(100), number)
     rows = []
     for id in ids:
-        subject, object = random.sample(WORDS, 2)
-        relation = random.choice(NAMES[:4])
+        (subject, object), relation = random.sample(WORDS, 2), random.choice(NAMES[:4])
         row = {"prompt_id": id, "subject": subject, "relation": relation, "object": object}
-        rows.append(
-            {**row, "caption": caption(subject, relation, object), "note": random.choice(["", "x", "3", "a b"])}
-        )
+        row |= {"caption": caption(subject, relation, object), "note": random.choice(["", "x", "3", "a b"])}
+        rows.append(row)
     return rows
 
 
@@ -149,9 +138,8 @@ def _damaged(random: random.Random, damage: str, data: bytes) -> bytes:
     if damage == "cut":
         return data[: random.randrange(len(data))]
     if damage == "encoding":
-        return data.decode("utf-8", "replace").encode(
-            random.choice(["cp1252", "utf-16", "utf-16-le", "utf-32"]), "replace"
-        )
+        other = random.choice(["cp1252", "utf-16", "utf-16-le", "utf-32"])
+        return data.decode("utf-8", "replace").encode(other, "replace")
     changed = bytearray(data)
     for _ in range(random.randint(1, 4)):
         at, new = random.randrange(len(changed)), random.choice([0, 9, 10, 13, 34, 44, 59, 91, 123, 128, 255, 92])
@@ -179,9 +167,8 @@ def _marked(random: random.Random, text: str) -> bytes:
 
 
 def _json(random: random.Random, rows: list[dict[str, Any]]) -> tuple[str, bytes]:
-    return ".json", _marked(
-        random, json.dumps(rows, indent=random.choice([None, 1]), ensure_ascii=random.random() < 0.5)
-    )
+    text = json.dumps(rows, indent=random.choice([None, 1]), ensure_ascii=random.random() < 0.5)
+    return ".json", _marked(random, text)
 
 
 def _json_lines(random: random.Random, rows: list[dict[str, Any]]) -> tuple[str, bytes]:
@@ -204,22 +191,16 @@ def _spatial_lines(random: random.Random, rows: list[dict[str, Any]]) -> tuple[s
 def _geneval_lines(random: random.Random, rows: list[dict[str, Any]]) -> tuple[str, bytes]:
     shown = []
     for row in rows:
-        include = [
-            {"class": row.get("object"), "count": 1},
-            {"class": row.get("subject"), "count": 1, "position": [row.get("relation"), 0]},
-        ]
+        first, second = ({"class": row.get(name), "count": 1} for name in ("object", "subject"))
+        include = [first, {**second, "position": [row.get("relation"), 0]}]
         shown.append(json.dumps({"tag": "position", "include": include, "prompt": row.get("caption")}))
     return ".jsonl", _marked(random, "\n".join(shown))
 
 
-FORMS: dict[str, Callable[[random.Random, list[dict[str, Any]]], tuple[str, bytes]]] = {
-    "csv": _delimited,
-    "json": _json,
-    "jsonl": _json_lines,
-    "parquet": _parquet,
-    "T2I-CompBench's lines": _spatial_lines,
-    "GenEval's lines": _geneval_lines,
-}
+FORMS = {
+    "csv": _delimited, "json": _json, "jsonl": _json_lines, "parquet": _parquet,
+    "T2I-CompBench's lines": _spatial_lines, "GenEval's lines": _geneval_lines,
+}  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------------- images
 LAYOUTS = ("{id}_{n}", "{id}/samples/{n:04}", "samples/{text}_{n:06}", "{id}/{id}_{n}", "shard/{id}_{n}")
@@ -229,7 +210,7 @@ LITTER = (
 )  # fmt: skip
 
 
-@part("images")
+@part
 def images(random: random.Random, folder: Path) -> None:
     """A folder of images in some published layout, with what lies about in real folders, and then perhaps a mistake."""
     rows = [{**row, "caption": row["caption"].replace("/", " ")} for row in _rows(random)]
@@ -268,26 +249,16 @@ def images(random: random.Random, folder: Path) -> None:
 
 def _mistake(random: random.Random, files: list[str], ids: list[str], first: int, number: int) -> str:
     """A file that does not belong there."""
-    wrong = [
-        str(Path(files[0]).with_suffix(".bmp")),
-        f"other/{ids[0]}_{first}.png",
-        "nobody_0.png",
-        "nobody/samples/0.png",
-        "without a number.png",
-    ]
+    wrong = [str(Path(files[0]).with_suffix(".bmp")), f"other/{ids[0]}_{first}.png"]
+    wrong += ["nobody_0.png", "nobody/samples/0.png", "without a number.png"]
     if len(ids) > 1:
         wrong.append(str(Path(files[0]).with_name(f"{ids[0]}_{first + number}.png")))  # one prompt has one more
     return random.choice(wrong)
 
 
 # --------------------------------------------------------------------------------------------------------- detections
-ASKED = pd.DataFrame(
-    {
-        "prompt_id": range(7, 19),
-        "subject": ["wine glass", "dog", "hot dog", "couch"] * 3,
-        "relation": ["left of", "above", "separated"] * 4,
-        "object": ["dog", "tv", "couch", "wine glass"] * 3,
-    }
+ASKED = pd.DataFrame({"prompt_id": range(7, 19), "relation": ["left of", "above", "separated"] * 4}).assign(
+    subject=["wine glass", "dog", "hot dog", "couch"] * 3, object=["dog", "tv", "couch", "wine glass"] * 3
 )
 Change = Callable[[random.Random, pd.DataFrame], pd.DataFrame]
 
@@ -360,7 +331,7 @@ def _scored(boxes: pd.DataFrame) -> dict[str, float]:
     return scores.scores(verdicts.verdicts(ASKED, boxes, 2)).groupby("metric", sort=False)["count"].sum().to_dict()
 
 
-@part("detections")
+@part
 def detections(random: random.Random, folder: Path) -> None:
     """A table of boxes, written in one of many honest ways, or with one mistake, or damaged."""
     boxes, harm = _boxes(), random.choice([*[None] * len(HARMFUL), "bytes", *HARMFUL])
@@ -391,7 +362,7 @@ def detections(random: random.Random, folder: Path) -> None:
     assert harm or found == _scored(_boxes())
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--number", type=int, default=500, help="of cases in each part (default: %(default)s)")
@@ -399,8 +370,7 @@ def main() -> int:
     args = parser.parse_args()
     for name in args.parts or PARTS:
         print(f"{name}: {dict(run(name, args.number, args.seed))}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

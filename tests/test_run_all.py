@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import psutil
 import pytest
-from processes import until
+from processes import tree, until
 
 import run_all
-from sr4g_utils.store.files import ROOT
+from sr4g_utils.store.files import ROOT, write_text
 
 # ------------------------------------------------------------------------------------------------------ a small study
 ONE = [
@@ -41,12 +42,8 @@ TWO = [
 
 
 def notebook(cells: list[str]) -> nbformat.NotebookNode:
-    made = nbformat.v4.new_notebook(
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = nbformat.v4.new_notebook(metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
     for i, source in enumerate(cells):
         cell = (nbformat.v4.new_markdown_cell if source.startswith("#") else nbformat.v4.new_code_cell)(source)
         cell["id"] = f"cell-{i}"
@@ -61,13 +58,11 @@ class Study:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        without = shutil.ignore_patterns("__pycache__", "models", "results", "profiles")
         for name in ("sr4g_utils", "data"):
-            ignore = shutil.ignore_patterns("__pycache__", "models", "results")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+            shutil.copytree(ROOT / name, folder / name, ignore=without)
         shutil.copy(ROOT / "run_all.py", folder)
-        shutil.rmtree(folder / "data" / "profiles")
-        (folder / "data" / "profiles").mkdir()
-        (folder / "data" / "profiles" / "miniature.yaml").write_text("# Both\n01_one:\n02_two:\n")
+        write_text(folder / "data" / "profiles" / "miniature.yaml", "# Both\n01_one:\n02_two:\n")
         (folder / "notebooks").mkdir()
         for name, cells in (("01_one", ONE), ("02_two", TWO)):
             nbformat.write(notebook(cells), folder / "notebooks" / f"{name}.ipynb")
@@ -77,16 +72,17 @@ class Study:
         return [sys.executable, str(self.folder / "run_all.py"), *arguments]
 
     def start(self, *arguments: str, **options) -> subprocess.Popen:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(self.command(*arguments), cwd=self.folder, text=True, **pipes, **options)
+        options = {"cwd": self.folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        return subprocess.Popen(self.command(*arguments), text=True, **options)
 
     def __call__(self, *arguments: str, code: int | None = 0, **options) -> str:
         """The program's whole output, after a check of its exit code (if one is wanted) and of its manners."""
         process = self.start(*arguments, **options)
         out, err = process.communicate(timeout=600)
-        assert code in (None, process.returncode), (process.returncode, out, err)
-        assert "Traceback" not in out + err, err
-        return out + err
+        output = out + (err or "")
+        assert code in (None, process.returncode), (process.returncode, output)
+        assert "Traceback" not in output, output
+        return output
 
 
 @pytest.fixture
@@ -108,11 +104,6 @@ def wait_for(path: Path) -> None:
 
 def is_gone(process: psutil.Process) -> bool:
     return until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60)  # nobody may reap it
-
-
-def contents(folder: Path, *parts: str) -> dict[str, bytes]:
-    files = [file for part in parts for file in sorted((folder / part).rglob("*")) if file.is_file()]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def without_timings(path: Path) -> dict:
@@ -214,10 +205,7 @@ def test_only_the_second(study):
 def test_paths_are_seen_from_the_caller(study, tmp_path):
     (tmp_path / "in.txt").write_text("from the caller")
     (tmp_path / "mine.yaml").write_text("01_one:\n  source: in.txt\n")
-    done = subprocess.run(
-        study.command("--profile", "mine.yaml", "--runs", "here"), cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    study("--profile", "mine.yaml", "--runs", "here", cwd=tmp_path)
     assert "from the caller" in (tmp_path / "here" / "mine" / "notebooks" / "01_one.ipynb").read_text()
 
 
@@ -237,14 +225,11 @@ def test_refresh_puts_the_outputs_into_the_checkout(study):
 @pytest.mark.slow("whole runs")
 def test_what_a_run_says_at_its_end(study):
     output = study()
-    assert re.search(
-        r"2 of 2 notebooks run in \d\.\d min: 1 table, 1 figure, 1 artifact\.\nDone\. Open .*index\.html\n", output
-    )
+    made = "1 table, 1 figure, 1 artifact"
+    assert re.search(rf"2 of 2 notebooks run in \d\.\d min: {made}\.\nDone\. Open .*index\.html\n", output)
     assert study("--quiet") == ""
-    process = study.start("--json")
-    out, _ = process.communicate(timeout=600)
-    said = json.loads(out)
-    assert process.returncode == 0 and said["notebooks"] == {"01_one": None, "02_two": None}
+    said = json.loads(study("--json", stderr=subprocess.DEVNULL))
+    assert said["notebooks"] == {"01_one": None, "02_two": None}
     assert said["made"] == {"tables": 1, "figures": 1, "artifacts": 1} and said["headline"] == []
     failed = study("--quiet", "--set", "break_it=true", code=1)
     assert failed.startswith("run_all.py: 01_one, cell 8: ValueError: the cat is missing")
@@ -262,11 +247,17 @@ def test_a_failing_cell(study):
     assert "01_one: done" in study()
 
 
-@pytest.mark.slow("kills")
-def test_a_kernel_that_dies(study):
-    process = study.start("--set", "pause=60")
+def paused(study: Study, seconds: int = 60) -> tuple[subprocess.Popen, psutil.Process]:
+    """A run whose first notebook sleeps, and its kernel."""
+    process = study.start("--set", f"pause={seconds}")
     kernel = kernel_of(process)
     wait_for(study.results / ".state" / "pausing")
+    return process, kernel
+
+
+@pytest.mark.slow("kills")
+def test_a_kernel_that_dies(study):
+    process, kernel = paused(study)
     kernel.kill()
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1 and re.search(r"run_all.py: 01_one, cell 7: DeadKernelError: ", err), err
@@ -275,9 +266,7 @@ def test_a_kernel_that_dies(study):
 @pytest.mark.slow("kills")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(study, number):
-    process = study.start("--set", "pause=60")
-    kernel = kernel_of(process)
-    wait_for(study.results / ".state" / "pausing")
+    process, kernel = paused(study)
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     last = err.strip().splitlines()[-1]
@@ -289,9 +278,7 @@ def test_interrupted(study, number):
 
 @pytest.mark.slow("kills")
 def test_a_second_run_is_refused_while_the_first_or_its_kernel_lives(study):
-    first = study.start("--set", "pause=600")
-    kernel = kernel_of(first)
-    wait_for(study.results / ".state" / "pausing")
+    first, kernel = paused(study, 600)
     refused = study(code=2)
     assert re.fullmatch(r"run_all.py: .*miniature is in use by another run or its kernel; wait .*\n", refused)
     kernel.suspend()  # so that it cannot notice that its parent is gone
@@ -315,12 +302,10 @@ def test_a_full_disk(study):
 @pytest.mark.slow("whole runs")
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting a small disk needs root")
 def test_a_really_full_disk(study, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
+    (disk := tmp_path / "disk").mkdir()
     script = 'mount -t tmpfs -o size=200k tmpfs "$1" && exec "$2" "$3" --runs "$1"'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", str(disk), *study.command()], capture_output=True, text=True
-    )
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(disk), *study.command()]
+    done = subprocess.run(command, capture_output=True, text=True)
     if "permission denied" in done.stderr.lower():
         pytest.skip("mounting is not allowed here")
     assert done.returncode == 1 and re.search(r"run_all.py: 01_one, cell \d+: OSError: .*No space left", done.stderr)
@@ -361,9 +346,9 @@ def test_killed_at_random_moments_then_the_same_bytes(shared, tmp_path):
 
     until(ends_well)  # the kernel of the last one may live for a moment
     folders = [tmp_path / name / "p" for name in ("undisturbed", "killed")]
-    one, two = (contents(folder, "artifacts", "tables", "figures") for folder in folders)
+    parts = ("artifacts", "tables", "figures")
+    one, two = ({(part, name): text for part in parts for name, text in tree(f / part).items()} for f in folders)
     assert len(one) > 30 and one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
     one, two = (without_timings(folder / "notebooks" / "02_dataset.ipynb") for folder in folders)
     assert json.dumps(one).replace("/undisturbed/", "/killed/") == json.dumps(two)
-    prompts = pytest.importorskip("pandas").read_parquet(folders[0] / "artifacts" / "prompts.parquet")
-    assert len(prompts) > 1000
+    assert len(pd.read_parquet(folders[0] / "artifacts" / "prompts.parquet")) > 1000

@@ -10,7 +10,6 @@ from PIL import Image
 from sr4g_utils.dataset import card as dataset_card
 from sr4g_utils.dataset import coco, inputs, triplets, world
 from sr4g_utils.dataset.photos import boxes_of, crop_table
-from sr4g_utils.store import files
 from sr4g_utils.store.run import Run
 
 
@@ -22,7 +21,7 @@ def run(tmp_path):
 def test_paths_and_downloads(run, tmp_path, monkeypatch):
     assert inputs.annotations(run, tmp_path / "a.json", "train") == tmp_path / "a.json"
     assert inputs.photos(run, tmp_path, "train", "unused") == tmp_path
-    monkeypatch.setattr(files, "download", lambda name: Path("/cache") / name)
+    monkeypatch.setattr(inputs, "download", lambda name: Path("/cache") / name)
     assert inputs.annotations(run, None, "val") == Path("/cache/annotations_trainval2017.zip")
     assert inputs.photos(run, None, "val", "unused") == Path("/cache/val2017.zip")
 
