@@ -37,11 +37,8 @@ def flat(text: str) -> str:
     return " ".join(text.replace("−", "-").split())
 
 
-def test_the_readme_fits_a_screen():
+def test_the_readme_is_short_and_commands_and_links_are_real():
     assert len(README.split()) <= 900
-
-
-def test_commands_and_links_are_real():
     makefile = (ROOT / "Makefile").read_text()
     for name, text in {"README.md": README, **PAGES}.items():
         for target in re.findall(r"(?:`|^)make (?:\w+=\S* )*(\w+)", text, re.MULTILINE):
@@ -244,17 +241,12 @@ def generality_facts() -> list[str]:
     return found
 
 
-def model_facts() -> list[str]:
-    """What it says of the shipped models."""
-    training = json.loads((ROOT / "data" / "models" / "training.json").read_text())["scores"]
-    drawn = training["both things found (%), threshold 0.18"]
-    return [f"AP50 is {training['AP50 clean']:.2f}", f"{drawn:.1f} % of its images"]
-
-
 def test_the_pages_tell_the_records():
     results, world = flat(PAGES["results.md"]), flat(PAGES["miniature.md"])
     assert [fact for fact in facts() if fact not in results] == []
-    assert [fact for fact in model_facts() if fact not in world] == []
+    training = json.loads((ROOT / "data" / "models" / "training.json").read_text())["scores"]
+    assert f"AP50 is {training['AP50 clean']:.2f}" in world
+    assert f"{training['both things found (%), threshold 0.18']:.1f} % of its images" in world
 
 
 def test_no_decimal_number_of_a_result_stands_without_a_record():

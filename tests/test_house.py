@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
-from pathlib import Path
 
 import grimp
 import pytest
@@ -108,6 +107,8 @@ def lines_of_code(text: str, tree: ast.Module) -> set[int]:
 
 
 def test_functions_fit_a_screen() -> None:
+    text = 'def f():\n    """Doc."""\n\n    # comment\n    return """a\nb"""\n'
+    assert lines_of_code(text, ast.parse(text)) == {1, 5, 6} and MODULES["relations"].name == "relations.py"
     long = {}
     for name, text in sources():
         tree = ast.parse(text)
@@ -143,10 +144,3 @@ def test_only_relations_knows_their_number_and_order(module: str) -> None:
             assert not any(isinstance(shape, str) and re.search(r"\b14\b", shape) for shape in shapes), where
             if of.endswith("NAMES") or of.endswith("RELATIONS"):
                 assert not isinstance(node.slice, ast.Slice | ast.Constant | ast.UnaryOp), f"{where}: {of} by place"
-
-
-def test_the_plan_is_read_from_the_files() -> None:
-    """The checks above see what is there: a package's module, a long function."""
-    text = 'def f():\n    """Doc."""\n\n    # comment\n    return """a\nb"""\n'
-    assert lines_of_code(text, ast.parse(text)) == {1, 5, 6}
-    assert Path(MODULES["relations"]).name == "relations.py"

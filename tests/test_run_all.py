@@ -196,13 +196,10 @@ def test_what_is_a_reason_to_run_again(study):
     assert "01_one: done" in study(*with_input, "--force")
 
 
-def test_only_the_second(study):
+def test_only_the_second_and_paths_that_are_seen_from_the_caller(study, tmp_path):
     study("--only", "02")
     assert (study.results / "notebooks" / "02_two.html").exists()
     assert not (study.results / "notebooks" / "01_one.ipynb").exists()
-
-
-def test_paths_are_seen_from_the_caller(study, tmp_path):
     (tmp_path / "in.txt").write_text("from the caller")
     (tmp_path / "mine.yaml").write_text("01_one:\n  source: in.txt\n")
     study("--profile", "mine.yaml", "--runs", "here", cwd=tmp_path)

@@ -131,12 +131,6 @@ def test_options(shared, tmp_path):
     assert pd.read_parquet(tmp_path / "t.parquet").caption.str.startswith("a photo of a").all()
 
 
-def test_a_failed_write_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="no triplet in 1 boxes"):
-        triplets.write_triplets(table_of([(0, 0, (0, 0, 5, 5))]), tmp_path / "t.parquet", "train")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_load_dataset(shared, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -160,10 +154,12 @@ def test_load_dataset(shared, tmp_path, monkeypatch):
     assert by_card == {"train": lengths["train"], "validation": lengths["val"]}
 
 
-def test_captions_need_rules_that_define_all_relations(tmp_path):
-    two = table_of([(0, 0, (0, 0, 5, 5)), (0, 1, (9, 9, 5, 5))])
+def test_captions_need_a_pair_and_rules_that_define_all_relations(tmp_path):
+    one, other = (0, 0, (0, 0, 5, 5)), (0, 1, (9, 9, 5, 5))
+    with pytest.raises(ValueError, match="no triplet in 1 boxes"):
+        triplets.write_triplets(table_of([one]), tmp_path / "t.parquet", "train")
     with pytest.raises(ValueError, match=r"rules='geneval' define left of, .* only, not 'inside'"):
-        triplets.write_triplets(two, tmp_path / "t.parquet", "train", rules="geneval")
+        triplets.write_triplets(table_of([one, other]), tmp_path / "t.parquet", "train", rules="geneval")
     assert list(tmp_path.iterdir()) == []
 
 

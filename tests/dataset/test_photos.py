@@ -41,13 +41,6 @@ def save(path: Path, pixels: np.ndarray, **options) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------- reading
-def test_a_colour_photo_is_read_as_it_is(tmp_path: Path) -> None:
-    save(tmp_path / "a.png", gradient(30, 20))
-    source = Photos(tmp_path)
-    np.testing.assert_array_equal(source.read("a.png", (30, 20)), gradient(30, 20))
-    assert not source.counts
-
-
 @pytest.mark.parametrize(("mode", "suffix", "counted"), [
     ("L", "jpg", "grayscale"), ("LA", "png", "grayscale"), ("1", "png", "grayscale"), ("CMYK", "jpg", "CMYK"),
     ("RGBA", "png", "transparent"), ("P", "png", None),
@@ -62,7 +55,11 @@ def test_other_colour_spaces_become_rgb_and_are_counted(tmp_path: Path, mode: st
     assert (counted in source.counts) if counted else not source.counts
 
 
-def test_sixteen_bit_grey_is_scaled_and_transparent_pixels_are_seen_on_white(tmp_path: Path) -> None:
+def test_colours_stay_sixteen_bit_grey_is_scaled_and_transparent_pixels_are_seen_on_white(tmp_path: Path) -> None:
+    save(tmp_path / "colour.png", gradient(30, 20))
+    source = Photos(tmp_path)
+    np.testing.assert_array_equal(source.read("colour.png", (30, 20)), gradient(30, 20))
+    assert not source.counts
     save(tmp_path / "grey.png", np.full((4, 6), 40_000, np.uint16))
     assert (Photos(tmp_path).read("grey.png") == 40_000 >> 8).all(), "not clipped"
     save(tmp_path / "transparent.png", np.dstack([gradient(6, 4), np.zeros((4, 6), np.uint8)]))
@@ -199,14 +196,11 @@ def test_a_photo_is_found_by_the_slow_rule(tmp_path_factory, paths: list[str], n
             source.read(name)
 
 
-def test_a_zip_that_python_cannot_unpack(tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_read(tmp_path: Path) -> None:
     source_of(tmp_path, "zip", "1.png", "2.png")
     for problem in made_unreadable(tmp_path / "all.zip"):
         with pytest.raises(PhotoError, match=rf"1\.png cannot be read from the zip .*{problem}"):
             Photos(tmp_path / "all.zip").read("1.png")
-
-
-def test_no_such_source(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="no folder or zip"):
         Photos(tmp_path / "nowhere")
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
@@ -311,10 +305,7 @@ def test_boxes_mostly_outside_are_dropped_and_counted() -> None:
     for arguments in ((0, 0.5), (100, 1.5)):
         with pytest.raises(ValueError, match="crop: resolution must be positive"):
             photos.crop_table(table, *arguments)
-
-
-def test_the_most_cropped_image_keeps_two_boxes() -> None:
     table = table_of(200, 100, np.array([[0, 0, 40, 50], [60, 10, 30, 40], [80, 10, 40, 40]]))
     cropped = photos.crop_table(table, 100)
-    assert photos.most_cropped(table, cropped) == 0
+    assert photos.most_cropped(table, cropped) == 0, "the most cropped image keeps two boxes"
     assert [name for name, _ in photos.boxes_of(cropped, 0)] == ["person", "person"]

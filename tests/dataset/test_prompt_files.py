@@ -131,13 +131,10 @@ def test_files_that_cannot_be_read_say_why_and_what_helps(tmp_path: Path, name, 
     assert told in refusal(tmp_path, name, content)
 
 
-def test_a_true_spreadsheet_is_refused(tmp_path: Path) -> None:
+def test_a_true_spreadsheet_numbers_as_names_and_a_column_twice_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.csv", "w") as file:
         file.writestr("xl/workbook.xml", "<workbook/>")
     assert "is a spreadsheet" in refusal(tmp_path, "a.csv", (tmp_path / "a.csv").read_bytes())
-
-
-def test_numbers_in_parquet_are_no_names_and_a_column_twice_is_refused(tmp_path: Path) -> None:
     table = pd.DataFrame({"subject": ["dog", "cat"], "relation": "above", "object": [5, 6]})
     table.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a.parquet: row 1: prompt 0 has the object 5, which is none"):

@@ -33,9 +33,13 @@ def test_a_card_fills_its_box_to_the_pixel(name, data):
     assert extent(world.render(np.array([[x, y, w, h]]), [name], seed=seed), ground) == [x, y, w, h]
 
 
-def test_every_picture_is_its_own():
+def test_every_picture_is_its_own_real_layouts_can_be_drawn_and_unknown_names_cannot():
     drawn = {world.render(np.array([[4, 4, 56, 56]]), [name]).tobytes() for name in NAMES}
     assert len(drawn) == len(NAMES) >= 40 and set(NAMES) <= {category.name for category in boxes.COCO_CATEGORIES}
+    layout = np.array([[-3.5, 10.2, 100.7, 80.1], [300.0, 200.0, 500.0, 500.0]])
+    assert world.render(layout, ["dog", "cat"], (320, 240)).shape == (240, 320, 3)
+    with pytest.raises(ValueError, match="no picture of 'hair drier'"):
+        world.render(np.array([[0, 0, 10, 10]]), ["hair drier"])
 
 
 def test_smaller_things_lie_in_front():
@@ -45,13 +49,6 @@ def test_smaller_things_lie_in_front():
     assert (both[0] == both[1]).all()
     alone = world.render(np.array(small), ["apple"])
     assert (both[0][26:28, 24:28] == alone[26:28, 24:28]).all()
-
-
-def test_real_layouts_can_be_drawn_and_unknown_names_cannot():
-    layout = np.array([[-3.5, 10.2, 100.7, 80.1], [300.0, 200.0, 500.0, 500.0]])
-    assert world.render(layout, ["dog", "cat"], (320, 240)).shape == (240, 320, 3)
-    with pytest.raises(ValueError, match="no picture of 'hair drier'"):
-        world.render(np.array([[0, 0, 10, 10]]), ["hair drier"])
 
 
 def test_annotations_are_coco_and_deterministic(tmp_path):

@@ -61,14 +61,11 @@ def standing(soup: bs4.BeautifulSoup) -> tuple[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------- is the run good?
-def test_a_good_run_says_so(study):
+def test_a_good_run_says_so_and_names_the_results_that_differ_from_the_recorded_ones(study):
     css, text = standing(read(study))
     count = len(list((RECORDED / "miniature").glob("*.json")))
     assert css == "good" and text.startswith(f"✓ Finished: {len(NAMES)} of {len(NAMES)} notebooks are done, in")
     assert f"in {0.5 * len(NAMES):.1f} minutes" in text and f"All {count} results agree" in text
-
-
-def test_a_run_that_differs_from_the_recorded_one_names_the_results(study):
     path = study / "artifacts" / "results" / "scores.json"
     found = files.read_json(path)
     found["rows"][0]["value"] += 50
@@ -105,6 +102,10 @@ def test_a_run_that_was_stopped_says_where(study):
     assert css == "" and f"Unfinished: 3 of {len(NAMES)} notebooks are done" in text
     assert f"{NAMES[3]}: unfinished (stopped before its end; run again to go on)" in text
     assert f"{NAMES[4]}: not run" in text
+    shutil.rmtree(study)
+    files.write_text(study / "run.log", "")  # one that has not begun
+    css, text = standing(read(study))
+    assert css == "" and f"Unfinished: 0 of {len(NAMES)}" in text and text.count("not run") == len(NAMES)
 
 
 def test_a_notebook_that_read_what_has_since_changed_is_out_of_date(study):
@@ -114,12 +115,6 @@ def test_a_notebook_that_read_what_has_since_changed_is_out_of_date(study):
         files.write_json(study / ".state" / f"{name}.done.json", record | {"key": ""})
     css, text = standing(read(study))
     assert css == "" and f"{NAMES[2]}: out of date (made from an earlier prompts.parquet; run again)" in text
-
-
-def test_a_run_that_has_not_begun(tmp_path):
-    (tmp_path / "run.log").touch()
-    css, text = standing(read(tmp_path))
-    assert css == "" and f"Unfinished: 0 of {len(NAMES)}" in text and text.count("not run") == len(NAMES)
 
 
 # ---------------------------------------------------------------------------------------------- what does it answer?

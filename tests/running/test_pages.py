@@ -42,7 +42,7 @@ def notebook(tmp_path):
     return path
 
 
-def test_a_page_loads_nothing_and_describes_its_pictures(notebook):
+def test_a_page_loads_nothing_draws_its_equations_and_describes_its_pictures(notebook):
     page = pages.to_html(notebook)
     text = page.read_text(encoding="utf-8")
     check_loads_nothing(text)
@@ -50,6 +50,8 @@ def test_a_page_loads_nothing_and_describes_its_pictures(notebook):
     assert described == ["A picture of “9.1 Look”", 'A "b" & c']
     assert "<title>09_nine</title>" in text and "mount(document" not in text
     assert nbformat.read(notebook, 4).cells[2].outputs[0].metadata == {}, "the notebook itself stays as it is"
+    assert text.count('<math display="inline"') == 2 and text.count('<math display="block"') == 1
+    assert "$5" in text and "mathjax" not in text.lower() and "\\epsilon" not in text, "drawn without a script"
 
 
 @pytest.mark.parametrize("name", list(profiles.load_profile("miniature", [], ROOT)))
@@ -72,12 +74,6 @@ def test_links_to_the_checkout_lead_there_from_the_page(tmp_path, monkeypatch):
         page = bs4.BeautifulSoup(pages.to_html(path).read_text(encoding="utf-8"), "html.parser").select_one("main p")
         links = [link["href"] for link in page.select("a")]
         assert page.text == "a, b and c" and links == [lead, "https://example.org/../b", "#c"][lead is None :]
-
-
-def test_equations_are_drawn_without_a_script(notebook):
-    text = pages.to_html(notebook).read_text(encoding="utf-8")
-    assert text.count('<math display="inline"') == 2 and text.count('<math display="block"') == 1
-    assert "$5" in text and "mathjax" not in text.lower() and "\\epsilon" not in text
 
 
 @pytest.mark.parametrize(("tex", "tag"), [

@@ -67,8 +67,5 @@ def test_every_profile_has_a_plan_and_the_default_downloads_nothing() -> None:
     assert "1,856 images to generate" in told, "1,568 of relations and 288 without one, as docs/miniature.md says"
     assert "tiny-sd: the local folder ../data/models/tiny-sd" in told and "to be downloaded" not in told
     assert "annotations_trainval2017.zip: 0.25 GB" in plans["coco"] and "val2017.zip: 0.82 GB" not in plans["coco"]
-
-
-def test_a_wrong_note_is_one_line() -> None:
     with pytest.raises(ValueError, match="unknown field `speed`; its keys are gigabytes, unet_parameters"):
         lines("paper", speed=3)

@@ -126,12 +126,9 @@ def test_a_choice_of_fine_tuning_that_its_notebook_does_not_show_is_set_like_any
         profile(tmp_path, "03_finetuning:\n", "03.choices={}")
 
 
-def test_an_unknown_profile():
+def test_a_profile_extends_another(tmp_path):
     with pytest.raises(ValueError, match=r"unknown profile 'lunch': there are along, arms, coco, .*miniature"):
         profiles.load_profile("lunch", [], Path("x"))
-
-
-def test_a_profile_extends_another(tmp_path):
     (tmp_path / "mine.yaml").write_text("extends: paper_v21\n03_finetuning: {steps: 7}\n")
     path, mine = profiles.read_profile(str(tmp_path / "mine.yaml"))
     v21, paper = profiles.read_profile("paper_v21")[1], profiles.read_profile("paper")[1]
@@ -150,11 +147,14 @@ def test_a_profile_extends_another(tmp_path):
             profiles.read_profile(str(tmp_path / f"{name}.yaml"))
 
 
-def test_every_profile_of_the_project_is_valid(tmp_path):
+def test_every_profile_of_the_project_is_valid_and_names_models_that_are_there(tmp_path):
     for path in sorted((files.DATA / "profiles").glob("*.yaml")):
-        assert profiles.load_profile(path.stem, [], tmp_path), path
+        loaded = profiles.load_profile(path.stem, [], tmp_path)
         assert path.read_text().startswith("# "), "the first line says what a profile is for"
-        assert yaml.safe_load(path.read_text())
+        assert loaded and yaml.safe_load(path.read_text()), path
+        if path.stem.startswith("miniature"):
+            models = loaded.get("04_evaluation", {}).get("models", {})
+            assert all(Path(entry["model"]).is_dir() for entry in models.values())
 
 
 def test_tidy_makes_of_two_executions_the_same_notebook(tmp_path):

@@ -135,11 +135,8 @@ def test_means_over_seeds_with_both_intervals(folder, rows, objects):
         assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.3 * (high - low))
 
 
-def test_runs_of_other_parameters_are_no_seeds(rows):
+def test_the_page_says_what_differs_and_runs_of_other_parameters_are_no_seeds(folder, rows):
     assert {row["run"] for row in rows if row["kind"].startswith("mean")} == {SEEDS}
-
-
-def test_the_page_says_what_differs(folder):
     page = (folder / "summary.html").read_text()
     titles = ("What differs between the runs", "Scores", "Over seeds", "Differences between runs")
     assert all(f"<h2>{title}</h2>" in page for title in titles)
@@ -153,6 +150,8 @@ def test_the_page_says_what_differs(folder):
 
 def test_recorded_results_go_as_well(tmp_path):
     """Of which there are no verdicts, so no differences; here as if they were three seeds'."""
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no run with scores; run notebook 04 first"):
+        summary.main([tmp_path], tmp_path)
     gains: dict[str, list[float]] = {"seen": [], "unseen": []}
     for seed in range(3):
         for name in ("scores", "changes"):
@@ -171,8 +170,3 @@ def test_recorded_results_go_as_well(tmp_path):
     for objects, each in gains.items():
         assert len(each) == 3 and mean[objects] == pytest.approx(np.mean(each))
     assert not (table.kind == "difference").any()
-
-
-def test_a_folder_without_runs_is_named(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path} holds no run with scores; run notebook 04 first"):
-        summary.main([tmp_path], tmp_path)
