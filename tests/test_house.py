@@ -86,7 +86,6 @@ def test_help_needs_nothing_heavy_and_says_nothing_else(command: str) -> None:
     assert done.stdout.startswith("usage: ") and "--help" in done.stdout
 
 
-# ------------------------------------------------------------------------------------------------------------- lengths
 def sources() -> Iterator[tuple[str, str]]:
     """Name and text of every Python file."""
     for path in sorted([ROOT / "run_all.py", *PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
@@ -128,7 +127,6 @@ def test_modules_are_short() -> None:
     assert set(LONG_MODULES) == set(long), "an exception that is none any more goes"
 
 
-# ----------------------------------------------------------------------------------------------------------- relations
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "relations"])
 def test_only_relations_knows_their_number_and_order(module: str) -> None:
     """Elsewhere nobody counts them or takes them by their places (COCO's category 14, a key, is another 14)."""

@@ -163,7 +163,6 @@ def test_captions_need_a_pair_and_rules_that_define_all_relations(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ------------------------------------------------------------------------------------------------ splits and sampling
 def test_held_out_categories_are_spread_and_fixed():
     held_out = triplets.held_out_categories(COCO_CATEGORIES, 16)
     assert held_out == triplets.held_out_categories(tuple(reversed(COCO_CATEGORIES)), 16)
@@ -203,7 +202,6 @@ def test_sampling_is_repeatable_and_needs_rows():
             triplets.sample(np.array([], int), 5, np.random.default_rng(0), balanced)
 
 
-# ------------------------------------------------------------------------------------------------------ what is in it
 def test_warnings(shared):
     table = coco.read(shared / "coco2017" / "val2017_boxes.parquet")
     assert counts.warnings({"train": table, "val": table}) == [
@@ -250,7 +248,6 @@ def test_frequencies_of_objects_and_pairs(frequencies):
     assert pairs.sum() == frequencies.n_images.sum()
 
 
-# ----------------------------------------------------------------------------------------------------- numbers to meet
 def test_the_numbers_of_train2017(shared, tmp_path):
     boxes, path, again = shared / "coco2017" / "train2017_boxes.parquet", tmp_path / "a.parquet", tmp_path / "b.parquet"
     n = triplets.build(path, boxes, split="train")

@@ -36,7 +36,6 @@ def refusal(folder: Path, name: str, content: str | bytes) -> str:
     return told
 
 
-# ------------------------------------------------------------------------------------------------- read as it was meant
 @pytest.mark.parametrize(("name", "content"), {
     "plain.csv": ROW, "SUFFIX.CSV": ROW, "semicolons.csv": ROW.replace(",", ";"),
     **dict.fromkeys(("tabs.tsv", "TABS.TSV", "tabs in a csv.csv"), ROW.replace(",", "\t")),
@@ -89,7 +88,6 @@ def test_names_that_pandas_would_take_for_nothing_stay_and_further_columns_keep_
     assert list(table.n_images) == [3, 4] and list(table.balanced) == [True, False] and table.split.isna().sum() == 1
 
 
-# ------------------------------------------------------------------------------------------------ refused with a remedy
 XLSX = b"PK\x03\x04 and so on"
 LINE = '{"subject": "dog", "relation": "above", "object": "cat"}'
 
@@ -170,7 +168,6 @@ def test_a_set_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
         read_prompts("yours")
 
 
-# -------------------------------------------------------------------------------------------------------published sets
 def test_published_sets_are_as_large_as_they_say(shared: Path) -> None:
     geneval = read_prompts(shared / "prompts" / "geneval_evaluation_metadata.jsonl")
     assert len(geneval) == SETS["geneval"].number and geneval.attrs["left_out"] == 453 == len(others(geneval))

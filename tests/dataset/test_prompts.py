@@ -18,7 +18,6 @@ from sr4g_utils.store.files import ROOT
 TRIPLET = ["subject", "relation", "object"]
 
 
-# ----------------------------------------------------------------------------------------------------------- published
 def test_sr2d_is_the_published_file_and_is_read_as_it_is_made(shared: Path, tmp_path: Path) -> None:
     published = gzip.decompress((shared / "sr2d" / "text_spatial_rel_phrases.json.gz").read_bytes())
     assert prompt_sets.write_sr2d(tmp_path / "sr2d.json") == 31_680
@@ -46,7 +45,6 @@ def test_geneval_and_compbench(shared: Path) -> None:
     assert (first.subject, first.relation, first.object, first.prompt_id) == ("girl", "above", "frog", 1)
 
 
-# ------------------------------------------------------------------------------------------------------------ a user's
 @pytest.mark.parametrize("form", ["csv", "parquet", "json", "jsonl"])
 def test_a_users_prompts(tmp_path: Path, form: str) -> None:
     table = pd.DataFrame([("dog", "to the left of", "cat"), ("cat", "inside", "cup")], columns=TRIPLET)
@@ -89,7 +87,6 @@ def test_only_ids_that_name_files_are_restricted():
         prompt_sets.check_prompts(pd.concat([table, table]), "mine", prompt_sets.NEEDED, name_files=False)
 
 
-# ---------------------------------------------------------------------------------------------------------- the study's
 HELD_OUT = triplets.held_out_categories(COCO_CATEGORIES, 16)
 
 
@@ -155,7 +152,6 @@ def test_study_prompts_as_a_stage(shared, tmp_path):
     assert n == len(expected)
 
 
-# -------------------------------------------------------------------------------------------------------------- drawing
 def test_prompts_are_balanced_tested_on_and_of_a_seed(tmp_path):
     table = make_prompts()
     drawn = prompts.draw_prompts(table, 8, seed=3)

@@ -76,7 +76,6 @@ def graph(study: Study) -> Graph:
     return Graph(study.results)
 
 
-# ----------------------------------------------------------------------------------------------- what the profile asks
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+\d\d:\d\d"
 TOOLS = {"SoftwareApplication", "SoftwareSourceCode", "ComputationalWorkflow"}
 MUST: dict[str, Callable[[Graph], bool]] = {
@@ -171,7 +170,6 @@ def test_the_library_reads_what_it_has_written_and_a_folder_of_many_files_is_one
     assert len(list((graph.folder / "artifacts" / "images" / "a model").iterdir())) == MANY
 
 
-# ------------------------------------------------------------------------------------------------ what the records say
 def test_parameters_are_those_of_the_executed_notebooks(graph: Graph) -> None:
     told: dict[str, Any] = {}
     for value in graph.of("PropertyValue"):

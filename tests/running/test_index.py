@@ -60,7 +60,6 @@ def standing(soup: bs4.BeautifulSoup) -> tuple[str, str]:
     return " ".join(box["class"][1:]), box.get_text(" ")
 
 
-# ------------------------------------------------------------------------------------------------- is the run good?
 def test_a_good_run_says_so_and_names_the_results_that_differ_from_the_recorded_ones(study):
     css, text = standing(read(study))
     count = len(list((RECORDED / "miniature").glob("*.json")))
@@ -117,7 +116,6 @@ def test_a_notebook_that_read_what_has_since_changed_is_out_of_date(study):
     assert css == "" and f"{NAMES[2]}: out of date (made from an earlier prompts.parquet; run again)" in text
 
 
-# ---------------------------------------------------------------------------------------------- what does it answer?
 def test_every_claim_stands_with_its_verdict_and_number(study):
     soup = read(study)
     rows = files.read_json(RECORDED / "miniature" / "claims.json")["rows"]
@@ -164,7 +162,6 @@ def test_a_profile_of_some_notebooks_answers_what_it_can(profile, names, made, c
     assert rows == (["DINO visor any 200 74.5 [68.5, 80.4] 0.49"] if profile == "people" else [])
 
 
-# ------------------------------------------------------------------------------------------------ what has it made?
 def test_everything_made_is_linked_and_escaped(study):
     (study / "artifacts" / "a model #1.txt").touch()
     state = study / ".state" / f"{NAMES[0]}.files.json"

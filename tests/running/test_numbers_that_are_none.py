@@ -41,7 +41,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(at=at, sd=at / "sd", table=table, prompts=at / "prompts.parquet")
 
 
-# -------------------------------------------------------------------------------------------------------- 2: NaN
 def test_nan_from_the_unet_ends_the_stage_and_what_was_good_stays(world, tmp_path, monkeypatch, capsys) -> None:
     own, calls = load.load_pipeline, []
 
@@ -94,7 +93,6 @@ def test_nan_features_end_a_distance(world) -> None:
         judge.features([np.zeros((64, 64, 3), np.uint8)])
 
 
-# ---------------------------------------------------------------------------------------------------- 5: ranges
 class Pixelwise(diffusers.DiffusionPipeline):
     """A pipeline that works on pixels, as DeepFloyd IF: [-1, 1] for "pt", [0, 1] for the others."""
 
@@ -134,7 +132,6 @@ def test_pixels_out_of_range_are_refused_and_half_precision_is_told_what_to_use(
         diffusion._pixels(array.astype(np.float32), ["a dog"], "SomePipeline", "float16")
 
 
-# -------------------------------------------------------------------------------------- 3: sampling of a model
 COMMON = {"images": 2, "steps": 50, "guidance": 7.5}
 
 
@@ -191,7 +188,6 @@ def test_the_record_of_images_says_how_each_model_was_sampled(world, tmp_path, m
         assert ("is distilled" in capsys.readouterr().err) == (name == "base")
 
 
-# ------------------------------------------------------------------------------- 14: behaviour, watched on fixed bytes
 RECORDED = Path(__file__).with_name("behaviour")
 
 

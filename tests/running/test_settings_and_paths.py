@@ -30,7 +30,6 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine.yaml"
 
 
-# ------------------------------------------------------------------------------------------------- 22: what is written
 @pytest.mark.parametrize("name", ["my #1.csv", "a: b.csv", "[1].csv", "{1}.csv", "*.csv", "it's.csv", "12:30"])
 def test_a_path_is_taken_as_it_is_written_and_a_quoted_one_is_what_the_quotes_hold(mine, name) -> None:
     assert load(mine, f"prompts=/x/{name}")["04_evaluation"]["prompts"] == f"/x/{name}"
@@ -66,7 +65,6 @@ def test_a_command_takes_settings_as_the_profiles_do(tmp_path, monkeypatch, caps
     assert given["model"] == str(model) and given["sampling"] == {"guidance": 1.0, "negative_prompt": "ugly #1"}
 
 
-# ----------------------------------------------------------------------------------- 22: paths follow their profile
 def test_paths_of_a_profile_follow_the_profile_and_those_of_a_setting_the_caller(tmp_path, monkeypatch) -> None:
     at, caller = tmp_path / "project", tmp_path / "elsewhere"
     for folder in (at / "weights", at / "tuned", at / "sub", caller / "weights"):
@@ -120,7 +118,6 @@ def test_two_profiles_of_one_name_do_not_share_a_run_folder(tmp_path, capsys) ->
     assert profiles.run_folder(runs, str(b)) == first, "its owner is gone"
 
 
-# -------------------------------------------------------------------------------- 22, 28, 30: kernels as we start them
 CELLS = [
     'from os import PathLike\n\nrun_folder: str | PathLike = "x"',
     'import os\nimport sys\nfrom sr4g_utils.store.run import Run\nrun = Run(run_folder, "01_one")',

@@ -144,7 +144,6 @@ def test_a_browser_reads_every_page_and_finds_visor_cond(built, width, tmp_path)
         check_nothing_asked(driver)
 
 
-# ---------------------------------------------------------------------------------------------- the folder it goes to
 def test_what_else_is_in_the_folder_is_kept(run_folder, tmp_path):
     bare, mine = tmp_path / "runs" / "miniature", tmp_path / "mine"
     for folder in ("figures", "notebooks"):
@@ -161,7 +160,6 @@ def test_a_run_that_has_no_notebook_is_told_in_one_line(tmp_path):
     assert done.stderr == f"{tmp_path} has no executed notebook; run the profile first, or give its folder: RUN=…\n"
 
 
-# -------------------------------------------------------------------------------------------------------------- links
 def test_links_of_the_docs_lead_to_pages_downloads_or_nowhere(tmp_path):
     with_links, checkout = runpy.run_path(str(ROOT / "docs" / "conf.py"))["with_links"], tmp_path / "checkout"
     for name in ("docs/a.md", "docs/b.md", "data/c.yaml", "notebooks/01_one.ipynb", "notebooks/02_two.ipynb", "d.png"):

@@ -20,7 +20,6 @@ from sr4g_utils.running import sweep
 from sr4g_utils.store import run
 
 
-# --------------------------------------------------------------------------------------------------------- the grid
 def test_the_grid_is_the_product_in_order():
     made = sweep.grid(["03.seed=0,1", "rules=visor, sg2im"])
     expected = [[f"03.seed={seed}", f"rules={rules}"] for seed in (0, 1) for rules in ("visor", "sg2im")]
@@ -64,7 +63,6 @@ def test_a_grid_that_is_none_is_refused(sweeps, message):
         sweep.grid(sweeps)
 
 
-# ---------------------------------------------------------------------------------------------------- a small study
 ONE = [
     "# 01 · One\n\nA stage that both shades need, and one of each shade.",
     'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 3\nshade: str = "red"\n'
@@ -189,7 +187,6 @@ def test_a_job_goes_on_when_its_time_is_up(tmp_path):
         job()
 
 
-# --------------------------------------------------------------------------------------------------- shared stages
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("SR4G_STAGES", str(tmp_path / "stages"))

@@ -39,7 +39,6 @@ def draw(world: SimpleNamespace, folder: Path, **sampling: Any) -> dict[str, Any
     return generate.write_images(folder, world.prompts, model=world.sd, sampling={**FAST, **sampling})
 
 
-# ------------------------------------------------------------------------------------ 11: folders that are not ours
 FOREIGN = ("2024-run-7/a.png", "00000/samples/0.png", "00000/metadata.jsonl", "notes.txt", "record.json")
 
 
@@ -98,7 +97,6 @@ def test_names_of_stages_do_not_share_a_record(tmp_path) -> None:
     assert [path.name for path in written] == ["name", "owner_name"]
 
 
-# -------------------------------------------------------------------------------------- 12: what was made is kept
 written: list[Path] = []
 
 
@@ -142,7 +140,6 @@ def test_what_only_prolongs_a_stage_goes_on(tmp_path, capsys) -> None:
     assert "starting afresh; the old one is" in capsys.readouterr().err and len(written) == 6
 
 
-# ------------------------------------------------------------------------------------------- 13: contents, not sizes
 def image(path: Path, grey: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((8, 8, 3), grey, np.uint8)).save(path)
@@ -211,7 +208,6 @@ def test_a_copied_run_is_not_made_again(tmp_path) -> None:
     assert len(written) == 3
 
 
-# ------------------------------------------------------------------------------------------- 15: temporary files
 def test_temporaries_are_unique_and_those_of_the_dead_are_swept(tmp_path) -> None:
     path = tmp_path / "file.txt"
     with files.atomic(path) as one, files.atomic(path) as two:

@@ -42,7 +42,6 @@ def run(tmp_path):
     return store_run.Run(tmp_path / "run", "01_test")
 
 
-# ------------------------------------------------------------------------------------------------------------- stages
 def test_a_stage_is_made_once(run):
     path, result = run.stage("a/b.txt", make, text="hello")
     assert path == run.folder / "artifacts" / "a" / "b.txt" and result == {"n": 5}
@@ -172,7 +171,6 @@ def test_reading_what_is_not_there(run):
         run.read("/nowhere.json")
 
 
-# -------------------------------------------------------------------------------------------------- figures and tables
 def test_tables(run):
     table = pd.DataFrame({"relation": ["left of", "above"], "n": [1234567, 2], "kappa": [0.123456789, None]})
     assert run.table(table, "t", "A caption") is table
