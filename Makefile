@@ -21,7 +21,7 @@ test: $(VENV)/all  ## the quick tests of every room
 test-all: $(VENV)/all  ## all tests: kills, races, whole runs, browsers and real training, too
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
-bench: $(VENV)/all  ## the dataset, then every stage; on a GPU it leaves data/results/bench/<device>.json
+bench: $(VENV)/bench  ## the dataset, then every stage; on a GPU it leaves data/results/bench/<device>.json
 	$(BIN)/python tests/bench_dataset.py $(ARGS)
 	$(BIN)/python tests/bench_stages.py
 
@@ -37,10 +37,11 @@ notebooks: $(VENV)/installed  ## run the default profile and put its outputs int
 site: $(VENV)/all  ## a searchable site of a finished run, its tables and the docs: RUN=folder SITE=folder
 	$(BIN)/sphinx-build -qE -D run="$(RUN)" docs "$(SITE)"
 
-# what the notebooks need, or what the tests need as well
+# what the notebooks need; what the tests need as well; what others' ways need, to be measured beside ours
 $(VENV)/installed: EXTRA = study
 $(VENV)/all: EXTRA = all
-$(VENV)/installed $(VENV)/all: pyproject.toml constraints.txt
+$(VENV)/bench: EXTRA = all,bench
+$(VENV)/installed $(VENV)/all $(VENV)/bench: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed, and none was found; pass PYTHON=/path/to/python"; exit 1; }
 	@test -e $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]' $(if $(PINNED),--constraint $(PINNED))

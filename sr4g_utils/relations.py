@@ -9,7 +9,7 @@ from there. To add one, write such a function under :func:`rule_set` (CONTRIBUTI
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -21,7 +21,7 @@ Verdicts = Bool[np.ndarray, "pair relation"]  # columns in the order of ``RELATI
 
 SSTD_SLACK = 0.02  # of the image's width or height
 GENEVAL_SLACK = 0.1  # of the two boxes' summed width or height
-PEOPLE_HALF_WIDTH = 55.0  # degrees; fitted to half of VSR's photos by people.sectors.fit, see notebook 06
+PEOPLE_HALF_WIDTH = 55.0  # degrees; fitted to half of VSR's photos by people.fitted_rule.fit, see notebook 06
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,11 @@ class Geometry:
     def of(cls, x: np.ndarray, y: np.ndarray, w: np.ndarray, h: np.ndarray) -> "Geometry":
         return cls(x, y, x + w, y + h, x + w / 2, y + h / 2, w, h)
 
-    def scaled(self, size: Size) -> "Geometry":
-        """The same boxes as shares of the image's width and height."""
-        width, height = size.T
-        return Geometry.of(self.x1 / width, self.y1 / height, self.w / width, self.h / height)
+    def on_paper(self) -> "Geometry":
+        """The same boxes to a millionth of a pixel: what touches on paper (COCO gives hundredths of a
+        pixel) touches here."""
+        places = {name: np.round(getattr(self, name), 6) for name in ("x1", "y1", "x2", "y2", "cx", "cy")}
+        return replace(self, **places)
 
 
 Columns = dict[str, Column]  # by the relation's name
@@ -105,11 +106,15 @@ Rule = Callable[[Geometry, Geometry, Size | None], Columns]  # subject, object, 
 
 @dataclass(frozen=True)
 class RuleSet:
-    """A reading of the relations: its name, the relations that it defines, and the function that decides them."""
+    """A reading of the relations: its name, the relations that it defines, and the function that decides them.
+
+    ``mirrored``: the object stands to the subject exactly in the converse relations, so two boxes are judged once.
+    """
 
     name: str
     defines: tuple[str, ...]
     rule: Rule
+    mirrored: bool = False
 
     def check(self, asked: Collection[str], where: str) -> None:
         """Raises ValueError where a relation is asked for that these rules do not define."""
@@ -123,17 +128,17 @@ class RuleSet:
 RULES: dict[str, RuleSet] = {}
 
 
-def rule_set(name: str, defines: Collection[str] = NAMES) -> Callable[[Rule], Rule]:
+def rule_set(name: str, defines: Collection[str] = NAMES, mirrored: bool = False) -> Callable[[Rule], Rule]:
     """Register a function as the rule set ``name``; it returns a column for each relation of ``defines``."""
 
     def register(rule: Rule) -> Rule:
-        RULES[name] = RuleSet(name, tuple(defines), rule)
+        RULES[name] = RuleSet(name, tuple(defines), rule, mirrored)
         return rule
 
     return register
 
 
-@rule_set("visor")
+@rule_set("visor", mirrored=True)
 def visor(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
     """VISOR's centres: compared strictly on each axis, so a pair can be left of *and* above, whatever contains what.
 
@@ -152,26 +157,25 @@ def visor(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
 
 
 @rule_set("sg2im")
-def sg2im(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
-    """Containment first, else exactly one of four 90 degree sectors around the object's centre.
+def sg2im(s: Geometry, o: Geometry, size: Size | None) -> Columns:
+    """Containment first, else exactly one of four 90 degree sectors around the object's centre, in shares of the image.
 
-    Johnson et al. 2018, arXiv 1804.01622, ``sg2im/data/coco.py``, which takes mask centroids; detections have no masks,
-    so we take box centres.
+    Johnson et al. 2018, arXiv 1804.01622, ``sg2im/data/coco.py``, which divides boxes by the image's width and height
+    before it compares. It takes mask centroids; detections have no masks, so we take box centres.
     """
-    return {**_sectors(s, o), **_overlap(s, o), **_scale(s, o)}
+    size, s, o = _given("sg2im", size), s.on_paper(), o.on_paper()
+    return {**_sectors(s, o, size, _within(s, o), _within(o, s)), **_overlap(s, o), **_scale(s, o)}
 
 
 @rule_set("sstd")
 def sstd(s: Geometry, o: Geometry, size: Size | None) -> Columns:
-    """As sg2im on boxes normalised by the image size, with a slack of 0.02 on containment (arXiv 2403.13666)."""
-    if size is None:
-        raise ValueError(
-            "rules='sstd' judge normalised boxes: the images' size is missing (of detections: 'width' and 'height')"
-        )
-    return {**_sectors(s.scaled(size), o.scaled(size), SSTD_SLACK), **_overlap(s, o), **_scale(s, o)}
+    """As sg2im, but a box may stick out by 0.02 of the image and still be inside, ties included (arXiv 2403.13666)."""
+    size, s, o = _given("sstd", size), s.on_paper(), o.on_paper()
+    inside, surrounding = (_nearly_within(a, b, SSTD_SLACK * size) for a, b in ((s, o), (o, s)))
+    return {**_sectors(s, o, size, inside, surrounding), **_overlap(s, o), **_scale(s, o)}
 
 
-@rule_set("geneval", defines=family("projective"))
+@rule_set("geneval", defines=family("projective"), mirrored=True)
 def geneval(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
     """GenEval's slack around the axes (Ghosh et al. 2023, arXiv 2310.11513; ``relative_position`` of its
     ``evaluate_images.py``).
@@ -193,7 +197,7 @@ def geneval(s: Geometry, o: Geometry, _size: Size | None) -> Columns:
     }
 
 
-@rule_set("people")
+@rule_set("people", mirrored=True)
 def people(s: Geometry, o: Geometry, size: Size | None) -> Columns:
     """Fitted to people's verdicts: a sector around each axis, whatever contains what; the rest as in ``visor``.
 
@@ -212,21 +216,37 @@ def people(s: Geometry, o: Geometry, size: Size | None) -> Columns:
     }
 
 
-def _within(a: Geometry, b: Geometry, slack: float = 0.0) -> Column:
-    """a lies strictly within b on all four sides; b's sides are first moved outwards by the slack."""
-    return (a.x1 > b.x1 - slack) & (a.y1 > b.y1 - slack) & (a.x2 < b.x2 + slack) & (a.y2 < b.y2 + slack)
+def _given(rules: str, size: Size | None) -> Size:
+    if size is None:
+        raise ValueError(
+            f"rules={rules!r} judge boxes as shares of the image: the images' size is missing (of detections: 'width' "
+            "and 'height')"
+        )
+    return size
 
 
-def _sectors(s: Geometry, o: Geometry, slack: float = 0.0) -> Columns:
+def _within(a: Geometry, b: Geometry) -> Column:
+    """a lies strictly within b on all four sides."""
+    return (a.x1 > b.x1) & (a.y1 > b.y1) & (a.x2 < b.x2) & (a.y2 < b.y2)
+
+
+def _nearly_within(a: Geometry, b: Geometry, slack: Size) -> Column:
+    """a lies within b, or sticks out by the slack at most."""
+    across, down = slack.T
+    return (a.x1 >= b.x1 - across) & (a.y1 >= b.y1 - down) & (a.x2 <= b.x2 + across) & (a.y2 <= b.y2 + down)
+
+
+def _sectors(s: Geometry, o: Geometry, size: Size, inside: Column, surrounding: Column) -> Columns:
     """Surrounding, else inside, else the sector in which the subject's centre lies, seen from the object's.
 
     A diagonal belongs to one sector, as in sg2im: the left ones to "left of", the upper right one to "right of", the
     lower right one to "below"; equal centres are "right of".
     """
-    surrounding = _within(o, s, slack)
-    inside = _within(s, o, slack) & ~surrounding
+    inside = inside & ~surrounding
     apart = ~(surrounding | inside)
-    dx, dy = s.cx - o.cx, s.cy - o.cy
+    width, height = size.T
+    # products in place of shares, rounded: what lies on a diagonal on paper lies on it here
+    dx, dy = np.round((s.cx - o.cx) * height, 6), np.round((s.cy - o.cy) * width, 6)
     left = (dx < 0) & (np.abs(dy) <= -dx)
     above = (dy < 0) & (np.abs(dx) < -dy)
     below = (dy > 0) & (-dy < dx) & (dx <= dy)
@@ -282,14 +302,14 @@ def judge(subject: Boxes, object: Boxes, rules: str = "visor", size: Size | None
         subject: float (pair, 4), xywh in pixels. float64 for results that do not depend on the platform.
         object: float (pair, 4), as ``subject``.
         rules: a name in ``RULES``.
-        size: float (pair, 2) or (1, 2), image width and height in pixels; hand it on where it is known: ``sstd`` needs
-            it, others may ignore it.
+        size: float (pair, 2) or (1, 2), image width and height in pixels; pass it whenever you have it: ``sg2im`` and
+            ``sstd`` need it, others ignore it.
 
     Returns:
         Bool (pair, 14): columns in the order of ``RELATIONS``; False where the rules do not define a relation.
 
     Raises:
-        ValueError: unknown rules, arrays that are not two of the same (pair, 4), or ``sstd`` without sizes.
+        ValueError: unknown rules, arrays that are not two of the same (pair, 4), or no sizes where the rules need them.
     """
     chosen = rules_named(rules)
     subject, object = (np.asarray(boxes, dtype=np.float64) for boxes in (subject, object))

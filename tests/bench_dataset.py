@@ -1,10 +1,12 @@
-"""How fast the dataset is made: `make bench`, or python tests/bench_dataset.py [--boxes TABLE.parquet] [--images N].
+"""How fast the dataset is made: `make bench`, or python tests/bench_dataset.py [--boxes TABLE.parquet].
 
-Builds a file in COCO's official format of train2017's size (polygons added to about 450 MB) and measures, each in a
-process of its own and without that process' start and imports:
+Takes a Parquet box table, builds a file in COCO's official format of train2017's size from it (polygons added to about
+450 MB) and measures from both, each in a process of its own and without that process' start and imports:
 
-* ours: file -> Parquet with every caption (:func:`sr4g_utils.dataset.triplets.build`), on two cores;
-* the obvious way: pycocotools and a Python loop over pairs of boxes that collects triplets in a set;
+* ours: to Parquet with every caption (:func:`sr4g_utils.dataset.triplets.build`), on two cores;
+* the two ways of tests/bench_peers.py, polars and DuckDB, which write the same rows (a hash of the sorted rows is
+  compared), and the same without texts ("numbers only"), which is less than ours writes;
+* from JSON, the obvious way: pycocotools and a Python loop over pairs of boxes that collects triplets in a set;
 * ours on a file of ten times the images: its peak memory beside that of the first.
 
 The boxes come from a box table (--boxes; default: the shared train2017 table where it is), or are drawn with COCO's
@@ -12,30 +14,40 @@ counts.
 """
 
 import argparse
+import hashlib
+import importlib
 import itertools
 import json
 import multiprocessing
 import os
 import platform
 import re
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import bench_peers
 import numpy as np
-import pandas as pd
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:  # each measured process imports this module: nothing that not all of them need
+    import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 448_000_000  # bytes of the official instances_train2017.json
 IMAGES, BOXES = 118_287, 849_942  # of train2017; crowds apart
-GOAL = {"seconds": 6.0, "gigabytes": 2.0, "ratio": 15.0, "memory": 2.0}
+GOAL = {"seconds": 6.0, "gigabytes": 2.0, "of the obvious": 15.0, "memory": 2.0, "of polars": 0.7, "of both": 8.0}
 
 
-def drawn_boxes(rng: np.random.Generator) -> pd.DataFrame:
+def drawn_boxes(rng: np.random.Generator) -> "pd.DataFrame":
     """A table like train2017's: as many images and boxes, their number per image as skewed."""
+    import pandas as pd
+
     per_image = 1 + rng.negative_binomial(0.9, 0.9 / (0.9 + BOXES / IMAGES - 1), IMAGES)
     image = np.repeat(np.arange(1, IMAGES + 1), per_image)
     n = len(image)
@@ -45,11 +57,14 @@ def drawn_boxes(rng: np.random.Generator) -> pd.DataFrame:
     x, y = (rng.random(n) * (640 - w)).round(2), (rng.random(n) * (480 - h)).round(2)
     category = rng.choice(ids, n, p=popular / popular.sum())
     return pd.DataFrame(
-        {"image_id": image, "width": 640, "height": 480, "category_id": category, "x": x, "y": y, "w": w, "h": h}
-    )
+        {
+            "image_id": image, "width": 640, "height": 480, "ann_id": np.arange(n), "category_id": category, "x": x,
+            "y": y, "w": w, "h": h, "iscrowd": 0,
+        }
+    )  # fmt: skip
 
 
-def write_official(path: Path, table: pd.DataFrame, copies: int = 1) -> int:
+def write_official(path: Path, table: "pd.DataFrame", copies: int = 1) -> int:
     """The table as an official file with a polygon per box, ``copies`` times under other ids; returns its images."""
     rng = np.random.default_rng(0)
     points = (SIZE - 160 * IMAGES - 150 * len(table)) // len(table) // 16  # x and y take 16 characters
@@ -89,12 +104,10 @@ def categories() -> list[dict[str, Any]]:
     return [{"supercategory": c.supercategory, "id": c.id, "name": c.name} for c in COCO_CATEGORIES]
 
 
-def ours(path: str, output: str) -> tuple[float, int]:
+def ours(path: str, output: str) -> int:
     from sr4g_utils.dataset import triplets
 
-    began = time.perf_counter()
-    n = triplets.build(output, path, split="train")
-    return time.perf_counter() - began, n
+    return triplets.build(output, path, split="train")
 
 
 PREDICATES: dict[str, Callable[[Any, Any], bool]] = {
@@ -117,11 +130,10 @@ PREDICATES: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def obvious(path: str) -> tuple[float, int]:
+def obvious(path: str) -> int:
     """The triplets by pycocotools and a loop over the ordered pairs of each image's boxes; nothing is written."""
     from pycocotools.coco import COCO
 
-    began = time.perf_counter()
     coco = COCO(path)
     names = {id: category["name"] for id, category in coco.cats.items()}
     triplets = set()
@@ -131,14 +143,26 @@ def obvious(path: str) -> tuple[float, int]:
             for phrase, holds in PREDICATES.items():
                 if holds(a["bbox"], b["bbox"]):
                     triplets.add((image, names[a["category_id"]], phrase, names[b["category_id"]]))
-    return time.perf_counter() - began, len(triplets)
+    return len(triplets)
 
 
-def _child(connection: Any, function: Callable, arguments: tuple) -> None:
-    found = function(*arguments)
+WAYS: dict[str, tuple[Callable, str, tuple]] = {  # the function, what it needs imported, and its further arguments
+    "ours": (ours, "sr4g_utils.dataset.triplets", ()),
+    "polars": (bench_peers.with_polars, "polars", ()),
+    "DuckDB": (bench_peers.with_duckdb, "duckdb", ()),
+    "polars, numbers only": (bench_peers.with_polars, "polars", (False,)),
+    "DuckDB, numbers only": (bench_peers.with_duckdb, "duckdb", (False,)),
+}
+
+
+def _child(connection: Any, function: Callable, module: str, arguments: tuple) -> None:
+    importlib.import_module(module)
+    began, worked = time.perf_counter(), time.process_time()
+    n = function(*arguments)
+    seconds, worked = time.perf_counter() - began, time.process_time() - worked
     # not getrusage: it counts what the parent held when it forked
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    connection.send((found, int(peak[1]) * 1024 / 1e9 if peak else float("nan")))
+    connection.send((seconds, worked, n, int(peak[1]) * 1024 / 1e9 if peak else float("nan")))
 
 
 def processor() -> str:
@@ -146,15 +170,55 @@ def processor() -> str:
     return found[1] if found else platform.machine()
 
 
-def measure(function: Callable, *arguments: Any) -> tuple[float, int, float]:
-    """Seconds, captions and peak memory (GB, whole process) of a function in a fresh process."""
+def measure(function: Callable, module: str, *arguments: Any) -> tuple[float, float, int, float]:
+    """Seconds, the cores' seconds, captions and peak memory (GB, whole process) of a function in a fresh process."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_child, args=(there, function, arguments))
+    process = context.Process(target=_child, args=(there, function, module, arguments))
     process.start()
-    (seconds, n), memory = here.recv()
+    there.close()  # so that a child that dies is an end of file here
+    measured = here.recv()
     process.join()
-    return seconds, n, memory
+    return measured
+
+
+def digest(path: Path) -> str:
+    """A hash of a file's rows, sorted, whatever the order of its rows and columns."""
+    import pandas as pd
+
+    text = ["file_name", "subject", "relation", "object", "caption", "objects", "split"]
+    hashes = []
+    with pq.ParquetFile(path, read_dictionary=text) as file:
+        for rows in file.iter_batches(1 << 20, columns=sorted(file.schema_arrow.names)):
+            frame = rows.to_pandas()[sorted(rows.schema.names)]
+            hashes.append(pd.util.hash_pandas_object(frame, index=False).to_numpy())
+    return hashlib.sha256(np.sort(np.concatenate(hashes)).tobytes()).hexdigest()[:16]
+
+
+def side_by_side(path: Path, folder: Path, turns: dict[str, int]) -> tuple[dict[str, float], dict[str, float], bool]:
+    """Measure the ways in turn, each as often as said, and print a row for each.
+
+    Returns:
+        Least seconds and peak memory by way, and whether all write the same rows.
+    """
+    runs: dict[str, list[tuple[float, float, int, float]]] = {name: [] for name in turns}
+    outputs = {name: folder / f"{name}.parquet" for name in turns}
+    for turn in range(max(turns.values())):
+        for name in (name for name, n in turns.items() if turn < n):
+            function, module, further = WAYS[name]
+            runs[name].append(measure(function, module, str(path), str(outputs[name]), *further))
+    seconds = {name: min(run[0] for run in runs[name]) for name in turns}
+    memory = {name: max(run[3] for run in runs[name]) for name in turns}
+    written = {}
+    for name in turns:
+        middle = statistics.median(run[0] for run in runs[name])
+        worked = min(run[1] for run in runs[name])
+        written[name] = (runs[name][0][2], None if WAYS[name][2] else digest(outputs[name]))
+        print(f"  {name}: {seconds[name]:.2f} s (median {middle:.2f} of {turns[name]}; a core's {worked:.2f} s), "
+              f"{memory[name]:.2f} GB, {seconds[name] / seconds['ours']:.2f} times ours; {written[name][0]:,} rows, "
+              f"hash {written[name][1]}, {outputs[name].stat().st_size / 1e6:,.0f} MB", flush=True)  # fmt: skip
+    counts, hashes = ({value for value in column if value} for column in zip(*written.values(), strict=True))
+    return seconds, memory, len(counts) == len(hashes) == 1
 
 
 def main() -> int:
@@ -162,36 +226,52 @@ def main() -> int:
     shared = Path(os.environ.get("SR4G_SHARED") or ROOT.parent / "shared" / "data") / "coco2017/train2017_boxes.parquet"
     parser.add_argument("--boxes", type=Path, default=shared, help="a box table (Parquet)")
     parser.add_argument("--folder", type=Path, help="for the files, about 7 GB (default: a temporary folder)")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of ours, the best of which counts")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each way, the best of which counts")
     parser.add_argument("--no-slow", action="store_true", help="leave out the obvious way (minutes)")
     parser.add_argument("--no-tenfold", action="store_true", help="leave out the file of ten times the images")
     args = parser.parse_args()
-    table = pd.read_parquet(args.boxes) if args.boxes.is_file() else drawn_boxes(np.random.default_rng(0))
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        path, output = Path(folder) / "instances_train2017.json", Path(folder) / "triplets.parquet"
+    import pandas as pd
+
+    met = {}
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder, boxes = Path(name), args.boxes
+        path = folder / "instances_train2017.json"
+        if not boxes.is_file():
+            boxes = folder / "boxes.parquet"
+            drawn_boxes(np.random.default_rng(0)).to_parquet(boxes)
+        table = pd.read_parquet(boxes)
         images = write_official(path, table)
-        print(f"{path.stat().st_size / 1e6:,.0f} MB of JSON, {images:,} images, {len(table):,} boxes; "
-              f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")  # fmt: skip
-        runs = [measure(ours, str(path), str(output)) for _ in range(args.repeat)]
-        (seconds, n, _), memory = min(runs), max(run[2] for run in runs)
-        times = ", ".join(f"{run[0]:.2f}" for run in runs)
-        print(f"ours: {n:,} captions in {seconds:.2f} s (runs: {times}; process start and imports excluded), "
-              f"{memory:.2f} GB, {output.stat().st_size / 1e6:,.0f} MB of Parquet")  # fmt: skip
-        met = {
-            f"at most {GOAL['seconds']:g} s": seconds <= GOAL["seconds"],
-            "at most 2 GB": memory <= GOAL["gigabytes"],
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("pyarrow", "polars", "duckdb", "orjson"))
+        print(f"{images:,} images, {len(table):,} boxes; {processor()}, {os.cpu_count()} cores, Python "
+              f"{platform.python_version()}, {versions}; process start and imports excluded")  # fmt: skip
+        print(f"From {boxes.stat().st_size / 1e6:,.0f} MB of Parquet", flush=True)
+        seconds, memory, same = side_by_side(boxes, folder, dict.fromkeys(WAYS, args.repeat))
+        met |= {
+            "Parquet: the same rows": same,
+            "Parquet: at most 0.7 of polars' time": seconds["ours"] <= GOAL["of polars"] * seconds["polars"],
+            "Parquet: no more memory than DuckDB": memory["ours"] <= memory["DuckDB"],
+        }
+        print(f"From {path.stat().st_size / 1e6:,.0f} MB of JSON", flush=True)
+        turns = {"ours": args.repeat, **dict.fromkeys(("polars", "DuckDB"), (args.repeat + 1) // 2)}
+        seconds, memory, same = side_by_side(path, folder, turns)
+        faster = min(seconds["polars"], seconds["DuckDB"]) / seconds["ours"]
+        met |= {
+            "JSON: the same rows": same,
+            "JSON: at most 6 s": seconds["ours"] <= GOAL["seconds"],
+            "JSON: at most 2 GB": memory["ours"] <= GOAL["gigabytes"],
+            "JSON: at least 8 times as fast as either": faster >= GOAL["of both"],
         }
         if not args.no_slow:
-            slow, n_slow, slow_memory = measure(obvious, str(path))
-            print(f"pycocotools and a loop with sets: {n_slow:,} captions in {slow:.1f} s, {slow_memory:.2f} GB; "
-                  f"ours is {slow / seconds:.1f} times faster")  # fmt: skip
-            met |= {"the same captions": n == n_slow, "at least 15 times faster": slow / seconds >= GOAL["ratio"]}
+            slow, _, n_slow, slow_memory = measure(obvious, "pycocotools.coco", str(path))
+            print(f"  pycocotools and a loop with sets: {n_slow:,} captions in {slow:.1f} s, {slow_memory:.2f} GB, "
+                  f"{slow / seconds['ours']:.1f} times ours")  # fmt: skip
+            met["at least 15 times as fast as the obvious way"] = slow / seconds["ours"] >= GOAL["of the obvious"]
         if not args.no_tenfold:
             images = write_official(path, table, copies=10)
-            seconds, n, ten = measure(ours, str(path), str(output))
+            took, _, n, ten = measure(ours, WAYS["ours"][1], str(path), str(folder / "ours.parquet"))
             print(f"ten times the images ({path.stat().st_size / 1e9:.1f} GB, {images:,}): {n:,} captions in "
-                  f"{seconds:.1f} s, {ten:.2f} GB, {ten / memory:.2f} times the memory")  # fmt: skip
-            met |= {"memory at most doubled": ten / memory <= GOAL["memory"]}
+                  f"{took:.1f} s, {ten:.2f} GB, {ten / memory['ours']:.2f} times the memory")  # fmt: skip
+            met["memory at most doubled"] = ten / memory["ours"] <= GOAL["memory"]
     for goal, reached in met.items():
         print(f"{'reached' if reached else 'MISSED'}: {goal}")
     return 0 if all(met.values()) else 1

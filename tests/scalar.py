@@ -34,20 +34,21 @@ def relations(s: Box, o: Box, rules: str = "visor", size=(1.0, 1.0)) -> set[str]
         return found | around_axes(s, o) | nested(s, o)
     if rules not in ("sg2im", "sstd"):
         raise NotImplementedError(f"rules {rules!r}: write them here once more, for one pair")
-    exact, slack = exact_offset(s, o), 0.0
-    rounded = exact != offset(s, o)
-    if rules == "sstd":
-        exact = exact[0] / Fraction(size[0]), exact[1] / Fraction(size[1])
-        s, o = ([box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]] for box in (s, o))
-        rounded, slack = True, 0.02
-    inside = contained(s, o, slack)
-    if contained(o, s, slack):
+    wide, high = common(s, o)
+    if 0 < abs(wide) < 3e-6 or 0 < abs(high) < 3e-6:
+        raise OnBorder
+    within = contained if rules == "sg2im" else lambda a, b: nearly_contained(a, b, size)
+    inside = within(s, o)
+    if within(o, s):
         return found | {"surrounding"}
     if inside:
         return found | {"inside"}
-    if rounded and abs(abs(exact[0]) - abs(exact[1])) < NEAR:
+    exact = exact_offset(s, o)
+    shares = exact[0] / Fraction(size[0]), exact[1] / Fraction(size[1])
+    beside = abs(abs(exact[0] * Fraction(size[1])) - abs(exact[1] * Fraction(size[0])))
+    if 0 < beside < 3e-6:
         raise OnBorder
-    return found | {sector(*exact)}
+    return found | {sector(*shares)}
 
 
 def offset(s: Box, o: Box) -> tuple[float, float]:
@@ -108,9 +109,14 @@ def directions(s: Box, o: Box) -> set[str]:
     return found | ({"above" if dy < 0 else "below"} if down else set())
 
 
+def common(s: Box, o: Box) -> tuple[float, float]:
+    """Width and height of what two boxes share; below zero they lie apart."""
+    wide, high = (min(s[i] + s[i + 2], o[i] + o[i + 2]) - max(s[i], o[i]) for i in (0, 1))
+    return wide, high
+
+
 def overlap_and_scale(s: Box, o: Box) -> set[str]:
-    wide = min(s[0] + s[2], o[0] + o[2]) - max(s[0], o[0])
-    high = min(s[1] + s[3], o[1] + o[3]) - max(s[1], o[1])
+    wide, high = common(s, o)
     found = {"overlapping" if wide > 0 and high > 0 else "separated"}
     for larger, smaller, a, b in (
         ("wider", "narrower", s[2], o[2]),
@@ -122,13 +128,21 @@ def overlap_and_scale(s: Box, o: Box) -> set[str]:
     return found
 
 
-def contained(a: Box, b: Box, slack: float = 0.0) -> bool:
-    gaps = (
-        a[0] - b[0] + slack,
-        a[1] - b[1] + slack,
-        (b[0] + b[2]) - (a[0] + a[2]) + slack,
-        (b[1] + b[3]) - (a[1] + a[3]) + slack,
-    )
-    if slack and any(abs(gap) < NEAR for gap in gaps):
+def gaps(a: Box, b: Box) -> list[Fraction]:
+    """How far a's sides lie within b's, in pixels: left, upper, right, lower."""
+    far = [[Fraction(box[i] + box[i + 2]) for i in (0, 1)] for box in (a, b)]
+    return [Fraction(a[i]) - Fraction(b[i]) for i in (0, 1)] + [far[1][i] - far[0][i] for i in (0, 1)]
+
+
+def contained(a: Box, b: Box) -> bool:
+    if any(0 < abs(gap) < 3e-6 for gap in gaps(a, b)):
         raise OnBorder
-    return all(gap > 0 for gap in gaps)
+    return all(gap > 0 for gap in gaps(a, b))
+
+
+def nearly_contained(a: Box, b: Box, size) -> bool:
+    """Within, or out by 2 % of the image at most."""
+    beyond = [gap + Fraction(2, 100) * Fraction(side) for gap, side in zip(gaps(a, b), (*size, *size), strict=True)]
+    if any(0 < abs(gap) < 3e-6 for gap in beyond):
+        raise OnBorder
+    return all(gap >= 0 for gap in beyond)

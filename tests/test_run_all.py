@@ -58,9 +58,8 @@ class Study:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        without = shutil.ignore_patterns("__pycache__", "models", "results", "profiles")
-        for name in ("sr4g_utils", "data"):
-            shutil.copytree(ROOT / name, folder / name, ignore=without)
+        for name, without in (("sr4g_utils", ()), ("data", ("models", "results", "profiles"))):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", *without))
         shutil.copy(ROOT / "run_all.py", folder)
         write_text(folder / "data" / "profiles" / "miniature.yaml", "# Both\n01_one:\n02_two:\n")
         (folder / "notebooks").mkdir()

@@ -91,8 +91,8 @@ class BoxTable:
         return [category.name for category in self.categories]
 
     def xywh(self, rows: Any = slice(None)) -> Float64[np.ndarray, "row 4"]:
-        """The chosen rows (default: all) as (row, 4) float64 xywh."""
-        return np.stack([self.x[rows], self.y[rows], self.w[rows], self.h[rows]], axis=1)
+        """The chosen rows (default: all) as (row, 4) float64 xywh; each column is contiguous."""
+        return np.stack([self.x[rows], self.y[rows], self.w[rows], self.h[rows]]).T
 
     def rows(self, rows: Any) -> "BoxTable":
         """The same table with the chosen rows (a slice or a mask) only; images and categories stay."""

@@ -21,13 +21,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 
 from .boxes import COCO_CATEGORIES, LARGEST, OUTSIDE_TOLERANCE, SLICE, BoxTable, Category, Id
 from .jsonstream import JsonStream
 
 NO_ID = -(1 << 63)  # the id of no image and no category
 _EXACT = 1 << 53  # below it, a float is exactly the number that was written
+PARQUET_ROWS = 1 << 16  # of a box table, read together
 
 _EXPECTED = {
     **dict.fromkeys(("id", "image_id", "category_id"), "a whole number"),
@@ -161,6 +162,7 @@ class _Growing:
         return np.frombuffer(self._data.pop(name), dtype=self.dtypes[name])
 
 
+_IMAGE = {"id": "i8", "width": "i4", "height": "i4"}
 _BOX = {
     "id": "i8", "image_id": "i8", "category_id": "i8", "x": "f8", "y": "f8", "w": "f8", "h": "f8", "iscrowd": "i1",
 }  # fmt: skip
@@ -171,7 +173,7 @@ class _Contents:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.images = _Growing({"id": "i8", "width": "i4", "height": "i4"})
+        self.images = _Growing(_IMAGE)
         self.boxes = _Growing(_BOX)
         self.file_names: list[pa.StringArray] = []
         self.categories: list[Category] = []
@@ -184,9 +186,20 @@ class _Contents:
         self.file_names.append(pa.array(names, pa.string()))
 
     def add_annotations(self, records: list[Annotation]) -> None:
-        boxes = np.fromiter(chain.from_iterable(a.bbox for a in records), "f8", 4 * len(records)).reshape(-1, 4)
+        numbers = chain.from_iterable(map(attrgetter("bbox"), records))
+        boxes = np.fromiter(numbers, "f8", 4 * len(records)).reshape(-1, 4)
         integers = {name: _column(records, name, dtype) for name, dtype in _BOX.items() if dtype != "f8"}
         self.boxes.extend(**integers, **dict(zip("xywh", boxes.T, strict=True)))
+
+    def add_rows(self, rows: dict[str, np.ndarray]) -> None:
+        """Rows of a box table, which repeats an image's id and size for each of its boxes."""
+        for name, most in {"iscrowd": 1, "width": (1 << 31) - 1, "height": (1 << 31) - 1}.items():
+            rows[name] = np.where((rows[name] < 0) | (rows[name] > most), -1, rows[name])
+        image = {name: rows[key] for name, key in {"id": "image_id", "width": "width", "height": "height"}.items()}
+        other = np.any([np.append(True, column[1:] != column[:-1]) for column in image.values()], axis=0)
+        other &= rows["image_id"] != NO_ID
+        self.images.extend(**{name: column[other] for name, column in image.items()})
+        self.boxes.extend(**rows, id=rows["ann_id"])
 
     def fail(self, problem: str) -> ValueError:
         return ValueError("; ".join([f"{self.source}: {problem}", *self.mender.first.values()]))
@@ -353,30 +366,31 @@ def _read_parquet(path: Path) -> BoxTable:
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_flag):
                 wanted = "numbers" if measured else "integers"
                 raise ValueError(f"{path}: column {name!r} must hold {wanted}, found {kind}")
-        table = pq.read_table(path, columns=list(needed))
-        column = {name: table[name].to_numpy() if name in tuple("xywh") else _whole(table[name]) for name in needed}
+        contents = _Contents(str(path))
+        with pq.ParquetFile(path) as file:  # some rows at a time: a column is never there twice
+            for rows in file.iter_batches(PARQUET_ROWS, columns=list(needed)):
+                contents.add_rows({name: _numbers(rows[name], name not in tuple("xywh")) for name in needed})
     except pa.ArrowException as error:
         raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
-    for name, most in {"iscrowd": 1, "width": (1 << 31) - 1, "height": (1 << 31) - 1}.items():
-        column[name] = np.where((column[name] < 0) | (column[name] > most), -1, column[name])
-    contents = _Contents(str(path))
-    rows = np.flatnonzero(column["image_id"] != NO_ID)
-    image_id, first, at = np.unique(column["image_id"][rows], return_index=True, return_inverse=True)
-    for side in ("width", "height"):
-        if (odd := np.flatnonzero(column[side][rows] != column[side][rows][first][at])).size:
-            raise ValueError(f"{path}: image {column['image_id'][rows][odd[0]]} has more than one {side}")
-    contents.images.extend(id=image_id, **{side: column[side][rows][first] for side in ("width", "height")})
-    contents.file_names.append(pa.array([f"{id:012d}.jpg" for id in image_id.tolist()], pa.string()))
+    image_id, width, height = (contents.images.pop(name) for name in ("id", "width", "height"))
+    image_id, first, at = np.unique(image_id, return_index=True, return_inverse=True)
+    for name, side in {"width": width, "height": height}.items():
+        if (odd := np.flatnonzero(side != side[first][at])).size:
+            raise ValueError(f"{path}: image {image_id[at[odd[0]]]} has more than one {name}")
+    contents.images = _Growing(_IMAGE)
+    contents.images.extend(id=image_id, width=width[first], height=height[first])
+    contents.file_names.append(pa.array(map("{:012d}.jpg".format, image_id.tolist()), pa.string()))
     contents.categories.extend(COCO_CATEGORIES)
-    contents.boxes.extend(id=column["ann_id"], **{name: column[name] for name in _BOX if name != "id"})
     return _table(contents)
 
 
-def _whole(column: pa.ChunkedArray) -> Int64[np.ndarray, "row"]:
-    """Whole numbers, which may be stored as floats; NO_ID for anything else and for missing values."""
+def _numbers(column: pa.Array, whole: bool) -> np.ndarray:
+    """A column's numbers. Where they must be whole, they may be kept as floats; NO_ID for all else and missing ones."""
+    if not whole or (pa.types.is_signed_integer(column.type) and not column.null_count):
+        return column.to_numpy(zero_copy_only=False)
     if not pa.types.is_floating(column.type):
         return column.cast(pa.int64()).fill_null(NO_ID).to_numpy()
-    values = column.to_numpy()
+    values = column.to_numpy(zero_copy_only=False)
     exact = (np.abs(values) <= _EXACT) & (values == np.floor(values))
     return np.where(exact, values, NO_ID).astype(np.int64)
 

@@ -24,7 +24,7 @@ class JsonStream:
         ValueError: from every method, for what is not JSON in UTF-8: one line that names the source and the byte.
     """
 
-    CHUNK = 1 << 19
+    CHUNK = 1 << 18
     _cut = re.compile(rb"\}\s*,\s*(?=\{)")
     _scan = json.JSONDecoder(parse_int=_integer).raw_decode
 
@@ -74,9 +74,7 @@ class JsonStream:
         decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         place, ended = 0, False
         while not ended:
-            cuts = [
-                (cut.start() + 1, cut.end()) for cut in self._cut.finditer(self.buffer, len(self.buffer) - (1 << 16))
-            ]
+            cuts = self._cuts(1 << 12) or self._cuts(1 << 16)
             found = self._decode(decoder, *cuts.pop()) if cuts else None
             if found is None and (last := self._whole_value(b"[" + self.buffer, -1)) is not None:
                 found, ended = last[0], True
@@ -91,9 +89,13 @@ class JsonStream:
             place += len(found)
             self.buffer += b"" if ended else self.file.read(self.CHUNK)
 
+    def _cuts(self, within: int) -> list[tuple[int, int]]:
+        """Where the records before a cut end and those after it start, of the buffer's last bytes."""
+        return [(cut.start() + 1, cut.end()) for cut in self._cut.finditer(self.buffer, len(self.buffer) - within)]
+
     def _decode(self, decoder: msgspec.json.Decoder, end: int, after: int) -> list | None:
         """The records before a cut, which are then dropped; None where the cut is not between two records."""
-        text = b"[" + self.buffer[:end] + b"]"
+        text = b"".join((b"[", memoryview(self.buffer)[:end], b"]"))
         for decode in (decoder.decode, msgspec.json.decode):
             try:
                 records = decode(text)

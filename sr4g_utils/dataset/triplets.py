@@ -25,19 +25,22 @@ from . import coco
 from .boxes import BoxTable, Category
 from .captions import caption
 
-PAIRS_AT_ONCE = 1 << 15  # ordered pairs judged together: large enough for numpy, small enough for the cache
-PAIRS_PER_ROW_GROUP = 1 << 20  # about as many rows, which readers can filter and load alone
+CONVERSES = [NAMES.index(BY_NAME[name].converse) for name in NAMES]
+PAIRS_AT_ONCE = 1 << 16  # pairs judged together: large enough for numpy, small enough for the cache
+PAIRS_PER_ROW_GROUP = 1 << 19  # about as many rows, which readers can filter and load alone
 THREADS = 2
 
 # ----------------------------------------------------------------------------------------------------------- triplets
 
 
-def pairs(table: BoxTable) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndarray, np.ndarray, np.ndarray]]:
+def pairs(
+    table: BoxTable, once: bool = False
+) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndarray, np.ndarray, np.ndarray]]:
     """Every ordered pair of boxes of an image, some images at a time, grouped by their two categories.
 
     Yields ``groups`` (image, subject category, object category; positions in the table, ascending), the rows
     ``subject`` and ``object`` of each pair, and the pair with which each group starts. Each group of one category
-    includes (box, itself); callers must drop it.
+    includes (box, itself); callers must drop it. With ``once``, two boxes meet once, the earlier row as the subject.
     """
     # A run is the boxes of one category in one image. The table is sorted by image, then category, so a run is a slice
     # of it and two numbers describe it. All index arithmetic below is on runs, of which there are far fewer than boxes.
@@ -46,24 +49,30 @@ def pairs(table: BoxTable) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndar
     image, category = table.image[start], table.category[start]
     first, runs = _spans(image)  # runs of each image
     per_image = np.add.reduceat(length, first)
-    # An image of n boxes has n² ordered pairs. Batches of whole images with about equal work stay in the cache, and no
-    # group is ever cut in two: what is counted per group is final.
-    for images in _batches(per_image**2, PAIRS_AT_ONCE):
-        # Two steps give the pairs in the order of groups, without sorting millions of them: every (subject run, object
-        # run) of an image is a group, …
-        s, o = _square(first[images], runs[images])
+    # Batches of whole images with about equal work stay in the cache, and no group is ever cut in two: what is counted
+    # per group is final. A run meets the runs of its image from ``begin`` until ``end``.
+    begin, end = np.arange(len(start)) if once else np.repeat(first, runs), np.repeat(first + runs, runs)
+    for images in _batches(per_image * (per_image + 1) // 2 if once else per_image**2, PAIRS_AT_ONCE):
+        here = slice(first[images.start], first[images.stop - 1] + runs[images.stop - 1])
+        # Three lists of ranges give the pairs in the order of groups, without sorting millions of them: the runs that
+        # a run meets, the boxes of the first of two runs, and the boxes of the second that each of these meets.
+        s, o = _ranges(begin[here], end[here])
+        s += here.start
+        group, box = _ranges(start[s], start[s] + length[s])
+        earliest = start[o][group]
+        latest = earliest + length[o][group]
+        pair, object = _ranges(np.maximum(earliest, box) if once else earliest, latest)
         sizes = length[s] * length[o]
-        group = np.repeat(np.arange(len(s)), sizes)
-        # … and within a group a pair's number is row · (objects in the run) + column, so one divmod finds both boxes.
-        begin = np.cumsum(sizes) - sizes
-        row, column = np.divmod(np.arange(len(group)) - begin[group], length[o][group])
+        if once:  # a run with itself is a triangle
+            sizes[s == o] -= (length * (length - 1) // 2)[s[s == o]]
         groups = np.stack([image[s], category[s], category[o]], axis=1, dtype=np.int32)
-        yield groups, start[s][group] + row, start[o][group] + column, begin
+        yield groups, box[pair], object, np.cumsum(sizes) - sizes
 
 
 def holds(table: BoxTable, subject: np.ndarray, object: np.ndarray, rules: str) -> Bool[np.ndarray, "pair relation"]:
     """:func:`relations.judge` on rows of a table; no relation holds between a box and itself."""
-    size = np.stack([table.width, table.height], axis=1)[table.image[subject]]
+    image = table.image[subject]
+    size = np.stack([table.width[image], table.height[image]]).T  # like xywh: columns, each in one piece
     verdict = judge(table.xywh(subject), table.xywh(object), rules, size)
     verdict[subject == object] = False
     return verdict
@@ -73,23 +82,44 @@ def count_pairs(
     table: BoxTable, rules: str = "visor"
 ) -> Iterator[tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group relation"]]]:
     """For the groups of :func:`pairs`: of how many pairs of boxes each of the 14 relations holds."""
-    for groups, subject, object, begin in pairs(table):
+    once = rules_named(rules).mirrored
+    for groups, subject, object, begin in pairs(table, once):
         verdict = holds(table, subject, object, rules)
-        yield groups, np.add.reduceat(verdict.T, begin, axis=1, dtype=np.int32).T.copy()
+        counts = np.add.reduceat(verdict.T, begin, axis=1, dtype=np.int32)
+        yield _both_ways(groups, counts) if once else (groups, counts.T.copy())
+
+
+def _both_ways(
+    groups: Int[np.ndarray, "half 3"], counts: Int[np.ndarray, "relation half"]
+) -> tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group relation"]]:
+    """All groups with their counts, from those in which two boxes meet once."""
+    # An image's groups are the upper triangle of a square of its runs, row by row; each row starts on the diagonal.
+    diagonal = np.flatnonzero(groups[:, 1] == groups[:, 2])
+    row = np.repeat(np.arange(len(diagonal)), np.diff(diagonal, append=len(groups)))
+    column = row + np.arange(len(groups)) - diagonal[row]
+    first, runs = _spans(groups[diagonal, 0])
+    corner = np.repeat(np.cumsum(runs**2) - runs**2 - first * (runs + 1), runs)[row]  # of its image, seen from row 0
+    side = np.repeat(runs, runs)[row]
+    there, back = corner + row * side + column, corner + column * side + row
+    all_groups = np.empty((there[-1] + 1, 3), np.int32)
+    all_groups[back], all_groups[there] = groups[:, [0, 2, 1]], groups
+    all_counts = np.zeros((len(all_groups), len(NAMES)), np.int32)
+    all_counts[there] = counts.T
+    all_counts[back] += counts[CONVERSES].T
+    return all_groups, all_counts
+
+
+def _ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers from each start to its stop, one range after the other, and which range each is of."""
+    length = stop - start
+    i = np.repeat(np.arange(len(start)), length)
+    return i, np.arange(len(i)) + (start - np.cumsum(length) + length)[i]
 
 
 def _spans(values: np.ndarray) -> tuple[Int64[np.ndarray, "span"], Int64[np.ndarray, "span"]]:
     """Start and length of each stretch of equal values."""
     start = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
     return start, np.diff(start, append=len(values))
-
-
-def _square(first: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each i, all n[i]² ordered pairs of the numbers first[i] … first[i] + n[i] - 1."""
-    sizes = n * n
-    i = np.repeat(np.arange(len(n)), sizes)
-    left, right = np.divmod(np.arange(len(i)) - np.repeat(np.cumsum(sizes) - sizes, sizes), n[i])
-    return first[i] + left, first[i] + right
 
 
 def _batches(work: np.ndarray, most: int) -> Iterator[slice]:
@@ -136,6 +166,7 @@ def write_triplets(
         pq.ParquetWriter(
             partial, columns.schema, store_schema=False, compression="zstd", compression_level=1,
             dictionary_pagesize_limit=1 << 24, write_statistics=["image_id"],
+            use_dictionary=[name for name in columns.schema.names if not name.endswith("_id")],
         ) as writer,
         ThreadPoolExecutor(THREADS) as threads,
     ):  # fmt: skip
@@ -175,37 +206,51 @@ class _TripletColumns:
         self.names = pa.array(names)
         self.captions = pa.array([caption(s, r, o, template) for s in names for o in names for r in NAMES])
         self.category_id = np.array([category.id for category in table.categories], np.int32)
-        self.held_out = np.isin(names, list(held_out)).astype(np.int32)
+        self.held_out = np.isin(names, list(held_out)).astype(np.int8)
         self.split = split
-        text = pa.dictionary(pa.int32(), pa.string())
+        self.place = np.min_scalar_type(-len(names))  # the smallest integers that number all names
+        name, few, many = (
+            pa.dictionary(pa.from_numpy_dtype(kind), pa.string()) for kind in (self.place, np.int8, np.int32)
+        )
         self.schema = pa.schema(
             {
-                "image_id": pa.int64(), "file_name": text, "subject": text, "relation": text, "object": text,
-                "caption": text, "n_pairs": pa.int32(), "subject_id": pa.int32(), "object_id": pa.int32(),
-                "objects": text, "split": text,
+                "image_id": pa.int64(), "file_name": many, "subject": name, "relation": few, "object": name,
+                "caption": many, "n_pairs": pa.int32(), "subject_id": pa.int32(), "object_id": pa.int32(),
+                "objects": few, "split": few,
             }
         )  # fmt: skip
 
     def batch(self, groups: Int[np.ndarray, "group 3"], counts: Int[np.ndarray, "group relation"]) -> pa.RecordBatch:
-        group, relation = (index.astype(np.int32) for index in np.nonzero(counts))
-        image, s, o = groups.T  # per group; [group] repeats a value for each relation that holds
+        shown = counts > 0
+        row = np.flatnonzero(shown)  # group and relation as one number
+        rows, per_group = row.astype(np.int32), np.count_nonzero(shown, axis=1)
+        image, s, o = groups.T
         first, last = int(image[0]), int(image[-1])
 
-        def text(codes: np.ndarray, values: pa.Array) -> pa.Array:
-            return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), values)
+        def each(values: np.ndarray) -> np.ndarray:  # of a group, for each relation that holds
+            return np.repeat(values, per_group)
 
+        def text(codes: np.ndarray, values: pa.Array) -> pa.Array:
+            return pa.DictionaryArray.from_arrays(pa.array(codes), values, safe=False)
+
+        first_code = ((s * len(self.names) + o) - np.arange(len(groups), dtype=np.int32)) * len(NAMES)
+        codes = each(first_code) + rows
+        used = np.zeros(len(self.captions), bool)
+        used[codes] = True  # a file repeats its texts in each row group
+        relation = np.tile(np.arange(len(NAMES), dtype=np.int8), len(groups))[row]
+        s, o = s.astype(self.place), o.astype(self.place)
         columns = [
-            self.table.image_id[image][group],
-            text((image - first)[group], self.table.file_name[first : last + 1]),
-            text(s[group], self.names),
+            each(self.table.image_id[image]),
+            text(each(image - first), self.table.file_name[first : last + 1]),
+            text(each(s), self.names),
             text(relation, pa.array(NAMES)),
-            text(o[group], self.names),
-            text(((s * len(self.names) + o) * len(NAMES))[group] + relation, self.captions),
-            counts[group, relation],
-            self.category_id[s][group],
-            self.category_id[o][group],
-            text((self.held_out[s] + self.held_out[o])[group], pa.array(OBJECTS)),
-            text(np.zeros_like(relation), pa.array([self.split])),
+            text(each(o), self.names),
+            text((np.cumsum(used, dtype=np.int32) - 1)[codes], self.captions.filter(pa.array(used))),
+            counts.ravel()[row],
+            each(self.category_id[s]),
+            each(self.category_id[o]),
+            text(each(self.held_out[s] + self.held_out[o]), pa.array(OBJECTS)),
+            text(np.zeros(len(row), np.int8), pa.array([self.split])),
         ]
         return pa.record_batch([pa.array(c) if isinstance(c, np.ndarray) else c for c in columns], schema=self.schema)
 

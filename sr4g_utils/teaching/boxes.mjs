@@ -8,10 +8,20 @@
 // ------------------------------------------------------------------------------------------------------- the rules
 
 const geometry = ([x, y, w, h]) => ({ x1: x, y1: y, x2: x + w, y2: y + h, cx: x + w / 2, cy: y + h / 2, w, h });
-const scaled = (g, [width, height]) => geometry([g.x1 / width, g.y1 / height, g.w / width, g.h / height]);
+/** The same box to a millionth of a pixel: what touches on paper touches here. */
+const rounded = (value) => Math.round(value * 1e6) / 1e6;
+function onPaper(g) {
+  const places = ["x1", "y1", "x2", "y2", "cx", "cy"].map((name) => [name, rounded(g[name])]);
+  return { ...g, ...Object.fromEntries(places) };
+}
 
-const within = (a, b, slack = 0) =>
-  a.x1 > b.x1 - slack && a.y1 > b.y1 - slack && a.x2 < b.x2 + slack && a.y2 < b.y2 + slack;
+const within = (a, b) => a.x1 > b.x1 && a.y1 > b.y1 && a.x2 < b.x2 && a.y2 < b.y2;
+
+/** Within, or out by a share of the image at most. */
+function nearlyWithin(a, b, [width, height], slack) {
+  const [across, down] = [slack * width, slack * height];
+  return a.x1 >= b.x1 - across && a.y1 >= b.y1 - down && a.x2 <= b.x2 + across && a.y2 <= b.y2 + down;
+}
 
 const containment = (s, o) => ({ inside: within(s, o), surrounding: within(o, s) });
 
@@ -30,12 +40,12 @@ const scale = (s, o) => ({
   smaller: s.w * s.h < o.w * o.h,
 });
 
-/** Surrounding, else inside, else one of four sectors of 90 degrees around the object's centre. */
-function sectors(s, o, slack) {
-  const surrounding = within(o, s, slack);
-  const inside = within(s, o, slack) && !surrounding;
+/** Surrounding, else inside, else one of four sectors of 90 degrees around the object's centre, in shares of the image. */
+function sectors(s, o, [width, height], within) {
+  const surrounding = within(o, s);
+  const inside = within(s, o) && !surrounding;
   const apart = !(surrounding || inside);
-  const [dx, dy] = [s.cx - o.cx, s.cy - o.cy];
+  const [dx, dy] = [rounded((s.cx - o.cx) * height), rounded((s.cy - o.cy) * width)];
   const left = dx < 0 && Math.abs(dy) <= -dx;
   const above = dy < 0 && Math.abs(dx) < -dy;
   const below = dy > 0 && -dy < dx && dx <= dy;
@@ -49,6 +59,8 @@ function sectors(s, o, slack) {
     surrounding,
   };
 }
+
+const onShares = (s, o, size, within) => ({ ...sectors(s, o, size, within), ...overlap(s, o), ...scale(s, o) });
 
 /** A direction that takes more of the offset than half its length, after a slack around the axes. */
 function slackened(s, o, slack) {
@@ -90,12 +102,8 @@ export const RULES = {
     ...overlap(s, o),
     ...scale(s, o),
   }),
-  sg2im: (s, o) => ({ ...sectors(s, o, 0), ...overlap(s, o), ...scale(s, o) }),
-  sstd: (s, o, size, c) => ({
-    ...sectors(scaled(s, size), scaled(o, size), c.SSTD_SLACK),
-    ...overlap(s, o),
-    ...scale(s, o),
-  }),
+  sg2im: (s, o, size) => onShares(onPaper(s), onPaper(o), size, within),
+  sstd: (s, o, size, c) => onShares(onPaper(s), onPaper(o), size, (a, b) => nearlyWithin(a, b, size, c.SSTD_SLACK)),
   geneval: (s, o, size, c) => slackened(s, o, c.GENEVAL_SLACK),
   people: (s, o, size, c) => ({
     ...around(s, o, c.PEOPLE_HALF_WIDTH),

@@ -81,11 +81,12 @@ def test_rule_sets_and_their_needs():
     prompts = make_prompts(("dog", "left of", "cat"))
     apart = make_detections((100, 0, "dog", 0.9, 0, 50, 9, 9), (100, 0, "cat", 0.9, 10, 0, 9, 9))
     assert verdicts(prompts, apart, images=1).correct.item(), "centres: left of and below at once"
-    assert not verdicts(prompts, apart, images=1, rules="sg2im").correct.item(), "sectors: below"
+    sized = apart.assign(width=64, height=64)
+    assert not verdicts(prompts, sized, images=1, rules="sg2im").correct.item(), "sectors: below"
     assert not verdicts(prompts, apart, images=1, **evaluation_verdicts.VARIANTS["geneval"]).correct.item()
-    with pytest.raises(ValueError, match=r"sstd.*'width'"):
-        verdicts(prompts, apart, images=1, rules="sstd")
-    assert len(verdicts(prompts, apart.assign(width=64, height=64), images=1, rules="sstd"))
+    for rules in ("sg2im", "sstd"):
+        with pytest.raises(ValueError, match=rf"{rules}.*'width'"):
+            verdicts(prompts, apart, images=1, rules=rules)
     with pytest.raises(ValueError, match=r"prompt 101: rules='geneval' define left of, .* only, not 'wider'"):
         scale = make_prompts(("dog", "left of", "cat"), ("dog", "wider", "cat"))
         verdicts(scale, apart, images=1, rules="geneval")
