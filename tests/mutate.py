@@ -10,6 +10,7 @@ asserts that the result is right; a ValueError counts as a refusal, which is one
 import argparse
 import csv
 import io
+import itertools
 import json
 import random
 import tempfile
@@ -301,28 +302,23 @@ HARMLESS: dict[str, Change] = {
 HARMFUL: dict[str, Change] = {
     "no such column": lambda random, boxes: boxes.drop(columns=random.choice(list(boxes))),
     "a missing value": _put("score x w label prompt_id", None),
-    "infinite": _put("x y w h", float("inf"), float("-inf")),
-    "negative size": _put("w h", -1.0),
-    "a score beyond 1": _put("score", 1.5, -0.1, 90.0),
-    "half an image": _put("image_index", 0.5, -1),
+    "infinite": _put("x y w h", float("inf"), float("-inf")), "negative size": _put("w h", -1.0),
+    "a score beyond 1": _put("score", 1.5, -0.1, 90.0), "half an image": _put("image_index", 0.5, -1),
     "an image too many": _put("image_index", 2, 10**9, 10**15),
     "no names": _put("label", 17, 3.5, ["dog"], {"name": "dog"}),
     "numbers as text": lambda random, boxes: boxes.assign(score=boxes.score.astype(str)),
     "foreign ids": lambda random, boxes: boxes.assign(prompt_id=boxes.prompt_id + 10_000),
     "foreign labels": lambda random, boxes: boxes.assign(label="Hund"),
-    "nothing": lambda random, boxes: boxes[:0],
-    "all weak": lambda random, boxes: boxes.assign(score=0.05),
-}
+    "nothing": lambda random, boxes: boxes[:0], "all weak": lambda random, boxes: boxes.assign(score=0.05),
+}  # fmt: skip
 
 
 def _boxes() -> pd.DataFrame:
     """Boxes of two images of every prompt; half of the images obey."""
-    rows = [
-        (p.prompt_id, i, name, score, x, 3.0, 8.0, 8.0)
-        for p in ASKED.itertuples()
-        for i in range(2)
-        for name, score, x in ((p.subject, 0.9, 0.0), (p.object, 0.8, 20.0 - 40 * i))
-    ]
+    rows = []
+    for p, i in itertools.product(ASKED.itertuples(), range(2)):
+        for name, score, x in ((p.subject, 0.9, 0.0), (p.object, 0.8, 20.0 - 40 * i)):
+            rows.append((p.prompt_id, i, name, score, x, 3.0, 8.0, 8.0))
     return pd.DataFrame(rows, columns=list(DETECTION_COLUMNS))
 
 

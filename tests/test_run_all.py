@@ -54,16 +54,17 @@ def notebook(cells: list[str]) -> nbformat.NotebookNode:
 
 
 class Study:
-    """A checkout with two small notebooks, and what it takes to run it."""
+    """A checkout with small notebooks, and what it takes to run it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, notebooks: dict[str, list[str]] | None = None, profile: str = "") -> None:
+        self.folder, notebooks = folder, notebooks or {"01_one": ONE, "02_two": TWO}
         for name, without in (("sr4g_utils", ()), ("data", ("models", "results", "profiles"))):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", *without))
         shutil.copy(ROOT / "run_all.py", folder)
-        write_text(folder / "data" / "profiles" / "miniature.yaml", "# Both\n01_one:\n02_two:\n")
+        text = profile or "".join(["# All\n", *(f"{name}:\n" for name in notebooks)])
+        write_text(folder / "data" / "profiles" / "miniature.yaml", text)
         (folder / "notebooks").mkdir()
-        for name, cells in (("01_one", ONE), ("02_two", TWO)):
+        for name, cells in notebooks.items():
             nbformat.write(notebook(cells), folder / "notebooks" / f"{name}.ipynb")
         self.results = folder / "runs" / "miniature"
 
@@ -131,7 +132,7 @@ def without_timings(path: Path) -> dict:
     (["--runs", "/dev/null/x"], "Not a directory"),
 ])  # fmt: skip
 def test_errors_are_one_line_and_come_first(arguments, message, tmp_path, capsys):
-    assert run_all.main([*([] if "--runs" in arguments else ["--runs", str(tmp_path)]), *arguments]) == 2
+    assert run_all.main(["--runs", str(tmp_path), *arguments]) == 2  # of one option twice, the last counts
     output = capsys.readouterr()
     assert message in output.err and output.err.count("\n") == 1 and output.err.startswith("run_all.py: ")
     assert output.out == "" and list(tmp_path.iterdir()) == []

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import nbformat
 import pytest
-from test_run_all import Study, notebook
+from test_run_all import ONE, Study
 
 from sr4g_utils.running import crate
 from sr4g_utils.store.files import ROOT, read_json, write_json, write_text
@@ -36,11 +35,9 @@ PROFILE = "# Both\n01_one: {n: 4, source: ../../source.txt}\n02_two: {share: 0.2
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Two small notebooks, run: the first reads a file of the user's, the second a file of the first's."""
-    made = Study(tmp_path_factory.mktemp("study") / "checkout")
+    made = Study(tmp_path_factory.mktemp("study") / "checkout", {"01_one": ONE, "02_two": TWO}, PROFILE)
     shutil.copy(ROOT / "constraints.txt", made.folder)
-    nbformat.write(notebook(TWO), made.folder / "notebooks" / "02_two.ipynb")
     (made.folder / "source.txt").write_text("a source")
-    (made.folder / "data" / "profiles" / "miniature.yaml").write_text(PROFILE)
     made()
     return made
 

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from test_run_all import Study, notebook
+from test_run_all import Study
 
 import run_all
 from sr4g_utils import __main__
@@ -119,29 +118,21 @@ def test_two_profiles_of_one_name_do_not_share_a_run_folder(tmp_path, capsys) ->
 
 
 CELLS = [
+    "# 01 · One",
     'from os import PathLike\n\nrun_folder: str | PathLike = "x"',
     'import os\nimport sys\nfrom sr4g_utils.store.run import Run\nrun = Run(run_folder, "01_one")',
     "print('python', sys.executable)\nprint('wait', os.environ.get('OMP_WAIT_POLICY'))",
 ]
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    """A checkout with one small notebook, in a folder with braces."""
-    made = Study(tmp_path / "a {study}")
-    nbformat.write(notebook(["# 01 · One", *CELLS]), made.folder / "notebooks" / "01_one.ipynb")
-    (made.folder / "data" / "profiles" / "miniature.yaml").write_text("# One\n01_one:\n")
-    return made
-
-
-def test_braces_in_paths_and_another_python3_on_the_jupyter_path(study, tmp_path) -> None:
+def test_braces_in_paths_and_another_python3_on_the_jupyter_path(tmp_path) -> None:
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     about = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Another", "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(about))
     runs = tmp_path / "runs {a} {} {0}"
     environment = {**os.environ, "JUPYTER_PATH": str(spec.parents[1]), "OMP_WAIT_POLICY": "passive"}
-    study("--runs", str(runs), env=environment)
+    Study(tmp_path / "a {study}", {"01_one": CELLS})("--runs", str(runs), env=environment)
     log = (runs / "miniature" / "run.log").read_text()
     assert f"python {sys.executable}\n" in log and "wait passive" in log
     assert (runs / "miniature" / "notebooks" / "01_one.html").is_file()

@@ -8,12 +8,11 @@ import signal
 import time
 from pathlib import Path
 
-import nbformat
 import processes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_run_all import Study, is_gone, kernel_of, notebook, wait_for
+from test_run_all import Study, is_gone, kernel_of, wait_for
 
 import run_all
 from sr4g_utils.running import sweep
@@ -79,10 +78,7 @@ ONE = [
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    study = Study(tmp_path / "a study")
-    (study.folder / "data" / "profiles" / "miniature.yaml").write_text("# One\n01_one:\n")
-    (study.folder / "notebooks" / "02_two.ipynb").unlink()
-    nbformat.write(notebook(ONE), study.folder / "notebooks" / "01_one.ipynb")
+    study = Study(tmp_path / "a study", {"01_one": ONE})
     monkeypatch.setenv("MADE", str(tmp_path / "made.txt"))
     study.results = study.folder / "runs" / "miniature_sweep"
     study.made = lambda: sorted((tmp_path / "made.txt").read_text().splitlines())
