@@ -22,17 +22,13 @@ CATEGORIES = tuple(sorted(COCO_CATEGORIES, key=lambda c: c.id))[:6]
 KEY = ["image_id", "subject", "relation", "object"]
 
 
-def table_of(rows: list[tuple[int, int, tuple[float, ...]]], n_images: int = 5, size=(640, 480)) -> BoxTable:
-    """(image, category, xywh) rows as a table; image ids are 10, 20, …"""
-    rows = sorted(rows, key=lambda row: row[:2])
-    image, category, xywh = zip(*rows, strict=True)
-    ids = 10 * np.arange(1, n_images + 1, dtype=np.int64)
-    x, y, w, h = np.array(xywh, float).T.copy()
-    return BoxTable(
-        ids, pa.array([f"{id:012d}.jpg" for id in ids]), np.full(n_images, float(size[0])),
-        np.full(n_images, float(size[1])), CATEGORIES, np.array(image), np.array(category), x, y, w, h,
-        np.zeros(len(rows), bool),
-    )  # fmt: skip
+def table_of(rows: list[tuple[int, int, tuple[float, ...]]]) -> BoxTable:
+    """(image, category, xywh) rows as a table of five images, whose ids are 10, 20, …"""
+    image, category, xywh = zip(*sorted(rows, key=lambda row: row[:2]), strict=True)
+    ids = 10 * np.arange(1, 6, dtype=np.int64)
+    images = ids, pa.array([f"{id:012d}.jpg" for id in ids]), np.full(5, 640.0), np.full(5, 480.0)
+    boxes = np.array(image), np.array(category), *np.array(xywh, float).T.copy(), np.zeros(len(rows), bool)
+    return BoxTable(*images, CATEGORIES, *boxes)
 
 
 def slow(table: BoxTable, rules: str = "visor") -> Counter:
@@ -64,13 +60,8 @@ def written(table: BoxTable, path, **options) -> pd.DataFrame:
     return rows
 
 
-rows_of_boxes = st.lists(
-    st.tuples(
-        st.integers(0, 4), st.integers(0, 5),
-        st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.integers(1, 30)),
-    ),
-    min_size=1, max_size=25,
-)  # fmt: skip
+xywh = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.integers(1, 30))
+rows_of_boxes = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), xywh), min_size=1, max_size=25)
 
 
 @given(rows_of_boxes, st.integers(1, 40))

@@ -126,8 +126,9 @@ def test_every_heavy_result_is_kept_under_a_number(tmp_path, capsys) -> None:
         before = run.folder / "artifacts" / f"{name}.before"
         found = [before.with_name(before.name + number) / part for number in ("", "-2", "-3")]
         assert [path.read_text() for path in found] == ["first", "second", "third"]
-    before = run.folder / "artifacts" / "tuned.before"
-    assert f"older ones: {before}, {before}-2)" in capsys.readouterr().err
+        assert (before.with_suffix("") / part).read_text() == "fourth"
+    told, before = capsys.readouterr().err, run.folder / "artifacts" / "tuned.before"
+    assert f"starting afresh; the old one is {before}\n" in told and f"older ones: {before}, {before}-2)" in told
 
 
 def test_what_only_prolongs_a_stage_goes_on(tmp_path, capsys) -> None:
