@@ -7,6 +7,12 @@ import pytest
 
 from sr4g_utils.dataset import triplets
 from sr4g_utils.dataset.boxes import COCO_CATEGORIES
+from sr4g_utils.store.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run", "01_test")
 
 
 @pytest.fixture(scope="session")

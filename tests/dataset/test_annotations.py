@@ -104,19 +104,14 @@ def test_annotations_of_bad_images_and_categories_are_left_out_and_counted(tmp_p
 
 
 def test_the_annotation_id_plays_no_part_but_in_the_order(tmp_path):
-    data = official()
-    data["annotations"] = [{**data["annotations"][0], "bbox": [i, 1, 2, 3]} for i in range(9, 0, -1)]
-    for ids in ([0] * 9, [None] * 9, [f"{i:x}-4f2a" for i in range(9)], range(9)):
-        for annotation, id in zip(data["annotations"], ids, strict=True):
-            annotation["id"] = id
-        table = dataset_coco.read(write(tmp_path, data))
-        assert table.excluded == {} and table.x.tolist() == list(range(9, 0, -1))  # as in the file
-    for annotation in data["annotations"]:
-        del annotation["id"]
-    assert dataset_coco.read(write(tmp_path, data)).x.tolist() == list(range(9, 0, -1))
-    for i, annotation in enumerate(data["annotations"]):
-        annotation["id"] = -i
-    assert dataset_coco.read(write(tmp_path, data)).x.tolist() == list(range(1, 10))
+    first = official()["annotations"][0]
+    del first["id"]
+    boxes = [{**first, "bbox": [i, 1, 2, 3]} for i in range(9, 0, -1)]
+    for ids in ([0] * 9, [None] * 9, [f"{i:x}-4f2a" for i in range(9)], range(9), range(0, -9, -1), None):
+        records = boxes if ids is None else [{**box, "id": id} for box, id in zip(boxes, ids, strict=True)]
+        table = dataset_coco.read(write(tmp_path, official(annotations=records)))
+        falling = ids == range(0, -9, -1)  # otherwise as in the file
+        assert table.excluded == {} and table.x.tolist() == (list(range(1, 10)) if falling else list(range(9, 0, -1)))
 
 
 def test_categories_of_one_name_are_one(tmp_path):

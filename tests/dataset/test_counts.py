@@ -9,11 +9,6 @@ from sr4g_utils.dataset import counts, inputs
 from sr4g_utils.store.run import Run
 
 
-@pytest.fixture
-def run(tmp_path):
-    return Run(tmp_path / "run", "02_test")
-
-
 def kept(run: Run, name: str) -> list[dict]:
     path = run.folder / "artifacts" / "results" / f"{name}.json"
     return json.loads(path.read_text())["rows"] if path.exists() else []

@@ -4,18 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 
 from sr4g_utils.dataset import card as dataset_card
 from sr4g_utils.dataset import coco, inputs, triplets, world
 from sr4g_utils.dataset.photos import boxes_of, crop_table
-from sr4g_utils.store.run import Run
-
-
-@pytest.fixture
-def run(tmp_path):
-    return Run(tmp_path / "run", "01_test")
 
 
 def test_paths_and_downloads(run, tmp_path, monkeypatch):
