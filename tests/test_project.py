@@ -23,15 +23,12 @@ from sr4g_utils.store.files import DATA, ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_conda_builds_the_same_environment():
+def test_conda_builds_the_same_environment_and_every_dependency_is_pinned():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = [part for part in environment["dependencies"] if isinstance(part, dict)]
     assert pip == [{"pip": ["--constraint constraints.txt", "-e .[study]"]}], "no second list of packages"
     python = next(part for part in environment["dependencies"] if str(part).startswith("python"))
     assert python.startswith(f"python{PROJECT['requires-python']},"), "none newer than the pinned versions are for"
-
-
-def test_every_dependency_is_pinned_to_a_version_that_it_allows():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     named = (line.partition("==") for line in lines if not line.startswith("#"))
     pinned = {canonicalize_name(name): version for name, _, version in named}
@@ -67,7 +64,7 @@ def declared(*extras: str) -> set[str]:
     return names
 
 
-def test_every_import_is_a_declared_dependency():
+def test_every_import_is_declared_and_each_install_brings_what_it_is_for():
     """Of the package, the runner and the notebooks; of the tests, with the extra."""
     code = [path.read_text(encoding="utf-8") for path in (*(ROOT / "sr4g_utils").rglob("*.py"), ROOT / "run_all.py")]
     for name in profiles.notebooks():
@@ -75,9 +72,6 @@ def test_every_import_is_a_declared_dependency():
     assert imported(*code) - declared("study", "cluster", "site", "fid") == set()
     tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
     assert imported(*tests) - declared("all", "fid") == set()
-
-
-def test_each_install_brings_what_it_is_for():
     assert not declared() & {"torch", "scipy", "matplotlib", "jupyterlab"}
     assert not declared("models") & {"matplotlib", "jupyterlab", "pytest"}
     assert not declared("study") & (declared("test") - declared()) and "anywidget" in declared("study")

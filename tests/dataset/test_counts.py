@@ -14,13 +14,10 @@ def kept(run: Run, name: str) -> list[dict]:
     return json.loads(path.read_text())["rows"] if path.exists() else []
 
 
-def test_recorded_tables_are_shown_and_not_kept_again(run):
+def test_recorded_tables_are_shown_and_given_annotations_are_counted_and_kept(run):
     shown = counts.rule_disagreement(run, "recorded"), counts.reconstruction(run, "miniature:9", "miniature:9")
     assert all(len(table) and about["commit"] for table, about in shown)
     assert not list((run.folder / "artifacts" / "results").glob("*"))
-
-
-def test_given_annotations_are_counted_and_kept(run):
     path = inputs.annotations(run, "miniature:30", "train")
     table, about = counts.rule_disagreement(run, path)
     assert about == {"annotations": path.name} and len(kept(run, "rule_disagreement")) == len(table) > 0

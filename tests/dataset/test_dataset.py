@@ -170,7 +170,7 @@ def test_held_out_categories_are_spread_and_fixed():
             triplets.held_out_categories(COCO_CATEGORIES, n)
 
 
-def test_balanced_and_natural_sampling():
+def test_sampling_is_balanced_or_natural_repeatable_and_needs_rows():
     relation = np.repeat(np.arange(14), [10_000, 1_000, *[100] * 11, 1])
     rng = np.random.default_rng(0)
     n = 140_000
@@ -182,9 +182,6 @@ def test_balanced_and_natural_sampling():
     natural = triplets.sample(relation, n, rng, balanced=False)
     expected = np.bincount(relation) / len(relation)
     assert np.allclose(np.bincount(relation[natural], minlength=14) / n, expected, atol=0.006)
-
-
-def test_sampling_is_repeatable_and_needs_rows():
     relation = np.array([3, 3, 5, 1])
     one, two = (triplets.sample(relation, 50, np.random.default_rng(7)) for _ in range(2))
     assert np.array_equal(one, two)

@@ -11,12 +11,14 @@ from sr4g_utils.dataset import coco, inputs, triplets, world
 from sr4g_utils.dataset.photos import boxes_of, crop_table
 
 
-def test_paths_and_downloads(run, tmp_path, monkeypatch):
+def test_what_a_word_means_paths_and_downloads(run, tmp_path, monkeypatch):
     assert inputs.annotations(run, tmp_path / "a.json", "train") == tmp_path / "a.json"
     assert inputs.photos(run, tmp_path, "train", "unused") == tmp_path
     monkeypatch.setattr(inputs, "download", lambda name: Path("/cache") / name)
     assert inputs.annotations(run, None, "val") == Path("/cache/annotations_trainval2017.zip")
     assert inputs.photos(run, None, "val", "unused") == Path("/cache/val2017.zip")
+    assert [inputs.is_miniature(word) for word in ("miniature", "miniature:7", "miniatures.json", None)] == [1, 1, 0, 0]
+    assert inputs.made_from("miniature:7") == "the miniature world" and inputs.made_from(None) == "COCO annotations"
 
 
 def test_the_miniature_is_drawn_once(run):
@@ -29,11 +31,6 @@ def test_the_miniature_is_drawn_once(run):
     assert inputs.annotations(run, "miniature:7", "val") == path
     assert inputs.photos(run, "miniature", "val", path) == folder
     assert [file.stat().st_mtime_ns for file in (path, *sorted(folder.iterdir()))] == stamps
-
-
-def test_what_a_word_means():
-    assert [inputs.is_miniature(word) for word in ("miniature", "miniature:7", "miniatures.json", None)] == [1, 1, 0, 0]
-    assert inputs.made_from("miniature:7") == "the miniature world" and inputs.made_from(None) == "COCO annotations"
 
 
 def test_examples_get_their_pictures_where_there_are_some(run):

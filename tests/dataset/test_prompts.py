@@ -33,7 +33,9 @@ def test_sr2d_is_the_published_file_and_is_read_as_it_is_made(shared: Path, tmp_
 
 def test_geneval_and_compbench(shared: Path) -> None:
     geneval = prompt_sets.read_prompts(shared / "prompts" / "geneval_evaluation_metadata.jsonl")
-    assert len(geneval) == 100 and geneval.attrs["left_out"] == 453
+    others = prompt_sets.others(geneval)
+    assert len(geneval) == prompt_sets.SETS["geneval"].number == 100 and geneval.attrs["left_out"] == len(others) == 453
+    assert others["0"] == "a photo of a bench" and not set(others) & set(geneval.prompt_id.astype(str))
     first = geneval.iloc[0]
     assert (first.subject, first.relation, first.object) == ("dog", "right of", "teddy bear")
     assert first.caption == "a photo of a dog right of a teddy bear"

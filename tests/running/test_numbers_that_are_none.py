@@ -66,13 +66,17 @@ def test_nan_from_the_unet_ends_the_stage_and_what_was_good_stays(world, tmp_pat
     assert len(list((tmp_path / "images").rglob("*.webp"))) == 4
 
 
-def test_nan_in_a_validation_ends_it(world, monkeypatch) -> None:
+def test_nan_ends_a_validation_and_a_distance(world, monkeypatch) -> None:
     pipeline, _ = load_pipeline(world.sd, device="cpu")
     choices, alone = Choices(sampling=FAST, precision="float32"), Accelerator(cpu=True)
     validator = loop.Validator(pipeline, world.table, detectors.load(world.at / "owlvit", device="cpu"), choices, alone)
     weights = {name: torch.full_like(value, torch.nan) for name, value in pipeline.unet.state_dict().items()}
     with pytest.raises(FloatingPointError, match="gives pixels that are not numbers in float32"):
         validator(weights)
+    judge = detectors.load(world.at / "owlvit", device="cpu")
+    torch.nn.init.constant_(judge.towers.vision_model.post_layernorm.weight, torch.nan)
+    with pytest.raises(FloatingPointError, match="not numbers"):
+        judge.features([np.zeros((64, 64, 3), np.uint8)])
 
 
 @pytest.mark.parametrize("family", ["owlvit", "rt_detr"])
@@ -84,13 +88,6 @@ def test_nan_from_a_detector_is_not_read_as_not_found(world, family, part) -> No
             torch.nn.init.constant_(weight, torch.nan)
     with pytest.raises(FloatingPointError, match=f"{family} gives scores or boxes that are not numbers in float32"):
         judge.detect([np.zeros((64, 64, 3), np.uint8)], [("dog", "cat")])
-
-
-def test_nan_features_end_a_distance(world) -> None:
-    judge = detectors.load(world.at / "owlvit", device="cpu")
-    torch.nn.init.constant_(judge.towers.vision_model.post_layernorm.weight, torch.nan)
-    with pytest.raises(FloatingPointError, match="not numbers"):
-        judge.features([np.zeros((64, 64, 3), np.uint8)])
 
 
 class Pixelwise(diffusers.DiffusionPipeline):

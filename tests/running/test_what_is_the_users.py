@@ -63,16 +63,13 @@ def test_the_users_files_in_our_folder_are_never_deleted(world, tmp_path, capsys
     assert len(list(tmp_path.glob("images*/00000/0_0.webp"))) == 3
 
 
-def test_a_file_of_boxes_that_is_not_ours_is_refused_and_left_alone(world, tmp_path) -> None:
+def test_a_file_of_boxes_is_set_aside_if_it_is_ours_and_else_left_alone(world, tmp_path, capsys) -> None:
     pd.DataFrame({"a": [1]}).to_parquet(path := tmp_path / "boxes.parquet")
     before = path.read_bytes()
     with pytest.raises(ValueError, match="is there already, and no file of boxes made here"):
         detect.write_detections(path, world.images, detector=world.owlvit)
     assert path.read_bytes() == before
-
-
-def test_boxes_of_another_configuration_are_set_aside(world, tmp_path, capsys) -> None:
-    path = tmp_path / "boxes.parquet"
+    path.unlink()
     first = detect.write_detections(path, world.images, detector=world.owlvit)
     before = path.read_bytes()
     second = detect.write_detections(path, world.images, detector=world.owlvit, floor=0.3)
@@ -81,15 +78,11 @@ def test_boxes_of_another_configuration_are_set_aside(world, tmp_path, capsys) -
     assert first["boxes"] > second["boxes"] > 0
 
 
-def test_a_name_cannot_lead_out_of_the_folder(tmp_path) -> None:
+def test_names_of_stages_lead_to_no_other_folder_and_share_no_record(tmp_path) -> None:
     run = Run(tmp_path / "run", "01_test")
     for name in ("../mine", "images/../../mine", "/tmp/mine", "."):
         with pytest.raises(ValueError, match="cannot name an artifact"):
             run.stage(name, write, text="a")
-
-
-def test_names_of_stages_do_not_share_a_record(tmp_path) -> None:
-    run = Run(tmp_path / "run", "01_test")
     for _ in range(2):
         for name in ("owner/name", "owner_name"):
             path, _ = run.stage(name, write, text=name)
@@ -146,7 +139,7 @@ def image(path: Path, grey: int) -> None:
     Image.fromarray(np.full((8, 8, 3), grey, np.uint8)).save(path)
 
 
-def test_images_replaced_by_others_of_equal_size_are_others(tmp_path) -> None:
+def test_images_replaced_by_others_of_equal_size_are_others_and_what_is_hidden_is_no_content(tmp_path) -> None:
     for i in range(3):
         image(tmp_path / "a" / f"{i}_0.bmp", 10 * i)
     first, times = files.digest(tmp_path / "a"), (tmp_path / "a" / "1_0.bmp").stat()
@@ -156,6 +149,12 @@ def test_images_replaced_by_others_of_equal_size_are_others(tmp_path) -> None:
     os.utime(tmp_path / "a" / "1_0.bmp", ns=(times.st_atime_ns, times.st_mtime_ns))  # as unzip and rsync do
     assert files.digest(tmp_path / "a") != first
     image(tmp_path / "a" / "1_0.bmp", 10)
+    assert files.digest(tmp_path / "a") == first
+    (tmp_path / "a" / ".DS_Store").write_text("x")
+    image(tmp_path / "a" / ".ipynb_checkpoints" / "0_0.png", 1)
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")  # followed once
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a" / "gone.png").unlink()
     assert files.digest(tmp_path / "a") == first
 
 
@@ -175,17 +174,6 @@ def test_a_folder_of_many_images_is_read_once_and_a_copy_has_its_digest(tmp_path
     assert files.digest(tmp_path / "b") == first and sum(path.suffix == ".png" for path in opened) == 4
     image(tmp_path / "a" / "2_0.png", 200)
     assert files.digest(tmp_path / "a") != first
-
-
-def test_what_is_hidden_is_no_content(tmp_path) -> None:
-    image(tmp_path / "a" / "0_0.png", 0)
-    first = files.digest(tmp_path / "a")
-    (tmp_path / "a" / ".DS_Store").write_text("x")
-    image(tmp_path / "a" / ".ipynb_checkpoints" / "0_0.png", 1)
-    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")  # followed once
-    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "a" / "gone.png").unlink()
-    assert files.digest(tmp_path / "a") == first
 
 
 def test_detections_of_replaced_images_are_made_again(world, tmp_path) -> None:
