@@ -55,6 +55,16 @@ def check_fits(driver: Any, page: Path) -> None:
     assert driver.execute_script("return [...document.images].filter((i) => !i.alt).map((i) => i.outerHTML)") == []
 
 
+def check_boxes_move(driver: Any) -> None:
+    """The page's subject, moved to the right, changes what is said of the two boxes."""
+    box = driver.find_element("css selector", ".sr4g-boxes g.subject")
+    before = driver.find_element("css selector", ".sr4g-boxes output").text
+    driver.execute_script("arguments[0].focus()", box)
+    for _ in range(60):
+        box.send_keys("\ue014")  # to the right
+    assert driver.find_element("css selector", ".sr4g-boxes output").text != before
+
+
 def check_loads_nothing(text: str) -> None:
     """A page's text names no resource of the network; links to follow are no resources."""
     import bs4

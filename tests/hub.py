@@ -42,9 +42,7 @@ class Hub:
     @property
     def fetched(self) -> set[str]:
         """The files whose content was asked for, as "owner/name/path"."""
-        parts = [
-            path.split("/") for method, path in map(str.split, self.asked) if method == "GET" and "/resolve/" in path
-        ]
+        parts = [asked.split("/") for asked in self.asked if asked.startswith("GET ") and "/resolve/" in asked]
         return {"/".join([*part[1:3], *part[5:]]) for part in parts}
 
     def environment(self, cache: Path) -> dict[str, str]:
@@ -60,12 +58,11 @@ class Hub:
 def use(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     """What ``Hub.environment`` says to a fresh process: huggingface_hub reads it once, when imported."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hf_api.api, "endpoint", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    values = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(cache)}
+    for name, value in {**values, "HF_HUB_DISABLE_XET": True, "HF_HUB_OFFLINE": False}.items():
+        monkeypatch.setattr(constants, name, value)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -96,9 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
             about = {"id": f"{owner}/{name}", "sha": commit, "siblings": [{"rfilename": file} for file in files]}
             return self.answer(200, json.dumps(about).encode())
         if what == "tree":
-            tree = [
-                {"type": "file", "path": file, "size": at.stat().st_size, "oid": file} for file, at in files.items()
-            ]
+            sizes = {file: at.stat().st_size for file, at in files.items()}
+            tree = [{"type": "file", "path": file, "size": size, "oid": file} for file, size in sizes.items()]
             return self.answer(200, json.dumps(tree).encode())
         if (file := unquote("/".join(rest[2:]))) not in files:
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})

@@ -9,7 +9,6 @@ file; and a further run must find everything done. Then a new folder is begun, u
 import argparse
 import contextlib
 import functools
-import importlib
 import os
 import random
 import signal
@@ -22,13 +21,6 @@ import processes
 
 TIMED = ("log.jsonl", "result.json", "state.json", ".state")  # files that say how long things took
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
-
-
-def models(at: Path) -> None:
-    import tiny
-
-    tiny.stable_diffusion(at / "sd")
-    tiny.owlvit(at / "owlvit")
 
 
 def study(at: Path, folder: Path, small: bool, note: Path | None = None, deadly: int | None = None) -> None:
@@ -69,17 +61,14 @@ def study(at: Path, folder: Path, small: bool, note: Path | None = None, deadly:
         files = {"annotations": table, "photos": photos, "prompts": every}
         tuned = run.stage("finetune", finetune, files, heavy=True, **source, **detector, **choices)[0]
         source["unet"] = str(tuned / "last")
-    images = run.stage("images/a", generate.write_images, {"prompts": asked}, heavy=True, sampling=sampling, **source)[
-        0
-    ]
+    source["sampling"] = sampling
+    images = run.stage("images/a", generate.write_images, {"prompts": asked}, heavy=True, **source)[0]
     given = {"images": images, "prompts": asked}
     boxes = run.stage("boxes/a.parquet", detect.write_detections, given, heavy=True, **detector)[0]
-    run.stage(
-        "ceiling", detect.ceiling, {"annotations": table, "photos": photos}, split="train", n_per_relation=1, **detector
-    )
+    real = {"annotations": table, "photos": photos}
+    run.stage("ceiling", detect.ceiling, real, split="train", n_per_relation=1, **detector)
     run.stage("features", quality.write_image_features, given, space=detector)
-    told = run.stage("verdicts.parquet", tables.write_verdicts, {**given, "detections": boxes})[0]
-    assert told.is_file()
+    assert run.stage("verdicts.parquet", tables.write_verdicts, {**given, "detections": boxes})[0].is_file()
     scores = evaluation_scores.scores(verdicts.verdicts(prompt_sets.read_prompts(asked), read_detections(boxes), 1))
     run.table(run.result(scores, "scores", seed=0), "scores", "Scores")
     if note:
@@ -119,20 +108,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="without fine-tuning")
     args = parser.parse_args(argv)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    for module in (
-        "evaluation.detect",
-        "evaluation.generate",
-        "evaluation.quality",
-        "finetuning.stage",
-        "models.detectors",
-    ):
-        importlib.import_module(f"sr4g_utils.{module}")  # before the forks, with all that they import
+    processes.prepare("evaluation.detect", "evaluation.generate", "evaluation.quality", "finetuning.stage")
     rng, kills, rounds = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory() as scratch:
         at = Path(scratch)
         run = functools.partial(processes.fork, log=at / "log")
-        for work in (functools.partial(models, at), functools.partial(study, at, at / "whole", args.small, at / "n")):
+        for work in (lambda: processes.models(at), lambda: study(at, at / "whole", args.small, at / "n")):
             began = time.monotonic()
             if processes.wait(run(work)):
                 raise RuntimeError((at / "log").read_text())
@@ -141,8 +122,7 @@ def main(argv: list[str] | None = None) -> int:
             folder = at / f"{rounds}"
             kills += kill_until_done(at, folder, args.small, took, rng)
             found = left(folder)
-            odd = sorted(name for name in {*whole, *found} if whole.get(name) != found.get(name))
-            if odd:
+            if odd := sorted(name for name in {*whole, *found} if whole.get(name) != found.get(name)):
                 print(f"after {kills} kills, in round {rounds}: other bytes than undisturbed in {', '.join(odd)}")
                 return 1
             before = {path: path.stat().st_mtime_ns for path in (folder / "artifacts").rglob("*") if path.is_file()}

@@ -10,9 +10,9 @@ asserts that the result is right; a ValueError counts as a refusal, which is one
 import argparse
 import csv
 import io
+import itertools
 import json
 import random
-import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -33,14 +33,9 @@ from sr4g_utils.relations import NAMES
 PARTS: dict[str, Callable[[random.Random, Path], None]] = {}
 
 
-def part(name: str) -> Callable[[Callable[[random.Random, Path], None]], Callable[[random.Random, Path], None]]:
-    """Register a function as the part ``name``."""
-
-    def register(case: Callable[[random.Random, Path], None]) -> Callable[[random.Random, Path], None]:
-        PARTS[name] = case
-        return case
-
-    return register
+def part(case: Callable[[random.Random, Path], None]) -> Callable[[random.Random, Path], None]:
+    """Register a function as the part of its name."""
+    return PARTS.setdefault(case.__name__, case)
 
 
 def numbers(all_of_them: int) -> pytest.MarkDecorator:
@@ -73,7 +68,6 @@ def run(name: str, number: int, seed: int = 0) -> Counter[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ prompts
-
 WORDS = ("dog", "cat", "wine glass", "hair drier", "tv", "café table", "naïve cow", "N/A sign", "null", "Ärmel")
 IDS = ("7", "007", "1e5", "1.0", "a-b", "x_1", "NA", "Straße")
 ODD: tuple[Any, ...] = (
@@ -82,7 +76,7 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@part("prompts")
+@part
 def prompts(random: random.Random, folder: Path) -> None:
     """A prompt file of some form, written in one of many honest ways, and then perhaps damaged."""
     rows = _rows(random)
@@ -117,11 +111,8 @@ def prompts(random: random.Random, folder: Path) -> None:
     if damage in ("none", "value"):
         assert len(table) + table.attrs.get("left_out", 0) == len(rows)
     if damage == "none" and "lines" not in form:
-        expected = [(str(row["prompt_id"]), row["subject"], row["object"], row["caption"]) for row in rows]
-        assert (
-            list(zip(table.prompt_id.astype(str), table.subject, table.object, table.caption, strict=True)) == expected
-        )
-        assert list(table.relation) == [row["relation"] for row in rows]
+        for name in ("prompt_id", "subject", "relation", "object", "caption"):
+            assert list(table[name].astype(str)) == [str(row[name]) for row in rows]
 
 
 def _rows(random: random.Random) -> list[dict[str, Any]]:
@@ -129,12 +120,10 @@ def _rows(random: random.Random) -> list[dict[str, Any]]:
     ids: list[Any] = random.sample(IDS, number) if random.random() < 0.5 else random.sample(range(100), number)
     rows = []
     for id in ids:
-        subject, object = random.sample(WORDS, 2)
-        relation = random.choice(NAMES[:4])
+        (subject, object), relation = random.sample(WORDS, 2), random.choice(NAMES[:4])
         row = {"prompt_id": id, "subject": subject, "relation": relation, "object": object}
-        rows.append(
-            {**row, "caption": caption(subject, relation, object), "note": random.choice(["", "x", "3", "a b"])}
-        )
+        row |= {"caption": caption(subject, relation, object), "note": random.choice(["", "x", "3", "a b"])}
+        rows.append(row)
     return rows
 
 
@@ -150,9 +139,8 @@ def _damaged(random: random.Random, damage: str, data: bytes) -> bytes:
     if damage == "cut":
         return data[: random.randrange(len(data))]
     if damage == "encoding":
-        return data.decode("utf-8", "replace").encode(
-            random.choice(["cp1252", "utf-16", "utf-16-le", "utf-32"]), "replace"
-        )
+        other = random.choice(["cp1252", "utf-16", "utf-16-le", "utf-32"])
+        return data.decode("utf-8", "replace").encode(other, "replace")
     changed = bytearray(data)
     for _ in range(random.randint(1, 4)):
         at, new = random.randrange(len(changed)), random.choice([0, 9, 10, 13, 34, 44, 59, 91, 123, 128, 255, 92])
@@ -180,9 +168,8 @@ def _marked(random: random.Random, text: str) -> bytes:
 
 
 def _json(random: random.Random, rows: list[dict[str, Any]]) -> tuple[str, bytes]:
-    return ".json", _marked(
-        random, json.dumps(rows, indent=random.choice([None, 1]), ensure_ascii=random.random() < 0.5)
-    )
+    text = json.dumps(rows, indent=random.choice([None, 1]), ensure_ascii=random.random() < 0.5)
+    return ".json", _marked(random, text)
 
 
 def _json_lines(random: random.Random, rows: list[dict[str, Any]]) -> tuple[str, bytes]:
@@ -205,26 +192,18 @@ def _spatial_lines(random: random.Random, rows: list[dict[str, Any]]) -> tuple[s
 def _geneval_lines(random: random.Random, rows: list[dict[str, Any]]) -> tuple[str, bytes]:
     shown = []
     for row in rows:
-        include = [
-            {"class": row.get("object"), "count": 1},
-            {"class": row.get("subject"), "count": 1, "position": [row.get("relation"), 0]},
-        ]
+        first, second = ({"class": row.get(name), "count": 1} for name in ("object", "subject"))
+        include = [first, {**second, "position": [row.get("relation"), 0]}]
         shown.append(json.dumps({"tag": "position", "include": include, "prompt": row.get("caption")}))
     return ".jsonl", _marked(random, "\n".join(shown))
 
 
-FORMS: dict[str, Callable[[random.Random, list[dict[str, Any]]], tuple[str, bytes]]] = {
-    "csv": _delimited,
-    "json": _json,
-    "jsonl": _json_lines,
-    "parquet": _parquet,
-    "T2I-CompBench's lines": _spatial_lines,
-    "GenEval's lines": _geneval_lines,
-}
+FORMS = {
+    "csv": _delimited, "json": _json, "jsonl": _json_lines, "parquet": _parquet,
+    "T2I-CompBench's lines": _spatial_lines, "GenEval's lines": _geneval_lines,
+}  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------------- images
-
-
 LAYOUTS = ("{id}_{n}", "{id}/samples/{n:04}", "samples/{text}_{n:06}", "{id}/{id}_{n}", "shard/{id}_{n}")
 LITTER = (
     ".ipynb_checkpoints/7_0.png", ".Trash-1000/files/7_0.png", "@eaDir/7_0.png/THUMB.png", "Thumbs.db", ".DS_Store",
@@ -232,7 +211,7 @@ LITTER = (
 )  # fmt: skip
 
 
-@part("images")
+@part
 def images(random: random.Random, folder: Path) -> None:
     """A folder of images in some published layout, with what lies about in real folders, and then perhaps a mistake."""
     rows = [{**row, "caption": row["caption"].replace("/", " ")} for row in _rows(random)]
@@ -271,27 +250,16 @@ def images(random: random.Random, folder: Path) -> None:
 
 def _mistake(random: random.Random, files: list[str], ids: list[str], first: int, number: int) -> str:
     """A file that does not belong there."""
-    wrong = [
-        str(Path(files[0]).with_suffix(".bmp")),
-        f"other/{ids[0]}_{first}.png",
-        "nobody_0.png",
-        "nobody/samples/0.png",
-        "without a number.png",
-    ]
+    wrong = [str(Path(files[0]).with_suffix(".bmp")), f"other/{ids[0]}_{first}.png"]
+    wrong += ["nobody_0.png", "nobody/samples/0.png", "without a number.png"]
     if len(ids) > 1:
         wrong.append(str(Path(files[0]).with_name(f"{ids[0]}_{first + number}.png")))  # one prompt has one more
     return random.choice(wrong)
 
 
 # --------------------------------------------------------------------------------------------------------- detections
-
-ASKED = pd.DataFrame(
-    {
-        "prompt_id": range(7, 19),
-        "subject": ["wine glass", "dog", "hot dog", "couch"] * 3,
-        "relation": ["left of", "above", "separated"] * 4,
-        "object": ["dog", "tv", "couch", "wine glass"] * 3,
-    }
+ASKED = pd.DataFrame({"prompt_id": range(7, 19), "relation": ["left of", "above", "separated"] * 4}).assign(
+    subject=["wine glass", "dog", "hot dog", "couch"] * 3, object=["dog", "tv", "couch", "wine glass"] * 3
 )
 Change = Callable[[random.Random, pd.DataFrame], pd.DataFrame]
 
@@ -334,28 +302,23 @@ HARMLESS: dict[str, Change] = {
 HARMFUL: dict[str, Change] = {
     "no such column": lambda random, boxes: boxes.drop(columns=random.choice(list(boxes))),
     "a missing value": _put("score x w label prompt_id", None),
-    "infinite": _put("x y w h", float("inf"), float("-inf")),
-    "negative size": _put("w h", -1.0),
-    "a score beyond 1": _put("score", 1.5, -0.1, 90.0),
-    "half an image": _put("image_index", 0.5, -1),
+    "infinite": _put("x y w h", float("inf"), float("-inf")), "negative size": _put("w h", -1.0),
+    "a score beyond 1": _put("score", 1.5, -0.1, 90.0), "half an image": _put("image_index", 0.5, -1),
     "an image too many": _put("image_index", 2, 10**9, 10**15),
     "no names": _put("label", 17, 3.5, ["dog"], {"name": "dog"}),
     "numbers as text": lambda random, boxes: boxes.assign(score=boxes.score.astype(str)),
     "foreign ids": lambda random, boxes: boxes.assign(prompt_id=boxes.prompt_id + 10_000),
     "foreign labels": lambda random, boxes: boxes.assign(label="Hund"),
-    "nothing": lambda random, boxes: boxes[:0],
-    "all weak": lambda random, boxes: boxes.assign(score=0.05),
-}
+    "nothing": lambda random, boxes: boxes[:0], "all weak": lambda random, boxes: boxes.assign(score=0.05),
+}  # fmt: skip
 
 
 def _boxes() -> pd.DataFrame:
     """Boxes of two images of every prompt; half of the images obey."""
-    rows = [
-        (p.prompt_id, i, name, score, x, 3.0, 8.0, 8.0)
-        for p in ASKED.itertuples()
-        for i in range(2)
-        for name, score, x in ((p.subject, 0.9, 0.0), (p.object, 0.8, 20.0 - 40 * i))
-    ]
+    rows = []
+    for p, i in itertools.product(ASKED.itertuples(), range(2)):
+        for name, score, x in ((p.subject, 0.9, 0.0), (p.object, 0.8, 20.0 - 40 * i)):
+            rows.append((p.prompt_id, i, name, score, x, 3.0, 8.0, 8.0))
     return pd.DataFrame(rows, columns=list(DETECTION_COLUMNS))
 
 
@@ -364,7 +327,7 @@ def _scored(boxes: pd.DataFrame) -> dict[str, float]:
     return scores.scores(verdicts.verdicts(ASKED, boxes, 2)).groupby("metric", sort=False)["count"].sum().to_dict()
 
 
-@part("detections")
+@part
 def detections(random: random.Random, folder: Path) -> None:
     """A table of boxes, written in one of many honest ways, or with one mistake, or damaged."""
     boxes, harm = _boxes(), random.choice([*[None] * len(HARMFUL), "bytes", *HARMFUL])
@@ -395,7 +358,7 @@ def detections(random: random.Random, folder: Path) -> None:
     assert harm or found == _scored(_boxes())
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--number", type=int, default=500, help="of cases in each part (default: %(default)s)")
@@ -403,8 +366,7 @@ def main() -> int:
     args = parser.parse_args()
     for name in args.parts or PARTS:
         print(f"{name}: {dict(run(name, args.number, args.seed))}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

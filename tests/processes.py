@@ -1,5 +1,6 @@
 """Processes that start at once, with all imports done: a fork of one that has imported everything and run nothing."""
 
+import importlib
 import os
 import sys
 import time
@@ -7,6 +8,21 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def prepare(*modules: str) -> None:
+    """Import modules, with all that they import, before the forks."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for module in (*modules, "models.detectors"):
+        importlib.import_module(f"sr4g_utils.{module}")
+
+
+def models(at: Path) -> None:
+    """A pipeline and a detector, tiny ones: in a process of its own, as it runs torch."""
+    import tiny
+
+    tiny.stable_diffusion(at / "sd")
+    tiny.owlvit(at / "owlvit")
 
 
 def fork(work: Callable[[], object], log: Path) -> int:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
-from pathlib import Path
 
 import grimp
 import pytest
@@ -55,10 +54,9 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_light_rooms_import_nothing_heavy() -> None:
     rooms = [name for name in MODULES if name.split(".")[0] in LIGHT and "__main__" not in name]
-    rooms += LIGHT_MODULES
     code = (
         "import importlib, sys\n"
-        f"for room in {rooms}:\n"
+        f"for room in {[*rooms, *LIGHT_MODULES]}:\n"
         f"    importlib.import_module('{PACKAGE.name}.' + room)\n"
         f"    if heavy := sorted(set(sys.modules) & set({HEAVY})):\n"
         "        sys.exit(f'{room} imports {heavy}')\n"
@@ -67,15 +65,10 @@ def test_light_rooms_import_nothing_heavy() -> None:
     assert done.returncode == 0 and done.stdout + done.stderr == "", done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "run_all.py",
-        "sr4g_utils.models.miniature",
-        "sr4g_utils",
-        *(f"sr4g_utils {name}" for name in ("generate", "detect", "score", "finetune", "kit", "answers")),
-    ],
-)
+@pytest.mark.parametrize("command", [
+    "run_all.py", "sr4g_utils.models.miniature", "sr4g_utils",
+    *(f"sr4g_utils {name}" for name in ("generate", "detect", "score", "finetune", "kit", "answers")),
+])  # fmt: skip
 def test_help_needs_nothing_heavy_and_says_nothing_else(command: str) -> None:
     command, *arguments = command.split()
     code = (
@@ -91,9 +84,6 @@ def test_help_needs_nothing_heavy_and_says_nothing_else(command: str) -> None:
     done = python(code, command, *arguments, "--help")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert done.stdout.startswith("usage: ") and "--help" in done.stdout
-
-
-# ------------------------------------------------------------------------------------------------------------- lengths
 
 
 def sources() -> Iterator[tuple[str, str]]:
@@ -115,7 +105,9 @@ def lines_of_code(text: str, tree: ast.Module) -> set[int]:
     return found
 
 
-def test_functions_fit_a_screen() -> None:
+def test_functions_fit_a_screen_and_modules_are_short() -> None:
+    text = 'def f():\n    """Doc."""\n\n    # comment\n    return """a\nb"""\n'
+    assert lines_of_code(text, ast.parse(text)) == {1, 5, 6} and MODULES["relations"].name == "relations.py"
     long = {}
     for name, text in sources():
         tree = ast.parse(text)
@@ -127,15 +119,9 @@ def test_functions_fit_a_screen() -> None:
                     long[f"{name} {node.name}"] = n
     assert {name: n for name, n in long.items() if name not in LONG_FUNCTIONS} == {}
     assert set(LONG_FUNCTIONS) == set(long), "an exception that is none any more goes"
-
-
-def test_modules_are_short() -> None:
     long = {name: n for name, text in sources() if (n := len(text.splitlines())) > LINES_OF_MODULE}
     assert {name: n for name, n in long.items() if name not in LONG_MODULES} == {}
     assert set(LONG_MODULES) == set(long), "an exception that is none any more goes"
-
-
-# ----------------------------------------------------------------------------------------------------------- relations
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "relations"])
@@ -153,10 +139,3 @@ def test_only_relations_knows_their_number_and_order(module: str) -> None:
             assert not any(isinstance(shape, str) and re.search(r"\b14\b", shape) for shape in shapes), where
             if of.endswith("NAMES") or of.endswith("RELATIONS"):
                 assert not isinstance(node.slice, ast.Slice | ast.Constant | ast.UnaryOp), f"{where}: {of} by place"
-
-
-def test_the_plan_is_read_from_the_files() -> None:
-    """The checks above see what is there: a package's module, a long function."""
-    text = 'def f():\n    """Doc."""\n\n    # comment\n    return """a\nb"""\n'
-    assert lines_of_code(text, ast.parse(text)) == {1, 5, 6}
-    assert Path(MODULES["relations"]).name == "relations.py"

@@ -23,15 +23,12 @@ from sr4g_utils.store.files import DATA, ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_conda_builds_the_same_environment():
+def test_conda_builds_the_same_environment_and_every_dependency_is_pinned():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = [part for part in environment["dependencies"] if isinstance(part, dict)]
     assert pip == [{"pip": ["--constraint constraints.txt", "-e .[study]"]}], "no second list of packages"
     python = next(part for part in environment["dependencies"] if str(part).startswith("python"))
     assert python.startswith(f"python{PROJECT['requires-python']},"), "none newer than the pinned versions are for"
-
-
-def test_every_dependency_is_pinned_to_a_version_that_it_allows():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     named = (line.partition("==") for line in lines if not line.startswith("#"))
     pinned = {canonicalize_name(name): version for name, _, version in named}
@@ -67,7 +64,7 @@ def declared(*extras: str) -> set[str]:
     return names
 
 
-def test_every_import_is_a_declared_dependency():
+def test_every_import_is_declared_and_each_install_brings_what_it_is_for():
     """Of the package, the runner and the notebooks; of the tests, with the extra."""
     code = [path.read_text(encoding="utf-8") for path in (*(ROOT / "sr4g_utils").rglob("*.py"), ROOT / "run_all.py")]
     for name in profiles.notebooks():
@@ -75,9 +72,6 @@ def test_every_import_is_a_declared_dependency():
     assert imported(*code) - declared("study", "cluster", "site", "fid") == set()
     tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
     assert imported(*tests) - declared("all", "fid") == set()
-
-
-def test_each_install_brings_what_it_is_for():
     assert not declared() & {"torch", "scipy", "matplotlib", "jupyterlab"}
     assert not declared("models") & {"matplotlib", "jupyterlab", "pytest"}
     assert not declared("study") & (declared("test") - declared()) and "anywidget" in declared("study")
@@ -107,11 +101,9 @@ def test_a_notebook_carries_the_outputs_of_its_source(name):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert outputs and not [output for output in outputs if output["output_type"] == "error"]
     assert path.stat().st_size < 1 << 20
-    text = json.dumps(found)
-    assert not re.search(r"/(home|root|tmp|work)/", text), "no paths of the machine that made them"
-    assert all(cell["id"] for cell in found["cells"]) and len({cell["id"] for cell in found["cells"]}) == len(
-        found["cells"]
-    )
+    assert not re.search(r"/(home|root|tmp|work)/", json.dumps(found)), "no paths of the machine that made them"
+    ids = [cell["id"] for cell in found["cells"]]
+    assert all(ids) and len(set(ids)) == len(ids)
 
 
 @pytest.mark.parametrize("name", list(profiles.notebooks()))
@@ -129,13 +121,12 @@ def test_the_cells_are_short_and_the_branches_are_elsewhere(name):
     sources = ["".join(cell["source"]) for cell in code if "parameters" not in cell["metadata"].get("tags", [])]
     lines = [len([line for line in source.splitlines() if line.strip()]) for source in sources]
     assert statistics.median(lines) <= 6 and max(lines) <= 17, name
-    functions = [
-        node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
-    ]
+    trees = [ast.parse(source) for source in sources]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert all((node.end_lineno or 0) - node.lineno < 15 for node in functions), "a twin has 15 lines at most"
-    inside = {id(child) for node in functions for child in ast.walk(node)}
-    for source in sources:
-        assert not [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.If) and id(n) not in inside], source
+    inside = {child for node in functions for child in ast.walk(node)}
+    for source, tree in zip(sources, trees, strict=True):
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.If) and n not in inside], source
 
 
 def test_what_is_said_of_the_loops_cost_is_measured():
@@ -146,37 +137,36 @@ def test_what_is_said_of_the_loops_cost_is_measured():
     assert len(numbers) >= 5 and [number for number in numbers if number not in measured] == []
 
 
-def test_the_recorded_tables_of_coco_are_those_of_the_paper():
-    def rows(name):
-        return json.loads((DATA / "results" / "coco" / f"{name}.json").read_text())["rows"]
+def recorded(name):
+    return json.loads((DATA / "results" / "coco" / f"{name}.json").read_text())["rows"]
 
-    funnel = {row["step"]: row["train"] for row in rows("funnel")}
-    assert funnel["captions (distinct triplets per image)"] == sum(
-        row["captions"] for row in rows("captions_per_relation")
-    )
+
+def test_the_recorded_tables_of_coco_are_those_of_the_paper():
+    funnel = {row["step"]: row["train"] for row in recorded("funnel")}
+    captions = sum(row["captions"] for row in recorded("captions_per_relation"))
+    assert funnel["captions (distinct triplets per image)"] == captions
     assert funnel["distinct triplets of different categories"] == 62_460
     for name, n in (("objects", 80), ("pairs", 5_338)):
-        table = rows(name)
+        table = recorded(name)
         assert [row["rank"] for row in table] == [*range(1, 11), *range(n - 9, n + 1)]
         assert [row["captions"] for row in table] == sorted((row["captions"] for row in table), reverse=True)
 
 
 def test_the_recorded_numbers_are_the_ones_to_meet():
     """What the offline profile shows of COCO comes from a recorded run."""
-    folder = DATA / "results" / "coco"
-    rows = json.loads((folder / "reconstruction.json").read_text())["rows"]
-    found = {(r["rules"], r["boxes"], r["counted"], r["categories"]): r["n"] for r in rows if r["images"] == "train"}
-    assert found["visor", "all boxes", "triplets per image", "all"] == 9_815_810
-    assert found["visor", "all boxes", "triplets per image", "different"] == 8_171_342
-    assert found["visor", "all boxes", "distinct triplets", "different"] == 62_460
-    agreement = json.loads((folder / "human_agreement.json").read_text())
-    left = [r for r in agreement["rows"] if r["relation"] == "left of" and r["frame"] == "all"]
+    kind = {"images": "train", "rules": "visor", "boxes": "all boxes"}
+    rows = [row for row in recorded("reconstruction") if row.items() >= kind.items()]
+    found = {(row["counted"], row["categories"]): row["n"] for row in rows}
+    assert found["triplets per image", "all"] == 9_815_810 and found["distinct triplets", "different"] == 62_460
+    assert found["triplets per image", "different"] == 8_171_342
+    agreement = recorded("human_agreement")
+    left = [r for r in agreement if r["relation"] == "left of" and r["frame"] == "all"]
     precision = {r["rules"]: round(r["precision"], 3) for r in left}
     assert precision.items() >= {"visor": 0.715, "sg2im": 0.875, "sstd": 0.911}.items() and set(precision) == set(RULES)
     measures = [f"{m}{end}" for m in ("accuracy", "precision", "recall", "kappa") for end in ("", "_low", "_high")]
     assert list(left[0]) == ["relation", "rules", "frame", "n", *measures]
-    assert all(r["low"] <= r["high"] for r in ({"low": r["kappa_low"], "high": r["kappa_high"]} for r in left))
-    assert sum(r["n"] for r in agreement["rows"] if r["rules"] == "visor" and r["frame"] == "all") == 6_197
+    assert all(r["kappa_low"] <= r["kappa_high"] for r in left)
+    assert sum(r["n"] for r in agreement if r["rules"] == "visor" and r["frame"] == "all") == 6_197
 
 
 def test_eighty_categories(shared):
@@ -188,8 +178,6 @@ def test_eighty_categories(shared):
 def test_the_citation_is_valid():
     cffconvert = shutil.which("cffconvert")
     if not cffconvert:
-        pytest.skip(
-            "cffconvert is not installed; it wants an old jsonschema: pip install it into an environment of its own"
-        )
+        pytest.skip("no cffconvert; it wants an old jsonschema: pip install it into an environment of its own")
     done = subprocess.run([cffconvert, "--validate"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import psutil
 import pytest
-from processes import until
+from processes import tree, until
 
 import run_all
-from sr4g_utils.store.files import ROOT
+from sr4g_utils.store.files import ROOT, write_text
 
 # ------------------------------------------------------------------------------------------------------ a small study
-
 ONE = [
     "# 01 · One\n\nA first notebook.",
     'from os import PathLike\n\nrun_folder: str | PathLike = "../runs/small"\nn: int = 3\nbreak_it: bool = False\n'
@@ -42,12 +42,8 @@ TWO = [
 
 
 def notebook(cells: list[str]) -> nbformat.NotebookNode:
-    made = nbformat.v4.new_notebook(
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = nbformat.v4.new_notebook(metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
     for i, source in enumerate(cells):
         cell = (nbformat.v4.new_markdown_cell if source.startswith("#") else nbformat.v4.new_code_cell)(source)
         cell["id"] = f"cell-{i}"
@@ -58,19 +54,17 @@ def notebook(cells: list[str]) -> nbformat.NotebookNode:
 
 
 class Study:
-    """A checkout with two small notebooks, and what it takes to run it."""
+    """A checkout with small notebooks, and what it takes to run it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("sr4g_utils", "data"):
-            ignore = shutil.ignore_patterns("__pycache__", "models", "results")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    def __init__(self, folder: Path, notebooks: dict[str, list[str]] | None = None, profile: str = "") -> None:
+        self.folder, notebooks = folder, notebooks or {"01_one": ONE, "02_two": TWO}
+        for name, without in (("sr4g_utils", ()), ("data", ("models", "results", "profiles"))):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", *without))
         shutil.copy(ROOT / "run_all.py", folder)
-        shutil.rmtree(folder / "data" / "profiles")
-        (folder / "data" / "profiles").mkdir()
-        (folder / "data" / "profiles" / "miniature.yaml").write_text("# Both\n01_one:\n02_two:\n")
+        text = profile or "".join(["# All\n", *(f"{name}:\n" for name in notebooks)])
+        write_text(folder / "data" / "profiles" / "miniature.yaml", text)
         (folder / "notebooks").mkdir()
-        for name, cells in (("01_one", ONE), ("02_two", TWO)):
+        for name, cells in notebooks.items():
             nbformat.write(notebook(cells), folder / "notebooks" / f"{name}.ipynb")
         self.results = folder / "runs" / "miniature"
 
@@ -78,16 +72,17 @@ class Study:
         return [sys.executable, str(self.folder / "run_all.py"), *arguments]
 
     def start(self, *arguments: str, **options) -> subprocess.Popen:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(self.command(*arguments), cwd=self.folder, text=True, **pipes, **options)
+        options = {"cwd": self.folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        return subprocess.Popen(self.command(*arguments), text=True, **options)
 
     def __call__(self, *arguments: str, code: int | None = 0, **options) -> str:
         """The program's whole output, after a check of its exit code (if one is wanted) and of its manners."""
         process = self.start(*arguments, **options)
         out, err = process.communicate(timeout=600)
-        assert code in (None, process.returncode), (process.returncode, out, err)
-        assert "Traceback" not in out + err, err
-        return out + err
+        output = out + (err or "")
+        assert code in (None, process.returncode), (process.returncode, output)
+        assert "Traceback" not in output, output
+        return output
 
 
 @pytest.fixture
@@ -111,11 +106,6 @@ def is_gone(process: psutil.Process) -> bool:
     return until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60)  # nobody may reap it
 
 
-def contents(folder: Path, *parts: str) -> dict[str, bytes]:
-    files = [file for part in parts for file in sorted((folder / part).rglob("*")) if file.is_file()]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
 def without_timings(path: Path) -> dict:
     """An executed notebook but for when its cells ran and how long they took."""
     found = json.loads(path.read_text())
@@ -127,27 +117,22 @@ def without_timings(path: Path) -> dict:
 
 
 # ---------------------------------------------------------------------------------------- errors before anything runs
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--profile", "lunch"], "unknown profile 'lunch': there are along, arms"),
-        (["--profile", "nowhere.yaml"], "unknown profile 'nowhere.yaml'"),
-        (["--only", "77"], "--only: unknown notebook '77'; there are 01_heuristics, 02_dataset"),
-        (["--from", "x"], "--from: unknown notebook 'x'"),
-        (["--profile", "coco", "--only", "05"], "the profile coco has no notebook 05_analysis; it runs 01_heuristics"),
-        (["--from", "02", "--until", "01"], "--only, --from and --until leave no notebook to run"),
-        (["--set", "colour=red"], "--set colour=red: no notebook of this profile has 'colour'"),
-        (["--set", "unseen=many"], "--set unseen=many: 02_dataset.unseen must be int | list[str], got 'many'"),
-        (["--set", "02.unseen=1.5"], "--set 02.unseen=1.5: 02_dataset.unseen must be int | list[str], got 1.5"),
-        (["--set", "unseen"], "expected [NOTEBOOK.]KEY=VALUE"),
-        (["--refresh", "--set", "unseen=4"], "--refresh is for the profile miniature as it is"),
-        (["--runs", "/dev/null/x"], "Not a directory"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--profile", "lunch"], "unknown profile 'lunch': there are along, arms"),
+    (["--profile", "nowhere.yaml"], "unknown profile 'nowhere.yaml'"),
+    (["--only", "77"], "--only: unknown notebook '77'; there are 01_heuristics, 02_dataset"),
+    (["--from", "x"], "--from: unknown notebook 'x'"),
+    (["--profile", "coco", "--only", "05"], "the profile coco has no notebook 05_analysis; it runs 01_heuristics"),
+    (["--from", "02", "--until", "01"], "--only, --from and --until leave no notebook to run"),
+    (["--set", "colour=red"], "--set colour=red: no notebook of this profile has 'colour'"),
+    (["--set", "unseen=many"], "--set unseen=many: 02_dataset.unseen must be int | list[str], got 'many'"),
+    (["--set", "02.unseen=1.5"], "--set 02.unseen=1.5: 02_dataset.unseen must be int | list[str], got 1.5"),
+    (["--set", "unseen"], "expected [NOTEBOOK.]KEY=VALUE"),
+    (["--refresh", "--set", "unseen=4"], "--refresh is for the profile miniature as it is"),
+    (["--runs", "/dev/null/x"], "Not a directory"),
+])  # fmt: skip
 def test_errors_are_one_line_and_come_first(arguments, message, tmp_path, capsys):
-    assert run_all.main([*([] if "--runs" in arguments else ["--runs", str(tmp_path)]), *arguments]) == 2
+    assert run_all.main(["--runs", str(tmp_path), *arguments]) == 2  # of one option twice, the last counts
     output = capsys.readouterr()
     assert message in output.err and output.err.count("\n") == 1 and output.err.startswith("run_all.py: ")
     assert output.out == "" and list(tmp_path.iterdir()) == []
@@ -170,8 +155,6 @@ def test_help_and_lists(capsys, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- what a run leaves
-
-
 def test_a_run_its_results_and_what_is_skipped(study):
     output = study()
     assert "[1/2] 01_one: done in" in output and f"Open {study.results / 'index.html'}" in output
@@ -213,19 +196,13 @@ def test_what_is_a_reason_to_run_again(study):
     assert "01_one: done" in study(*with_input, "--force")
 
 
-def test_only_the_second(study):
+def test_only_the_second_and_paths_that_are_seen_from_the_caller(study, tmp_path):
     study("--only", "02")
     assert (study.results / "notebooks" / "02_two.html").exists()
     assert not (study.results / "notebooks" / "01_one.ipynb").exists()
-
-
-def test_paths_are_seen_from_the_caller(study, tmp_path):
     (tmp_path / "in.txt").write_text("from the caller")
     (tmp_path / "mine.yaml").write_text("01_one:\n  source: in.txt\n")
-    done = subprocess.run(
-        study.command("--profile", "mine.yaml", "--runs", "here"), cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    study("--profile", "mine.yaml", "--runs", "here", cwd=tmp_path)
     assert "from the caller" in (tmp_path / "here" / "mine" / "notebooks" / "01_one.ipynb").read_text()
 
 
@@ -245,22 +222,17 @@ def test_refresh_puts_the_outputs_into_the_checkout(study):
 @pytest.mark.slow("whole runs")
 def test_what_a_run_says_at_its_end(study):
     output = study()
-    assert re.search(
-        r"2 of 2 notebooks run in \d\.\d min: 1 table, 1 figure, 1 artifact\.\nDone\. Open .*index\.html\n", output
-    )
+    made = "1 table, 1 figure, 1 artifact"
+    assert re.search(rf"2 of 2 notebooks run in \d\.\d min: {made}\.\nDone\. Open .*index\.html\n", output)
     assert study("--quiet") == ""
-    process = study.start("--json")
-    out, _ = process.communicate(timeout=600)
-    said = json.loads(out)
-    assert process.returncode == 0 and said["notebooks"] == {"01_one": None, "02_two": None}
+    said = json.loads(study("--json", stderr=subprocess.DEVNULL))
+    assert said["notebooks"] == {"01_one": None, "02_two": None}
     assert said["made"] == {"tables": 1, "figures": 1, "artifacts": 1} and said["headline"] == []
     failed = study("--quiet", "--set", "break_it=true", code=1)
     assert failed.startswith("run_all.py: 01_one, cell 8: ValueError: the cat is missing")
 
 
 # --------------------------------------------------------------------------------------------- failures on the way
-
-
 def test_a_failing_cell(study):
     output = study("--set", "break_it=true", code=1)
     assert "run_all.py: 01_one, cell 8: ValueError: the cat is missing" in output
@@ -272,11 +244,17 @@ def test_a_failing_cell(study):
     assert "01_one: done" in study()
 
 
-@pytest.mark.slow("kills")
-def test_a_kernel_that_dies(study):
-    process = study.start("--set", "pause=60")
+def paused(study: Study, seconds: int = 60) -> tuple[subprocess.Popen, psutil.Process]:
+    """A run whose first notebook sleeps, and its kernel."""
+    process = study.start("--set", f"pause={seconds}")
     kernel = kernel_of(process)
     wait_for(study.results / ".state" / "pausing")
+    return process, kernel
+
+
+@pytest.mark.slow("kills")
+def test_a_kernel_that_dies(study):
+    process, kernel = paused(study)
     kernel.kill()
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1 and re.search(r"run_all.py: 01_one, cell 7: DeadKernelError: ", err), err
@@ -285,9 +263,7 @@ def test_a_kernel_that_dies(study):
 @pytest.mark.slow("kills")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(study, number):
-    process = study.start("--set", "pause=60")
-    kernel = kernel_of(process)
-    wait_for(study.results / ".state" / "pausing")
+    process, kernel = paused(study)
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     last = err.strip().splitlines()[-1]
@@ -299,9 +275,7 @@ def test_interrupted(study, number):
 
 @pytest.mark.slow("kills")
 def test_a_second_run_is_refused_while_the_first_or_its_kernel_lives(study):
-    first = study.start("--set", "pause=600")
-    kernel = kernel_of(first)
-    wait_for(study.results / ".state" / "pausing")
+    first, kernel = paused(study, 600)
     refused = study(code=2)
     assert re.fullmatch(r"run_all.py: .*miniature is in use by another run or its kernel; wait .*\n", refused)
     kernel.suspend()  # so that it cannot notice that its parent is gone
@@ -325,12 +299,10 @@ def test_a_full_disk(study):
 @pytest.mark.slow("whole runs")
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting a small disk needs root")
 def test_a_really_full_disk(study, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
+    (disk := tmp_path / "disk").mkdir()
     script = 'mount -t tmpfs -o size=200k tmpfs "$1" && exec "$2" "$3" --runs "$1"'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", str(disk), *study.command()], capture_output=True, text=True
-    )
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(disk), *study.command()]
+    done = subprocess.run(command, capture_output=True, text=True)
     if "permission denied" in done.stderr.lower():
         pytest.skip("mounting is not allowed here")
     assert done.returncode == 1 and re.search(r"run_all.py: 01_one, cell \d+: OSError: .*No space left", done.stderr)
@@ -338,8 +310,6 @@ def test_a_really_full_disk(study, tmp_path):
 
 
 # ------------------------------------------------------------------------------------- the project's own notebooks
-
-
 @pytest.mark.slow("kills")
 def test_killed_at_random_moments_then_the_same_bytes(shared, tmp_path):
     """Notebook 02 on real annotations, killed again and again: the run that ends is like one undisturbed."""
@@ -373,9 +343,9 @@ def test_killed_at_random_moments_then_the_same_bytes(shared, tmp_path):
 
     until(ends_well)  # the kernel of the last one may live for a moment
     folders = [tmp_path / name / "p" for name in ("undisturbed", "killed")]
-    one, two = (contents(folder, "artifacts", "tables", "figures") for folder in folders)
+    parts = ("artifacts", "tables", "figures")
+    one, two = ({(part, name): text for part in parts for name, text in tree(f / part).items()} for f in folders)
     assert len(one) > 30 and one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
     one, two = (without_timings(folder / "notebooks" / "02_dataset.ipynb") for folder in folders)
     assert json.dumps(one).replace("/undisturbed/", "/killed/") == json.dumps(two)
-    prompts = pytest.importorskip("pandas").read_parquet(folders[0] / "artifacts" / "prompts.parquet")
-    assert len(prompts) > 1000
+    assert len(pd.read_parquet(folders[0] / "artifacts" / "prompts.parquet")) > 1000

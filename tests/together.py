@@ -7,9 +7,7 @@ files must be those of a process that was alone.
 
 import argparse
 import functools
-import importlib
 import itertools
-import os
 import sys
 import tempfile
 import time
@@ -24,13 +22,11 @@ def models_and_prompts(at: Path) -> None:
 
     from sr4g_utils.dataset.captions import caption
 
-    tiny.stable_diffusion(at / "sd")
-    tiny.owlvit(at / "owlvit")
+    processes.models(at)
     names = tiny.NAMES[:9]
     table = pd.DataFrame({"prompt_id": range(8), "subject": names[:8], "relation": "left of", "object": names[1:]})
-    table.assign(caption=[caption(a, "left of", b) for a, b in itertools.pairwise(names)]).to_parquet(
-        at / "prompts.parquet"
-    )
+    table["caption"] = [caption(a, "left of", b) for a, b in itertools.pairwise(names)]
+    table.to_parquet(at / "prompts.parquet")
 
 
 def work(at: Path, folder: Path, part: str, start: float, shard: int, shards: int) -> None:
@@ -42,14 +38,12 @@ def work(at: Path, folder: Path, part: str, start: float, shard: int, shards: in
     torch.set_num_threads(1)
     detect.GROUP = 2
     sampling = {"images": 2, "steps": 1, "batch": 4, "group": 1}
+    images, boxes, share = folder / "images", folder / "boxes.parquet", {"shard": shard, "shards": shards}
     time.sleep(max(start - time.time(), 0))
     if part == "images":
-        prompts = at / "prompts.parquet"
-        made = folder / "images"
-        generate.write_images(made, prompts, model=at / "sd", sampling=sampling, shard=shard, shards=shards)
+        generate.write_images(images, at / "prompts.parquet", model=at / "sd", sampling=sampling, **share)
     else:
-        boxes = folder / "boxes.parquet"
-        detect.write_detections(boxes, folder / "images", detector=at / "owlvit", floor=0.0, shard=shard, shards=shards)
+        detect.write_detections(boxes, images, detector=at / "owlvit", floor=0.0, **share)
 
 
 def together(at: Path, folder: Path, number: int, shards: int) -> list[str]:
@@ -58,12 +52,9 @@ def together(at: Path, folder: Path, number: int, shards: int) -> list[str]:
     folder.mkdir(parents=True)
     for part in ("images", "boxes"):
         start = time.time() + 0.3
-        each = [
-            processes.fork(
-                functools.partial(work, at, folder, part, start, n if shards > 1 else 0, shards), folder / f"{n}.log"
-            )
-            for n in range(number)
-        ]
+        shard = [n if shards > 1 else 0 for n in range(number)]
+        works = [functools.partial(work, at, folder, part, start, n, shards) for n in shard]
+        each = [processes.fork(own, folder / f"{n}.log") for n, own in enumerate(works)]
         for n, process in enumerate(each):
             if status := processes.wait(process):
                 last = (folder / f"{n}.log").read_text().strip().splitlines()[-1:]
@@ -78,10 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--times", type=int, default=40)
     parser.add_argument("--processes", type=int, default=16)
     args = parser.parse_args(argv)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    for module in ("evaluation.detect", "evaluation.generate", "models.detectors", "models.diffusion"):
-        importlib.import_module(f"sr4g_utils.{module}")  # before the forks
-
+    processes.prepare("evaluation.detect", "evaluation.generate", "models.diffusion")
     failures = 0
     with tempfile.TemporaryDirectory() as scratch:
         at = Path(scratch)

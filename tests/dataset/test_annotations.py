@@ -20,17 +20,10 @@ from sr4g_utils.dataset import coco as dataset_coco
 from sr4g_utils.dataset.boxes import BoxTable
 from sr4g_utils.dataset.jsonstream import JsonStream
 
+
 # ------------------------------------------------------------------------------------------- other tools' exports
-
-
 def excerpt(shared: Path) -> dict:
     return json.loads((shared / "coco_excerpt" / "annotations" / "instances_val2017.json").read_text())
-
-
-def change(data: dict, key: str, field: str, to: Any) -> dict:
-    for record in data[key]:
-        record[field] = to(record[field])
-    return data
 
 
 EXPORTS = {
@@ -38,13 +31,9 @@ EXPORTS = {
     "crowds as floats": [("annotations", "iscrowd", float)],
     "crowds as text": [("annotations", "iscrowd", str)],
     "no supercategory": [("categories", "supercategory", lambda _: None)],
-    "ids as text": [
-        ("images", "id", str), ("annotations", "image_id", str), ("annotations", "id", str),
-        ("categories", "id", str), ("annotations", "category_id", str),
-    ],
-    "ids as floats": [
-        ("images", "id", float), ("annotations", "image_id", float), ("annotations", "category_id", float)
-    ],
+    "ids as text": [("images", "id", str), ("annotations", "image_id", str), ("annotations", "id", str),
+                    ("categories", "id", str), ("annotations", "category_id", str)],
+    "float ids": [("images", "id", float), ("annotations", "image_id", float), ("annotations", "category_id", float)],
     "ids with zeros": [("images", "id", "{:012d}".format), ("annotations", "image_id", "{:012d}".format)],
     "sizes as floats": [("images", "width", float), ("images", "height", float)],
     "sizes as text": [("images", "width", str), ("images", "height", lambda side: f"{side}.0")],
@@ -62,7 +51,8 @@ def test_what_loses_nothing_is_converted(shared, tmp_path, name):
     data = excerpt(shared)
     plain = dataset_coco.read(write(tmp_path, data))
     for key, field, to in EXPORTS[name]:
-        change(data, key, field, to)
+        for record in data[key]:
+            record[field] = to(record[field])
     path = write(tmp_path, data)
     table = dataset_coco.read(path)
     if "annotation id" in name:
@@ -97,70 +87,50 @@ def test_one_odd_annotation_changes_nothing_for_the_others(shared, tmp_path):
 GOOD = {"id": 9, "width": 64, "height": 48}
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"images": [GOOD, {"id": 7, "width": 100}]}, "image without a size"),
-        ({"images": [GOOD, {"id": 7, "width": 0, "height": 80}]}, "image without a size"),
-        ({"images": [GOOD, {"id": 7, "width": "wide", "height": 80}]}, "image without a size"),
-        ({"images": [GOOD, {"id": "7a", "width": 100, "height": 80}]}, "unknown image"),
-        ({"images": [None, GOOD, 5]}, "unknown image"),
-        ({"categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": None}]}, "unknown category"),
-        ({"categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": ""}]}, "unknown category"),
-        ({"categories": [{"id": 17, "name": "cat"}, None, {"name": "dog"}]}, "unknown category"),
-    ],
-)
-def test_annotations_of_bad_images_and_categories_are_left_out_and_counted(tmp_path, change, reason):
-    table = dataset_coco.read(write(tmp_path, official(**change)))
+@pytest.mark.parametrize(("key", "records", "reason"), [
+    *(("images", [GOOD, {"id": 7, **size}], "image without a size")
+      for size in ({"width": 100}, {"width": 0, "height": 80}, {"width": "wide", "height": 80})),
+    ("images", [GOOD, {"id": "7a", "width": 100, "height": 80}], "unknown image"),
+    ("images", [None, GOOD, 5], "unknown image"),
+    *(("categories", [{"id": 17, "name": "cat"}, *others], "unknown category")
+      for others in ([{"id": 18, "name": None}], [{"id": 18, "name": ""}], [None, {"name": "dog"}])),
+])  # fmt: skip
+def test_annotations_of_bad_images_and_categories_are_left_out_and_counted(tmp_path, key, records, reason):
+    table = dataset_coco.read(write(tmp_path, official(**{key: records})))
     assert table.excluded == {reason: 2} and table.xywh().tolist() == [[0, 0, 64, 48]]
     assert table.image.tolist() == [table.image_id.tolist().index(9)]
     assert (table.width > 0).all() and len(table.file_name) == len(table.width) == len(table.image_id)
-    assert "images" not in change or table.image_id.tolist() == [9]
+    assert key != "images" or table.image_id.tolist() == [9]
 
 
 def test_the_annotation_id_plays_no_part_but_in_the_order(tmp_path):
-    data = official()
-    data["annotations"] = [{**data["annotations"][0], "bbox": [i, 1, 2, 3]} for i in range(9, 0, -1)]
-    for ids in ([0] * 9, [None] * 9, [f"{i:x}-4f2a" for i in range(9)], range(9)):
-        for annotation, id in zip(data["annotations"], ids, strict=True):
-            annotation["id"] = id
-        table = dataset_coco.read(write(tmp_path, data))
-        assert table.excluded == {} and table.x.tolist() == list(range(9, 0, -1))  # as in the file
-    for annotation in data["annotations"]:
-        del annotation["id"]
-    assert dataset_coco.read(write(tmp_path, data)).x.tolist() == list(range(9, 0, -1))
-    for i, annotation in enumerate(data["annotations"]):
-        annotation["id"] = -i
-    assert dataset_coco.read(write(tmp_path, data)).x.tolist() == list(range(1, 10))
+    first = official()["annotations"][0]
+    del first["id"]
+    boxes = [{**first, "bbox": [i, 1, 2, 3]} for i in range(9, 0, -1)]
+    for ids in ([0] * 9, [None] * 9, [f"{i:x}-4f2a" for i in range(9)], range(9), range(0, -9, -1), None):
+        records = boxes if ids is None else [{**box, "id": id} for box, id in zip(boxes, ids, strict=True)]
+        table = dataset_coco.read(write(tmp_path, official(annotations=records)))
+        falling = ids == range(0, -9, -1)  # otherwise as in the file
+        assert table.excluded == {} and table.x.tolist() == (list(range(1, 10)) if falling else list(range(9, 0, -1)))
 
 
 def test_categories_of_one_name_are_one(tmp_path):
     """With two, "a dog to the left of another dog" would be one caption of two contradictory counts."""
-    categories = [
-        *official()["categories"],
-        {"id": 3, "name": "dog", "supercategory": "pet"},
-        {"id": 40, "name": "cat"},
-    ]
-    data = official(categories=[*categories, categories[0], {"id": 5, "name": "Dog"}])
+    own, pet = official()["categories"], {"id": 3, "name": "dog", "supercategory": "pet"}
+    data = official(categories=[*own, pet, {"id": 40, "name": "cat"}, own[0], {"id": 5, "name": "Dog"}])
     data["annotations"][2]["category_id"] = 3
     table = dataset_coco.read(write(tmp_path, data))
-    assert [(c.id, c.name, c.supercategory) for c in table.categories] == [
-        (3, "dog", "pet"), (5, "Dog", ""), (17, "cat", "animal")
-    ]  # fmt: skip
+    found = [(c.id, c.name, c.supercategory) for c in table.categories]
+    assert found == [(3, "dog", "pet"), (5, "Dog", ""), (17, "cat", "animal")]
     assert table.merged == {18: 3, 40: 17} and table.excluded == {}
     assert [table.names[i] for i in table.category] == ["dog", "dog", "cat"]
     assert table.without_crowds().merged == table.merged
-    assert dataset_coco.read(write(tmp_path, official())).merged == {}
-
-
-def test_an_image_that_is_listed_twice_alike(tmp_path):
-    table = dataset_coco.read(write(tmp_path, official(images=[*official()["images"], official()["images"][0]])))
-    assert same(table, dataset_coco.read(write(tmp_path, official())))
+    plain = dataset_coco.read(write(tmp_path, official()))
+    twice = dataset_coco.read(write(tmp_path, official(images=[*official()["images"], official()["images"][0]])))
+    assert plain.merged == {} and same(twice, plain), "an image that is listed twice alike"
 
 
 # ----------------------------------------------------------------------------------------------- where a fault is
-
-
 @pytest.mark.parametrize("chunk", [100, 5000, 1 << 19])
 @pytest.mark.parametrize("place", [0, 300, 700])
 def test_the_byte_that_is_named_is_that_of_the_file(shared, tmp_path, monkeypatch, chunk, place):
@@ -179,15 +149,11 @@ def test_the_record_that_is_named_is_that_of_the_file(tmp_path, monkeypatch, chu
     annotations[25]["bbox"], annotations[30]["image_id"] = [1, 2], None
     with pytest.raises(ValueError) as caught:
         dataset_coco.read(write(tmp_path, official(annotations=annotations)))
-    assert str(caught.value).endswith(
-        "no usable annotation among 40 (unknown image: 40); "
-        "annotations[25] has the bbox [1, 2] (expected: four finite numbers)"
-    )
+    told = "(unknown image: 40); annotations[25] has the bbox [1, 2] (expected: four finite numbers)"
+    assert str(caught.value).endswith(f"no usable annotation among 40 {told}")
 
 
 # ------------------------------------------------------------------------------------------- the slow lenient reader
-
-
 def whole(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -262,9 +228,7 @@ def file_name(image: dict) -> str:
 
 def slow(data: dict) -> dict[str, Any]:
     """What the table must be, or ValueError."""
-    images = by_id(
-        data["images"], lambda i: (file_name(i), whole(i["width"]), whole(i["height"])) if sized(i) else file_name(i)
-    )
+    images = by_id(data["images"], lambda i: (file_name(i), sized(i) and (whole(i["width"]), whole(i["height"]))))
     categories = [c for c in data["categories"] if isinstance(c, dict) and text(c.get("name")).strip()]
     names = {id: text(category["name"]) for id, category in by_id(categories, lambda c: text(c["name"])).items()}
     lowest = {name: min(id for id in names if names[id] == name) for name in names.values()}
@@ -279,31 +243,21 @@ def slow(data: dict) -> dict[str, Any]:
         return image, category, -(2**63) if id is None else id
 
     kept.sort(key=place)
+    usable = [(id, image) for id, image in sorted(images.items()) if sized(image)]
     return {
-        "images": [
-            (id, file_name(images[id]), whole(images[id]["width"]), whole(images[id]["height"]))
-            for id in sorted(images) if sized(images[id])
-        ],
+        "images": [(id, file_name(image), whole(image["width"]), whole(image["height"])) for id, image in usable],
         "names": sorted(lowest, key=lowest.get),
         "merged": {id: lowest[name] for id, name in names.items() if lowest[name] != id},
         "excluded": dict(Counter(why for why in reasons if why)),
-        "boxes": [
-            (*place(a)[:2], *map(number, a["bbox"]), bool(crowd(a.get("iscrowd")))) for a in kept
-        ],
-    }  # fmt: skip
+        "boxes": [(*place(a)[:2], *map(number, a["bbox"]), bool(crowd(a.get("iscrowd")))) for a in kept],
+    }
 
 
 def as_slow(table: BoxTable) -> dict[str, Any]:
     ids = table.image_id[table.image].tolist(), [table.categories[i].id for i in table.category]
-    return {
-        "images": list(
-            zip(table.image_id.tolist(), table.file_name.to_pylist(), table.width, table.height, strict=True)
-        ),
-        "names": table.names,
-        "merged": table.merged,
-        "excluded": table.excluded,
-        "boxes": [(i, c, *box, crowd) for i, c, box, crowd in zip(*ids, table.xywh(), table.crowd, strict=True)],
-    }
+    images = zip(table.image_id.tolist(), table.file_name.to_pylist(), table.width, table.height, strict=True)
+    boxes = [(i, c, *box, crowd) for i, c, box, crowd in zip(*ids, table.xywh(), table.crowd, strict=True)]
+    return {"images": list(images), "boxes": boxes, **{k: getattr(table, k) for k in ("names", "merged", "excluded")}}
 
 
 ODD = [

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,7 @@ def official(**changes) -> dict:
             {"id": 7, "file_name": "seven.jpg", "width": 100, "height": 80, "license": 1},
         ],
         "annotations": annotations,
-        "categories": [
-            {"supercategory": "animal", "id": 18, "name": "dog"},
-            {"supercategory": "animal", "id": 17, "name": "cat"},
-        ],
+        "categories": [{"supercategory": "animal", "id": id, "name": name} for id, name in ((18, "dog"), (17, "cat"))],
     } | changes
 
 
@@ -65,8 +63,6 @@ def same(a: BoxTable, b: BoxTable) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------ good files
-
-
 def test_a_small_file(tmp_path):
     table = dataset_coco.read(write(tmp_path, official()))
     assert table.image_id.tolist() == [7, 9] and table.file_name.to_pylist() == ["seven.jpg", "nine }, { .jpg"]
@@ -89,11 +85,13 @@ def test_a_table_of_one_image(shared):
 
 
 @pytest.mark.parametrize("split", ["val", "train"])
-def test_agrees_with_pycocotools(shared, split):
+def test_agrees_with_pycocotools(shared, split, monkeypatch):
     from pycocotools.coco import COCO
 
     path = shared / "coco_excerpt" / "annotations" / f"instances_{split}2017.json"
     table = dataset_coco.read(path)
+    monkeypatch.setattr(JsonStream, "CHUNK", 5000)
+    assert same(dataset_coco.read(path), table), "read in small chunks"
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(path))
     records = sorted(coco.loadAnns(coco.getAnnIds()), key=lambda a: (a["image_id"], a["category_id"], a["id"]))
@@ -123,14 +121,10 @@ def test_the_zip_member_and_parquet_give_the_same_table(shared, tmp_path, monkey
     assert not same(tables["train"], tables["val"])
 
     table = tables["val"]
-    frame = pd.DataFrame(
-        {
-            "image_id": table.image_id[table.image], "width": table.width[table.image].astype(int),
-            "height": table.height[table.image].astype(int), "ann_id": np.arange(len(table)),
-            "category_id": [table.categories[i].id for i in table.category],
-            "x": table.x, "y": table.y, "w": table.w, "h": table.h, "iscrowd": table.crowd.astype(int),
-        }
-    )  # fmt: skip
+    columns = {"image_id": table.image_id, "width": table.width.astype(int), "height": table.height.astype(int)}
+    frame = pd.DataFrame({name: column[table.image] for name, column in columns.items()})
+    frame[list("xywh")], frame["iscrowd"] = table.xywh(), table.crowd.astype(int)
+    frame = frame.assign(ann_id=np.arange(len(table)), category_id=[table.categories[i].id for i in table.category])
     frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "boxes.parquet")
     assert same(dataset_coco.read(tmp_path / "boxes.parquet"), table)
     assert table.file_name[0].as_py() == f"{table.image_id[0]:012d}.jpg"
@@ -149,23 +143,7 @@ def test_where_the_stream_is_cut_does_not_matter(tmp_path, monkeypatch, chunk):
         monkeypatch.undo()
 
 
-def test_the_excerpt_in_small_chunks(shared, monkeypatch):
-    path = shared / "coco_excerpt" / "annotations" / "instances_val2017.json"
-    whole = dataset_coco.read(path)
-    monkeypatch.setattr(JsonStream, "CHUNK", 5000)
-    assert same(dataset_coco.read(path), whole)
-
-
-def test_a_byte_order_mark_and_escapes(tmp_path):
-    data = official(info={"description": 'quote " backslash \\ é €'})
-    path = tmp_path / "bom.json"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(data).encode())
-    assert len(dataset_coco.read(path)) == 3
-
-
 # ------------------------------------------------------------------------------------------------------- bad files
-
-
 def error_of(path: Path, split: str = "train") -> str:
     with pytest.raises(ValueError) as caught:
         dataset_coco.read(path, split)
@@ -174,66 +152,48 @@ def error_of(path: Path, split: str = "train") -> str:
     return message
 
 
+def no(key: str) -> dict:
+    return {k: v for k, v in official().items() if k != key}
+
+
 BAD = {
     "nothing": ("", "the file is empty; download it again"),
     "blank": ("  \n", "ends too early"),
     "not an object": ("[]", r"expected {, found b'\['"),
     "not JSON": ("hello", "expected {, found b'h'"),
-    "no images": ({k: v for k, v in official().items() if k != "images"}, "the key 'images' is missing"),
-    "no annotations": ({k: v for k, v in official().items() if k != "annotations"}, "'annotations' is missing"),
-    "no categories": ({k: v for k, v in official().items() if k != "categories"}, "'categories' is missing"),
-    "captions file": (
-        {"images": official()["images"], "annotations": [{"id": 1, "image_id": 7, "caption": "a"}]},
-        "the key 'categories' is missing; an instances file has images, annotations, categories",
-    ),
+    "no images": (no("images"), "the key 'images' is missing"),
+    "no annotations": (no("annotations"), "'annotations' is missing"),
+    "no categories": (no("categories"), "'categories' is missing"),
+    "captions file": (no("categories") | {"annotations": [{"id": 1, "image_id": 7, "caption": "a"}]},
+        "the key 'categories' is missing; an instances file has images, annotations, categories"),
     "empty lists": ({"images": [], "annotations": [], "categories": []}, "holds no images"),
     "no annotation": (official(annotations=[]), "no usable annotation among 0$"),
-    "no annotation, and lists after it": (
-        official(annotations=[], categories=official()["categories"] * 3),
-        "no usable annotation among 0$",
-    ),
+    "no annotation, and lists after it": (official(annotations=[], categories=official()["categories"] * 3),
+        "no usable annotation among 0$"),
     "a list that is none": (official(annotations={}), "the value of 'annotations' must be a list"),
-    "no box": (
-        official(annotations=[{"id": 1, "image_id": 7, "category_id": 18}]),
-        r"no box of four finite numbers: 1\); annotations\[0\] has no bbox \(expected: four finite numbers\)$",
-    ),
-    "no record": (
-        official(annotations=[[7, 18]]),
-        r"unknown image: 1\); annotations\[0\] is \[7, 18\] \(expected: an object\)$",
-    ),
-    "images without a size": (
-        official(images=[{"id": 9, "width": 0, "height": 5}, {"id": 7, "width": 5}]),
-        r"image without a size: 3\); images\[0\] has the width 0 \(expected: a whole number of pixels\)$",
-    ),
-    "images without a number": (
-        official(images=[{"id": "a17f", "width": 5, "height": 5}]),
-        r"holds no images; images\[0\] has the id 'a17f' \(expected: a whole number\)$",
-    ),
-    "categories without a name": (
-        official(categories=[{"id": 1, "name": " "}, None]),
-        r"holds no categories; categories\[0\] has the name ' ' \(expected: text\)$",
-    ),
-    "two images of one id": (
-        official(images=[*official()["images"], {"id": 9, "width": 64, "height": 48}]),
-        "image id 9 occurs more than once, as 64 × 48 nine }, { .jpg and 64 × 48 000000000009.jpg; number",
-    ),
-    "two categories of one id": (
-        official(categories=[*official()["categories"], {"id": 17, "name": "cow"}]),
-        "category id 17 occurs more than once, as 'cat' and 'cow'; number the categories anew",
-    ),
-    "40,000 categories": (
-        official(categories=[{"id": i, "name": f"thing {i}"} for i in range(40_000)]),
-        "holds 40,000 categories; at most",
-    ),
+    "no box": (official(annotations=[{"id": 1, "image_id": 7, "category_id": 18}]),
+        r"no box of four finite numbers: 1\); annotations\[0\] has no bbox \(expected: four finite numbers\)$"),
+    "no record": (official(annotations=[[7, 18]]),
+        r"unknown image: 1\); annotations\[0\] is \[7, 18\] \(expected: an object\)$"),
+    "images without a size": (official(images=[{"id": 9, "width": 0, "height": 5}, {"id": 7, "width": 5}]),
+        r"image without a size: 3\); images\[0\] has the width 0 \(expected: a whole number of pixels\)$"),
+    "images without a number": (official(images=[{"id": "a17f", "width": 5, "height": 5}]),
+        r"holds no images; images\[0\] has the id 'a17f' \(expected: a whole number\)$"),
+    "categories without a name": (official(categories=[{"id": 1, "name": " "}, None]),
+        r"holds no categories; categories\[0\] has the name ' ' \(expected: text\)$"),
+    "two images of one id": (official(images=[*official()["images"], {"id": 9, "width": 64, "height": 48}]),
+        "image id 9 occurs more than once, as 64 × 48 nine }, { .jpg and 64 × 48 000000000009.jpg; number"),
+    "two categories of one id": (official(categories=[*official()["categories"], {"id": 17, "name": "cow"}]),
+        "category id 17 occurs more than once, as 'cat' and 'cow'; number the categories anew"),
+    "40,000 categories": (official(categories=[{"id": i, "name": f"thing {i}"} for i in range(40_000)]),
+        "holds 40,000 categories; at most"),
     "key twice": ('{"images": [], "images": []}', "the key 'images' occurs twice"),
     "text after the end": (json.dumps(official()) + "x", "text after the end"),
     "a stray comma": (json.dumps(official()).replace('"annotations": [', '"annotations": [,'), "invalid JSON"),
-    "nested too deeply": (
-        json.dumps(official()).replace('"iscrowd": 0', f'"more": {"[" * 200_000}{"]" * 200_000}'),
-        "nested too deeply",
-    ),
+    "nested too deeply": (json.dumps(official()).replace('"iscrowd": 0', f'"more": {"[" * 200_000}{"]" * 200_000}'),
+        "nested too deeply"),
     "single quotes": (json.dumps(official()).replace('"bbox"', "'bbox'"), "invalid JSON"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -242,45 +202,32 @@ def test_bad_json(tmp_path, name):
     assert re.search(expected, error_of(write(tmp_path, content)))
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"bbox": [float("nan"), 1, 2, 3]}, "no box of four finite numbers"),
-        ({"bbox": [1, 1, float("inf"), 3]}, "no box of four finite numbers"),
-        ({"bbox": [1, 1, 10**400, 3]}, "no box of four finite numbers"),
-        ({"bbox": []}, "no box of four finite numbers"),
-        ({"bbox": None}, "no box of four finite numbers"),
-        ({"bbox": [1, 2, 3]}, "no box of four finite numbers"),
-        ({"bbox": [1, 2, 3, 4, 5]}, "no box of four finite numbers"),
-        ({"bbox": ["1", "2", "3", "x"]}, "no box of four finite numbers"),
-        ({"bbox": [1, 2, 3, True]}, "no box of four finite numbers"),
-        ({"bbox": "1 2 3 4"}, "no box of four finite numbers"),
-        ({"iscrowd": 2}, "iscrowd neither 0 nor 1"),
-        ({"iscrowd": "yes"}, "iscrowd neither 0 nor 1"),
-        ({"bbox": [1, 1, 0, 3]}, "zero or negative size"),
-        ({"bbox": [1, 1, 5, -3]}, "zero or negative size"),
-        ({"bbox": [-2, 1, 5, 3]}, "outside the image"),
-        ({"bbox": [90, 1, 12, 3]}, "outside the image"),
-        ({"bbox": [1, 70, 12, 30]}, "outside the image"),
-        ({"image_id": 8}, "unknown image"),
-        ({"image_id": None}, "unknown image"),
-        ({"image_id": float("nan")}, "unknown image"),
-        ({"image_id": 7.5}, "unknown image"),
-        ({"image_id": 7 + 2**64}, "unknown image"),
-        ({"image_id": [7]}, "unknown image"),
-        ({"category_id": 99}, "unknown category"),
-        ({"category_id": "dog"}, "unknown category"),
-        ({"category_id": 10**30}, "unknown category"),
+NAN, INFINITY = float("nan"), float("inf")
+BAD_VALUES = {  # by field and reason
+    ("bbox", "no box of four finite numbers"): [
+        [NAN, 1, 2, 3], [1, 1, INFINITY, 3], [1, 1, 10**400, 3], [], None, [1, 2, 3], [1, 2, 3, 4, 5],
+        ["1", "2", "3", "x"], [1, 2, 3, True], "1 2 3 4",
     ],
-)
-def test_bad_annotations_are_left_out_and_counted(tmp_path, change, reason):
-    table = dataset_coco.read(write(tmp_path, with_box(**change)))
+    ("bbox", "zero or negative size"): [[1, 1, 0, 3], [1, 1, 5, -3]],
+    ("bbox", "outside the image"): [[-2, 1, 5, 3], [90, 1, 12, 3], [1, 70, 12, 30]],
+    ("iscrowd", "iscrowd neither 0 nor 1"): [2, "yes"],
+    ("image_id", "unknown image"): [8, None, NAN, 7.5, 7 + 2**64, [7]],
+    ("category_id", "unknown category"): [99, "dog", 10**30],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "reason", "value"), [(*key, v) for key in BAD_VALUES for v in BAD_VALUES[key]])
+def test_bad_annotations_are_left_out_and_counted(tmp_path, field, reason, value):
+    table = dataset_coco.read(write(tmp_path, with_box(**{field: value})))
     assert len(table) == 2 and table.excluded == {reason: 1}
 
 
-def test_a_fraction_of_a_pixel_outside_is_kept(tmp_path):
+def test_a_fraction_of_a_pixel_outside_a_byte_order_mark_and_escapes_are_no_fault(tmp_path):
     table = dataset_coco.read(write(tmp_path, with_box(bbox=[-0.5, 0, 101, 80.9])))
     assert len(table) == 3 and not table.excluded
+    data = official(info={"description": 'quote " backslash \\ é €'})
+    (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(data).encode())
+    assert len(dataset_coco.read(tmp_path / "bom.json")) == 3
 
 
 @pytest.mark.slow("many draws")
@@ -324,11 +271,9 @@ def test_what_is_no_annotation_file(tmp_path):
 
 
 def test_a_cut_or_damaged_zip(shared, tmp_path):
-    path = tmp_path / "a.zip"
+    path, member = tmp_path / "a.zip", "annotations/instances_train2017.json"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(
-            shared / "coco_excerpt" / "annotations" / "instances_train2017.json", "annotations/instances_train2017.json"
-        )
+        archive.write(shared / "coco_excerpt" / member, member)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert "download it again" in error_of(path)
@@ -339,16 +284,22 @@ def test_a_cut_or_damaged_zip(shared, tmp_path):
         error_of(path)
 
 
-def test_a_zip_that_python_cannot_unpack(tmp_path):
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("annotations/instances_train2017.json", json.dumps(official()))
+def made_unreadable(path: Path) -> Iterator[str]:
+    """A zip that Python cannot unpack, in two ways, each with the word for it."""
     whole = path.read_bytes()
-    for at, value, problem in ((6, 1, "encrypted"), (8, 9, "compression")):  # the flags and the method of the member
+    for at, value, problem in ((6, 1, "encrypted"), (8, 9, "compression")):  # the flags and the method of a member
         changed = bytearray(whole)
         for start in (whole.index(b"PK\3\4") + at, whole.index(b"PK\1\2") + at + 2):
             changed[start] = value
         path.write_bytes(changed)
+        yield problem
+
+
+def test_a_zip_that_python_cannot_unpack(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("annotations/instances_train2017.json", json.dumps(official()))
+    for problem in made_unreadable(path):
         assert re.search(f"Python cannot unpack it .*{problem}.*; unpack it and give annotations/", error_of(path))
 
 
@@ -357,49 +308,35 @@ def parquet(folder: Path, **columns) -> Path:
         "image_id": [1, 1], "width": [64, 64], "height": [48, 48], "ann_id": [1, 2], "category_id": [1, 2],
         "x": [1.0, 2.0], "y": [1.0, 2.0], "w": [5.0, 6.0], "h": [5.0, 6.0], "iscrowd": [0, 0],
     } | columns  # fmt: skip
-    pd.DataFrame({name: column for name, column in table.items() if column is not None}).to_parquet(
-        folder / "b.parquet"
-    )
-    return folder / "b.parquet"
+    path = folder / "b.parquet"
+    pd.DataFrame({name: column for name, column in table.items() if column is not None}).to_parquet(path)
+    return path
 
 
-@pytest.mark.parametrize(
-    ("columns", "expected"),
-    [
-        ({"w": None}, "the column 'w' is missing"),
-        ({"category_id": ["person", "dog"]}, "column 'category_id' must hold integers"),
-        ({"x": ["1", "2"]}, "column 'x' must hold numbers"),
-        ({"width": [64, 65]}, "image 1 has more than one width"),
-        ({"width": [0, 0]}, "no usable annotation among 2 .*image without a size: 2"),
-        ({"image_id": [None, None]}, "column 'image_id' must hold integers, found null"),
-        ({"image_id": [1.5, np.nan]}, "holds no images"),
-        ({"category_id": [99, 98]}, "no usable annotation among 2 .*unknown category"),
-    ],
-)
-def test_bad_parquet(tmp_path, columns, expected):
-    assert re.search(expected, error_of(parquet(tmp_path, **columns)))
-
-
-def test_cut_parquet(tmp_path):
-    path = parquet(tmp_path)
+@pytest.mark.parametrize(("columns", "expected"), [
+    ({"w": None}, "the column 'w' is missing"),
+    ({"category_id": ["person", "dog"]}, "column 'category_id' must hold integers"),
+    ({"x": ["1", "2"]}, "column 'x' must hold numbers"), ({"width": [64, 65]}, "image 1 has more than one width"),
+    ({"width": [0, 0]}, "no usable annotation among 2 .*image without a size: 2"),
+    ({"image_id": [None, None]}, "column 'image_id' must hold integers, found null"),
+    ({"image_id": [1.5, np.nan]}, "holds no images"),
+    ({"category_id": [99, 98]}, "no usable annotation among 2 .*unknown category"),
+])  # fmt: skip
+def test_bad_or_cut_parquet(tmp_path, columns, expected):
+    path = parquet(tmp_path, **columns)
+    assert re.search(expected, error_of(path))
     path.write_bytes(path.read_bytes()[:-20])
     assert "not a readable Parquet file" in error_of(path)
 
 
-@pytest.mark.parametrize(
-    ("columns", "reason"),
-    [
-        ({"w": [float("inf"), 6.0]}, "no box of four finite numbers"),
-        ({"x": [None, 2.0]}, "no box of four finite numbers"),
-        ({"image_id": [None, 1]}, "unknown image"),
-        ({"image_id": [1.5, 1]}, "unknown image"),
-        ({"image_id": [2, 1], "width": [None, 64]}, "image without a size"),
-        ({"image_id": [2, 1], "height": [1 << 40, 48]}, "image without a size"),
-        ({"category_id": [2 + (1 << 32), 2]}, "unknown category"),
-        ({"iscrowd": [256, 0]}, "iscrowd neither 0 nor 1"),
-        ({"iscrowd": [None, False]}, "iscrowd neither 0 nor 1"),
-    ],
-)
+@pytest.mark.parametrize(("columns", "reason"), [
+    ({"w": [float("inf"), 6.0]}, "no box of four finite numbers"),
+    ({"x": [None, 2.0]}, "no box of four finite numbers"), ({"image_id": [None, 1]}, "unknown image"),
+    ({"image_id": [1.5, 1]}, "unknown image"), ({"image_id": [2, 1], "width": [None, 64]}, "image without a size"),
+    ({"image_id": [2, 1], "height": [1 << 40, 48]}, "image without a size"),
+    ({"category_id": [2 + (1 << 32), 2]}, "unknown category"), ({"iscrowd": [256, 0]}, "iscrowd neither 0 nor 1"),
+    ({"iscrowd": [None, False]}, "iscrowd neither 0 nor 1"),
+])  # fmt: skip
 def test_bad_rows_of_parquet_are_counted(tmp_path, columns, reason):
     table = dataset_coco.read(parquet(tmp_path, **columns))
     assert table.xywh().tolist() == [[2, 2, 6, 6]] and table.excluded == {reason: 1}

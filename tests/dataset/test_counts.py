@@ -9,26 +9,15 @@ from sr4g_utils.dataset import counts, inputs
 from sr4g_utils.store.run import Run
 
 
-@pytest.fixture
-def run(tmp_path):
-    return Run(tmp_path / "run", "02_test")
-
-
 def kept(run: Run, name: str) -> list[dict]:
     path = run.folder / "artifacts" / "results" / f"{name}.json"
     return json.loads(path.read_text())["rows"] if path.exists() else []
 
 
-def test_recorded_tables_are_shown_and_not_kept_again(run):
-    for table, about in (
-        counts.rule_disagreement(run, "recorded"),
-        counts.reconstruction(run, "miniature:9", "miniature:9"),
-    ):
-        assert len(table) and about["commit"]
+def test_recorded_tables_are_shown_and_given_annotations_are_counted_and_kept(run):
+    shown = counts.rule_disagreement(run, "recorded"), counts.reconstruction(run, "miniature:9", "miniature:9")
+    assert all(len(table) and about["commit"] for table, about in shown)
     assert not list((run.folder / "artifacts" / "results").glob("*"))
-
-
-def test_given_annotations_are_counted_and_kept(run):
     path = inputs.annotations(run, "miniature:30", "train")
     table, about = counts.rule_disagreement(run, path)
     assert about == {"annotations": path.name} and len(kept(run, "rule_disagreement")) == len(table) > 0
@@ -41,9 +30,8 @@ def test_the_real_table_beside_the_miniatures(run, tmp_path):
     ours = pd.DataFrame({"step": ["images"], "train": [7]})
     shown = counts.real(run, "miniature:7", ours, "funnel")
     assert shown.train[0] == 117_266 and kept(run, "funnel") == []
-    assert counts.real(run, tmp_path / "a.json", ours, "funnel").train[0] == 7 and kept(run, "funnel") == [
-        {"step": "images", "train": 7}
-    ]
+    assert counts.real(run, tmp_path / "a.json", ours, "funnel").train[0] == 7
+    assert kept(run, "funnel") == [{"step": "images", "train": 7}]
 
 
 @pytest.mark.parametrize("n", [1, 20, 21, 80])

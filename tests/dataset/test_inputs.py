@@ -4,27 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 
 from sr4g_utils.dataset import card as dataset_card
 from sr4g_utils.dataset import coco, inputs, triplets, world
 from sr4g_utils.dataset.photos import boxes_of, crop_table
-from sr4g_utils.store import files
-from sr4g_utils.store.run import Run
 
 
-@pytest.fixture
-def run(tmp_path):
-    return Run(tmp_path / "run", "01_test")
-
-
-def test_paths_and_downloads(run, tmp_path, monkeypatch):
+def test_what_a_word_means_paths_and_downloads(run, tmp_path, monkeypatch):
     assert inputs.annotations(run, tmp_path / "a.json", "train") == tmp_path / "a.json"
     assert inputs.photos(run, tmp_path, "train", "unused") == tmp_path
-    monkeypatch.setattr(files, "download", lambda name: Path("/cache") / name)
+    monkeypatch.setattr(inputs, "download", lambda name: Path("/cache") / name)
     assert inputs.annotations(run, None, "val") == Path("/cache/annotations_trainval2017.zip")
     assert inputs.photos(run, None, "val", "unused") == Path("/cache/val2017.zip")
+    assert [inputs.is_miniature(word) for word in ("miniature", "miniature:7", "miniatures.json", None)] == [1, 1, 0, 0]
+    assert inputs.made_from("miniature:7") == "the miniature world" and inputs.made_from(None) == "COCO annotations"
 
 
 def test_the_miniature_is_drawn_once(run):
@@ -37,11 +31,6 @@ def test_the_miniature_is_drawn_once(run):
     assert inputs.annotations(run, "miniature:7", "val") == path
     assert inputs.photos(run, "miniature", "val", path) == folder
     assert [file.stat().st_mtime_ns for file in (path, *sorted(folder.iterdir()))] == stamps
-
-
-def test_what_a_word_means():
-    assert [inputs.is_miniature(word) for word in ("miniature", "miniature:7", "miniatures.json", None)] == [1, 1, 0, 0]
-    assert inputs.made_from("miniature:7") == "the miniature world" and inputs.made_from(None) == "COCO annotations"
 
 
 def test_examples_get_their_pictures_where_there_are_some(run):
@@ -78,8 +67,7 @@ def test_the_card_claims_cocos_licence_for_coco_only(tmp_path):
         assert dataset_card.licence_of(inputs.made_from(source))[0] == licence
     triplets.build(tmp_path / "t.parquet", tmp_path / "own.json", split="train")
     files = [tmp_path / "t.parquet"] * 2
-    dataset_card.write_card(
-        tmp_path / "card.md", *files, source=inputs.made_from(source), rules="visor", held_out=["cat"]
-    )
+    about = {"source": inputs.made_from(source), "rules": "visor", "held_out": ["cat"]}
+    dataset_card.write_card(tmp_path / "card.md", *files, **about)
     card = (tmp_path / "card.md").read_text()
     assert "license: other\n" in card and "CC BY" not in card and "own.json" in card

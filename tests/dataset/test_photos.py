@@ -1,5 +1,7 @@
 """Photos of every kind, and the proof that boxes and pixels go through the same crop, synthetic and real."""
 
+import itertools
+import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from test_boxes import made_unreadable
 
 from sr4g_utils.dataset import boxes, coco, photos
 from sr4g_utils.dataset.boxes import BoxTable
@@ -38,20 +41,10 @@ def save(path: Path, pixels: np.ndarray, **options) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------- reading
-
-
-def test_a_colour_photo_is_read_as_it_is(tmp_path: Path) -> None:
-    save(tmp_path / "a.png", gradient(30, 20))
-    source = Photos(tmp_path)
-    np.testing.assert_array_equal(source.read("a.png", (30, 20)), gradient(30, 20))
-    assert not source.counts
-
-
-@pytest.mark.parametrize(
-    ("mode", "suffix", "counted"),
-    [("L", "jpg", "grayscale"), ("LA", "png", "grayscale"), ("1", "png", "grayscale"), ("CMYK", "jpg", "CMYK"),
-     ("RGBA", "png", "transparent"), ("P", "png", None)],
-)  # fmt: skip
+@pytest.mark.parametrize(("mode", "suffix", "counted"), [
+    ("L", "jpg", "grayscale"), ("LA", "png", "grayscale"), ("1", "png", "grayscale"), ("CMYK", "jpg", "CMYK"),
+    ("RGBA", "png", "transparent"), ("P", "png", None),
+])  # fmt: skip
 def test_other_colour_spaces_become_rgb_and_are_counted(tmp_path: Path, mode: str, suffix: str, counted: str) -> None:
     grey = np.full((20, 30, 3), 204, np.uint8)  # a colour of Pillow's palette
     Image.fromarray(grey).convert(mode).save(tmp_path / f"a.{suffix}")
@@ -62,15 +55,15 @@ def test_other_colour_spaces_become_rgb_and_are_counted(tmp_path: Path, mode: st
     assert (counted in source.counts) if counted else not source.counts
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 6), 40_000, np.uint16)).save(tmp_path / "a.png")
-    assert (Photos(tmp_path).read("a.png") == 40_000 >> 8).all()
-
-
-def test_transparent_pixels_are_seen_on_white(tmp_path: Path) -> None:
-    pixels = np.dstack([gradient(6, 4), np.zeros((4, 6), np.uint8)])
-    save(tmp_path / "a.png", pixels)
-    assert (Photos(tmp_path).read("a.png") == 255).all()
+def test_colours_stay_sixteen_bit_grey_is_scaled_and_transparent_pixels_are_seen_on_white(tmp_path: Path) -> None:
+    save(tmp_path / "colour.png", gradient(30, 20))
+    source = Photos(tmp_path)
+    np.testing.assert_array_equal(source.read("colour.png", (30, 20)), gradient(30, 20))
+    assert not source.counts
+    save(tmp_path / "grey.png", np.full((4, 6), 40_000, np.uint16))
+    assert (Photos(tmp_path).read("grey.png") == 40_000 >> 8).all(), "not clipped"
+    save(tmp_path / "transparent.png", np.dstack([gradient(6, 4), np.zeros((4, 6), np.uint8)]))
+    assert (Photos(tmp_path).read("transparent.png") == 255).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -91,19 +84,14 @@ def test_exif_orientation_is_undone_unless_the_boxes_were_drawn_without_it(tmp_p
 
 def test_what_cannot_be_used_is_named_in_one_line(tmp_path: Path) -> None:
     whole = save(tmp_path / "a.jpg", gradient(300, 200)).read_bytes()
-    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("<html>not found</html>")
-    source = Photos(tmp_path)
-    for name, size, problem in [
-        ("half.jpg", None, "not a readable photo"),
-        ("empty.jpg", None, "not a readable photo"),
-        ("text.jpg", None, "not a readable photo"),
-        ("gone.jpg", None, "missing"),
-        ("a.jpg", (400.0, 200.0), "300 × 200 pixels, but annotated as 400 × 200"),
-    ]:
+    broken = {"half.jpg": whole[: len(whole) // 2], "empty.jpg": b"", "text.jpg": b"<html>not found</html>"}
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+    problems = dict.fromkeys(broken, "not a readable photo") | {"gone.jpg": "missing"}
+    problems["a.jpg"] = "300 × 200 pixels, but annotated as 400 × 200"
+    for name, problem in problems.items():
         with pytest.raises(PhotoError, match=problem) as caught:
-            source.read(name, size)
+            Photos(tmp_path).read(name, (400.0, 200.0) if name == "a.jpg" else None)
         assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -124,8 +112,6 @@ def test_a_zip_is_read_like_its_folder(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- which photo is meant
-
-
 def source_of(folder: Path, kind: str, *paths: str, name: str = "all") -> Photos:
     """Photos at these paths of a folder or zip; the width of each tells which it is, 30 pixels for the first."""
     packed, root = zipfile.ZipFile(folder / f"{name}.zip", "w"), folder / name
@@ -155,17 +141,13 @@ def test_the_full_path_comes_first_and_a_bare_name_must_be_unique(tmp_path: Path
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_a_missing_photo_is_never_somebody_elses(tmp_path: Path, kind: str) -> None:
     source = source_of(tmp_path, kind, "video_a/1.png", "video_b/1.png", "video_b/2.png")
-    with pytest.raises(
-        PhotoError, match=r"1\.png could be any of .*video_a/1\.png, .*video_b/1\.png; write the folder"
+    for name, problem in (
+        ("1.png", r"could be any of .*video_a/1\.png, .*video_b/1\.png; write the folder"),
+        ("video_c/1.png", "is missing; there is .*video_a/1.png.*, but in a folder of another name"),
+        ("video_a/2.png", "is missing; there is .*video_b/2.png.*, but in a folder of another name"),
+        *((name, "is missing") for name in ("3.png", "", "..", "\0")),
     ):
-        source.read("1.png")
-    for name, there in (("video_c/1.png", "video_a/1.png"), ("video_a/2.png", "video_b/2.png")):
-        with pytest.raises(
-            PhotoError, match=rf"{name} is missing; there is .*{there}.*, but in a folder of another name"
-        ):
-            source.read(name)
-    for name in ("3.png", "", "..", "\0"):
-        with pytest.raises(PhotoError, match="is missing"):
+        with pytest.raises(PhotoError, match=rf"{re.escape(name)} {problem}"):
             source.read(name)
     assert source.contents(["1.png", "video_c/1.png", "video_a/2.png"]) == [""] * 3
 
@@ -174,18 +156,14 @@ def test_a_missing_photo_is_never_somebody_elses(tmp_path: Path, kind: str) -> N
 def test_the_sources_own_name_counts_as_a_folder(tmp_path: Path, kind: str) -> None:
     source = source_of(tmp_path, kind, "1.png", name="video_a")
     assert found(source, "video_a/1.png") == found(source, "/data/video_a/1.png") == found(source, "../1.png") == 0
-    with pytest.raises(
-        PhotoError, match=r"video_b/1\.png is missing; there is .*1\.png, but in a folder of another name"
-    ):
+    told = r"video_b/1\.png is missing; there is .*1\.png, but in a folder of another name"
+    with pytest.raises(PhotoError, match=told):
         source.read("video_b/1.png")
 
 
-def test_a_zip_packed_with_backslashes(tmp_path: Path) -> None:
+def test_a_zip_packed_with_backslashes_and_a_folder_with_hidden_and_linked_folders(tmp_path: Path) -> None:
     source = source_of(tmp_path, "zip", r"images\1.png", r"images\2.png")
     assert found(source, "images/2.png") == found(source, r"images\2.png") == found(source, "2.png") == 1
-
-
-def test_a_folder_with_hidden_and_linked_folders(tmp_path: Path) -> None:
     source = source_of(tmp_path, "folder", "a/1.png", ".trash/1.png", "a/.trash/2.png")
     for name in ("b", "c", "a/round"):
         (source.source / name).symlink_to(source.source / "a")
@@ -215,19 +193,11 @@ def test_a_photo_is_found_by_the_slow_rule(tmp_path_factory, paths: list[str], n
             source.read(name)
 
 
-def test_a_zip_that_python_cannot_unpack(tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_read(tmp_path: Path) -> None:
     source_of(tmp_path, "zip", "1.png", "2.png")
-    packed = (tmp_path / "all.zip").read_bytes()
-    for at, value, problem in ((6, 1, "encrypted"), (8, 9, "compression")):  # the flags and the method of a member
-        changed = bytearray(packed)
-        for start in (packed.index(b"PK\3\4") + at, packed.index(b"PK\1\2") + at + 2):
-            changed[start] = value
-        (tmp_path / "changed.zip").write_bytes(changed)
+    for problem in made_unreadable(tmp_path / "all.zip"):
         with pytest.raises(PhotoError, match=rf"1\.png cannot be read from the zip .*{problem}"):
-            Photos(tmp_path / "changed.zip").read("1.png")
-
-
-def test_no_such_source(tmp_path: Path) -> None:
+            Photos(tmp_path / "all.zip").read("1.png")
     with pytest.raises(PhotoError, match="no folder or zip"):
         Photos(tmp_path / "nowhere")
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
@@ -236,7 +206,6 @@ def test_no_such_source(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- the crop
-
 sides = st.integers(8, 700)
 
 
@@ -277,9 +246,7 @@ def check_against_pixels(table: BoxTable, resolution: int) -> tuple[BoxTable, np
         width, height = (int(side[table.image[i]]) for side in (table.width, table.height))
         found = painted(table.xywh([i])[0], width, height, resolution)
         left = photos.crop_table(table.rows(slice(i, i + 1)), resolution, 0.0)
-        slack = 1 + max(
-            resolution / min(width, height), 1
-        )  # a pixel of the crop, and one of the photo: painting rounds
+        slack = 1 + max(resolution / min(width, height), 1)  # a pixel of crop and one of photo: painting rounds
         if len(left) and found is not None:
             corners = [np.concatenate([box[:2], box[:2] + box[2:]]) for box in (found, left.xywh()[0])]
             assert np.abs(corners[0] - corners[1]).max() <= slack
@@ -292,25 +259,16 @@ def check_against_pixels(table: BoxTable, resolution: int) -> tuple[BoxTable, np
 
 
 def test_captions_are_true_of_the_pixels_on_the_real_excerpt(shared: Path) -> None:
-    """Relations judged on cropped boxes are those of boxes measured from cropped pixels, for real images' boxes.
-
-    Every object is painted into a canvas of its photo's size, which goes through the function that crops photos; its
-    box is then measured from the pixels. Relations that a pixel decides are left aside.
-    """
+    """Relations of cropped boxes are those of boxes measured from cropped pixels, but where a pixel decides."""
     table = coco.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json").without_crowds()
     cropped, measured = check_against_pixels(table.rows(table.image < 25), 256)
     same = cropped.image[:, None] == cropped.image[None]
     s, o = np.nonzero(same & ~np.eye(len(cropped), dtype=bool))
     exact, pixels = judge(cropped.xywh(s), cropped.xywh(o)), judge(measured[s], measured[o])
-    moved = [judge(cropped.xywh(s) + shift, cropped.xywh(o)) for shift in 4.0 * _shifts()]
+    # small moves and changes of size of a box: if none of them changes a verdict, no pixel decides it
+    moved = [judge(cropped.xywh(s) + shift, cropped.xywh(o)) for shift in itertools.product([-4.0, 0.0, 4.0], repeat=4)]
     clear = np.logical_and.reduce([exact == verdict for verdict in moved])
-    assert len(s) > 1000 and clear.mean() > 0.7
-    assert (exact == pixels)[clear].all()
-
-
-def _shifts() -> np.ndarray:
-    """Small moves and changes of size of a box: if none of them changes a verdict, no pixel decides it."""
-    return np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 4), axis=-1).reshape(-1, 4)
+    assert len(s) > 1000 and clear.mean() > 0.7 and (exact == pixels)[clear].all()
 
 
 def test_real_photos_match_their_boxes_and_crop(shared: Path) -> None:
@@ -327,12 +285,9 @@ def test_real_photos_match_their_boxes_and_crop(shared: Path) -> None:
         assert np.abs(crop.astype(int) - np.asarray(window).astype(int)).mean() < 1.5  # cut first or resized first
 
 
-def test_nothing_is_mirrored() -> None:
+def test_nothing_is_mirrored_and_a_photo_of_the_models_own_size_is_left_as_it_is() -> None:
     crop = photos.crop_photo(gradient(200, 100), 64).astype(int)
     assert (np.diff(crop[:, :, 0].mean(axis=0)) > 0).all() and (np.diff(crop[:, :, 1].mean(axis=1)) > 0).all()
-
-
-def test_a_photo_of_the_models_own_size_is_left_as_it_is() -> None:
     np.testing.assert_array_equal(photos.crop_photo(gradient(64, 64), 64), gradient(64, 64))
 
 
@@ -347,10 +302,7 @@ def test_boxes_mostly_outside_are_dropped_and_counted() -> None:
     for arguments in ((0, 0.5), (100, 1.5)):
         with pytest.raises(ValueError, match="crop: resolution must be positive"):
             photos.crop_table(table, *arguments)
-
-
-def test_the_most_cropped_image_keeps_two_boxes() -> None:
     table = table_of(200, 100, np.array([[0, 0, 40, 50], [60, 10, 30, 40], [80, 10, 40, 40]]))
     cropped = photos.crop_table(table, 100)
-    assert photos.most_cropped(table, cropped) == 0
+    assert photos.most_cropped(table, cropped) == 0, "the most cropped image keeps two boxes"
     assert [name for name, _ in photos.boxes_of(cropped, 0)] == ["person", "person"]

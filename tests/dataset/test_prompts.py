@@ -17,35 +17,25 @@ from sr4g_utils.store.files import ROOT
 
 TRIPLET = ["subject", "relation", "object"]
 
-# ----------------------------------------------------------------------------------------------------------- published
 
-
-def test_sr2d_is_the_published_file(shared, tmp_path):
+def test_sr2d_is_the_published_file_and_is_read_as_it_is_made(shared: Path, tmp_path: Path) -> None:
     published = gzip.decompress((shared / "sr2d" / "text_spatial_rel_phrases.json.gz").read_bytes())
     assert prompt_sets.write_sr2d(tmp_path / "sr2d.json") == 31_680
     assert (tmp_path / "sr2d.json").read_bytes() == published
-
-
-def test_sr2d_is_read_as_it_is_made(shared: Path, tmp_path: Path) -> None:
     ours = prompt_sets.read_prompts("sr2d")
-    (tmp_path / "sr2d.json").write_bytes(
-        gzip.decompress((shared / "sr2d" / "text_spatial_rel_phrases.json.gz").read_bytes())
-    )
     pd.testing.assert_frame_equal(ours, prompt_sets.read_prompts(tmp_path / "sr2d.json"))
     assert len(ours) == 25_280 and ours.attrs["left_out"] == 6_400
     assert set(ours.relation) == {"left of", "right of", "above", "below"}
     assert (ours.caption == [caption(*t) for t in zip(ours.subject, ours.relation, ours.object, strict=True)]).all()
-
-
-def test_sr2d_of_other_names():
-    records = json.loads(prompt_sets.sr2d(["dog", "owl", "cat"]))
-    assert len(records) == 3 * 2 * 5 + 3
-    assert records[0]["text"] == "a dog to the left of an owl"
+    other_names = json.loads(prompt_sets.sr2d(["dog", "owl", "cat"]))
+    assert len(other_names) == 3 * 2 * 5 + 3 and other_names[0]["text"] == "a dog to the left of an owl"
 
 
 def test_geneval_and_compbench(shared: Path) -> None:
     geneval = prompt_sets.read_prompts(shared / "prompts" / "geneval_evaluation_metadata.jsonl")
-    assert len(geneval) == 100 and geneval.attrs["left_out"] == 453
+    others = prompt_sets.others(geneval)
+    assert len(geneval) == prompt_sets.SETS["geneval"].number == 100 and geneval.attrs["left_out"] == len(others) == 453
+    assert others["0"] == "a photo of a bench" and not set(others) & set(geneval.prompt_id.astype(str))
     first = geneval.iloc[0]
     assert (first.subject, first.relation, first.object) == ("dog", "right of", "teddy bear")
     assert first.caption == "a photo of a dog right of a teddy bear"
@@ -57,21 +47,14 @@ def test_geneval_and_compbench(shared: Path) -> None:
     assert (first.subject, first.relation, first.object, first.prompt_id) == ("girl", "above", "frog", 1)
 
 
-# ------------------------------------------------------------------------------------------------------------ a user's
-
-
 @pytest.mark.parametrize("form", ["csv", "parquet", "json", "jsonl"])
 def test_a_users_prompts(tmp_path: Path, form: str) -> None:
-    table = pd.DataFrame(
-        {"subject": ["dog", "cat"], "relation": ["to the left of", "inside"], "object": ["cat", "cup"]}
-    )
+    table = pd.DataFrame([("dog", "to the left of", "cat"), ("cat", "inside", "cup")], columns=TRIPLET)
     path = tmp_path / f"mine.{form}"
-    write = {
-        "csv": lambda: table.to_csv(path, index=False), "parquet": lambda: table.to_parquet(path),
-        "json": lambda: table.to_json(path, orient="records"),
-        "jsonl": lambda: table.to_json(path, orient="records", lines=True),
-    }  # fmt: skip
-    write[form]()
+    if form.startswith("json"):
+        table.to_json(path, orient="records", lines=form == "jsonl")
+    else:
+        table.to_csv(path, index=False) if form == "csv" else table.to_parquet(path)
     read = prompt_sets.read_prompts(path)
     assert list(read.relation) == ["left of", "inside"] and list(read.prompt_id) == [0, 1]
     assert list(read.caption) == ["a dog to the left of a cat", "a cat inside a cup"]
@@ -79,21 +62,17 @@ def test_a_users_prompts(tmp_path: Path, form: str) -> None:
     pd.testing.assert_frame_equal(prompt_sets.read_prompts(tmp_path / "out.parquet"), read, check_like=True)
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "message"),
-    [
-        ("subject,relation,object\ndog,near,cat\n", "a.csv", f"prompt 0 has the relation 'near'; .* {NAMES[0]}"),
-        ("subject,relation,object\ndog,above,\n", "a.csv", "prompt 0 has no object"),
-        ("subject,relation\ndog,above\n", "a.csv", "the column 'object' is missing"),
-        ("subject,relation,object\n", "a.csv", "holds no prompts"),
-        ("prompt_id,subject,relation,object\n1,dog,above,cat\n1,dog,above,cup\n", "a.csv", "prompt_id '1' occurs"),
-        ("prompt_id,subject,relation,object\na/b,dog,above,cat\n", "a.csv", "prompt_id 'a/b', which is not made of"),
-        ('[{"subject": "dog"}]', "a.json", "row 1: not a prompt"),
-        ('{"a": 1}', "a.json", "expected a list of prompts, found dict"),
-        ("{", "a.jsonl", "not valid JSON"),
-        ('[{"tag": "color", "prompt": "a red bench"}]', "a.json", "holds no prompts"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "name", "message"), [
+    ("subject,relation,object\ndog,near,cat\n", "a.csv", f"prompt 0 has the relation 'near'; .* {NAMES[0]}"),
+    ("subject,relation,object\ndog,above,\n", "a.csv", "prompt 0 has no object"),
+    ("subject,relation\ndog,above\n", "a.csv", "the column 'object' is missing"),
+    ("subject,relation,object\n", "a.csv", "holds no prompts"),
+    ("prompt_id,subject,relation,object\n1,dog,above,cat\n1,dog,above,cup\n", "a.csv", "prompt_id '1' occurs"),
+    ("prompt_id,subject,relation,object\na/b,dog,above,cat\n", "a.csv", "prompt_id 'a/b', which is not made of"),
+    ('[{"subject": "dog"}]', "a.json", "row 1: not a prompt"),
+    ('{"a": 1}', "a.json", "expected a list of prompts, found dict"), ("{", "a.jsonl", "not valid JSON"),
+    ('[{"tag": "color", "prompt": "a red bench"}]', "a.json", "holds no prompts"),
+])  # fmt: skip
 def test_wrong_prompts(tmp_path: Path, text: str, name: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
@@ -110,28 +89,16 @@ def test_only_ids_that_name_files_are_restricted():
         prompt_sets.check_prompts(pd.concat([table, table]), "mine", prompt_sets.NEEDED, name_files=False)
 
 
-# ---------------------------------------------------------------------------------------------------------- the study's
-
-
-@pytest.fixture(scope="module")
-def frequencies(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    path, held_out = (
-        tmp_path_factory.mktemp("triplets") / "t.parquet",
-        triplets.held_out_categories(COCO_CATEGORIES, 16),
-    )
-    triplets.build(path, shared / "coco2017" / "val2017_boxes.parquet", split="train", held_out=held_out)
-    return triplets.frequencies(path)
+HELD_OUT = triplets.held_out_categories(COCO_CATEGORIES, 16)
 
 
 def test_prompts(frequencies):
-    held_out = triplets.held_out_categories(COCO_CATEGORIES, 16)
-    made = prompts.from_triplets(frequencies, held_out, seed=3, test_per_relation=200, validation_per_relation=50)
+    made = prompts.from_triplets(frequencies, HELD_OUT, seed=3, test_per_relation=200, validation_per_relation=50)
     different = frequencies[frequencies.subject != frequencies.object]
-    assert set(made[TRIPLET].itertuples(index=False, name=None)) == set(
-        different[TRIPLET].itertuples(index=False, name=None)
-    )
+    asked, there = (set(table[TRIPLET].itertuples(index=False, name=None)) for table in (made, different))
+    assert asked == there
     assert not made.duplicated(TRIPLET).any() and made.prompt_id.tolist() == list(range(len(made)))
-    n_unseen = made.subject.isin(held_out).astype(int) + made.object.isin(held_out)
+    n_unseen = made.subject.isin(HELD_OUT).astype(int) + made.object.isin(HELD_OUT)
     assert (made.objects == n_unseen.map({0: "seen", 1: "mixed", 2: "unseen"})).all()
     assert made.in_main.all() and (made.in_unseen == (n_unseen == 0)).all()
     assert set(made.split) == {"validation", "test"} and not (made.balanced & (made.split != "test")).any()
@@ -141,17 +108,17 @@ def test_prompts(frequencies):
         assert rows.balanced.sum() == min(200, len(rows) - n), relation
 
 
-def test_prompts_depend_on_the_seed_alone(frequencies):
-    def balanced(seed, table=frequencies):
-        return prompts.from_triplets(table, [], seed, 200)
-
-    pd.testing.assert_frame_equal(balanced(0), balanced(0, frequencies.sample(frac=1, random_state=1)))
-    assert (balanced(0).balanced != balanced(1).balanced).any()
+def test_prompts_depend_on_the_seed_alone_and_those_of_one_category_are_an_option(frequencies):
+    shuffled = frequencies.sample(frac=1, random_state=1)
+    one, same, other = (prompts.from_triplets(*of, 200) for of in (
+        (frequencies, [], 0), (shuffled, [], 0), (frequencies, [], 1)))  # fmt: skip
+    pd.testing.assert_frame_equal(one, same)
+    assert (one.balanced != other.balanced).any()
+    assert len(prompts.from_triplets(frequencies, [], 0, same_category=True)) == len(frequencies)
 
 
 def test_withheld_triplets_go_with_their_converse_and_are_a_set_of_their_own(frequencies):
-    held_out = triplets.held_out_categories(COCO_CATEGORIES, 16)
-    made, plain = (prompts.from_triplets(frequencies, held_out, 0, withheld=share) for share in (0.1, 0.0))
+    made, plain = (prompts.from_triplets(frequencies, HELD_OUT, 0, withheld=share) for share in (0.1, 0.0))
     back = dict(zip(made[TRIPLET].itertuples(index=False, name=None), ~made.in_main, strict=True))
     assert 0.09 < np.mean(list(back.values())) < 0.11 and plain.in_main.all() and "withheld" not in set(plain.objects)
     for (s, r, o), held in back.items():
@@ -165,8 +132,7 @@ def test_withheld_triplets_go_with_their_converse_and_are_a_set_of_their_own(fre
 
 
 def test_dosed_prompts_are_spread_over_five_groups_and_two_kinds(frequencies):
-    held_out = triplets.held_out_categories(COCO_CATEGORIES, 16)
-    made, plain = (prompts.from_triplets(frequencies, held_out, 0, withheld=0.1, dosed=n) for n in (10, 0))
+    made, plain = (prompts.from_triplets(frequencies, HELD_OUT, 0, withheld=0.1, dosed=n) for n in (10, 0))
     dosed = made[made.objects == "dosed"]
     assert (dosed.groupby(["relation", "group", "one_image"]).size() == 1).all() and len(dosed) == 14 * 10
     assert (plain.objects[dosed.index] == "seen").all() and (dosed.n_images > 1).all() and dosed.in_unseen.all()
@@ -176,11 +142,7 @@ def test_dosed_prompts_are_spread_over_five_groups_and_two_kinds(frequencies):
     rest = made[made.objects != "dosed"].drop(columns=["group", "one_image"])
     pd.testing.assert_frame_equal(rest, plain.loc[rest.index])
     with pytest.raises(ValueError, match=r"dosed: only \d+ triplets '.+' are shown by two images; ask for fewer"):
-        prompts.from_triplets(frequencies, held_out, 0, dosed=100_000)
-
-
-def test_same_category_prompts_are_an_option(frequencies):
-    assert len(prompts.from_triplets(frequencies, [], 0, same_category=True)) == len(frequencies)
+        prompts.from_triplets(frequencies, HELD_OUT, 0, dosed=100_000)
 
 
 def test_study_prompts_as_a_stage(shared, tmp_path):
@@ -188,14 +150,11 @@ def test_study_prompts_as_a_stage(shared, tmp_path):
     triplets.build(tmp_path / "t.parquet", path, split="val", held_out=["dog"])
     n = prompts.write_study_prompts(tmp_path / "p.parquet", tmp_path / "t.parquet", held_out=["dog"], seed=1)
     expected = prompts.from_triplets(triplets.frequencies(tmp_path / "t.parquet"), ["dog"], seed=1)
-    assert n == len(expected)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "p.parquet"), expected)
+    assert n == len(expected)
 
 
-# -------------------------------------------------------------------------------------------------------------- drawing
-
-
-def test_prompts_are_balanced_tested_on_and_of_a_seed():
+def test_prompts_are_balanced_tested_on_and_of_a_seed(tmp_path):
     table = make_prompts()
     drawn = prompts.draw_prompts(table, 8, seed=3)
     assert drawn.groupby(["objects", "relation"]).size().eq(8).all() and set(drawn.objects) == {"seen", "unseen"}
@@ -208,30 +167,20 @@ def test_prompts_are_balanced_tested_on_and_of_a_seed():
     assert len(prompts.draw_prompts(foreign, 2, 0)) == 28
     with pytest.raises(ValueError, match="no test prompt"):
         prompts.draw_prompts(table[table.objects == "mixed"], 8, 0)
-
-
-def test_test_prompts_as_a_stage(tmp_path):
-    make_prompts().to_parquet(tmp_path / "all.parquet")
-    drawn = prompts.write_test_prompts(tmp_path / "prompts.parquet", tmp_path / "all.parquet", per_relation=8, seed=0)
-    assert drawn == {"seen": 112, "unseen": 112}
-    pd.testing.assert_frame_equal(
-        pd.read_parquet(tmp_path / "prompts.parquet"), prompts.draw_prompts(make_prompts(), 8, seed=0)
-    )
+    table.to_parquet(tmp_path / "all.parquet")  # as a stage
+    counts = prompts.write_test_prompts(tmp_path / "prompts.parquet", tmp_path / "all.parquet", per_relation=8, seed=3)
+    assert counts == {"seen": 112, "unseen": 112}
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "prompts.parquet"), drawn)
 
 
 def test_validation_prompts_are_balanced_seen_and_never_tested_on(tmp_path):
     table = make_prompts(40).assign(subject=lambda t: np.where(t.prompt_id % 3 == 0, "cup", "dog"))
     table.to_parquet(tmp_path / "p.parquet")
-    drawn = prompts.validation_prompts(tmp_path / "p.parquet", ["cup"], number=4 * 14, seed=0)
-    assert (
-        set(drawn.split) == {"validation"}
-        and "cup" not in set(drawn.subject)
-        and drawn.prompt_id.is_monotonic_increasing
-    )
-    assert drawn.relation.value_counts().to_dict() == dict.fromkeys(NAMES, 4)
-    again = prompts.validation_prompts(tmp_path / "p.parquet", ["cup"], number=4 * 14, seed=0)
+    drawn, again, other = (prompts.validation_prompts(tmp_path / "p.parquet", ["cup"], 4 * 14, s) for s in (0, 0, 1))
+    assert set(drawn.split) == {"validation"} and drawn.prompt_id.is_monotonic_increasing
+    assert "cup" not in set(drawn.subject) and drawn.relation.value_counts().to_dict() == dict.fromkeys(NAMES, 4)
     pd.testing.assert_frame_equal(drawn, again)
-    assert set(prompts.validation_prompts(tmp_path / "p.parquet", ["cup"], 4 * 14, 1).prompt_id) != set(drawn.prompt_id)
+    assert set(other.prompt_id) != set(drawn.prompt_id)
     with pytest.raises(ValueError, match="no validation prompt whose objects are both seen"):
         prompts.validation_prompts(tmp_path / "p.parquet", ["cat"], 14, 0)
 
@@ -241,8 +190,7 @@ def test_the_prompts_in_the_box_need_no_download(monkeypatch):
     table = prompt_sets.read_prompts("sr4g")
     assert len(table) == prompt_sets.SETS["sr4g"].number == 62_460
     assert (ROOT / "data" / "prompts" / "sr4g.parquet").stat().st_size < 1_000_000
-    captions = list(map(caption, table.subject, table.relation, table.object))
-    assert table.caption.tolist() == captions
+    assert table.caption.tolist() == list(map(caption, table.subject, table.relation, table.object))
     assert not (table.balanced & (table.split == "validation")).any()
     assert set(table[table.balanced].relation) == set(NAMES)
 
@@ -250,7 +198,6 @@ def test_the_prompts_in_the_box_need_no_download(monkeypatch):
 @pytest.mark.slow("real data")
 def test_the_prompts_in_the_box_are_what_notebook_02_makes_of_coco(shared, tmp_path):
     boxes = shared / "coco2017" / "train2017_boxes.parquet"
-    held_out = triplets.held_out_categories(COCO_CATEGORIES, 16)
-    triplets.build(tmp_path / "triplets.parquet", boxes, split="train", held_out=held_out)
-    prompts.write_study_prompts(tmp_path / "prompts.parquet", tmp_path / "triplets.parquet", held_out=held_out, seed=0)
+    triplets.build(tmp_path / "triplets.parquet", boxes, split="train", held_out=HELD_OUT)
+    prompts.write_study_prompts(tmp_path / "prompts.parquet", tmp_path / "triplets.parquet", held_out=HELD_OUT, seed=0)
     pd.testing.assert_frame_equal(prompt_sets.read_prompts("sr4g"), pd.read_parquet(tmp_path / "prompts.parquet"))

@@ -60,21 +60,15 @@ def standing(soup: bs4.BeautifulSoup) -> tuple[str, str]:
     return " ".join(box["class"][1:]), box.get_text(" ")
 
 
-# ------------------------------------------------------------------------------------------------- is the run good?
-
-
-def test_a_good_run_says_so(study):
+def test_a_good_run_says_so_and_names_the_results_that_differ_from_the_recorded_ones(study):
     css, text = standing(read(study))
     count = len(list((RECORDED / "miniature").glob("*.json")))
     assert css == "good" and text.startswith(f"✓ Finished: {len(NAMES)} of {len(NAMES)} notebooks are done, in")
     assert f"in {0.5 * len(NAMES):.1f} minutes" in text and f"All {count} results agree" in text
-
-
-def test_a_run_that_differs_from_the_recorded_one_names_the_results(study):
     path = study / "artifacts" / "results" / "scores.json"
-    found = json.loads(path.read_text())
+    found = files.read_json(path)
     found["rows"][0]["value"] += 50
-    path.write_text(json.dumps(found))
+    files.write_json(path, found)
     (study / "artifacts" / "results" / "bias.json").unlink()
     css, text = standing(read(study))
     assert css == "good" and "2 of " in text and "(bias, scores)" in text
@@ -84,19 +78,19 @@ def test_a_failed_cell_is_named(study):
     name = NAMES[3]
     (study / ".state" / f"{name}.done.json").unlink()
     path = study / "notebooks" / f"{name}.ipynb"
-    notebook = json.loads(path.read_text())
+    notebook = files.read_json(path)
     failure = {"output_type": "error", "ename": "ValueError", "evalue": "no <cat>", "traceback": []}
     code = next(i for i, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code")
     notebook["cells"][code]["outputs"] = [failure]
     warning = {"cell_type": "markdown", "metadata": {"tags": ["papermill-error-cell-tag"]}, "source": ""}
-    notebook["cells"].insert(0, warning)  # papermill's own
-    path.write_text(json.dumps(notebook))
+    files.write_json(path, notebook | {"cells": [warning, *notebook["cells"]]})  # the first is papermill's own
     soup = read(study)
     css, text = standing(soup)
     assert css == "bad" and f"✗ Failed: {len(NAMES) - 1} of {len(NAMES)}" in text
     assert f"{name}: failed (cell {code + 1}: ValueError: no <cat>)" in text and "agree" not in text
-    assert f"notebooks/{name}.ipynb" in [link["href"] for link in soup.select("a")]
-    assert f"notebooks/{name}.html" not in [link["href"] for link in soup.select("a")], "it is of an earlier run"
+    links = [link["href"] for link in soup.select("a")]
+    assert f"notebooks/{name}.ipynb" in links
+    assert f"notebooks/{name}.html" not in links, "it is of an earlier run"
 
 
 def test_a_run_that_was_stopped_says_where(study):
@@ -107,6 +101,10 @@ def test_a_run_that_was_stopped_says_where(study):
     assert css == "" and f"Unfinished: 3 of {len(NAMES)} notebooks are done" in text
     assert f"{NAMES[3]}: unfinished (stopped before its end; run again to go on)" in text
     assert f"{NAMES[4]}: not run" in text
+    shutil.rmtree(study)
+    files.write_text(study / "run.log", "")  # one that has not begun
+    css, text = standing(read(study))
+    assert css == "" and f"Unfinished: 0 of {len(NAMES)}" in text and text.count("not run") == len(NAMES)
 
 
 def test_a_notebook_that_read_what_has_since_changed_is_out_of_date(study):
@@ -118,18 +116,9 @@ def test_a_notebook_that_read_what_has_since_changed_is_out_of_date(study):
     assert css == "" and f"{NAMES[2]}: out of date (made from an earlier prompts.parquet; run again)" in text
 
 
-def test_a_run_that_has_not_begun(tmp_path):
-    (tmp_path / "run.log").touch()
-    css, text = standing(read(tmp_path))
-    assert css == "" and f"Unfinished: 0 of {len(NAMES)}" in text and text.count("not run") == len(NAMES)
-
-
-# ---------------------------------------------------------------------------------------------- what does it answer?
-
-
 def test_every_claim_stands_with_its_verdict_and_number(study):
     soup = read(study)
-    rows = json.loads((RECORDED / "miniature" / "claims.json").read_text())["rows"]
+    rows = files.read_json(RECORDED / "miniature" / "claims.json")["rows"]
     shown = [row.get_text(" ") for row in soup.select(".claims tbody tr")]
     assert len(shown) == len(rows) == 9
     for row, text in zip(rows, shown, strict=True):
@@ -142,70 +131,48 @@ def test_every_claim_stands_with_its_verdict_and_number(study):
 
 
 def test_the_scores_are_the_recorded_ones(study):
-    soup = read(study)
-    rows = json.loads((RECORDED / "miniature" / "scores.json").read_text())["rows"]
-    for row in rows:
+    soup, scores = read(study), files.read_json(RECORDED / "miniature" / "scores.json")
+    lines = [line.get_text(" ") for line in soup.select("tbody tr")]
+    for row in scores["rows"]:
         if row["relation"] == "all" and row["metric"] in index.MAIN:
             shown = f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
-            assert any(
-                line.get_text(" ").startswith(f"{row['objects']} {row['model']} ") and shown in line.text
-                for line in soup.select("tbody tr")
-            ), row
-    provenance = json.loads((RECORDED / "miniature" / "scores.json").read_text())["provenance"]
-    assert f"python {provenance['python']}" in soup.text and provenance["machine"] in soup.text
+            assert any(line.startswith(f"{row['objects']} {row['model']} ") and shown in line for line in lines), row
+    assert f"python {scores['provenance']['python']}" in soup.text and scores["provenance"]["machine"] in soup.text
 
 
-@pytest.mark.parametrize(
-    ("profile", "names", "titles"),
-    [
-        ("coco", ["01_heuristics", "02_dataset"], {"The paper's counts, on COCO"}),
-        ("people", ["06_people"], {"Agreement with people"}),
-        ("evaluate", ["04_evaluation"], {"Scores"}),
-    ],
+COUNTS = "claim,reported,ours,ours / reported,source\ncaptions,9900000,9815810,0.99,arXiv\n"
+AGREEMENT = (
+    "detector,rules,pairs,images,n,agreement,agreement_low,agreement_high,kappa,kappa_low,kappa_high\n"
+    "DINO,visor,any,all,200,74.5,68.5,80.4,0.49,,\nDINO,visor,any,decided,100,80,,,0.5,,\n"
 )
-def test_a_profile_of_some_notebooks_answers_what_it_can(profile, names, titles, tmp_path):
+
+
+@pytest.mark.parametrize(("profile", "names", "made", "content", "title"), [
+    ("coco", ["01_heuristics", "02_dataset"], "tables/claims_dataset.csv", COUNTS, "The paper's counts, on COCO"),
+    ("people", ["06_people"], "tables/people_generated.csv", AGREEMENT, "Agreement with people"),
+    ("evaluate", ["04_evaluation"], "artifacts/results/scores.json", None, "Scores"),
+])  # fmt: skip
+def test_a_profile_of_some_notebooks_answers_what_it_can(profile, names, made, content, title, tmp_path):
     folder = finished(tmp_path / profile, names)
-    if profile == "evaluate":
-        made = folder / "artifacts" / "results" / "scores.json"
-        made.parent.mkdir(parents=True)
-        shutil.copy(RECORDED / "miniature" / "scores.json", made)
-    files.write_text(
-        folder / "tables" / ("claims_dataset.csv" if profile == "coco" else "people_generated.csv"),
-        "claim,reported,ours,ours / reported,source\ncaptions,9900000,9815810,0.99,arXiv\n"
-        if profile == "coco"
-        else "detector,rules,pairs,images,n,agreement,agreement_low,agreement_high,kappa,kappa_low,kappa_high\n"
-        "DINO,visor,any,all,200,74.5,68.5,80.4,0.49,,\nDINO,visor,any,decided,100,80,,,0.5,,\n",
-    )
-    if profile == "evaluate":
-        (folder / "tables" / "people_generated.csv").unlink()
+    files.write_text(folder / made, content or (RECORDED / "miniature" / "scores.json").read_text(encoding="utf-8"))
     soup = read(folder, names)
     shown = {heading.text for heading in soup.select(".answer h2")} - {"Notebooks and minutes", "Made with"}
-    assert shown == titles
-    if profile == "coco":
-        assert "9,815,810" in soup.text
-    if profile == "people":
-        (row,) = [row.get_text(" ") for row in soup.select("tbody tr") if "DINO" in row.text]
-        assert row == "DINO visor any 200 74.5 [68.5, 80.4] 0.49"
-    assert "not run" not in soup.text
-
-
-# ------------------------------------------------------------------------------------------------ what has it made?
+    assert shown == {title} and "not run" not in soup.text and ("9,815,810" in soup.text) == (profile == "coco")
+    rows = [row.get_text(" ") for row in soup.select("tbody tr") if "DINO" in row.text]
+    assert rows == (["DINO visor any 200 74.5 [68.5, 80.4] 0.49"] if profile == "people" else [])
 
 
 def test_everything_made_is_linked_and_escaped(study):
-    made = study / "artifacts" / "a model #1.txt"
-    made.touch()
+    (study / "artifacts" / "a model #1.txt").touch()
     state = study / ".state" / f"{NAMES[0]}.files.json"
-    record = json.loads(state.read_text())
+    record = files.read_json(state)
     files.write_json(state, record | {"outputs": [*record["outputs"], "artifacts/a model #1.txt"]})
     index.write_index(study, NAMES)
     text = (study / "index.html").read_text(encoding="utf-8")
     for name in NAMES:
         assert html.escape(f"A <figure> of {name}") in text and html.escape(f"A & table of {name}") in text
-        for suffix in ("csv", "md", "tex"):
-            assert f'href="tables/table_{name}.{suffix}"' in text
-        for suffix in ("png", "pdf"):
-            assert f'href="figures/figure_{name}.{suffix}"' in text
+        for kind, suffix in (*(("table", s) for s in ("csv", "md", "tex")), ("figure", "png"), ("figure", "pdf")):
+            assert f'href="{kind}s/{kind}_{name}.{suffix}"' in text
     assert 'href="artifacts/a%20model%20%231.txt"' in text and '<a href="run.log">' in text
 
 

@@ -9,7 +9,7 @@ import bs4
 import nbformat
 import numpy as np
 import pytest
-from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
+from browser import browser, check_boxes_move, check_fits, check_loads_nothing, check_nothing_asked
 from PIL import Image
 
 from sr4g_utils.running import pages, profiles
@@ -42,7 +42,7 @@ def notebook(tmp_path):
     return path
 
 
-def test_a_page_loads_nothing_and_describes_its_pictures(notebook):
+def test_a_page_loads_nothing_draws_its_equations_and_describes_its_pictures(notebook):
     page = pages.to_html(notebook)
     text = page.read_text(encoding="utf-8")
     check_loads_nothing(text)
@@ -50,6 +50,8 @@ def test_a_page_loads_nothing_and_describes_its_pictures(notebook):
     assert described == ["A picture of “9.1 Look”", 'A "b" & c']
     assert "<title>09_nine</title>" in text and "mount(document" not in text
     assert nbformat.read(notebook, 4).cells[2].outputs[0].metadata == {}, "the notebook itself stays as it is"
+    assert text.count('<math display="inline"') == 2 and text.count('<math display="block"') == 1
+    assert "$5" in text and "mathjax" not in text.lower() and "\\epsilon" not in text, "drawn without a script"
 
 
 @pytest.mark.parametrize("name", list(profiles.load_profile("miniature", [], ROOT)))
@@ -74,25 +76,11 @@ def test_links_to_the_checkout_lead_there_from_the_page(tmp_path, monkeypatch):
         assert page.text == "a, b and c" and links == [lead, "https://example.org/../b", "#c"][lead is None :]
 
 
-def test_equations_are_drawn_without_a_script(notebook):
-    text = pages.to_html(notebook).read_text(encoding="utf-8")
-    assert text.count('<math display="inline"') == 2 and text.count('<math display="block"') == 1
-    assert "$5" in text and "mathjax" not in text.lower() and "\\epsilon" not in text
-
-
-@pytest.mark.parametrize(
-    ("tex", "tag"),
-    [
-        (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "<mtable"),
-        (r"\begin{align*} a &= b \end{align*}", "<mtable"),
-        (r"\frac{1}{N}\sum_{i=1}^{N} x_i", "<mfrac>"),
-        (r"\frac{", "<code>"),
-        (r"a_", "<code>"),
-        (r"\big\lVert x \big\rVert", "<code>"),
-        (r"\nosuchthing{x}", "<code>"),
-        (r"<b>\nosuchthing", "<code>&lt;b&gt;"),
-    ],
-)
+@pytest.mark.parametrize(("tex", "tag"), [
+    (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "<mtable"), (r"\begin{align*} a &= b \end{align*}", "<mtable"),
+    (r"\frac{1}{N}\sum_{i=1}^{N} x_i", "<mfrac>"), (r"\frac{", "<code>"), (r"a_", "<code>"),
+    (r"\big\lVert x \big\rVert", "<code>"), (r"\nosuchthing{x}", "<code>"), (r"<b>\nosuchthing", "<code>&lt;b&gt;"),
+])  # fmt: skip
 def test_an_equation_is_drawn_or_shown_as_it_is_written(tex, tag):
     assert tag in pages.equation(tex, "block")
 
@@ -142,12 +130,7 @@ def test_a_browser_drags_the_boxes_of_notebook_01(width, dark, tmp_path):
         check_fits(driver, pages.to_html(path))
         ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == dark
-        box = driver.find_element("css selector", ".sr4g-boxes g.subject")
-        before = driver.find_element("css selector", ".sr4g-boxes output").text
-        driver.execute_script("arguments[0].focus()", box)
-        for _ in range(60):
-            box.send_keys("\ue014")  # to the right
-        assert driver.find_element("css selector", ".sr4g-boxes output").text != before
+        check_boxes_move(driver)
         check_nothing_asked(driver)
 
 

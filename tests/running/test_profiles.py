@@ -23,14 +23,11 @@ def notebook(monkeypatch):
     return "09_all"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("n", 3, 3), ("rate", 2, 2.0), ("flag", True, True), ("rules", "sg2im", "sg2im"), ("name", 7, "7"),
-        ("names", ["a", "b"], ["a", "b"]), ("photos", None, None), ("photos", "miniature", "miniature"),
-        ("model", "owner/name", "owner/name"), ("model", {"id": "a/b"}, {"id": "a/b"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "value", "expected"), [
+    ("n", 3, 3), ("rate", 2, 2.0), ("flag", True, True), ("rules", "sg2im", "sg2im"), ("name", 7, "7"),
+    ("names", ["a", "b"], ["a", "b"]), ("photos", None, None), ("photos", "miniature", "miniature"),
+    ("model", "owner/name", "owner/name"), ("model", {"id": "a/b"}, {"id": "a/b"}),
+])  # fmt: skip
 def test_good_values(notebook, name, value, expected):
     found = profiles.checked(notebook, name, value, "here")
     assert found == expected and type(found) is type(expected)
@@ -48,25 +45,15 @@ def test_paths_are_seen_from_a_folder(notebook, tmp_path):
     assert seen("model", "weights") == here and seen("model", "./nowhere") == str(tmp_path / "nowhere")
     assert seen("model", "nowhere") == "nowhere"  # an id on the Hub
     assert seen("model", {"folder": "weights", "id": "weights"}) == {"folder": here, "id": "weights"}
-    assert seen("model", {"folder": "nowhere", "checksums": "S"}) == {
-        "folder": str(tmp_path / "nowhere"), "checksums": str(tmp_path / "S"),
-    }  # fmt: skip
+    nowhere = {"folder": str(tmp_path / "nowhere"), "checksums": str(tmp_path / "S")}
+    assert seen("model", {"folder": "nowhere", "checksums": "S"}) == nowhere
     assert seen("name", "weights") == "weights"  # no path
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("n", "three"),
-        ("n", 1.5),
-        ("n", True),
-        ("rate", "x"),
-        ("flag", 1),
-        ("rules", "coco"),
-        ("names", "a"),
-        ("photos", [1]),
-    ],
-)
+@pytest.mark.parametrize(("name", "value"), [
+    ("n", "three"), ("n", 1.5), ("n", True), ("rate", "x"), ("flag", 1), ("rules", "coco"), ("names", "a"),
+    ("photos", [1]),
+])  # fmt: skip
 def test_wrong_types(notebook, name, value):
     with pytest.raises(ValueError, match=rf"^here: 09_all.{name} must be .*, got ") as caught:
         profiles.checked(notebook, name, value, "here")
@@ -79,21 +66,17 @@ def profile(tmp_path, text, *settings):
 
 
 def test_profile(tmp_path):
-    found = profile(
-        tmp_path, "all:\n  seed: 7\n  rules: sg2im\n02_dataset:\n  unseen: 3\n01_heuristics:\n", "vsr=a.jsonl"
-    )
+    text = "all:\n  seed: 7\n  rules: sg2im\n02_dataset:\n  unseen: 3\n01_heuristics:\n"
+    found = profile(tmp_path, text, "vsr=a.jsonl")
     assert list(found) == ["01_heuristics", "02_dataset"]
     assert found["02_dataset"] == {"seed": 7, "rules": "sg2im", "unseen": 3, "run_folder": str(tmp_path / "run")}
     assert found["01_heuristics"]["vsr"] == str(Path.cwd() / "a.jsonl") and "rules" not in found["01_heuristics"]
 
 
-@pytest.mark.parametrize(
-    ("setting", "key", "value"),
-    [
-        ("unseen=4", "unseen", 4), ("02.unseen=4", "unseen", 4), ("02_dataset.crowds=true", "crowds", True),
-        ("photos=null", "photos", None), ("photos=/a: b/[1]*", "photos", "/a: b/[1]*"), ("photos=007", "photos", None),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("setting", "key", "value"), [
+    ("unseen=4", "unseen", 4), ("02.unseen=4", "unseen", 4), ("02_dataset.crowds=true", "crowds", True),
+    ("photos=null", "photos", None), ("photos=/a: b/[1]*", "photos", "/a: b/[1]*"), ("photos=007", "photos", None),
+])  # fmt: skip
 def test_settings(tmp_path, setting, key, value):
     if setting == "photos=007":
         value = str(Path.cwd() / "007")
@@ -101,34 +84,29 @@ def test_settings(tmp_path, setting, key, value):
 
 
 def test_each_path_of_a_list_is_seen_from_where_it_is_written(tmp_path):
-    found = profile(tmp_path, "07_experiments:\n  sweeps: [a, /b]\n")["07_experiments"]["sweeps"]
-    assert found == [str(tmp_path / "a"), "/b"]
-    found = profile(tmp_path, "07_experiments:\n", "sweeps=[a]")["07_experiments"]["sweeps"]
-    assert found == [str(Path.cwd() / "a")]
-    (first, second) = profiles.load_profile("experiments", [], tmp_path)["07_experiments"]["sweeps"]
-    assert (first, second) == (str(ROOT / "runs" / "arms_sweep"), str(ROOT / "runs" / "families_sweep"))
+    own = profile(tmp_path, "07_experiments:\n  sweeps: [a, /b]\n")
+    callers = profile(tmp_path, "07_experiments:\n", "sweeps=[a]")
+    projects = profiles.load_profile("experiments", [], tmp_path)
+    sweeps = [ROOT / "runs" / "arms_sweep", ROOT / "runs" / "families_sweep"]
+    for found, paths in ((own, [tmp_path / "a", "/b"]), (callers, [Path.cwd() / "a"]), (projects, sweeps)):
+        assert found["07_experiments"]["sweeps"] == list(map(str, paths))
 
 
-@pytest.mark.parametrize(
-    ("text", "settings", "message"),
-    [
-        ("03_lunch:\n", [], "unknown notebook '03_lunch'; there are 01_heuristics"),
-        ("1: {}\n02_dataset:\n", [], "unknown notebook 1"),
-        ("02_dataset:\n  colour: red\n", [], "02_dataset has no parameter 'colour'; it has run_folder"),
-        ("02_dataset:\n  unseen: many\n", [], r"02_dataset.unseen must be int \| list\[str\], got 'many'"),
-        ("all:\n  colour: red\n02_dataset:\n", [], "no notebook of this profile has the parameter 'colour'"),
-        ("- 02_dataset\n", [], "a profile maps notebooks to their parameters"),
-        ("02_dataset: [1]\n", [], "a profile maps notebooks to their parameters"),
-        ("a: b: c\n", [], "not valid YAML"),
-        ("02_dataset:\n", ["unseen"], r"--set unseen: expected \[NOTEBOOK.\]KEY=VALUE"),
-        ("02_dataset:\n", ["=3"], "expected"),
-        ("02_dataset:\n", ["vsr=x"], "no notebook of this profile has 'vsr'"),
-        ("02_dataset:\n", ["01.vsr=x"], "no notebook of this profile is 01"),
-        ("02_dataset:\n", ["44.vsr=x"], "--set: unknown notebook '44'"),
-        ("02_dataset:\n", ["rules=coco"], "--set rules=coco: 02_dataset.rules must be one of visor, sg2im, "),
-        ("03_finetuning:\n", ["template=haiku"], "03_finetuning.template must be one of plain, .*, got 'haiku'"),
-    ],
-)
+@pytest.mark.parametrize(("text", "settings", "message"), [
+    ("03_lunch:\n", [], "unknown notebook '03_lunch'; there are 01_heuristics"),
+    ("1: {}\n02_dataset:\n", [], "unknown notebook 1"),
+    ("02_dataset:\n  colour: red\n", [], "02_dataset has no parameter 'colour'; it has run_folder"),
+    ("02_dataset:\n  unseen: many\n", [], r"02_dataset.unseen must be int \| list\[str\], got 'many'"),
+    ("all:\n  colour: red\n02_dataset:\n", [], "no notebook of this profile has the parameter 'colour'"),
+    ("- 02_dataset\n", [], "a profile maps notebooks to their parameters"),
+    ("02_dataset: [1]\n", [], "a profile maps notebooks to their parameters"), ("a: b: c\n", [], "not valid YAML"),
+    ("02_dataset:\n", ["unseen"], r"--set unseen: expected \[NOTEBOOK.\]KEY=VALUE"),
+    ("02_dataset:\n", ["=3"], "expected"), ("02_dataset:\n", ["vsr=x"], "no notebook of this profile has 'vsr'"),
+    ("02_dataset:\n", ["01.vsr=x"], "no notebook of this profile is 01"),
+    ("02_dataset:\n", ["44.vsr=x"], "--set: unknown notebook '44'"),
+    ("02_dataset:\n", ["rules=coco"], "--set rules=coco: 02_dataset.rules must be one of visor, sg2im, "),
+    ("03_finetuning:\n", ["template=haiku"], "03_finetuning.template must be one of plain, .*, got 'haiku'"),
+])  # fmt: skip
 def test_bad_profiles_are_one_line(tmp_path, text, settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         profile(tmp_path, text, *settings)
@@ -142,20 +120,15 @@ def test_a_choice_of_fine_tuning_that_its_notebook_does_not_show_is_set_like_any
     cell = profiles.for_cell("03_finetuning", values)
     assert cell["steps"] == 5 and cell["choices"] == {"seed": 7, "control": "list", "told": 0.5}
     assert profiles.injected({"metadata": {"papermill": {"parameters": cell}}}) == values
-    for setting, message in (
-        ("03.control=lists", "control must be Literal"),
-        ("03.choices={}", "no parameter 'choices'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            profile(tmp_path, "03_finetuning:\n", setting)
-
-
-def test_an_unknown_profile():
-    with pytest.raises(ValueError, match=r"unknown profile 'lunch': there are along, arms, coco, .*miniature"):
-        profiles.load_profile("lunch", [], Path("x"))
+    with pytest.raises(ValueError, match="control must be Literal"):
+        profile(tmp_path, "03_finetuning:\n", "03.control=lists")
+    with pytest.raises(ValueError, match="no parameter 'choices'"):
+        profile(tmp_path, "03_finetuning:\n", "03.choices={}")
 
 
 def test_a_profile_extends_another(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown profile 'lunch': there are along, arms, coco, .*miniature"):
+        profiles.load_profile("lunch", [], Path("x"))
     (tmp_path / "mine.yaml").write_text("extends: paper_v21\n03_finetuning: {steps: 7}\n")
     path, mine = profiles.read_profile(str(tmp_path / "mine.yaml"))
     v21, paper = profiles.read_profile("paper_v21")[1], profiles.read_profile("paper")[1]
@@ -174,11 +147,14 @@ def test_a_profile_extends_another(tmp_path):
             profiles.read_profile(str(tmp_path / f"{name}.yaml"))
 
 
-def test_every_profile_of_the_project_is_valid(tmp_path):
+def test_every_profile_of_the_project_is_valid_and_names_models_that_are_there(tmp_path):
     for path in sorted((files.DATA / "profiles").glob("*.yaml")):
-        assert profiles.load_profile(path.stem, [], tmp_path), path
+        loaded = profiles.load_profile(path.stem, [], tmp_path)
         assert path.read_text().startswith("# "), "the first line says what a profile is for"
-        assert yaml.safe_load(path.read_text())
+        assert loaded and yaml.safe_load(path.read_text()), path
+        if path.stem.startswith("miniature"):
+            models = loaded.get("04_evaluation", {}).get("models", {})
+            assert all(Path(entry["model"]).is_dir() for entry in models.values())
 
 
 def test_tidy_makes_of_two_executions_the_same_notebook(tmp_path):
@@ -199,8 +175,5 @@ def test_tidy_makes_of_two_executions_the_same_notebook(tmp_path):
     two = tidied(stream("stdout", "a\n"), stream("stdout", "b\nc\n"), shown, bar, stream("stdout", "d\n"))
     assert ["".join(o["text"]) for o in one if "text" in o] == ["a\nb\nc\n", "d\n"]
     assert json.dumps(one) == json.dumps(two) and "0x" not in json.dumps(one)
-    assert [o["name"] for o in tidied(stream("stdout", "a"), stream("stderr", "b"), stream("stdout", "c"))] == [
-        "stdout",
-        "stderr",
-        "stdout",
-    ]
+    names = ["stdout", "stderr", "stdout"]
+    assert [o["name"] for o in tidied(*map(stream, names, "abc"))] == names

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from test_run_all import Study, notebook
+from test_run_all import Study
 
 import run_all
 from sr4g_utils import __main__
@@ -30,17 +29,9 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine.yaml"
 
 
-# ------------------------------------------------------------------------------------------------- 22: what is written
-
-
-@pytest.mark.parametrize(
-    "text", ["/x/my #1.csv", "/x/a: b.csv", "/x/[1].csv", "/x/{1}.csv", "/x/*.csv", "/x/it's.csv", "/x/12:30"]
-)
-def test_a_path_is_taken_as_it_is_written(mine, text) -> None:
-    assert load(mine, f"prompts={text}")["04_evaluation"]["prompts"] == text
-
-
-def test_a_quoted_text_is_what_the_quotes_hold(mine) -> None:
+@pytest.mark.parametrize("name", ["my #1.csv", "a: b.csv", "[1].csv", "{1}.csv", "*.csv", "it's.csv", "12:30"])
+def test_a_path_is_taken_as_it_is_written_and_a_quoted_one_is_what_the_quotes_hold(mine, name) -> None:
+    assert load(mine, f"prompts=/x/{name}")["04_evaluation"]["prompts"] == f"/x/{name}"
     assert load(mine, "prompts='/x/my #1.csv'")["04_evaluation"]["prompts"] == "/x/my #1.csv"
 
 
@@ -52,14 +43,11 @@ def test_a_number_is_a_number_in_a_setting_and_in_a_profile(mine, text) -> None:
     assert found["03_finetuning"]["lr"] == 1e-5 and found["04_evaluation"]["sampling"] == {"guidance": 1e-5}
 
 
-def test_a_whole_number_may_be_written_with_an_exponent(mine) -> None:
+def test_a_whole_number_may_have_an_exponent_and_yaml_of_the_last_century_is_text(mine) -> None:
     steps = load(mine, "steps=1e5")["03_finetuning"]["steps"]
     assert steps == 100_000 and isinstance(steps, int)
     with pytest.raises(ValueError, match=r"steps must be int, got 1\.5"):
         load(mine, "steps=1.5")
-
-
-def test_yaml_of_the_last_century_is_text() -> None:
     for text in ("12:30", "yes", "on", "2024-01-01", "007", "1_000"):
         assert files.read_yaml(text) == text
     assert [files.read_yaml(text) for text in ("true", "~", "", "-3", "1.5")] == [True, None, None, -3, 1.5]
@@ -76,9 +64,6 @@ def test_a_command_takes_settings_as_the_profiles_do(tmp_path, monkeypatch, caps
     assert given["model"] == str(model) and given["sampling"] == {"guidance": 1.0, "negative_prompt": "ugly #1"}
 
 
-# ----------------------------------------------------------------------------------- 22: paths follow their profile
-
-
 def test_paths_of_a_profile_follow_the_profile_and_those_of_a_setting_the_caller(tmp_path, monkeypatch) -> None:
     at, caller = tmp_path / "project", tmp_path / "elsewhere"
     for folder in (at / "weights", at / "tuned", at / "sub", caller / "weights"):
@@ -91,8 +76,8 @@ def test_paths_of_a_profile_follow_the_profile_and_those_of_a_setting_the_caller
     )
     (at / "sub" / "child.yaml").write_text("extends: ../mine.yaml\n04_evaluation: {second_judge: ./weights}\n")
     monkeypatch.chdir(caller)
-    for profile in (at / "mine.yaml", at / "sub" / "child.yaml"):
-        found = load(profile, "prompts=set.csv") if profile.stem == "child" else load(profile)
+    for child in (False, True):
+        found = load(at / "sub" / "child.yaml", "prompts=set.csv") if child else load(at / "mine.yaml")
         own = found["04_evaluation"]
         assert own["models"] == {
             "a": {"model": str(at / "weights"), "unet": str(at / "tuned")},
@@ -102,17 +87,8 @@ def test_paths_of_a_profile_follow_the_profile_and_those_of_a_setting_the_caller
         }  # fmt: skip
         assert own["detector"] == {"folder": str(at / "weights"), "checksums": str(at / "SUMS")}
         assert found["02_dataset"]["train_annotations"] == str(at / "a.json")
-        child = profile.stem == "child"
         assert own["prompts"] == str(caller / "set.csv" if child else at / "mine.csv")
         assert own.get("second_judge") == (str(at / "sub" / "weights") if child else None)
-
-
-def test_the_shipped_profiles_name_files_that_are_there() -> None:
-    for path in (ROOT / "data" / "profiles").glob("miniature*.yaml"):
-        for entry in (
-            profiles.load_profile(path.stem, [], Path("run")).get("04_evaluation", {}).get("models", {}).values()
-        ):
-            assert Path(entry["model"]).is_dir()
 
 
 def test_two_profiles_of_one_name_do_not_share_a_run_folder(tmp_path, capsys) -> None:
@@ -141,35 +117,22 @@ def test_two_profiles_of_one_name_do_not_share_a_run_folder(tmp_path, capsys) ->
     assert profiles.run_folder(runs, str(b)) == first, "its owner is gone"
 
 
-# -------------------------------------------------------------------------------- 22, 28, 30: kernels as we start them
-
 CELLS = [
+    "# 01 · One",
     'from os import PathLike\n\nrun_folder: str | PathLike = "x"',
     'import os\nimport sys\nfrom sr4g_utils.store.run import Run\nrun = Run(run_folder, "01_one")',
     "print('python', sys.executable)\nprint('wait', os.environ.get('OMP_WAIT_POLICY'))",
 ]
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    """A checkout with one small notebook, in a folder with braces."""
-    made = Study(tmp_path / "a {study}")
-    nbformat.write(notebook(["# 01 · One", *CELLS]), made.folder / "notebooks" / "01_one.ipynb")
-    (made.folder / "data" / "profiles" / "miniature.yaml").write_text("# One\n01_one:\n")
-    return made.folder
-
-
-def test_braces_in_paths_and_another_python3_on_the_jupyter_path(study, tmp_path) -> None:
+def test_braces_in_paths_and_another_python3_on_the_jupyter_path(tmp_path) -> None:
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     about = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Another", "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(about))
     runs = tmp_path / "runs {a} {} {0}"
-    done = subprocess.run(
-        [sys.executable, str(study / "run_all.py"), "--runs", str(runs)], capture_output=True, text=True,
-        env={**os.environ, "JUPYTER_PATH": str(spec.parents[1]), "OMP_WAIT_POLICY": "passive"}, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "JUPYTER_PATH": str(spec.parents[1]), "OMP_WAIT_POLICY": "passive"}
+    Study(tmp_path / "a {study}", {"01_one": CELLS})("--runs", str(runs), env=environment)
     log = (runs / "miniature" / "run.log").read_text()
     assert f"python {sys.executable}\n" in log and "wait passive" in log
     assert (runs / "miniature" / "notebooks" / "01_one.html").is_file()
@@ -205,10 +168,8 @@ def test_the_commands_set_it_before_torch() -> None:
 def test_a_dry_run_says_where_a_distilled_model_is_sampled_otherwise(tmp_path, capsys) -> None:
     asked = ["--profile", "evaluate", "--runs", str(tmp_path), "--dry-run", "--set"]
     assert run_all.main([*asked, "models={mine: {model: stabilityai/sdxl-turbo}}"]) == 0
-    assert (
-        "WARNING: stabilityai/sdxl-turbo is distilled: its model card samples it with 1 step at"
-        in capsys.readouterr().out
-    )
+    warning = "WARNING: stabilityai/sdxl-turbo is distilled: its model card samples it with 1 step at"
+    assert warning in capsys.readouterr().out
     entry = "{model: stabilityai/sdxl-turbo, sampling: {steps: 4, guidance: 0}}"
     assert run_all.main([*asked, f"models={{mine: {entry}}}"]) == 0
     assert "WARNING" not in capsys.readouterr().out

@@ -1,36 +1,29 @@
 """Sweeps: the grid, stages that are made once, runs that fail or are killed, and jobs of a cluster."""
 
 import json
+import math
 import os
 import re
 import signal
 import time
 from pathlib import Path
 
-import nbformat
 import processes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_run_all import Study, is_gone, kernel_of, notebook, wait_for
+from test_run_all import Study, is_gone, kernel_of, wait_for
 
 import run_all
 from sr4g_utils.running import sweep
 from sr4g_utils.store import run
 
-# --------------------------------------------------------------------------------------------------------- the grid
-
 
 def test_the_grid_is_the_product_in_order():
-    assert sweep.grid(["03.seed=0,1", "rules=visor, sg2im"]) == {
-        "03.seed=0,rules=visor": ["03.seed=0", "rules=visor"],
-        "03.seed=0,rules=sg2im": ["03.seed=0", "rules=sg2im"],
-        "03.seed=1,rules=visor": ["03.seed=1", "rules=visor"],
-        "03.seed=1,rules=sg2im": ["03.seed=1", "rules=sg2im"],
-    }
-
-
-def test_commas_in_brackets_and_quotation_marks_part_no_values():
+    made = sweep.grid(["03.seed=0,1", "rules=visor, sg2im"])
+    expected = [[f"03.seed={seed}", f"rules={rules}"] for seed in (0, 1) for rules in ("visor", "sg2im")]
+    assert list(made.items()) == [(",".join(settings), settings) for settings in expected]
+    # commas in brackets and quotation marks part no values
     made = sweep.grid(["splits=[main, unseen],[main]", "sampling={a: {b: 1, c: 2}},{a: 1}", "model='a,b',c"])
     assert len(made) == 8
     assert next(iter(made.values())) == ["splits=[main, unseen]", "sampling={a: {b: 1, c: 2}}", "model='a,b'"]
@@ -53,32 +46,21 @@ VALUES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters=",'\"[
 @given(st.lists(VALUES, min_size=1, max_size=3))
 def test_every_combination_has_a_folder_of_its_own(axes):
     made = sweep.grid([f"k{i}={','.join(values)}" for i, values in enumerate(axes)])
-    expected = 1
-    for values in axes:
-        expected *= len(values)
-    assert len(made) == expected
+    assert len(made) == math.prod(map(len, axes))
     for name, settings in made.items():
         assert re.fullmatch(r"[\w.,=+-]{1,90}", name), "a plain name"
         assert [setting.partition("=")[2] in values for setting, values in zip(settings, axes, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("sweeps", "message"),
-    [
-        (["seed"], "--sweep seed: expected"),
-        (["=1"], "--sweep =1: expected"),
-        (["seed="], "no value empty"),
-        (["seed=0,,1"], "no value empty"),
-        (["seed=0,1,0"], "the value 0 occurs twice"),
-        (["seed=0", "seed=1"], "seed is swept already"),
-    ],
-)
+@pytest.mark.parametrize(("sweeps", "message"), [
+    (["seed"], "--sweep seed: expected"), (["=1"], "--sweep =1: expected"), (["seed="], "no value empty"),
+    (["seed=0,,1"], "no value empty"), (["seed=0,1,0"], "the value 0 occurs twice"),
+    (["seed=0", "seed=1"], "seed is swept already"),
+])  # fmt: skip
 def test_a_grid_that_is_none_is_refused(sweeps, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         sweep.grid(sweeps)
 
-
-# ---------------------------------------------------------------------------------------------------- a small study
 
 ONE = [
     "# 01 · One\n\nA stage that both shades need, and one of each shade.",
@@ -96,10 +78,7 @@ ONE = [
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    study = Study(tmp_path / "a study")
-    (study.folder / "data" / "profiles" / "miniature.yaml").write_text("# One\n01_one:\n")
-    (study.folder / "notebooks" / "02_two.ipynb").unlink()
-    nbformat.write(notebook(ONE), study.folder / "notebooks" / "01_one.ipynb")
+    study = Study(tmp_path / "a study", {"01_one": ONE})
     monkeypatch.setenv("MADE", str(tmp_path / "made.txt"))
     study.results = study.folder / "runs" / "miniature_sweep"
     study.made = lambda: sorted((tmp_path / "made.txt").read_text().splitlines())
@@ -138,17 +117,14 @@ def test_a_failure_is_named_and_the_others_are_finished(study):
     assert study.made() == ALL
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--sweep", "colour=1,2"], "no notebook of this profile has 'colour'"),
-        (["--sweep", "unseen=1,two"], "02_dataset.unseen must be int | list[str], got 'two'"),
-        (["--sweep", "unseen=1,2", "--verify"], "are for one run"),
-        (["--sweep", "unseen=1,2", "--on", "slurm", "--job", "time"], "--job time: expected KEY=VALUE"),
-        (["--sweep", "unseen=1,2", "--on", "local", "--job", "colour=1"], "--on local: "),
-        (["--summary", "."], "holds no run with scores"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--sweep", "colour=1,2"], "no notebook of this profile has 'colour'"),
+    (["--sweep", "unseen=1,two"], "02_dataset.unseen must be int | list[str], got 'two'"),
+    (["--sweep", "unseen=1,2", "--verify"], "are for one run"),
+    (["--sweep", "unseen=1,2", "--on", "slurm", "--job", "time"], "--job time: expected KEY=VALUE"),
+    (["--sweep", "unseen=1,2", "--on", "local", "--job", "colour=1"], "--on local: "),
+    (["--summary", "."], "holds no run with scores"),
+])  # fmt: skip
 def test_what_cannot_be_is_said_before_anything_runs(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert run_all.main([*arguments, "--runs", "runs"]) == 2
@@ -205,9 +181,6 @@ def test_a_job_goes_on_when_its_time_is_up(tmp_path):
     assert isinstance(again, helpers.DelayedSubmission) and again.function is job
     with pytest.raises(RuntimeError, match=r"red \(all of it: .*out\.txt\)"):
         job()
-
-
-# --------------------------------------------------------------------------------------------------- shared stages
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from sr4g_utils.store import files
 
 
-def test_atomic(tmp_path):
+def test_files_are_whole_and_json_that_is_not_is_none(tmp_path):
     path = tmp_path / "deep" / "file.txt"
     with files.atomic(path) as partial:
         partial.write_text("whole")
@@ -18,9 +18,6 @@ def test_atomic(tmp_path):
         partial.write_text("half")
         1 / 0  # noqa: B018
     assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
-
-
-def test_json_that_is_not_whole_is_none(tmp_path):
     assert files.read_json(tmp_path / "none.json") is None
     (tmp_path / "half.json").write_text('{"a": ')
     assert files.read_json(tmp_path / "half.json") is None
@@ -45,9 +42,6 @@ def test_the_ledger_and_the_reported_numbers():
     assert ledger.columns.tolist() == ["decision", "value", "alternatives", "source", "effect"]
     assert ledger.notna().all().all() and ledger.decision.is_unique
     assert files.reported("dataset")["captions"]["value"] == 9_900_000
-
-
-def test_reported_claims_are_six_with_sources():
     claims = files.reported("claims")
     assert sorted(claims) == [1, 2, 3, 4, 5, 6]
     assert all({"claim", "reported", "source"} == set(claim) for claim in claims.values())

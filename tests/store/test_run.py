@@ -42,9 +42,6 @@ def run(tmp_path):
     return store_run.Run(tmp_path / "run", "01_test")
 
 
-# ------------------------------------------------------------------------------------------------------------- stages
-
-
 def test_a_stage_is_made_once(run):
     path, result = run.stage("a/b.txt", make, text="hello")
     assert path == run.folder / "artifacts" / "a" / "b.txt" and result == {"n": 5}
@@ -64,14 +61,13 @@ def test_a_stage_is_made_again_for_another_configuration_input_or_output(run, tm
         files.write_text(path, text + source.read_text())
 
     copy.__module__ = "sr4g_utils.runs"
+    made = run.folder / "artifacts" / "b.txt"
     assert stage() == stage() == "hello1" and len(calls) == 1
     assert stage("bye") == "bye1" and len(calls) == 2
-    source.write_text("2")
-    assert stage("bye") == "bye2" and len(calls) == 3
-    (run.folder / "artifacts" / "b.txt").write_text("damaged")
-    assert stage("bye") == "bye2" and len(calls) == 4
-    (run.folder / "artifacts" / "b.txt").unlink()
-    assert stage("bye") == "bye2" and len(calls) == 5
+    changes = (lambda: source.write_text("2"), lambda: made.write_text("damaged"), made.unlink)
+    for number, change in enumerate(changes, 3):
+        change()
+        assert stage("bye") == "bye2" and len(calls) == number
 
 
 def test_only_heavy_stages_outlive_a_change_of_code(run, monkeypatch, capsys):
@@ -87,26 +83,15 @@ def test_only_heavy_stages_outlive_a_change_of_code(run, monkeypatch, capsys):
 
 
 def test_an_interrupted_folder_goes_on_and_another_configuration_starts_afresh(run, capsys):
-    with pytest.raises(OSError, match="no more"):
-        run.stage("images", make_folder, parts=4, fail_at=2)
-    assert len(calls) == 2
-    with pytest.raises(OSError, match="no more"):
-        run.stage("images", make_folder, parts=4, fail_at=2)
-    assert len(calls) == 2 and capsys.readouterr().err == ""
-    assert run.stage("images", make_folder, parts=4)[1] == 4
+    for _ in range(2):
+        with pytest.raises(OSError, match="no more"):
+            run.stage("images", make_folder, parts=4, fail_at=2)
+        assert len(calls) == 2 and capsys.readouterr().err == ""
+    assert run.stage("images", make_folder, parts=4)[1] == 4 and len(calls) == 2 + 4
     assert "images was made under another configuration" in capsys.readouterr().err
-    assert len(calls) == 2 + 4
     assert run.stage("images", make_folder, parts=4)[1] == 4 and len(calls) == 6
     (run.folder / "artifacts" / "images" / "1.txt").unlink()
     assert run.stage("images", make_folder, parts=4)[1] == 4 and len(calls) == 7  # only what is missing
-
-
-def test_what_a_heavy_stage_made_is_moved_not_lost(run, capsys):
-    run.stage("images", make_folder, parts=3, heavy=True)
-    run.stage("images", make_folder, parts=1, heavy=True)
-    folder = run.folder / "artifacts"
-    assert f"starting afresh; the old one is {folder / 'images.before'}" in capsys.readouterr().err
-    assert [len(list((folder / name).iterdir())) for name in ("images.before", "images")] == [3, 1]
 
 
 @pytest.fixture
@@ -184,9 +169,6 @@ def test_reading_what_is_not_there(run):
         run.read("prompts.parquet")
     with pytest.raises(FileNotFoundError, match=r"nowhere.json is missing: check the path"):
         run.read("/nowhere.json")
-
-
-# -------------------------------------------------------------------------------------------------- figures and tables
 
 
 def test_tables(run):
