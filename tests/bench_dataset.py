@@ -221,7 +221,7 @@ def side_by_side(path: Path, folder: Path, turns: dict[str, int]) -> tuple[dict[
     return seconds, memory, len(counts) == len(hashes) == 1
 
 
-def main() -> int:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(os.environ.get("SR4G_SHARED") or ROOT.parent / "shared" / "data") / "coco2017/train2017_boxes.parquet"
     parser.add_argument("--boxes", type=Path, default=shared, help="a box table (Parquet)")
@@ -229,7 +229,11 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3, help="runs of each way, the best of which counts")
     parser.add_argument("--no-slow", action="store_true", help="leave out the obvious way (minutes)")
     parser.add_argument("--no-tenfold", action="store_true", help="leave out the file of ten times the images")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
     import pandas as pd
 
     met = {}
