@@ -98,7 +98,7 @@ def test_the_examples_of_help_are_understood():
 @pytest.fixture
 def read_along(tmp_path, monkeypatch):
     """The files of docs/evaluate.md's examples; in every image a detector finds the boxes of its table."""
-    prompts, boxes = blocks(PAGES["evaluate.md"], "csv")
+    prompts, boxes = blocks(PAGES["evaluate.md"], "text")
     for name, text in {"mine.csv": prompts, "boxes.csv": boxes}.items():
         (tmp_path / name).write_text(text)
     table = read_detections(tmp_path / "boxes.csv")
