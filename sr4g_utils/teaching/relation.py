@@ -67,7 +67,7 @@ def _pairs(name: str, rules: str) -> list[tuple[str, np.ndarray, np.ndarray, boo
     drawn = np.random.default_rng(0).integers(1, 30, (500, 8))
     one_way = np.concatenate([np.array(_PAIRS), drawn]).reshape(-1, 2, 4).astype(np.float64)
     boxes = np.stack([one_way, one_way[:, ::-1]], axis=1).reshape(-1, 2, 4)
-    verdict = BY_NAME[name].predicate(boxes[:, 0], boxes[:, 1], rules, np.array([[640.0, 480.0]]))
+    verdict = BY_NAME[name].predicate(boxes[:, 0], boxes[:, 1], rules, np.array([[480.0, 480.0]]))
     special, hints = _special(boxes, name), list(HINTS)
 
     def place(i: int) -> tuple[bool, int, int]:
