@@ -238,8 +238,7 @@ def main() -> int:
 
     met = {}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        folder, boxes = Path(name), args.boxes
-        path = folder / "instances_train2017.json"
+        folder, path, boxes = Path(name), Path(name) / "instances_train2017.json", args.boxes
         if not boxes.is_file():
             boxes = folder / "boxes.parquet"
             drawn_boxes(np.random.default_rng(0)).to_parquet(boxes)

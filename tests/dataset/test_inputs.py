@@ -14,7 +14,7 @@ from sr4g_utils.dataset.photos import boxes_of, crop_table
 def test_what_a_word_means_paths_and_downloads(run, tmp_path, monkeypatch):
     assert inputs.annotations(run, tmp_path / "a.json", "train") == tmp_path / "a.json"
     assert inputs.photos(run, tmp_path, "train", "unused") == tmp_path
-    monkeypatch.setattr(inputs, "download", lambda name: Path("/cache") / name)
+    monkeypatch.setattr(inputs.files, "download", lambda name: Path("/cache") / name)
     assert inputs.annotations(run, None, "val") == Path("/cache/annotations_trainval2017.zip")
     assert inputs.photos(run, None, "val", "unused") == Path("/cache/val2017.zip")
     assert [inputs.is_miniature(word) for word in ("miniature", "miniature:7", "miniatures.json", None)] == [1, 1, 0, 0]

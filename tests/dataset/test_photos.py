@@ -164,7 +164,7 @@ def test_the_sources_own_name_counts_as_a_folder(tmp_path: Path, kind: str) -> N
 def test_a_zip_packed_with_backslashes_and_a_folder_with_hidden_and_linked_folders(tmp_path: Path) -> None:
     source = source_of(tmp_path, "zip", r"images\1.png", r"images\2.png")
     assert found(source, "images/2.png") == found(source, r"images\2.png") == found(source, "2.png") == 1
-    source = source_of(tmp_path, "folder", "a/1.png", ".trash/1.png", "a/.trash/2.png")
+    source = source_of(tmp_path, "folder", "a/1.png", ".trash/1.png", "a/.trash/2.png", name="linked")
     for name in ("b", "c", "a/round"):
         (source.source / name).symlink_to(source.source / "a")
     assert found(source, "1.png") == found(source, "b/1.png") == 0  # by its name once, by each of its paths
