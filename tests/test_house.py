@@ -27,7 +27,6 @@ LINES_OF_FUNCTION, LINES_OF_MODULE = 45, 500
 LONG_FUNCTIONS = {
     "sr4g_utils/finetuning/loop.py train": "the loop itself, read from top to bottom",
     "sr4g_utils/finetuning/card.py card": "the text of a card, line by line",
-    "tests/kill.py study": "one study from its first stage to its last",
     "tests/tiny.py stable_diffusion": "the configuration of a published model, key by key",
 }
 LONG_MODULES = {"tests/models/test_models.py": "what keeps a model from loading, case by case"}
