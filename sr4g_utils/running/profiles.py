@@ -265,7 +265,8 @@ def tidy(path: Path) -> None:
 
 
 def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without progress bars, and with consecutive outputs of one stream as one: how a kernel parts them is chance."""
+    """Without progress bars, and consecutive outputs of one stream as one list of lines: how a kernel parts them is
+    chance."""
     joined: list[dict[str, Any]] = []
     for output in outputs:
         if output.get("name") == "stderr":
@@ -274,9 +275,10 @@ def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if not output["text"].strip():
                 continue
         if joined and output["output_type"] == "stream" and joined[-1].get("name") == output["name"]:
-            joined[-1]["text"] = "".join(joined[-1]["text"]) + "".join(output["text"])
-        else:
-            joined.append(output)
+            output["text"] = [*joined.pop()["text"], *output["text"]]
+        if output["output_type"] == "stream":
+            output["text"] = "".join(output["text"]).splitlines(keepends=True)
+        joined.append(output)
     return joined
 
 

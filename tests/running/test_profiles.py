@@ -172,7 +172,7 @@ def test_tidy_makes_of_two_executions_the_same_notebook(tmp_path):
     shown = {"output_type": "display_data", "data": {"text/plain": "<Figure at 0x7f12ab34cd>"}}
     bar = stream("stderr", "\rdrawing: 50%\rdrawing: 100%")
     one = tidied(stream("stdout", ["a\n", "b\n"]), bar, stream("stdout", "c\n"), shown, stream("stdout", "d\n"))
-    two = tidied(stream("stdout", "a\n"), stream("stdout", "b\nc\n"), shown, bar, stream("stdout", "d\n"))
+    two = tidied(stream("stdout", "a\n"), stream("stdout", "b\nc\n"), shown, bar, stream("stdout", ["d\n"]))
     assert ["".join(o["text"]) for o in one if "text" in o] == ["a\nb\nc\n", "d\n"]
     assert json.dumps(one) == json.dumps(two) and "0x" not in json.dumps(one)
     names = ["stdout", "stderr", "stdout"]
