@@ -53,6 +53,20 @@ def test_the_readme_is_short_and_commands_and_links_are_real():
         assert command in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_map_of_the_paper_names_sections_that_exist():
+    headings = set()
+    for path in (ROOT / "notebooks").glob("0*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        headings |= set(re.findall(r"^## (\d\.\d+) ", text, re.MULTILINE))
+    paper, questions = (section.split("\n\n## ")[0] for section in PAGES["paper.md"].split("|---|---|---|\n")[1:])
+    for row in [*paper.splitlines(), *questions.splitlines()]:
+        what, place, answer = row.strip("| ").split(" | ")
+        sections = set(re.findall(r"\d\.\d+", place))
+        assert sections <= headings and (sections or "What was not run" in place), what
+        assert row in paper or re.match(r"full( in the small world)?\b|(part|open): .", answer), what
+
+
 OTHERS = ("make", "conda", "cd", "nbgrader", "head=$(scontrol")  # other tests run make's; the rest is not ours
 
 
