@@ -28,7 +28,7 @@ atexit.register(shutil.rmtree, WORK, ignore_errors=True)
 SOURCE = WORK / "source"
 ROWS = 200  # of a table on a page; the rest is in its CSV
 SHOWN = ("image/svg+xml", "image/png", "image/jpeg")  # the images that MyST-NB draws
-CSS, JS = ("answer.css", "enlarge.css", "equation.css"), ("enlarge.js", "equation.js")
+CSS, JS = ("answer.css", "enlarge.css", "equation.css", "wide.css"), ("enlarge.js", "equation.js")
 
 project = html_title = "SR4G"
 extensions = ["myst_nb"]
@@ -86,6 +86,8 @@ def write_sources(source: Path, folder: Path, names: list[str], executed: list[s
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = with_links(cell.source, path, documents, source)
+            elif {"parameters", "injected-parameters"} & {*cell.metadata.get("tags", [])}:
+                cell.metadata.tags.append("hide-input")
         write_text(source / path, nbformat.writes(notebook))
     shutil.copytree(folder / "figures", source / "extra" / "figures", dirs_exist_ok=True)
     answer = index.answer(folder, names, {name: f"notebooks/{name}.html" for name in executed})

@@ -4,15 +4,17 @@ Equations become MathML, which browsers draw themselves. ``docs/conf.py`` prepar
 """
 
 import html
-import os
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from ..store.files import ROOT, write_text
+from ..store.files import write_text
+from . import profiles
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -28,8 +30,12 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
-def to_html(path: Path) -> Path:
-    """Write an executed notebook as one HTML page beside it, and return its path."""
+def to_html(path: Path, names: Sequence[str] = ()) -> Path:
+    """Write an executed notebook as one HTML page beside it, and return its path.
+
+    ``names`` are the notebooks of its run that have a page, or get one: the page leads to the run's ``index.html`` and
+    to its neighbours among them. Without them it leads nowhere.
+    """
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -42,8 +48,11 @@ def to_html(path: Path) -> Path:
     notebook = prepared(nbformat.read(path, 4), path.stem)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = _with_links(cell.source, path.resolve().parent)
-    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem, "path": str(path.parent)}})
+            cell.source = _without_links(cell.source)
+    around = {"in_run": bool(names), "neighbours": _neighbours(path.stem, names)}
+    ways = render("ways.html", **around, contents=contents(notebook))
+    about = {"name": path.stem, "path": str(path.parent)}
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": about, "ways": ways})
     write_text(path.with_suffix(".html"), page)
     return path.with_suffix(".html")
 
@@ -61,17 +70,31 @@ def prepared(notebook: Any, name: str) -> Any:
     return notebook
 
 
-def _with_links(source: str, folder: Path) -> str:
-    """A text of ``notebooks/`` whose links to the checkout's files lead there from a page in ``folder``; of a page
-    outside the checkout only the links' texts remain."""
+def contents(notebook: Any) -> list[tuple[str, str]]:
+    """The id and the words of each section's heading."""
+    texts = [markdown_to_html(cell.source) for cell in notebook.cells if cell.cell_type == "markdown"]
+    headings = re.findall(r'<h2[^>]* id="([^"]*)"[^>]*>(.*?)<a class="anchor-link"', "\n".join(texts))
+    return [(html.unescape(id), Markup(text).striptags()) for id, text in headings]
 
-    def lead(match: re.Match[str]) -> str:
-        text, link = match.groups()
-        if not folder.is_relative_to(ROOT):
-            return text
-        return f"[{text}]({Path(os.path.relpath(ROOT / 'notebooks' / link, folder)).as_posix()})"
 
-    return re.sub(r"\[([^]]+)\]\((\.\./[^)\s]+)\)", lead, source)
+def _neighbours(name: str, names: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """The page before and after: which it is, its address, its number and its title."""
+    around = list(names)
+    at = around.index(name) if name in around else len(around)
+    sides = [("prev", around[max(at - 1, 0) : at]), ("next", around[at + 1 : at + 2])]
+    found = [(rel, other) for rel, others in sides for other in others]
+    titles = {other: profiles.title(other).partition(":")[0].partition(" · ") for _, other in found}
+    return [(rel, f"{other}.html", titles[other][0], titles[other][2]) for rel, other in found]
+
+
+def _without_links(source: str) -> str:
+    """A text of ``notebooks/`` that names the checkout's files, where it has links to them: a page goes anywhere."""
+    return re.sub(r"\[([^]]+)\]\(\.\./([^)#\s]+)[^)\s]*\)", _name, source)
+
+
+def _name(match: re.Match[str]) -> str:
+    words, file = match.groups()
+    return words if words.strip("`") == file else f"{words} (`{file}`)"
 
 
 def markdown_to_html(source: str) -> str:

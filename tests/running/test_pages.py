@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 
 import bs4
 import nbformat
@@ -64,16 +65,47 @@ def test_the_pages_of_the_study_load_nothing(name, tmp_path):
     assert ("mount(document.querySelector" in text) == (name == WITH_BOXES)
 
 
-def test_links_to_the_checkout_lead_there_from_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "ROOT", tmp_path / "checkout")
-    text = "[a](../docs/a.md#b), [b](https://example.org/../b) and [c](#c)"
-    for folder, lead in (("checkout/runs/x/notebooks", "../../../docs/a.md#b"), ("elsewhere", None)):
-        path = tmp_path / folder / "09_nine.ipynb"
-        path.parent.mkdir(parents=True)
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), path)
-        page = bs4.BeautifulSoup(pages.to_html(path).read_text(encoding="utf-8"), "html.parser").select_one("main p")
-        links = [link["href"] for link in page.select("a")]
-        assert page.text == "a, b and c" and links == [lead, "https://example.org/../b", "#c"][lead is None :]
+def soup_of(page) -> bs4.BeautifulSoup:
+    return bs4.BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+
+def written(path, *cells) -> bs4.BeautifulSoup:
+    """The page of a notebook of these cells, alone in its folder."""
+    nbformat.write(nbformat.v4.new_notebook(cells=list(cells)), path)
+    return soup_of(pages.to_html(path))
+
+
+def test_what_a_text_links_in_the_checkout_is_named(tmp_path):
+    text = "[a](../docs/a.md#b), [`data/c.yaml`](../data/c.yaml), [b](https://example.org/../b) and [c](#c)"
+    paragraph = written(tmp_path / "09_nine.ipynb", nbformat.v4.new_markdown_cell(text)).select_one("main p")
+    assert paragraph.text == "a (docs/a.md), data/c.yaml, b and c"
+    assert [link["href"] for link in paragraph.select("a")] == ["https://example.org/../b", "#c"]
+
+
+def test_a_page_leads_to_its_sections_and_in_a_run_to_its_neighbours(tmp_path):
+    text = "# 02 · Two\n\n## 2.1 One `x` & $y$\n\n### Less\n\n## 2.2 Two"
+    alone = written(tmp_path / "09_nine.ipynb", nbformat.v4.new_markdown_cell(text))
+    sections = alone.select("nav.ways .contents a")
+    assert [link.text for link in sections] == ["2.1 One x & y", "2.2 Two"]
+    assert all(alone.find(id=link["href"][1:]).name == "h2" for link in sections)
+    assert [link for link in alone.select("a[href]") if not link["href"].startswith("#")] == []
+    names = ["01_heuristics", "02_dataset", "04_evaluation"]
+    for name, around in (("01_heuristics", [None, "02_dataset"]), ("02_dataset", ["01_heuristics", "04_evaluation"])):
+        shutil.copy(tmp_path / "09_nine.ipynb", path := tmp_path / f"{name}.ipynb")
+        links = {
+            link.get("rel", ["index"])[0]: link["href"] for link in soup_of(pages.to_html(path, names)).select(".run a")
+        }
+        wanted = dict(zip(("prev", "next"), around, strict=True))
+        assert links == {"index": "../index.html"} | {rel: f"{other}.html" for rel, other in wanted.items() if other}
+
+
+def test_code_can_be_folded_and_parameters_are(tmp_path):
+    cells = [nbformat.v4.new_code_cell(f"x = {i}") for i in range(3)]
+    for cell, tag in zip(cells, ("parameters", "injected-parameters"), strict=False):
+        cell.metadata.tags = [tag]
+    folds = written(tmp_path / "09_nine.ipynb", *cells).select("details.code")
+    assert [fold.summary.text for fold in folds] == ["Parameters", "Parameters of this run", "Code"]
+    assert [fold.has_attr("open") for fold in folds] == [False, False, True] and "x = 2" in folds[2].text
 
 
 @pytest.mark.parametrize(("tex", "tag"), [
@@ -118,7 +150,21 @@ def test_a_browser_shows_the_page_and_enlarges_a_picture(notebook, width, tmp_pa
         assert large.size["width"] == 1500 and large.get_attribute("alt") == small.get_attribute("alt")
         dialog.find_element("css selector", "button").click()
         WebDriverWait(driver, 60).until(lambda driver: not driver.find_elements("css selector", "dialog"))
+        fold, code = (driver.find_element("css selector", what) for what in (".ways button", "details.code pre"))
+        driver.execute_script("arguments[0].click()", fold)
+        assert not code.is_displayed() and fold.text == "Unfold code"
         check_nothing_asked(driver)
+
+
+@pytest.mark.slow("a browser")
+def test_a_page_that_was_taken_out_of_its_run_leads_nowhere_else(notebook, tmp_path):
+    with browser(tmp_path) as driver:
+        for folder, is_in_run in (("notebooks", True), ("mail", False)):
+            path = tmp_path / folder / notebook.name
+            path.parent.mkdir()
+            shutil.copy(notebook, path)
+            driver.get(pages.to_html(path, ["01_heuristics"]).as_uri())
+            assert driver.find_element("css selector", ".ways .run").is_displayed() == is_in_run
 
 
 @pytest.mark.slow("a browser")
