@@ -214,3 +214,35 @@ def along(table: pd.DataFrame) -> Figure:
     figure.supxlabel("steps of fine-tuning")
     figure.tight_layout()
     return figure
+
+
+def caption_words(table: pd.DataFrame) -> Figure:
+    """The share of real captions that say each relation, by our captions' own words and by all, 95 % intervals.
+    ``table``: of :func:`rarity.count`."""
+    names = list(dict.fromkeys(table.relation))
+    figure, axis = plt.subplots(figsize=(8, 5))
+    groups = list(table.groupby(["source", "wording"], sort=False))
+    for k, ((source, wording), rows) in enumerate(groups):
+        rows, colour = rows.set_index("relation").reindex(names), COLOURS[k // 2]
+        y = np.arange(len(names)) + 0.18 * (k - (len(groups) - 1) / 2)
+        face = colour if wording == "own" else "white"
+        words = "our captions' words" if wording == "own" else "other words, too"
+        estimates(
+            axis,
+            rows,
+            y,
+            "percent",
+            color=colour,
+            fmt=MARKERS[k // 2],
+            markerfacecolor=face,
+            label=f"{source}, {words}",
+        )
+    axis.axvline(100 / len(NAMES), color="black", linestyle="--", linewidth=1)
+    axis.text(100 / len(NAMES) * 1.08, 0.1, "each relation in\nSR4G's balanced draws", fontsize=8, va="top")
+    axis.set_xscale("symlog", linthresh=0.01)
+    axis.set(xticks=[0, 0.01, 0.1, 1, 10], xticklabels=["0", "0.01", "0.1", "1", "10"], xlim=(-0.001, 100))
+    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    axis.set_xlabel("captions that say it (%)")
+    axis.grid(False, axis="y")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=2, fontsize=8)
+    return figure
