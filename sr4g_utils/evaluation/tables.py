@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..dataset.prompts import OBJECT_SETS
 from ..store.files import reported, write_table
-from . import scores, statistics, verdicts
+from . import scores, selection, statistics, verdicts
 from .detections import read_detections
 from .images import list_images
 from .scores import MAIN
@@ -114,6 +114,21 @@ def change_table(
     columns = ["relation", "metric", *change, "images", "left_aside"]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "objects", "model"])
     return table[["objects", "model", *columns]]
+
+
+def same_images_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
+    """:func:`selection.same_images` of the first model with each of the others, for each set of objects: columns
+    objects, model and those of ``same_images``."""
+    (_, first), *others = models.items()
+    rows = []
+    for (objects, ids), (model, records) in product(_sets(prompts), others):
+        before, after = (table[table.prompt_id.isin(ids)] for table in (first, records))
+        if set(before.prompt_id) & set(after.prompt_id):
+            rows.append(selection.same_images(before, after).assign(objects=objects, model=model))
+    columns = ["objects", "model", "sample"]
+    return (
+        pd.concat(rows, ignore_index=True).set_index(columns).reset_index() if rows else pd.DataFrame(columns=columns)
+    )
 
 
 def in_words(changes: pd.DataFrame) -> list[str]:
