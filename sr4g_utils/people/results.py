@@ -7,12 +7,12 @@ import pandas as pd
 
 from ..evaluation import failure_signs, scores
 from ..store.run import RECORDED, Run
-from . import agreement, fitted_rule, margins, published, vsr
+from . import agreement, fitted_rule, frames, margins, published, vsr
 
 RESULTS = (
     "people_curve", "people_held_out", "people_agreement", "people_tests", "people_offsets", "people_ceiling",
     "people_checker", "people_margins", "people_scores", "people_differences", "people_order", "people_swapped",
-    "people_several",
+    "people_several", "people_frames", "people_silence",
 )  # fmt: skip
 
 
@@ -47,11 +47,15 @@ def results(
         for kind, folder in folders.items()
     }
     judgements, boxes = vsr.sources(run, vsr_judgements, train, val)
-    angles = fitted_rule.angles(vsr.read_vsr(judgements), boxes)
+    captions = vsr.read_vsr(judgements)
+    angles, answers = fitted_rule.angles(captions, boxes), frames.answers(captions, boxes)
+    shares = frames.reversed_shares(answers)
     tables = {
         "people_curve": fitted_rule.curve(angles),
         "people_held_out": fitted_rule.held_out(angles, boxes, seed, resamples),
         **_of_images(folders["spatialbench_uc"], resamples, seed),
+        "people_frames": shares,
+        "people_silence": frames.silence(answers, shares, resamples, seed),
         "people_ceiling": agreement.ceiling(published.read_geneval_people(folders["geneval_people"]), resamples, seed),
     }
     about = {"sources": {**names, "vsr": "VSR, validated"}, "resamples": resamples, "seed": seed}

@@ -16,7 +16,7 @@ from refusals import refuses
 from sr4g_utils.dataset import coco, inputs
 from sr4g_utils.evaluation import statistics, tables
 from sr4g_utils.people import agreement as people_agreement
-from sr4g_utils.people import fitted_rule, margins, vsr
+from sr4g_utils.people import fitted_rule, frames, margins, vsr
 from sr4g_utils.people import published as people_published
 from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, SYMMETRIC, family, judge
 from sr4g_utils.store.files import DATA, ROOT, read_json
@@ -306,3 +306,25 @@ def test_recorded_agreement_is_not_kept_again_and_judgements_are_read_where_all_
     assert asked["read"] == tmp_path / "vsr.jsonl" and asked["given"][2:] == (3, 10)
     kept = read_json(run.folder / "artifacts" / "results" / "human_agreement.json")["rows"]
     assert len(table) == len(kept) == 1 and about["resamples"] == 10
+
+
+def test_whose_left_is_counted_and_silence_told_on_the_other_half():
+    """People mean a person's own left, and the viewer's for the rest: that kind alone is silent, and it helps."""
+    rng, n = np.random.default_rng(0), 1200
+    kind, holds = rng.choice(frames.KINDS, n), rng.random(n) < 0.5
+    turned = rng.random(n) < np.where(kind == "person", 0.8, 0.1)
+    table = pd.DataFrame({"image_id": rng.integers(800, size=n), "kind": kind, "holds": holds, "label": holds ^ turned})
+    table["reversed"] = pd.Series(turned, dtype="boolean").mask(rng.random(n) < 0.1)
+    table["half"] = np.where(table.image_id % 2, "held out", "fitted on")
+    shares = frames.reversed_shares(table)
+    decided = table[(table.half == "held out") & (table.kind == "person")].reversed.dropna()
+    row = shares[(shares.half == "held out") & (shares.kind == "person")].iloc[0]
+    assert row.percent == pytest.approx(100 * decided.mean()) and row.low < row.percent < row.high
+    assert set(shares.kind[shares.silent]) == {"person"}
+    result = frames.silence(table, shares, 500, 0).set_index("of")
+    speaks = table[(table.half == "held out") & (table.kind != "person")]
+    assert result.kappa["where it speaks"] == pytest.approx(statistics.cohen(speaks.holds, speaks.label))
+    assert result.verdict["difference"] == "helps" and result.low["difference"] > 0
+    nobody = frames.silence(table, shares.assign(silent=False), 50, 0)
+    assert nobody.verdict.iloc[-1] == "no kind is silent" and nobody.kappa.iloc[-1] == 0
+    assert [frames.kind_of(name) for name in ("person", "dog", "bus", "tv", "bowl")] == list(frames.KINDS)
