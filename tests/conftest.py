@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import matplotlib
 import pytest
 from beartype import BeartypeConf
 from beartype.claw import beartype_package
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side, a file to a core
+matplotlib.use("Agg")  # no windows
 
 ROOT = Path(__file__).resolve().parent.parent
 # Before any test module imports the package: types are checked everywhere, and shapes where there are some. Checking
@@ -29,6 +31,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no worker is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny models: the three layouts of Stable Diffusion, and owlvit. A test changes a copy of them."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("models")
+    for version in tiny.VERSIONS:
+        tiny.stable_diffusion(folder / version, version)
+    tiny.owlvit(folder / "owlvit")
+    return folder
 
 
 @pytest.fixture(scope="session")

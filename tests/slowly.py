@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+import scalar
 
 from sr4g_utils.evaluation.detections import DETECTION_COLUMNS
 from sr4g_utils.relations import NAMES
@@ -33,24 +34,6 @@ def random_world(seed: int, n: int, relations: tuple[str, ...] = NAMES) -> tuple
     return prompts, pd.DataFrame(table | {"score": rng.random(m).round(2)} | boxes)
 
 
-def holds_slowly(relation: str, s: dict, o: dict) -> bool:
-    """The visor rules, one pair at a time, written from the paper's text and from nothing in the package."""
-    dx = (s["x"] + s["w"] / 2) - (o["x"] + o["w"] / 2)
-    dy = (s["y"] + s["h"] / 2) - (o["y"] + o["h"] / 2)
-    within = lambda a, b: (  # noqa: E731
-        a["x"] > b["x"] and a["y"] > b["y"] and a["x"] + a["w"] < b["x"] + b["w"] and a["y"] + a["h"] < b["y"] + b["h"]
-    )
-    width = min(s["x"] + s["w"], o["x"] + o["w"]) - max(s["x"], o["x"])
-    height = min(s["y"] + s["h"], o["y"] + o["h"]) - max(s["y"], o["y"])
-    return {
-        "left of": dx < 0, "right of": dx > 0, "above": dy < 0, "below": dy > 0, "inside": within(s, o),
-        "surrounding": within(o, s), "overlapping": width > 0 and height > 0,
-        "separated": not (width > 0 and height > 0), "wider": s["w"] > o["w"], "narrower": s["w"] < o["w"],
-        "taller": s["h"] > o["h"], "shorter": s["h"] < o["h"], "larger": s["w"] * s["h"] > o["w"] * o["h"],
-        "smaller": s["w"] * s["h"] < o["w"] * o["h"],
-    }[relation]  # fmt: skip
-
-
 def score_slowly(prompts: pd.DataFrame, detections: pd.DataFrame, threshold: float, best: bool) -> dict[str, float]:
     boxes = defaultdict(list)
     for d in detections.to_dict("records"):
@@ -67,7 +50,8 @@ def score_slowly(prompts: pd.DataFrame, detections: pd.DataFrame, threshold: flo
             if best:
                 subjects, objects = subjects[:1], objects[:1]
             both += bool(subjects and objects)
-            n += any(holds_slowly(p["relation"], s, o) for s, o in product(subjects, objects))
+            pairs = product(*([tuple(d[side] for side in "xywh") for d in found] for found in (subjects, objects)))
+            n += any(p["relation"] in scalar.relations(s, o) for s, o in pairs)
         correct += n
         per_prompt.append(n)
     images = 4 * len(prompts)

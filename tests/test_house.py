@@ -20,7 +20,7 @@ from sr4g_utils.store.files import PACKAGE, ROOT
 HEAVY = ("torch", "diffusers", "transformers")
 # Rooms that import nothing heavy: inside functions they may. Of models, what the commands' --help needs.
 LIGHT = ("relations", "store", "dataset", "evaluation", "analysis", "people", "teaching", "running")
-LIGHT_MODULES = ("models.source", "models.sampling", "models.names", "finetuning.choices")
+LIGHT_MODULES = ("finetuning.choices", *(f"models.{name}" for name in ("source", "checks", "sampling", "names", "hub")))
 
 # What is longer than a screen, and why.
 LINES_OF_FUNCTION, LINES_OF_MODULE = 45, 500

@@ -1,6 +1,5 @@
 """Figures of every rule set, with much and with nothing to show."""
 
-import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -8,8 +7,6 @@ import pytest
 from sr4g_utils.dataset import figures as dataset_figures
 from sr4g_utils.people import figures
 from sr4g_utils.relations import FAMILIES, NAMES, RULES, family
-
-matplotlib.use("Agg")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import tiny
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -28,18 +27,15 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_world(folder: Path) -> SimpleNamespace:
-    """Annotations, photos, prompts and tiny models."""
+def make_world(folder: Path, models: Path) -> SimpleNamespace:
+    """Annotations, photos, prompts, and where tiny models are."""
     world.write_annotations(folder / "train.json", split="train", images=120)
     world.write_photos(folder / "photos", folder / "train.json", split="train")
     triplets.build(folder / "triplets.parquet", folder / "train.json", split="train", held_out=HELD_OUT)
     prompts.write_study_prompts(folder / "prompts.parquet", folder / "triplets.parquet", held_out=HELD_OUT, seed=0)
-    for version in ("v1.4", "v2.1"):
-        tiny.stable_diffusion(folder / version, version)
-    tiny.owlvit(folder / "owlvit")
     return SimpleNamespace(
-        folder=folder, annotations=folder / "train.json", photos=folder / "photos", prompts=folder / "prompts.parquet",
-        triplets=folder / "triplets.parquet", table=coco.read(folder / "train.json"),
+        folder=folder, models=models, table=coco.read(folder / "train.json"), photos=folder / "photos",
+        **{name: folder / f"{name}.parquet" for name in ("prompts", "triplets")}, annotations=folder / "train.json",
     )  # fmt: skip
 
 
@@ -49,8 +45,8 @@ def encode(world: Any, captions: Captions, pipeline: Any, store: Path, source: P
 
 
 def tune(world: SimpleNamespace, folder: Path, model: str = "v1.4", **choices: Any) -> dict[str, Any]:
-    keywords = {"detector": str(world.folder / "owlvit"), "held_out": HELD_OUT, "latents": world.folder / "latents"}
-    given = {**QUICK, **keywords, "model": str(world.folder / model), **choices}
+    keywords = {"detector": str(world.models / "owlvit"), "held_out": HELD_OUT, "latents": world.folder / "latents"}
+    given = {**QUICK, **keywords, "model": str(world.models / model), **choices}
     return finetune(folder, world.annotations, world.photos, world.prompts, **given)
 
 

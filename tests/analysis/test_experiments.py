@@ -20,7 +20,7 @@ from sr4g_utils.evaluation import verdicts
 from sr4g_utils.finetuning.choices import FREE, Choices
 from sr4g_utils.relations import FAMILIES, NAMES, family
 from sr4g_utils.running import profiles
-from sr4g_utils.store.files import protocol
+from sr4g_utils.store.files import protocol, read_json, write_json
 from sr4g_utils.store.run import Run
 
 OBJECTS = ("seen", "withheld", "mixed", "unseen")
@@ -92,9 +92,8 @@ def test_an_effect_is_the_mean_of_the_seeds_differences(study):
 
 def test_the_table_of_effects_and_figures_of_any_arms(study):
     table = effects.effects(study)
-    assert set(zip(table.arm, table.over, strict=True)) == {
-        ("relations", "base"), ("list", "base"), ("relations", "list"),
-    }  # fmt: skip
+    arms = {("relations", "base"), ("list", "base"), ("relations", "list")}
+    assert set(zip(table.arm, table.over, strict=True)) == arms
     assert set(table.objects) == {*OBJECTS, "all"} and set(table.model) == {"main", "unseen"}
     cond = table[(table.metric == "VISOR_Cond") & (table.objects == "all")].set_index(["model", "arm", "over"])
     assert (cond.xs("relations", level="arm").difference > 20).all()
@@ -194,15 +193,13 @@ def test_the_slope_of_doses_is_that_of_a_regression_and_their_gains_are_effects(
 
 def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int] = (), **other: Any) -> Path:
     artifacts = sweep / name / "artifacts"
-    (artifacts / "results").mkdir(parents=True)
-    (artifacts / "finetune_main").mkdir()
     arms = profiles.load_profile("arms", [], Path())["03_finetuning"]
     declared = {name: value for name, (_, value) in profiles.declared("03_finetuning").items()} | arms
     choices = {name: declared[name] for name in Choices.__struct_fields__}
     choices |= {"control": control, "seed": seed, "doses": doses, **other}
-    (artifacts / "finetune_main" / "result.json").write_text(json.dumps({"result": {"choices": choices}}))
-    (artifacts / "results" / "scores.json").write_text("{}")
-    (artifacts / "results" / "quality_detector.json").write_text(json.dumps({"rows": [{"model": "base", "value": 1}]}))
+    write_json(artifacts / "finetune_main" / "result.json", {"result": {"choices": choices}})
+    write_json(artifacts / "results" / "scores.json", {})
+    write_json(artifacts / "results" / "quality_detector.json", {"rows": [{"model": "base", "value": 1}]})
     prompts().assign(group=GROUP, one_image=GROUP == 1).to_parquet(artifacts / "prompts_test.parquet")
     for model in ("base", "main"):
         table = drawn(0.5, 0.9, 0 if model == "base" else seed + 1).drop(columns="objects")
@@ -237,11 +234,9 @@ def test_ones_own_runs_take_the_place_of_recorded_ones(tmp_path):
     run_of(tmp_path / "early", "a", "none", 0)
     run_of(tmp_path / "early", "b", "list", 0)
     early, kept = sweeps.finished([tmp_path / "early"]), tmp_path / "kept"
-    kept.mkdir()
+    write_json(kept / "quality.json", {"rows": sweeps.gather_quality(early).assign(value=7).to_dict("records")})
     recorded = sweeps.gather(early).assign(correct=False)
     recorded.to_parquet(kept / "verdicts.parquet")
-    rows = sweeps.gather_quality(early).assign(value=7).to_dict("records")
-    (kept / "quality.json").write_text(json.dumps({"rows": rows}))
     alone, of = sweeps.read(Run(tmp_path / "alone", "07"), [kept])
     pd.testing.assert_frame_equal(alone, recorded)
     assert of.value.eq(7).all()
@@ -257,14 +252,10 @@ def test_ones_own_runs_take_the_place_of_recorded_ones(tmp_path):
         sweeps.read(Run(tmp_path / "run", "07"), [tmp_path / "late"])
 
 
-def latin(sweep: Path) -> Path:
-    for i in range(5):
-        run_of(sweep, str(i), "none", 0, DOSES[i:] + DOSES[:i])
-    return sweep
-
-
 def test_a_latin_square_of_doses_is_gathered(tmp_path):
-    table = sweeps.read_doses(Run(tmp_path / "run", "07"), latin(tmp_path / "sweep"))
+    for i in range(5):
+        run_of(tmp_path / "sweep", str(i), "none", 0, DOSES[i:] + DOSES[:i])
+    table = sweeps.read_doses(Run(tmp_path / "run", "07"), tmp_path / "sweep")
     treated = table[table.model == "main"]
     assert (treated.groupby("prompt_id").dose.agg(lambda doses: sorted(set(doses))).map(lambda d: d == DOSES)).all()
     assert (treated.dose == [DOSES[(g + i) % 5] for g, i in zip(treated.group, treated.run, strict=True)]).all()
@@ -349,8 +340,7 @@ def test_rule_sets_trained_on_and_judging(tmp_path):
     told = [about["arm"] for about, _ in sweeps.finished([tmp_path])]
     assert told == ["relations", "relations by sg2im", "relations by sg2im"], "other rules' captions are another arm"
     run_of(tmp_path, "d", "list", 0)
-    wanted = "d/artifacts: not of all relations; give a sweep over fine-tuning's rules alone"
-    refuses(wanted, rescoring.by_rules, tmp_path)
+    refuses("d/artifacts: not of all relations; give a sweep over fine-tuning's rules", rescoring.by_rules, tmp_path)
 
 
 def test_habits_are_set_against_prompts(study):
@@ -383,10 +373,8 @@ def test_other_categories_held_out(tmp_path):
         (artifacts / "finetune_main").rename(artifacts / "finetune_unseen")
         (artifacts / "verdicts_main.parquet").unlink()
         path = artifacts / "finetune_unseen" / "result.json"
-        record = json.loads(path.read_text())
-        path.write_text(json.dumps({"result": record["result"] | {"held_out": held_out}}))
-        table = drawn(0.5, found, 3).drop(columns="objects")
-        table.to_parquet(artifacts / "verdicts_unseen.parquet")
+        write_json(path, {"result": read_json(path)["result"] | {"held_out": held_out}})
+        drawn(0.5, found, 3).drop(columns="objects").to_parquet(artifacts / "verdicts_unseen.parquet")
     asked = pd.read_parquet(artifacts / "prompts_test.parquet")
     asked.assign(subject="cow").to_parquet(artifacts / "prompts_test.parquet")  # each run has prompts of its own
     table = effects.by_held_out(tmp_path)
@@ -400,8 +388,8 @@ def test_other_categories_held_out(tmp_path):
         effects.by_held_out(tmp_path)
 
 
-def along_of(folder: Path) -> Path:
-    artifacts = run_of(folder.parent, folder.name, "none", 0)
+def test_a_table_is_made_of_runs_or_recorded_as_along_fine_tuning(tmp_path):
+    artifacts = run_of(tmp_path, "run", "none", 0)
     drawn(0.9, 0.7, 5).drop(columns="objects").to_parquet(artifacts / "verdicts_4.parquet")
     change = {"change": 0.25, "change_low": -0.5, "change_high": 1.0}
     models = [{"model": "base"}, {"model": "4"} | change, {"model": "main"} | change]
@@ -409,12 +397,7 @@ def along_of(folder: Path) -> Path:
     closeness = [model | {"metric": name, "value": 0.5} for name in ("KID", "recall") for model in models]
     distances = [*(model | {"value": 2.0} for model in models), {"model": "photos", "value": 1.0}]
     for name, rows in {"plain": plain, "quality_detector": distances, "fidelity_detector": closeness}.items():
-        (artifacts / "results" / f"{name}.json").write_text(json.dumps({"rows": rows}))
-    return artifacts
-
-
-def test_a_table_is_made_of_runs_or_recorded_as_along_fine_tuning(tmp_path):
-    artifacts = along_of(tmp_path / "run")
+        write_json(artifacts / "results" / f"{name}.json", {"rows": rows})
     table = effects.along(tmp_path / "run")
     cells = table.set_index(["metric", "step"])
     assert sorted(set(table.step)) == [0, 4, 800], "the last is all of the run's steps"
@@ -422,13 +405,11 @@ def test_a_table_is_made_of_runs_or_recorded_as_along_fine_tuning(tmp_path):
     assert len(table) == 18 and table[table.step == 0].change.isna().all()
     assert cells.loc[("Fréchet distance", 4)].tolist() == [2, 0.25, -0.5, 1]
     assert cells.value["all things found", 800] == 50
-    half = pd.read_parquet(artifacts / "verdicts_4.parquet")
-    assert cells.value["OA", 4] == pytest.approx(100 * half.both_found.mean())
+    assert cells.value["OA", 4] == pytest.approx(100 * drawn(0.9, 0.7, 5).both_found.mean())
     figures.along(table).canvas.draw()
     run = Run(tmp_path / "notebook", "07")
     made = effects.made_or_recorded(run, "along", tmp_path / "run", effects.along)
-    kept = json.loads((tmp_path / "notebook" / "artifacts" / "results" / "along.json").read_text())["rows"]
-    assert len(kept) == len(made)
+    assert len(made) == len(read_json(run.folder / "artifacts" / "results" / "along.json")["rows"])
     recorded = effects.made_or_recorded(run, "by_relation", None, effects.along)
     assert len(recorded) == len(NAMES), "nothing is made where no folder is given"
     (artifacts / "results" / "plain.json").unlink()

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import tiny
 from PIL import Image
 from pretend import picture
 
@@ -23,11 +22,6 @@ from sr4g_utils.evaluation.detections import BEHAVIOUR, DETECTION_COLUMNS, read_
 from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.models import detectors
 from sr4g_utils.models.detectors import Detector
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny.owlvit(tmp_path_factory.mktemp("detectors") / "owlvit").parent
 
 
 @pytest.fixture
@@ -42,10 +36,10 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-def test_write_detections(images, folder, monkeypatch):
+def test_write_detections(images, models, monkeypatch):
     monkeypatch.setattr(detect, "GROUP", 5)
     path, prompts = images.parent / "boxes.parquet", images.parent / "prompts.csv"
-    record = detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2)
+    record = detect.write_detections(path, images, detector=str(models / "owlvit"), prompts=prompts, floor=0.2)
     table = read_detections(path)
     assert list(table.columns) == [*DETECTION_COLUMNS, "width", "height"]
     assert record["boxes"] == len(table) and record["images"]["number"] == 12
@@ -54,20 +48,20 @@ def test_write_detections(images, folder, monkeypatch):
     listed = list_images(images, prompts)
     pixels = [np.asarray(Image.open(images / name)) for name in listed.file_name]
     pairs = list(zip(listed.subject, listed.object, strict=True))
-    direct = detectors.load(folder / "owlvit").detect(pixels, pairs, floor=0.2)
+    direct = detectors.load(models / "owlvit").detect(pixels, pairs, floor=0.2)
     assert list(table.label) == list(direct.label)
     np.testing.assert_allclose(table[["score", *"xywh"]], direct[["score", *"xywh"]], atol=1e-3)
     assert list(table.prompt_id) == list(listed.prompt_id.iloc[direct.image])
     # scored in one call, and nothing is done again
     assert scores.scores(verdicts.verdicts(read_prompts(prompts), table, images=3)).value.notna().any()
     before = path.stat().st_mtime_ns
-    assert detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2) == record
+    assert detect.write_detections(path, images, detector=str(models / "owlvit"), prompts=prompts, floor=0.2) == record
     assert path.stat().st_mtime_ns == before
 
 
-def test_resume_and_shards_give_the_same_bytes(images, folder, monkeypatch):
+def test_resume_and_shards_give_the_same_bytes(images, models, monkeypatch):
     monkeypatch.setattr(detect, "GROUP", 5)
-    options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
+    options = {"detector": str(models / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
     whole, resumed, shared = (images.parent / f"{name}.parquet" for name in ("whole", "resumed", "shared"))
     record = detect.write_detections(whole, images, **options)
     own, calls = Detector.detect, []
@@ -93,8 +87,8 @@ def test_resume_and_shards_give_the_same_bytes(images, folder, monkeypatch):
         detect.write_detections(shared, images, **options, shard=2, shards=2)
 
 
-def test_only_other_behaviour_makes_other_boxes(images, folder, monkeypatch, tmp_path):
-    options = {"detector": str(folder / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
+def test_only_other_behaviour_makes_other_boxes(images, models, monkeypatch, tmp_path):
+    options = {"detector": str(models / "owlvit"), "prompts": images.parent / "prompts.csv", "floor": 0.2}
     record = detect.write_detections(tmp_path / "b.parquet", images, **options)
     own, calls = Detector.detect, []
     monkeypatch.setattr(Detector, "detect", lambda *a, **k: calls.append(1) or own(*a, **k))
@@ -105,12 +99,12 @@ def test_only_other_behaviour_makes_other_boxes(images, folder, monkeypatch, tmp
 
 
 @pytest.mark.slow("kills")
-def test_killed_at_any_moment(images, folder, monkeypatch):
+def test_killed_at_any_moment(images, models, monkeypatch):
     """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
     whole, killed = (images.parent / f"{name}.parquet" for name in ("whole", "killed"))
     prompts = images.parent / "prompts.csv"
     code = "import sr4g_utils.evaluation.detect as d, sr4g_utils.__main__ as m; d.GROUP = 1; exit(m.main())"
-    command = [sys.executable, "-c", code, "detect", str(killed), str(images), "--detector", str(folder / "owlvit")]
+    command = [sys.executable, "-c", code, "detect", str(killed), str(images), "--detector", str(models / "owlvit")]
     command += ["--prompts", str(prompts), "--floor", "0.2"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     parts = images.parent / ".killed.parquet.parts"
@@ -120,14 +114,14 @@ def test_killed_at_any_moment(images, folder, monkeypatch):
     assert process.wait() in (-signal.SIGKILL, 0), "killed, or done just before"
     monkeypatch.setattr(detect, "GROUP", 1)
     for path in (killed, whole):
-        detect.write_detections(path, images, detector=str(folder / "owlvit"), prompts=prompts, floor=0.2)
+        detect.write_detections(path, images, detector=str(models / "owlvit"), prompts=prompts, floor=0.2)
     assert pq.read_table(killed).equals(pq.read_table(whole))
 
 
-def test_the_command_says_what_is_wrong_and_that_a_detector_finds_nothing(images, folder, capsys):
+def test_the_command_says_what_is_wrong_and_that_a_detector_finds_nothing(images, models, capsys):
     """A result, if another model's images hold something; by itself it is never scored."""
     path, prompts = images.parent / "none.parquet", images.parent / "prompts.csv"
-    detector = ["--detector", str(folder / "owlvit"), "--prompts", str(prompts), "--floor", "0.9999999"]
+    detector = ["--detector", str(models / "owlvit"), "--prompts", str(prompts), "--floor", "0.9999999"]
     assert main(["detect", str(path), str(images), *detector]) == 1
     told = capsys.readouterr().err
     assert "owlvit found nothing above 0.9999999 in 12 images" in told and "is it the right detector" in told
@@ -137,15 +131,15 @@ def test_the_command_says_what_is_wrong_and_that_a_detector_finds_nothing(images
         verdicts.verdicts(read_prompts(prompts), table, 3)
     assert not verdicts.verdicts(read_prompts(prompts), table, 3, nothing="record").both_found.any()
     path = str(images.parent / "boxes.parquet")
-    assert main(["detect", path, str(images), "--detector", str(folder / "owlvit")]) == 1
+    assert main(["detect", path, str(images), "--detector", str(models / "owlvit")]) == 1
     assert "made elsewhere (it has no prompts.parquet), so give the file of its prompts" in capsys.readouterr().err
     assert main(["detect", path, str(images), "--detector", "{folder: nowhere}", "--prompts", "sr2d"]) == 1
     assert capsys.readouterr().err.strip().endswith("correct the profile's 'folder', or give an 'id'")
 
 
-def test_ceiling_on_real_photos(shared, folder, tmp_path):
+def test_ceiling_on_real_photos(shared, models, tmp_path):
     excerpt = shared / "coco_excerpt"
-    options = {"detector": str(folder / "owlvit"), "n_per_relation": 4, "floor": 0.2}
+    options = {"detector": str(models / "owlvit"), "n_per_relation": 4, "floor": 0.2}
     annotations = excerpt / "annotations" / "instances_val2017.json"
     record = detect.ceiling(tmp_path / "ceiling", annotations, excerpt / "val2017", **options)
     prompts = pd.read_parquet(tmp_path / "ceiling" / "prompts.parquet")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from pretend import five_prompts
 from processes import tree
 
@@ -22,27 +21,19 @@ from sr4g_utils.models.sampling import BEHAVIOUR, Sampling
 FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("pipelines")
-    for version in ("v1.4", "v2.1"):
-        tiny.stable_diffusion(made / version, version)
-    return made
-
-
 @pytest.fixture
 def file(tmp_path):
     five_prompts().to_parquet(tmp_path / "prompts.parquet")
     return tmp_path / "prompts.parquet"
 
 
-def test_write_images_and_others_for_other_behaviour(folder, file, tmp_path, monkeypatch, capsys):
-    record = generate.write_images(tmp_path / "images", file, model=str(folder / "v1.4"), sampling=FAST)
+def test_write_images_and_others_for_other_behaviour(models, file, tmp_path, monkeypatch, capsys):
+    record = generate.write_images(tmp_path / "images", file, model=str(models / "v1.4"), sampling=FAST)
     assert record == json.loads((tmp_path / "images" / "record.json").read_text())
     assert record["model"]["prediction_type"] == "epsilon" and record["sampling"]["steps"] == 2
     assert record["prompts"]["number"] == 5 and record["behaviour"] == BEHAVIOUR
     assert str(tmp_path) not in json.dumps(record)
-    pipeline, _ = load.load_pipeline(folder / "v1.4", device="cpu")
+    pipeline, _ = load.load_pipeline(models / "v1.4", device="cpu")
     drawn = diffusion.sample(pipeline, five_prompts(), Sampling(**FAST))
     expected = {(id, index): image for id, index, image in drawn}
     read = list(images.read_images(tmp_path / "images"))
@@ -50,12 +41,12 @@ def test_write_images_and_others_for_other_behaviour(folder, file, tmp_path, mon
     assert all(np.array_equal(image, expected[row["prompt_id"], row["image_index"]]) for row, image in read)
     assert read[0][0]["caption"] == "a dog to the left of a cat"
     monkeypatch.setattr(generate, "BEHAVIOUR", BEHAVIOUR + 1)
-    generate.write_images(tmp_path / "images", file, model=str(folder / "v1.4"), sampling=FAST)
+    generate.write_images(tmp_path / "images", file, model=str(models / "v1.4"), sampling=FAST)
     assert "another configuration (behaviour): starting afresh" in capsys.readouterr().err
 
 
-def test_interrupted_and_shared_runs_end_with_the_same_bytes(folder, file, tmp_path, monkeypatch, capsys):
-    options = {"model": str(folder / "v2.1"), "sampling": FAST}
+def test_interrupted_and_shared_runs_end_with_the_same_bytes(models, file, tmp_path, monkeypatch, capsys):
+    options = {"model": str(models / "v2.1"), "sampling": FAST}
     generate.write_images(tmp_path / "whole", file, **options)
     own, calls = generate._write, []
 
@@ -94,24 +85,24 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(folder, file, tmp_p
 
 
 @pytest.mark.slow("kills")
-def test_killed_at_any_moment(folder, file, tmp_path):
+def test_killed_at_any_moment(models, file, tmp_path):
     """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
     settings = [f"{key}={value}" for key, value in FAST.items()]
     command = [sys.executable, "-m", "sr4g_utils", "generate", str(tmp_path / "killed"), "--prompts", str(file)]
-    command += ["--model", str(folder / "v1.4"), *(word for each in settings for word in ("--set", each))]
+    command += ["--model", str(models / "v1.4"), *(word for each in settings for word in ("--set", each))]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     while process.poll() is None and len(list((tmp_path / "killed").rglob("*.webp"))) < 5:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() in (-signal.SIGKILL, 0), "killed, or done just before"
     for name in ("killed", "whole"):
-        generate.write_images(tmp_path / name, file, model=str(folder / "v1.4"), sampling=FAST)
+        generate.write_images(tmp_path / name, file, model=str(models / "v1.4"), sampling=FAST)
     made, expected = (tree(tmp_path / name) for name in ("killed", "whole"))
     assert {k: v for k, v in made.items() if ".partial" not in k} == expected
 
 
-def test_the_command_says_what_is_wrong(folder, tmp_path, capsys):
-    command = [str(tmp_path / "images"), "--model", str(folder / "v1.4"), "--prompts"]
+def test_the_command_says_what_is_wrong(models, tmp_path, capsys):
+    command = [str(tmp_path / "images"), "--model", str(models / "v1.4"), "--prompts"]
     assert main(["generate", *command, "nothing"]) == 1
     assert capsys.readouterr().err == "generate: prompts: 'nothing' is neither a file nor one of sr2d, sr4g, geneval\n"
     assert main(["generate", *command, "sr2d", "--set", "steps=many"]) == 1

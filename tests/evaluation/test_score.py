@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from PIL import Image
 from pretend import draw, make_prompts, picture
 from refusals import refuses
@@ -21,11 +20,6 @@ from sr4g_utils.evaluation.verdicts import VARIANTS, verdicts
 
 PROMPTS = make_prompts()
 BOXES = draw(PROMPTS, 0.7, seed=1)
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory):
-    return str(tiny.owlvit(tmp_path_factory.mktemp("detectors") / "owlvit"))
 
 
 def test_students_t_is_scipys():
@@ -90,14 +84,14 @@ def test_what_cannot_be_measured_is_a_dash_and_null():
     assert rows["all", "VISOR_Cond"]["value"] is None and rows["all", "OA"]["value"] == 0
 
 
-def test_images_in_memory_are_judged_as_their_folder_is(detector, tmp_path):
+def test_images_in_memory_are_judged_as_their_folder_is(models, tmp_path):
     triplets = [("dog", "left of", "cat"), ("tv", "above", "car"), ("cat", "inside", "tv")]
     pixels = [[picture(40, 60, 10 * i + n) for n in range(2)] for i in range(3)]
     paths = [[tmp_path / "images" / f"{i}_{n}.png" for n in range(2)] for i in range(3)]
     (tmp_path / "images").mkdir()
     for path, image in ((paths[i][n], pixels[i][n]) for i in range(3) for n in range(2)):
         Image.fromarray(image).save(path)
-    options = {"prompts": triplets, "detector": detector, "threshold": 0.02}
+    options = {"prompts": triplets, "detector": str(models / "owlvit"), "threshold": 0.02}
     expected = score(tmp_path / "images", **options)
     assert expected.judged["detector"]["id"] == "owlvit" and "owlvit@sha256 " in expected.how()
     nested = {

@@ -55,21 +55,15 @@ def test_intervals_of_few_prompts_keep_their_coverage(prompts, metric):
 @pytest.mark.parametrize("prompts", [10, 20, 60])
 def test_intervals_of_differences_keep_their_coverage(prompts):
     rng, missed = np.random.default_rng(prompts), {}
-    for images in (1, 4):
-        for rho in (0.0, 0.4, 0.8):
-            for one, other in ((0.05, 0.05), (0.1, 0.4), (0.3, 0.5), (0.5, 0.5), (0.9, 0.95)):
-                for paired in (False, True):  # is a prompt that is hard for one model hard for the other?
-                    shape = (prompts, 1000)
-                    hard = rng.random(shape)
-                    at = (hard, hard) if paired else (hard, rng.random(shape))
-                    below = [draw(rng, images, share, rho, shape).astype(float) for share in (0.6, 0.8)]
-                    above = [
-                        draw(rng, n.astype(int), p, rho, shape, u).astype(float)
-                        for n, p, u in zip(below, (one, other), at, strict=True)
-                    ]
-                    ends = statistics.difference((above[0], below[0]), (above[1], below[1]))
-                    if (share := covered(*ends, other - one)) < 0.9:
-                        missed[images, rho, one, other, paired] = share
+    shares, shape = ((0.05, 0.05), (0.1, 0.4), (0.3, 0.5), (0.5, 0.5), (0.9, 0.95)), (prompts, 1000)
+    for images, rho, two, paired in product((1, 4), (0.0, 0.4, 0.8), shares, (False, True)):
+        hard = rng.random(shape)  # if paired, a prompt that is hard for one model is hard for the other
+        at = (hard, hard) if paired else (hard, rng.random(shape))
+        below = [draw(rng, images, share, rho, shape) for share in (0.6, 0.8)]
+        above = [draw(rng, n, p, rho, shape, u) for n, p, u in zip(below, two, at, strict=True)]
+        pairs = [(a.astype(float), b.astype(float)) for a, b in zip(above, below, strict=True)]
+        if (share := covered(*statistics.difference(*pairs), two[1] - two[0])) < 0.9:
+            missed[images, rho, two, paired] = share
     assert not missed
 
 
@@ -136,20 +130,17 @@ def test_intervals_lie_around_their_value():
         assert mirrored[0] == pytest.approx(1 - high, nan_ok=True)
         assert mirrored[1] == pytest.approx(1 - low, nan_ok=True)
         forth = statistics.difference((above, below), (other, below))
-        back = statistics.difference((other, below), (above, below))
-        assert forth[0] == pytest.approx(-back[1], nan_ok=True)
+        assert forth[0] == pytest.approx(-statistics.difference((other, below), (above, below))[1], nan_ok=True)
         assert (forth[0][known] >= -1).all() and (forth[0] <= forth[1])[known].all()
 
 
 def boxes_of(prompts: pd.DataFrame, images: int, right=lambda prompt, index: True) -> pd.DataFrame:
     """A box of each object in each image, the subject's to the left; or to the right where ``right`` says no."""
-    rows = [
+    return pd.DataFrame(
         {"prompt_id": p.prompt_id, "image_index": i, "label": name, "score": 0.9, "x": x, "y": 0.0, "w": 5.0, "h": 5.0}
-        for p in prompts.itertuples()
-        for i in range(images)
+        for p, i in product(prompts.itertuples(), range(images))
         for name, x in ((p.subject, 0.0 if right(p.prompt_id, i) else 90.0), (p.object, 30.0))
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 PROMPTS = make_prompts(*[("dog", "left of", "cat")] * 10)
@@ -184,8 +175,7 @@ def test_each_model_is_scored_on_its_own_images_and_compared_on_the_common_ones(
     change = evaluation_scores.compare(one, other, resamples=100)
     assert value(change, "before")["VISOR"] == 100 and value(change, "after")["VISOR"] == 50
     assert value(change, "images")["OA"] == 20 and change.attrs["left_aside"] == 20
-    drawn = evaluation_scores.draws([one, other], 10)["all"]
-    assert drawn[:, 0, :2].tolist() == [[100, 100], [100, 50]]
+    assert evaluation_scores.draws([one, other], 10)["all"][:, 0, :2].tolist() == [[100, 100], [100, 50]]
     prompts = PROMPTS.assign(objects="all")
     table = tables.change_table({"one": one, "other": other}, prompts, 10)
     assert set(table.left_aside) == {20} and set(table.images) == {20}
@@ -277,8 +267,7 @@ def test_a_study_of_one_relation_is_analysed():
     models = {name: verdicts.verdicts(prompts, boxes_of(prompts, 2), 2) for name in ("before", "after")}
     bias = analysis_bias.bias(models, 20)
     assert bias.relation.tolist() == ["true opposites", "true opposites"] and bias.gap.isna().all()
-    changes = tables.change_table(models, prompts, 20)
-    told = claims.table(changes, bias, None, None, "after", "after")
+    told = claims.table(tables.change_table(models, prompts, 20), bias, None, None, "after", "after")
     assert told.verdict[2:4].tolist() == ["not testable here"] * 2
     scores = tables.score_table(models, prompts)
     triplets = prompts[["subject", "relation", "object", "n_images"]]

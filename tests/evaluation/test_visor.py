@@ -50,13 +50,9 @@ def test_a_record_tells_verdict_boxes_and_reason():
     assert records.correct.tolist() == [True] + [False] * 7
     assert records.both_found.tolist() == [True, True] + [False] * 6
     assert records.reason.tolist() == [
-        "the dog is to the left of the cat",
-        "the dog is not to the left of the cat but to the right of it",
-        "no cat found",
-        "neither dog nor cat found",
-        "no dog found",
-        *["neither dog nor cat found"] * 3,
-    ]
+        "the dog is to the left of the cat", "the dog is not to the left of the cat but to the right of it",
+        "no cat found", "neither dog nor cat found", "no dog found", *["neither dog nor cat found"] * 3,
+    ]  # fmt: skip
     assert (records.n_subject[0], records.n_object[0]) == (2, 1)
     assert records.subject_x[:4].tolist() == pytest.approx([0, 50, 50, np.nan], nan_ok=True)
     assert records.subject_score[0] == 0.2, "the pair that satisfies the relation, not the most confident one"
@@ -99,7 +95,7 @@ def test_properties(seed, pairs):
         pd.testing.assert_frame_equal(records[["correct", *NAMES]], verdicts(prompts, shuffled)[["correct", *NAMES]])
         # naming the objects the other way round and turning the relation about is the same prompt
         turned = prompts.rename(columns={"subject": "object", "object": "subject"})
-        turned = turned.assign(relation=list(map(_converse, prompts.relation)))
+        turned = turned.assign(relation=[BY_NAME[name].converse for name in prompts.relation])
         assert (verdicts(turned, detections).correct == records.correct).all()
         # a lower threshold can only find more
         assert (verdicts(prompts, detections, threshold=0.05).correct >= records.correct).all()
@@ -109,10 +105,6 @@ def test_properties(seed, pairs):
         assert table["all", "VISOR"] == pytest.approx(table["all", "VISOR_Cond"] * table["all", "OA"] / 100)
     visor_n = [table["all", f"VISOR_{n}"] for n in (1, 2, 3, 4)]
     assert visor_n == sorted(visor_n, reverse=True) and sum(visor_n) / 4 == pytest.approx(table["all", "VISOR"])
-
-
-def _converse(relation: str) -> str:
-    return relation if relation in ("overlapping", "separated") else BY_NAME[relation].opposite
 
 
 def test_draws_are_those_of_prompts_one_by_one_and_the_intervals_are_near_theirs():
@@ -134,19 +126,6 @@ def test_draws_are_those_of_prompts_one_by_one_and_the_intervals_are_near_theirs
         assert table.loc[("all", metric), ["low", "high"]].tolist() == pytest.approx(expected, abs=2.5)
 
 
-def test_the_interval_covers_the_truth():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(150):
-        n = rng.binomial(4, rng.beta(2, 2, 100))  # prompts differ in difficulty; the truth is one half
-        correct = (np.arange(4) < n[:, None]).ravel()
-        records = pd.DataFrame({"prompt_id": np.repeat(np.arange(100), 4), "relation": "above", "correct": correct})
-        table = scores.scores(records.assign(both_found=True))
-        row = table[(table.relation == "all") & (table.metric == "VISOR_Cond")].iloc[0]
-        covered += row.low <= 50 <= row.high
-    assert 0.88 <= covered / 150 <= 1
-
-
 def test_compare_is_paired():
     prompts, detections = random_world(5, 300)
     before = verdicts(prompts, detections)
@@ -161,10 +140,6 @@ def test_compare_is_paired():
     assert scores.compare(after, before).set_index(["relation", "metric"]).difference["all", "VISOR"] < 0
     unpaired = scores.scores(before).set_index(["relation", "metric"]).loc[("all", "VISOR_Cond")]
     assert change.high - change.low < (unpaired.high - unpaired.low) / 2, "pairing is what makes it sharp"
-    fewer = scores.compare(before, after[after.prompt_id != 299])
-    assert fewer.attrs["left_aside"] == 4 and fewer.images.iloc[0] == len(before) - 4, "on the images that both have"
-    with pytest.raises(ValueError, match=r"no image .* is in all models"):
-        scores.compare(before[before.prompt_id == 299], after[after.prompt_id != 299])
 
 
 def test_p_values_are_uniform_without_a_difference():
@@ -182,10 +157,8 @@ def test_chance_is_the_mean_over_permuted_prompts():
     prompts, detections = random_world(11, 40, relations=("left of", "above", "separated"))
     records = verdicts(prompts, detections)
     expected = scores.chance(records).set_index(["relation", "metric"])["value"]
-    rng = np.random.default_rng(0)
-    order = [rng.permutation(len(prompts)) for _ in range(3000)]
-    relations = prompts.relation.to_numpy(object)
-    runs = []
+    order = [np.random.default_rng(seed).permutation(len(prompts)) for seed in range(3000)]
+    relations, runs = prompts.relation.to_numpy(object), []
     holds = records[list(NAMES)].to_numpy(bool).reshape(len(prompts), 4, len(NAMES))
     column = pd.Index(NAMES).get_indexer(pd.Index(relations))
     for permutation in order:
@@ -225,13 +198,12 @@ def test_errors_say_what_to_do():
     ]:
         refuses("the detector found nothing", verdicts, prompts, make_detections(row))
     refuses("no prompt_id is one of the prompts'", verdicts, prompts, make_detections((7, 0, "dog", 0.9, 0, 0, 5, 5)))
-    refuses("the detector found nothing", verdicts, prompts, make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5)).iloc[:0])
     detections = make_detections((100, 0, "dog", 0.9, 0, 0, 5, 5))
+    refuses("the detector found nothing", verdicts, prompts, detections.iloc[:0])
     refuses(r"prompt 100 has image_index 4, but images=4", verdicts, prompts, detections.assign(image_index=4))
     refuses("relation 'near'", verdicts, make_prompts(("dog", "near", "cat")), detections)
     refuses("prompt_id '100' occurs twice", verdicts, pd.concat([prompts, prompts]), detections)
     refuses("empty", verdicts, prompts.iloc[:0], detections)
     refuses("column 'object' is missing", verdicts, prompts.drop(columns="object"), detections)
     refuses("pairs: unknown value 'all'", verdicts, prompts, detections, pairs="all")
-    with pytest.raises(ValueError, match="rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd, geneval"):
-        verdicts(prompts, detections, rules="coco")
+    refuses("rules: unknown rule set 'coco'; choose one of visor, sg2im", verdicts, prompts, detections, rules="coco")

@@ -8,13 +8,13 @@ from sr4g_utils.models.load import load_pipeline
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return tuning.make_world(tmp_path_factory.mktemp("world"))
+def world(models, tmp_path_factory):
+    return tuning.make_world(tmp_path_factory.mktemp("world"), models)
 
 
 @pytest.fixture(scope="session")
 def pipeline(world):
-    return load_pipeline(world.folder / "v1.4", device="cpu")[0]
+    return load_pipeline(world.models / "v1.4", device="cpu")[0]
 
 
 @pytest.fixture(scope="session")

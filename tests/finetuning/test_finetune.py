@@ -25,7 +25,7 @@ def profile(world, tmp_path):
     """A profile of notebook 03 with a run folder that holds the prompts, as notebook 02 leaves them."""
     section = {
         **QUICK, "steps": 4, "train_annotations": str(world.annotations), "train_photos": str(world.photos),
-        "model": str(world.folder / "v2.1"), "detector": str(world.folder / "owlvit"), "unseen": 4,
+        "model": str(world.models / "v2.1"), "detector": str(world.models / "owlvit"), "unseen": 4,
         "splits": ["unseen"],
     }  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({__main__.NOTEBOOK: section}))
@@ -50,7 +50,7 @@ def test_two_processes_train_what_one_does_and_the_notebook_finds_it(world, prof
     assert __main__.main(["finetune", "--profile", str(profile), "--runs", str(tmp_path / "one")]) == 0
     os.chdir(cwd)
     one, two = (tmp_path / where / "tiny" / "artifacts" / "finetune_unseen" for where in ("one", "two"))
-    assert drift(one, two, world.folder / "v2.1") < 0.01
+    assert drift(one, two, world.models / "v2.1") < 0.01
     a, b = read_log(one), read_log(two)
     np.testing.assert_allclose(a.loss.dropna(), b.loss.dropna(), rtol=1e-4)
 

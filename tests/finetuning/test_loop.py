@@ -63,7 +63,7 @@ def test_the_learning_rate_rises_and_then_stays_or_falls(warmup, steps, schedule
 def test_accumulation_changes_nothing_but_rounding(world, tmp_path, model):
     for name, options in {"whole": {}, "parts": {"micro_batch": 2, "gradient_checkpointing": True}}.items():
         tune(world, tmp_path / name, model, steps=3, detector=None, **options)
-    assert drift(tmp_path / "whole", tmp_path / "parts", world.folder / model) < 0.01
+    assert drift(tmp_path / "whole", tmp_path / "parts", world.models / model) < 0.01
 
 
 def test_without_a_detector_the_last_is_the_best(world, tmp_path):
@@ -77,7 +77,7 @@ def test_the_average_is_kept_when_there_is_one(world, tmp_path):
     mean = None
     for step in range(3):
         now = load_file(tmp_path / "run" / "checkpoints" / f"step-{step + 1:08}" / "weights.safetensors")
-        start = load_pipeline(world.folder / "v1.4", device="cpu")[0].unet.state_dict()
+        start = load_pipeline(world.models / "v1.4", device="cpu")[0].unet.state_dict()
         decay = (1 + step) / (10 + step)
         mean = {name: (start if mean is None else mean)[name] * decay + now[name] * (1 - decay) for name in now}
     assert distance(mean, weights(tmp_path / "run" / "last")) < 1e-6
@@ -163,8 +163,8 @@ def test_what_an_option_needs_is_said(world, tmp_path, package, choices, monkeyp
 
 def test_lora_is_saved_as_a_plain_unet(world, tmp_path):
     tune(world, tmp_path / "run", lora_rank=2)
-    base = load_pipeline(world.folder / "v1.4", device="cpu")[0]
-    tuned = load_pipeline(world.folder / "v1.4", device="cpu", unet=tmp_path / "run" / "last")[0]
+    base = load_pipeline(world.models / "v1.4", device="cpu")[0]
+    tuned = load_pipeline(world.models / "v1.4", device="cpu", unet=tmp_path / "run" / "last")[0]
     a, b = dict(base.unet.state_dict()), dict(tuned.unet.state_dict())
     changed = {name for name in a if not torch.equal(a[name], b[name])}
     assert changed and all(".to_" in name for name in changed)
@@ -182,7 +182,7 @@ def test_finding_both_objects_comes_first_and_then_visor_cond():
 def parts(world: SimpleNamespace, pipeline: Any, **choices: Any) -> tuple:
     """Prompts, a detector, a validator of both, and weights to validate."""
     asked = prompts.validation_prompts(world.prompts, HELD_OUT, 14, 0)
-    detector = detectors.load(world.folder / "owlvit", device="cpu")
+    detector = detectors.load(world.models / "owlvit", device="cpu")
     c = Choices(precision="float32", **choices)
     validator = Validator(pipeline, asked, detector, c, Accelerator(cpu=True))
     return asked, detector, validator, dict(pipeline.unet.state_dict())

@@ -13,22 +13,12 @@ from sr4g_utils.models import diffusion, load
 from sr4g_utils.models.sampling import Sampling
 
 FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("pipelines")
-    for version in tiny.VERSIONS:
-        tiny.stable_diffusion(made / version, version)
-    return made
-
-
-@pytest.fixture(scope="module")
-def pipeline(folder):
-    return load.load_pipeline(folder / "v1.4", device="cpu")[0]
-
-
 PROMPTS = five_prompts()
+
+
+@pytest.fixture(scope="module")
+def pipeline(models):
+    return load.load_pipeline(models / "v1.4", device="cpu")[0]
 
 
 def drawn(pipeline, prompts: pd.DataFrame = PROMPTS, **sampling) -> dict[tuple, np.ndarray]:
@@ -38,10 +28,10 @@ def drawn(pipeline, prompts: pd.DataFrame = PROMPTS, **sampling) -> dict[tuple, 
 
 @pytest.mark.parametrize("version", tiny.VERSIONS)
 @pytest.mark.parametrize("scheduler", [None, "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"])
-def test_images_equal_the_stock_pipeline(folder, version, scheduler):
+def test_images_equal_the_stock_pipeline(models, version, scheduler):
     """One prompt and one image at a time, prompts as text, through diffusers alone."""
-    ours = drawn(load.load_pipeline(folder / version, device="cpu")[0], scheduler=scheduler, steps=3)
-    stock = diffusers.StableDiffusionPipeline.from_pretrained(folder / version, safety_checker=None)
+    ours = drawn(load.load_pipeline(models / version, device="cpu")[0], scheduler=scheduler, steps=3)
+    stock = diffusers.StableDiffusionPipeline.from_pretrained(models / version, safety_checker=None)
     stock.set_progress_bar_config(disable=True)
     if scheduler:
         stock.scheduler = getattr(diffusers, scheduler).from_config(stock.scheduler.config)

@@ -20,11 +20,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    for version in tiny.VERSIONS:
-        tiny.stable_diffusion(folder / version, version)
-    tiny.owlvit(folder / "owlvit")
+def published(models, tmp_path_factory):
+    """The tiny models, and some in other forms."""
+    folder = copytree(models, tmp_path_factory.mktemp("published"), dirs_exist_ok=True)
     tiny.pickle(copytree(folder / "v1.4", folder / "pickled"))
     tiny.pickle(copytree(folder / "owlvit", folder / "pickled-owlvit"))
     for file in list(copytree(folder / "v1.4", folder / "half").glob("*/*.safetensors")):
@@ -35,10 +33,10 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def hub(made, tmp_path, monkeypatch):
+def hub(published, tmp_path, monkeypatch):
     """The Hub on this machine, with an empty cache."""
-    folders: dict[str, Path | str] = {f"a/{path.name}": path for path in made.iterdir()}
-    folders |= {f"CompVis/v1.4@{COMMIT}": made / "v1.4", "a/pickled@refs/pr/3": made / "v1.4"}
+    folders: dict[str, Path | str] = {f"a/{path.name}": path for path in published.iterdir()}
+    folders |= {f"CompVis/v1.4@{COMMIT}": published / "v1.4", "a/pickled@refs/pr/3": published / "v1.4"}
     with Hub(folders | {"a/gated": "gated", "b/withdrawn": "withdrawn"}) as hub:
         use(monkeypatch, hub.url, tmp_path)
         yield hub
@@ -144,8 +142,8 @@ def change(file: str, **values: object) -> Callable[[Path], object]:
     ("pipeline", "v1.4", change("model_index.json", unet=["mine", "Net"]), "its unet is code of its own"),
     ("detector", "owlvit", change("config.json", model_type="detr"), "names the model_type 'detr'; detectors are"),
 ])  # fmt: skip
-def test_models_of_no_use_are_refused_before_the_download(made, tmp_path, monkeypatch, kind, name, edit, message):
-    edit(copytree(made / name, tmp_path / "model"))
+def test_models_of_no_use_are_refused_before_the_download(models, tmp_path, monkeypatch, kind, name, edit, message):
+    edit(copytree(models / name, tmp_path / "model"))
     with Hub({"a/b": tmp_path / "model"}) as hub:
         use(monkeypatch, hub.url, tmp_path / "cache")
         assert message in load(kind, id="a/b")
@@ -163,9 +161,9 @@ def test_kandinskys_decoder_is_refused_before_the_download(shared, tmp_path, mon
 
 
 @pytest.mark.parametrize(("profile", "name"), [("paper", "v1.4"), ("paper_v21", "v2.1")])
-def test_other_weights_under_a_profiles_own_id_are_refused(made, tmp_path, monkeypatch, profile, name):
+def test_other_weights_under_a_profiles_own_id_are_refused(models, tmp_path, monkeypatch, profile, name):
     source = load_profile(profile, [], ROOT)["03_finetuning"]["model"]
-    with Hub({f"{source['id']}@{source['revision']}": made / name}) as hub:
+    with Hub({f"{source['id']}@{source['revision']}": models / name}) as hub:
         use(monkeypatch, hub.url, tmp_path)
         answer = load("pipeline", **source)
         assert load("pipeline", id=source["id"], revision=source["revision"]).endswith(source["revision"])

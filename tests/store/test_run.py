@@ -3,15 +3,12 @@
 import json
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 import pytest
 
 from sr4g_utils.running import done
 from sr4g_utils.store import files
 from sr4g_utils.store import run as store_run
-
-matplotlib.use("Agg")
 
 
 def make(path: Path, text: str, **about: object) -> dict:

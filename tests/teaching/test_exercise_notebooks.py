@@ -17,7 +17,6 @@ from nbclient import NotebookClient
 from sr4g_utils.store.files import ROOT
 from sr4g_utils.teaching.answer import CounterExample
 
-plt.switch_backend("Agg")
 FOLDER = ROOT / "notebooks" / "exercises"
 NAMES = sorted(path.name for path in (FOLDER / "source").iterdir())
 POINTS = {"1_relation": 10, "2_dice": 10, "3_laws": 14, "4_intervals": 12, "5_split": 11, "6_kappa": 7}

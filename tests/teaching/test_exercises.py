@@ -5,7 +5,6 @@ import os
 import sys
 import warnings
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,8 +16,6 @@ from sr4g_utils.evaluation import verdicts
 from sr4g_utils.evaluation.statistics import agreement
 from sr4g_utils.teaching import dice, intervals, kappa, laws, relation, splits
 from sr4g_utils.teaching.answer import CounterExample
-
-plt.switch_backend("Agg")
 
 
 def refused(check, *given, **options) -> str:
