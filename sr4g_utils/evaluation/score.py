@@ -80,7 +80,8 @@ class Score:
 
     def cite(self) -> str:
         """One line for a paper or a commit."""
-        values = ", ".join(" ".join(row) for row in self.table()[["metric", "percent"]].to_numpy()[:3])
+        percent = self.table().set_index("metric").percent
+        values = ", ".join(f"{name} {percent[name]}" for name in MAIN)
         return f"{values} ({self.on()}; {self.by()}; sr4g_utils {__version__}, arXiv 2403.00587 and 2212.10015)"
 
     def to_json(self) -> dict[str, Any]:

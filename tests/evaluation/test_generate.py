@@ -14,6 +14,7 @@ from pretend import five_prompts
 from processes import tree
 
 from sr4g_utils.__main__ import main
+from sr4g_utils.dataset.prompt_sets import SETS
 from sr4g_utils.evaluation import generate, images
 from sr4g_utils.models import diffusion, load
 from sr4g_utils.models.sampling import BEHAVIOUR, Sampling
@@ -104,6 +105,7 @@ def test_killed_at_any_moment(models, file, tmp_path):
 def test_the_command_says_what_is_wrong(models, tmp_path, capsys):
     command = [str(tmp_path / "images"), "--model", str(models / "v1.4"), "--prompts"]
     assert main(["generate", *command, "nothing"]) == 1
-    assert capsys.readouterr().err == "generate: prompts: 'nothing' is neither a file nor one of sr2d, sr4g, geneval\n"
+    told = f"generate: prompts: 'nothing' is neither a file nor one of {', '.join(SETS)}\n"
+    assert capsys.readouterr().err == told
     assert main(["generate", *command, "sr2d", "--set", "steps=many"]) == 1
     assert "Expected `int`, got `str`" in capsys.readouterr().err

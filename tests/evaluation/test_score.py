@@ -9,12 +9,13 @@ from PIL import Image
 from pretend import draw, make_prompts, picture
 from refusals import refuses
 from scipy import special
+from slowly import VISORS
 
 from sr4g_utils import __version__, score
 from sr4g_utils.dataset.prompt_sets import prompts_hash
 from sr4g_utils.evaluation import score as score_module
 from sr4g_utils.evaluation.detections import read_visor_results
-from sr4g_utils.evaluation.scores import chance, scores
+from sr4g_utils.evaluation.scores import MAIN, chance, scores
 from sr4g_utils.evaluation.statistics import student
 from sr4g_utils.evaluation.verdicts import VARIANTS, verdicts
 
@@ -76,7 +77,7 @@ def test_it_says_what_it_found_and_how():
 
 def test_what_cannot_be_measured_is_a_dash_and_null():
     one = score(BOXES[BOXES.image_index == 0], PROMPTS, per_prompt=1)
-    assert one.table().metric.tolist() == ["OA", "VISOR", "VISOR_Cond", "VISOR_1"]
+    assert [name for name in one.table().metric if name in VISORS] == [*MAIN, "VISOR_1"]
     half = score(BOXES[BOXES.label == "dog"], PROMPTS, per_prompt=4)
     row = half.table().set_index("metric").loc["VISOR_Cond"]
     assert (row.percent, row.counts, row.chance) == ("–", "0 of 0", "–")

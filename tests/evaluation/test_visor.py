@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refuses
-from slowly import make_detections, make_prompts, random_world, score_slowly
+from slowly import VISORS, make_detections, make_prompts, random_world, score_slowly
 
 from sr4g_utils.evaluation import scores
 from sr4g_utils.evaluation import verdicts as evaluation_verdicts
@@ -164,7 +164,7 @@ def test_chance_is_the_mean_over_permuted_prompts():
     for permutation in order:
         correct = np.take_along_axis(holds, column[permutation][:, None, None], axis=2)[:, :, 0].sum(axis=1)
         runs.append([correct.sum() / 1.6, *(100 * (correct >= n).mean() for n in (1, 2, 3, 4))])
-    mean = dict(zip(("VISOR", *scores.METRICS[3:]), np.mean(runs, axis=0), strict=True))
+    mean = dict(zip(("VISOR", *VISORS[3:]), np.mean(runs, axis=0), strict=True))
     for metric, value in mean.items():
         assert value == pytest.approx(expected["all", metric], abs=0.4), metric
     table = scores.scores(verdicts(prompts.assign(relation=relations[order[0]]), detections))

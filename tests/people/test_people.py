@@ -211,7 +211,7 @@ def test_the_docs_tell_the_right_widths_and_the_ceiling():
     low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
     assert 100 * (high - low) / 2 == pytest.approx(half_widths(100)["agreement"], abs=0.5)
     assert fitted_rule.fit(recorded("people_curve")) == PEOPLE_HALF_WIDTH
-    assert set(recorded("people_agreement").rules) == set(RULES) == set(recorded("people_scores").rules)
+    assert set(recorded("people_agreement").rules) == set(recorded("people_scores").rules) <= set(RULES)
     assert recorded("people_order").order.nunique() == 1
     two = recorded("people_ceiling").set_index("pictures")
     for pictures, words in (("all", "GenEval"), ("both objects", "those")):
