@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from sr4g_utils.running import done, index, pages, profiles  # noqa: E402
 from sr4g_utils.store.files import read_json, write_text  # noqa: E402
+from sr4g_utils.store.run import labels  # noqa: E402
 
 WORK = Path(tempfile.mkdtemp())
 atexit.register(shutil.rmtree, WORK, ignore_errors=True)
@@ -107,13 +108,14 @@ def write_sources(source: Path, folder: Path, names: list[str], executed: list[s
 
 def write_tables(source: Path, folder: Path, name: str) -> bool:
     """A page with the tables of a notebook, each with its CSV and LaTeX to download; whether there are any."""
-    parts = [f"# Tables of {profiles.title(name)}"]
-    for path in (folder / output for output in done.outputs(name, folder)):
+    parts, outputs = [f"# Tables of {profiles.title(name)}"], done.outputs(name, folder)
+    called = labels(name, outputs)
+    for path in (folder / output for output in outputs):
         if path.parent.name != "tables" or path.suffix != ".md" or not path.is_file():
             continue
         caption, _, *lines = path.read_text(encoding="utf-8").splitlines()
         links = [_download(kind, path.with_suffix(f".{kind.lower()}"), path.stem, source) for kind in ("CSV", "TEX")]
-        parts += [f"## {caption.strip('*')}", " · ".join(links)]
+        parts += [f"## {called[f'tables/{path.stem}']}. {caption.strip('*')}", " · ".join(links)]
         if len(lines) > ROWS + 2:
             parts.append(f"The first {ROWS} of {len(lines) - 2:,} rows; the CSV has all.")
         parts.append("\n".join(lines[: ROWS + 2]))

@@ -1,9 +1,12 @@
-"""Figures of every rule set, with much and with nothing to show."""
+"""Figures of every rule set, with much and with nothing to show; how notebooks show tables."""
 
+import bs4
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
+from sr4g_utils.analysis import figures as analysis_figures
 from sr4g_utils.dataset import figures as dataset_figures
 from sr4g_utils.people import figures
 from sr4g_utils.relations import FAMILIES, NAMES, RULES, family
@@ -54,3 +57,49 @@ def test_disagreement_leaves_out_what_two_rule_sets_do_not_both_define():
     axis = dataset_figures.disagreement(table).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == list(NAMES)
     assert len(axis.get_xticklabels()) == 2 and len(axis.texts) == len(rows)
+
+
+def test_the_figure_of_disagreement_has_one_unit():
+    row = {"relation": "above", "a": "visor", "b": "sg2im", "pairs": 9, "both": 3, "only_a": 1, "only_b": 0}
+    axis, bar = dataset_figures.disagreement(pd.DataFrame([row])).axes
+    bar.figure.canvas.draw()
+    assert axis.texts[0].get_text() == "25.0%" and [t.get_text() for t in bar.get_yticklabels()][::5] == ["0%", "100%"]
+
+
+def test_an_interval_ends_where_its_number_does():
+    axis = plt.subplots()[1]
+    rows = pd.DataFrame({"value": [90.0, 50.0], "low": [70.0, np.nan], "high": [113.0, np.nan]})
+    dataset_figures.estimates(axis, rows, [0, 1], most=100.0)
+    dataset_figures.estimates(axis, rows, [0, 1])
+    ends = [bars.get_segments()[0][:, 0].tolist() for bars in axis.collections]
+    assert ends == [[70, 100], [70, 113]]
+
+
+@pytest.mark.parametrize(("changes", "colours"), [([15.9, 21.5, 20.0], "cividis"), ([-1.0, 28.0, 2.0], "PuOr")])
+def test_changes_of_one_sign_are_told_from_each_other(changes, colours):
+    table = pd.DataFrame({"trained": ["a", "b", "c"], "tested": "x", "difference": changes}).assign(low=0, high=0)
+    image = analysis_figures.transfer(table).axes[0].images[0]
+    shades = image.to_rgba(np.array(changes))[:, :3].mean(1)
+    assert image.cmap.name == colours and shades.max() - shades.min() > 0.4
+
+
+def cells(table: pd.DataFrame) -> tuple[list[list[str]], str]:
+    """The rows of a table as a notebook shows it, the heads first, and what is said below it."""
+    soup = bs4.BeautifulSoup(dataset_figures.table_html(table), "html.parser")
+    return [[cell.text for cell in row.select("th, td")] for row in soup.select("tr")], soup.p.text if soup.p else ""
+
+
+def test_a_table_is_shown_for_people():
+    columns = {"image_id": [391895, 7, 8, 9], "n": [1234567, 2, 3, 4], "a": [-0.6, -0.49, np.nan, -1e-9]}
+    columns |= {"kind": ["<b>"] * 4, "of": [3000, np.nan, 5, 6], "sure": [True, None, False, True]}
+    table = pd.DataFrame(columns).round(2).iloc[::-1]
+    shown, below = cells(table)
+    assert shown == [
+        ["image_id", "n", "a", "of", "sure"], ["9", "4", "0.00", "6", "True"], ["8", "3", "–", "5", "False"],
+        ["7", "2", "-0.49", "–", "–"], ["391895", "1,234,567", "-0.60", "3,000", "True"],
+    ]  # fmt: skip
+    assert below == "In each of these rows: kind <b>."
+    assert cells(table.head(1))[0][0][3] == "kind", "few rows say themselves what is the same in them"
+    assert cells(pd.DataFrame({"n": [500] * 4}, index=pd.Index(list("abcd"), name="r")))[0][2] == ["a", "500"]
+    assert cells(table.pivot(index="n", columns="kind", values=["a"]))[0][:2] == [["", "a"], ["kind", "<b>"]]
+    assert cells(pd.DataFrame()) == ([[]], "")

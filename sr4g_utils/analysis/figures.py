@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..dataset.figures import COLOURS, MARKERS, METRIC_COLOUR, estimates, rules_colour
-from ..evaluation.figures import look_of
+from ..evaluation.figures import look_of, most
 from ..relations import FAMILIES, NAMES
 
 
@@ -99,7 +99,7 @@ def effects(table: pd.DataFrame, metric: str, label: str) -> Figure:
 
 
 def relations(table: pd.DataFrame) -> Figure:
-    """VISOR_Cond of each relation before and after, each with its chance as a tick.
+    """VISOR_Cond of each relation before and after, each with its chance as a tick; bars: the change's 95 % interval.
     ``table``: of :func:`effects.by_relation`."""
     table = table.set_index("relation").reindex(NAMES)
     at = np.arange(len(table))
@@ -108,6 +108,8 @@ def relations(table: pd.DataFrame) -> Figure:
         axis.scatter(table[when], at + offset, color=colour, marker=marker, s=40, label=f"{when} fine-tuning", zorder=3)
         axis.scatter(table[f"chance_{when}"], at + offset, color=colour, marker="|", s=110, label=f"its chance {when}")
     axis.hlines(at, table.before, table.after, color="0.8", zorder=1)
+    ends = table.assign(low=table.before + table.low, high=table.before + table.high)
+    estimates(axis, ends, at + 0.15, "after", color=COLOURS[1], fmt="none", most=100.0)
     axis.set(yticks=at, yticklabels=table.index, xlabel="VISOR_Cond (percent)", xlim=(0, 100))
     axis.grid(False, axis="y")
     axis.invert_yaxis()
@@ -121,12 +123,13 @@ def transfer(table: pd.DataFrame) -> Figure:
     ``table``: of :func:`effects.transfer`."""
     trained, tested = list(dict.fromkeys(table.trained)), list(dict.fromkeys(table.tested))
     wide = table.pivot(index="trained", columns="tested", values="difference").loc[trained, tested]
-    most = max(wide.abs().to_numpy().max(), 1)
+    low, high, far = wide.min().min(), wide.max().max(), max(wide.abs().to_numpy().max(), 1)
+    ends = (low, high) if low * high > 0 else (-far, far)  # all on one side of 0: told from each other, not from 0
     figure, axis = plt.subplots(figsize=(2.1 * len(tested) + 2.4, 0.8 * len(trained) + 1.2))
-    axis.imshow(wide, cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
+    image = axis.imshow(wide, cmap="cividis" if low * high > 0 else "PuOr", vmin=ends[0], vmax=ends[1], aspect="auto")
     for row in table.itertuples():
         text = f"{row.difference:+.1f}\n[{row.low:+.1f}, {row.high:+.1f}]"
-        dark = abs(row.difference) > 0.55 * most
+        dark = np.mean(image.to_rgba(row.difference)[:3]) < 0.5
         axis.text(tested.index(row.tested), trained.index(row.trained), text, ha="center", va="center",
                   color="white" if dark else "black", fontsize="small")  # fmt: skip
     names = [{"relations": "all"}.get(name, name) for name in trained]
@@ -205,7 +208,8 @@ def along(table: pd.DataFrame) -> Figure:
         rows = table[table.metric == metric]
         before = rows.value - rows.change  # the base's; the interval is of the change from it
         rows = rows.assign(low=before + rows.low, high=before + rows.high)
-        estimates(axis, rows, rows.step, upright=True, fmt="o-", color=COLOURS[0], linewidth=1)
+        look = {"fmt": "o-", "color": COLOURS[0], "linewidth": 1, "most": most(metric)}
+        estimates(axis, rows, rows.step, upright=True, **look)
         axis.axhline(rows.value.iloc[0], color="0.6", linewidth=1, linestyle="--")
         unit = "" if metric in ("KID", "Fréchet distance") else " (%)"
         axis.set(title=metric + unit, xticks=rows.step)

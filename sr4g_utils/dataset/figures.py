@@ -1,5 +1,6 @@
-"""The style of all figures, and the figures of notebooks 01 and 02."""
+"""The style of all figures and tables, and the figures of notebooks 01 and 02."""
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,9 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 
 from .. import relations
 from ..relations import BY_NAME, FAMILIES, NAMES, OPPOSITES, RULES, judge
@@ -37,22 +40,64 @@ def spread(n: int) -> list[float]:
 
 
 def estimates(
-    axis: Any, rows: pd.DataFrame, at: Any, number: str = "value", *, upright: bool = False, **look: Any
+    axis: Any,
+    rows: pd.DataFrame,
+    at: Any,
+    number: str = "value",
+    *,
+    upright: bool = False,
+    most: Any = np.inf,
+    **look: Any,
 ) -> None:
     """A column of numbers at the given places, with their intervals; where there is none, the point alone.
 
-    The interval is in the columns ``number``_low and ``number``_high, or else in low and high. ``look``: of Matplotlib.
+    The interval is in the columns ``number``_low and ``number``_high, or else in low and high; it is drawn up to
+    ``most``, the most that the number can be. ``look``: of Matplotlib.
     """
     value = rows[number].to_numpy(float)
     low, high = (rows[end if end in rows else end.rpartition("_")[2]] for end in (f"{number}_low", f"{number}_high"))
-    error = np.nan_to_num(np.stack([value - low.to_numpy(float), high.to_numpy(float) - value]).clip(0))
+    ends = [value - low.to_numpy(float), high.to_numpy(float).clip(None, most) - value]
+    error = np.nan_to_num(np.stack(ends).clip(0))
     axis.errorbar(*((at, value) if upright else (value, at)), **{"yerr" if upright else "xerr": error}, **look)
 
 
 def use_style() -> None:
-    """The look of all figures, and tables whose sentences are not cut; notebooks call it once."""
+    """The look of all figures and tables; notebooks call it once."""
     pd.set_option("display.max_colwidth", 120)
+    if (shell := get_ipython()) is not None:
+        shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, table_html)
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc={"figure.dpi": 100})
+
+
+def table_html(table: pd.DataFrame) -> str:
+    """A table as notebooks show it: no row numbers, a dash for what is not known, thousands apart, as many decimals for
+    all fractions. A column that says the same in each of four or more rows is told below it."""
+    numbers = table.select_dtypes("float").to_numpy(float)
+    numbers = numbers[np.isfinite(numbers)]
+    decimals = next((n for n in range(4) if np.allclose(numbers, numbers.round(n), rtol=0, atol=1e-9)), 4)
+    texts = pd.concat([_texts(column, decimals) for _, column in table.items()] or [table], axis=1)
+    texts.columns = table.columns
+    same = np.array([len(table) > 3 and column.nunique() == 1 for _, column in texts.items()], bool)
+    same &= table.columns.nlevels == 1 and not same.all()
+    told = ", ".join(f"{name} {column.iloc[0]}" for name, column in texts.loc[:, same].items())
+    is_named = any(table.index.names) or not pd.api.types.is_integer_dtype(table.index)
+    text = texts.loc[:, ~same].to_html(index=is_named, border=0, max_rows=pd.get_option("display.max_rows"))
+    return text + (f"<p>In each of these rows: {html.escape(told)}.</p>" if told else "")
+
+
+def _texts(column: pd.Series, decimals: int) -> pd.Series:
+    """The values of a column in words; a column with gaps whose numbers are whole is of counts."""
+    is_count = pd.api.types.is_float_dtype(column) and column.isna().any() and (column.dropna() % 1 == 0).all()
+
+    def text(value: Any) -> str:
+        if pd.api.types.is_scalar(value) and pd.isna(value):
+            return "–"
+        if isinstance(value, bool | np.bool_ | str) or not pd.api.types.is_number(value) or is_id:
+            return str(value)
+        return f"{value:,.0f}" if is_count or pd.api.types.is_integer(value) else f"{value + 0.0:,.{decimals}f}"
+
+    is_id = str(column.name).endswith("id")
+    return pd.Series([text(value) for value in column], column.index, object, column.name)
 
 
 def regions(family: str, step: int = 2) -> Figure:
@@ -131,7 +176,7 @@ def disagreement(table: pd.DataFrame) -> Figure:
     grid = table.pivot(index="relation", columns="which", values="share")
     grid = grid.loc[[name for name in NAMES if name in grid.index], table.which.unique()]
     figure, axis = plt.subplots(figsize=(2.5 + 1.1 * grid.shape[1], 5.5))
-    bar = {"label": "disagreement"}
+    bar = {"label": "disagreement", "format": PercentFormatter(1, 0)}
     sns.heatmap(grid, annot=True, fmt=".1%", cmap="cividis", vmin=0, vmax=1, ax=axis, cbar_kws=bar)
     axis.set(xlabel="", ylabel="")
     figure.tight_layout()

@@ -67,7 +67,7 @@ def distances(table: pd.DataFrame, space: str) -> Figure:
         estimates(axis, models[models.model == model], [i], color=colour, fmt=marker, label=model)
     axis.axvline(photos.value.iloc[0], color="black", linestyle="--", label="photos from photos")
     axis.set(yticks=range(len(models)), yticklabels=models.model, ylim=(len(models) - 0.5, -0.5))
-    axis.set(xlim=(0, None), xlabel=f"Fréchet distance from the photos (features: {space})")
+    axis.set(xlim=(0, None), xlabel=f"Fréchet distance from the photos\n(features: {space})")
     axis.legend(handles=axis.get_lines()[-1:], loc="upper left", bbox_to_anchor=(1.02, 1))
     axis.grid(False, axis="y")
     figure.tight_layout()
@@ -140,6 +140,11 @@ def signs(table: pd.DataFrame, what: dict[str, str]) -> Figure:
     return figure
 
 
+def most(metric: str) -> float:
+    """The most that a metric can be."""
+    return np.inf if metric in ("KID", "Fréchet distance", "diversity") else 100.0
+
+
 def closeness(table: pd.DataFrame, space: str) -> Figure:
     """KID, precision, recall and diversity of every model (:func:`quality.table`), with 95 % intervals, a field for
     each; ``space``: whose features, in a word."""
@@ -148,7 +153,7 @@ def closeness(table: pd.DataFrame, space: str) -> Figure:
     for axis, metric in zip(axes, metrics, strict=True):
         rows = table[table.metric == metric]
         for i, (_, colour, marker, _) in enumerate(look_of(rows)):
-            estimates(axis, rows[i : i + 1], [i], color=colour, fmt=marker)
+            estimates(axis, rows[i : i + 1], [i], color=colour, fmt=marker, most=most(metric))
         axis.set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
         axis.set_xlabel(metric if metric == "KID" else f"{metric} (%)")
         axis.grid(False, axis="y")

@@ -1,6 +1,6 @@
 """Notebook 04's steps, from files to files: images, boxes, verdicts, the ceiling, a second judge, quality."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +175,12 @@ def second_judge(
 
 def second_opinion(
     run: Run, records: Records, second: Records, tests: pd.DataFrame, resamples: int, seed: int, about: Any
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> Iterator[pd.DataFrame]:
     """How far the second judge agrees with the first, the change that it sees, and the scores of the images on which
-    both say the same: tables and results ``second_opinion``, ``changes_second`` and ``scores_agreed``. Empty without a
-    second judge, and nothing is kept."""
+    both say the same: tables and results ``second_opinion``, ``changes_second`` and ``scores_agreed``, one by one. None
+    without a second judge."""
     if not second:
-        return pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
+        return
     opinions = pd.concat(
         tables.second_opinion(records[name][records[name].image_index == 0], table).assign(model=name)
         for name, table in second.items()
@@ -196,9 +196,7 @@ def second_opinion(
         (changes, "changes_second", "The change as the second judge sees it, 95 % intervals"),
         (agreed, "scores_agreed", "Scores of the images on which both judges say the same, 95 % intervals"),
     ):
-        run.result(table, name, **about)
-        run.table(table, name, caption)
-    return opinions, changes, agreed
+        yield run.table(run.result(table, name, **about), name, caption)
 
 
 def features(

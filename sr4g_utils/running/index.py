@@ -17,6 +17,7 @@ from PIL import Image
 from ..evaluation.scores import MAIN
 from ..evaluation.tables import WORLDS
 from ..store.files import read_json, write_text
+from ..store.run import labels
 from . import done, profiles, verify
 from .pages import markdown_to_html, render
 
@@ -131,11 +132,11 @@ def counts(folder: Path) -> list[dict[str, str]]:
 
 def headline(folder: Path, names: Iterable[str]) -> dict[str, Any] | None:
     """The figure that says most, or the run's first."""
-    figures = [path for name in names for path in done.outputs(name, folder) if path.startswith("figures/")]
-    wanted = [f"figures/{name}.png" for name in HEADLINES]
-    for path in sorted((p for p in figures if p.endswith(".png")), key=[*wanted, *figures].index):
-        if (folder / path).is_file():
-            return _figure(folder, Path(path))
+    called = {path: label for name in names for path, label in labels(name, done.outputs(name, folder)).items()}
+    figures = [path for path in called if path.startswith("figures/")]
+    for path in sorted(figures, key=[*(f"figures/{name}" for name in HEADLINES), *figures].index):
+        if (folder / f"{path}.png").is_file():
+            return _figure(folder, Path(f"{path}.png"), called[path])
     return None
 
 
@@ -192,15 +193,17 @@ def versions(folder: Path) -> dict[str, list[str]]:
 
 def section(name: str, folder: Path) -> dict[str, Any] | None:
     """What a notebook has made: figures as thumbnails, tables and files; None if there is nothing."""
+    called = labels(name, done.outputs(name, folder))
     outputs = [path for path in map(Path, done.outputs(name, folder)) if (folder / path).exists()]
     if not outputs and not (folder / "notebooks" / f"{name}.html").is_file():
         return None
     tables, figures = [], []
     for path in outputs:
         if path.suffix == ".png" and path.parts[0] == "figures":
-            figures.append(_figure(folder, path, "png", "pdf"))
+            figures.append(_figure(folder, path, called[str(path.with_suffix(""))], "png", "pdf"))
         elif path.suffix == ".md" and path.parts[0] == "tables":
             caption = (folder / path).read_text(encoding="utf-8").splitlines()[0].strip("*")
+            caption = f"{called[str(path.with_suffix(''))]}. {caption}"
             tables.append({"caption": caption, "files": _files(path, "csv", "md", "tex")})
     artifacts = [(path.name, quote(str(path))) for path in outputs if path.parts[0] == "artifacts"]
     return {"title": profiles.title(name), "figures": figures, "tables": tables, "artifacts": artifacts}
@@ -211,9 +214,9 @@ def _files(path: Path, *suffixes: str) -> list[tuple[str, str]]:
     return [(suffix.upper(), quote(str(path.with_suffix(f".{suffix}")))) for suffix in suffixes]
 
 
-def _figure(folder: Path, path: Path, *suffixes: str) -> dict[str, Any]:
+def _figure(folder: Path, path: Path, label: str, *suffixes: str) -> dict[str, Any]:
     with Image.open(folder / path) as image:
-        caption = image.info.get("Description", path.stem)
+        caption = f"{label}. {image.info.get('Description', path.stem)}"
     return {"address": quote(str(path)), "caption": caption, "files": _files(path, *suffixes)}
 
 

@@ -6,11 +6,13 @@ A stage is done if its record, written *after* its files, still fits: same confi
 import ast
 import contextlib
 import fcntl
+import html
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -130,7 +132,7 @@ class Run:
     def figure(self, figure: Any, name: str, caption: str) -> None:
         """Save a matplotlib figure as PNG and PDF. The caption travels in the PNG; there are no dates in either.
 
-        In a notebook the figure is shown here, with the caption as its alternative text.
+        In a notebook the figure is shown here, with the caption as its alternative text and, numbered, below it.
         """
         png = {"Description": caption, "Software": None}
         pdf = {"Title": caption, "CreationDate": None, "Creator": None, "Producer": None}
@@ -144,9 +146,13 @@ class Run:
         if get_ipython() is not None:
             display.display(figure, metadata={"image/png": {"alt": caption}})
             plt.close(figure)  # else it is shown once more at the cell's end
+        self._show_caption(f"figures/{name}", caption)
 
     def table(self, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
-        """Save a table as CSV (full precision), Markdown and LaTeX (four digits, caption first), and return it."""
+        """Save a table as CSV (full precision), Markdown and LaTeX (four digits, caption first), and return it.
+
+        In a notebook its numbered caption is shown here, above what the cell shows of it.
+        """
         rows, headers = table.astype(object).where(table.notna(), None).values.tolist(), list(table.columns)
         texts = {
             "csv": table.to_csv(index=False),
@@ -156,7 +162,17 @@ class Run:
         for suffix, text in texts.items():
             write_text(path := self.folder / "tables" / f"{name}.{suffix}", text.rstrip("\n") + "\n")
             self._wrote(path)
+        self._show_caption(f"tables/{name}", caption, f"tables/{name}.csv")
         return table
+
+    def _show_caption(self, made: str, caption: str, file: str = "") -> None:
+        from IPython import display, get_ipython  # not for --help
+
+        if get_ipython() is not None:
+            label = labels(self.notebook, self.outputs)[made]
+            text = f"<strong>{label}.</strong> {html.escape(caption)}{file and f' <small><code>{file}</code></small>'}"
+            shown = f'<p class="caption" id="{label.lower().replace(" ", "-")}">{text}</p>'
+            display.display({"text/html": shown, "text/plain": f"{label}. {caption}"}, raw=True)
 
     def result(self, table: pd.DataFrame, name: str, **about: Any) -> pd.DataFrame:
         """Save a table as a result with its provenance: ``artifacts/results/{name}.json``, which a run can record."""
@@ -177,6 +193,16 @@ class Run:
             return self.recorded(name, profile)
         table, about = make()
         return self.result(table, name, **about), about
+
+
+def labels(notebook: str, outputs: Sequence[str]) -> dict[str, str]:
+    """What a notebook's figures and tables are called, in the order of writing: {"figures/scores": "Figure 4.3", …}."""
+    number = re.sub(r"^0*(\d*).*", r"\1", notebook)  # of 04_evaluation: 4
+    names: dict[str, str] = {}
+    for kind, part, suffix in (("Figure", "figures", ".png"), ("Table", "tables", ".csv")):
+        made = [path.removesuffix(suffix) for path in outputs if path.startswith(f"{part}/") and path.endswith(suffix)]
+        names |= {path: f"{kind} {number}.{i}" for i, path in enumerate(made, 1)}
+    return names
 
 
 def _models(value: Any) -> list[str]:

@@ -169,8 +169,9 @@ def test_everything_made_is_linked_and_escaped(study):
     files.write_json(state, record | {"outputs": [*record["outputs"], "artifacts/a model #1.txt"]})
     index.write_index(study, NAMES)
     text = (study / "index.html").read_text(encoding="utf-8")
-    for name in NAMES:
-        assert html.escape(f"A <figure> of {name}") in text and html.escape(f"A & table of {name}") in text
+    for number, name in enumerate(NAMES, 1):
+        for label, caption in (("Figure", f"A <figure> of {name}"), ("Table", f"A & table of {name}")):
+            assert f"{label} {number}.1. {html.escape(caption)}" in text
         for kind, suffix in (*(("table", s) for s in ("csv", "md", "tex")), ("figure", "png"), ("figure", "pdf")):
             assert f'href="{kind}s/{kind}_{name}.{suffix}"' in text
     assert 'href="artifacts/a%20model%20%231.txt"' in text and '<a href="run.log">' in text

@@ -180,17 +180,27 @@ def test_a_browser_drags_the_boxes_of_notebook_01(width, dark, tmp_path):
         check_nothing_asked(driver)
 
 
-def test_a_figure_is_shown_once_with_its_caption(tmp_path):
-    """In a kernel, where matplotlib would show it once more at the cell's end."""
+def test_figures_and_tables_are_shown_once_with_numbers_and_captions(tmp_path):
+    """In a kernel, where matplotlib would show a figure once more at the cell's end."""
     nbclient = pytest.importorskip("nbclient")
     code = (
-        "from matplotlib import pyplot as plt\nfrom sr4g_utils.store.run import Run\n"
-        f"run = Run({str(tmp_path)!r}, '09_nine')\n"
-        "for name in ('one', 'two'):\n"
-        "    figure, axis = plt.subplots()\n    run.figure(figure, name, f'Figure {name}')"
+        "import pandas as pd\nfrom matplotlib import pyplot as plt\nfrom sr4g_utils.dataset.figures import use_style\n"
+        f"from sr4g_utils.store.run import Run\nuse_style()\nrun = Run({str(tmp_path)!r}, '09_nine')\n"
+        "for name in ('one', 'two', 'one'):\n"
+        "    figure, axis = plt.subplots()\n    run.figure(figure, name, f'Figure <{name}>')\n"
+        "run.table(pd.DataFrame({'n': [1234, None]}), 'three', 'Table of *three*').head()"
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(ROOT)}}).execute()
-    shown = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
-    assert [output.metadata["image/png"]["alt"] for output in shown] == ["Figure one", "Figure two"]
-    assert Image.open(tmp_path / "figures" / "two.png").info["Description"] == "Figure two"
+    outputs = notebook.cells[0].outputs
+    alts = [output.metadata["image/png"]["alt"] for output in outputs if "image/png" in output.data]
+    assert alts == ["Figure <one>", "Figure <two>", "Figure <one>"]
+    captions = [output.data["text/plain"] for output in outputs[1:7:2]]
+    assert captions == ["Figure 9.1. Figure <one>", "Figure 9.2. Figure <two>", "Figure 9.1. Figure <one>"]
+    assert outputs[6].data["text/plain"] == "Table 9.1. Table of *three*"
+    nbformat.write(notebook, tmp_path / "09_nine.ipynb")
+    page = soup_of(pages.to_html(tmp_path / "09_nine.ipynb"))
+    assert page.find(id="table-9.1").text == "Table 9.1. Table of *three* tables/three.csv"
+    assert page.find(id="figure-9.2").text == "Figure 9.2. Figure <two>"
+    assert [cell.text for cell in page.select("td")] == ["1,234", "–"]
+    assert Image.open(tmp_path / "figures" / "two.png").info["Description"] == "Figure <two>"

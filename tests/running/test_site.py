@@ -107,7 +107,7 @@ def test_the_first_page_answers_first(built):
 
 def test_tables_and_files_can_be_downloaded(built):
     soup = soup_of(built / "tables" / "04_evaluation.html")
-    assert f"The first {ROWS} of {ROWS + 34} rows" in soup.text and "Decisions & more" in soup.text
+    assert f"The first {ROWS} of {ROWS + 34} rows" in soup.text and "Table 4.1. Decisions & more" in soup.text
     long = soup.select("table")[1]
     assert len(long.select("tbody tr")) == ROWS
     downloads = [link["href"] for link in soup.select("a.download")]
