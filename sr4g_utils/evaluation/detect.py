@@ -24,7 +24,7 @@ from ..dataset.prompts import true_prompts
 from ..models.names import FLOOR, QUERY
 from ..models.sampling import Pixels
 from ..store import files
-from .detections import BEHAVIOUR
+from .detections import BEHAVIOUR, record_of
 from .images import READERS, list_images, progress
 
 GROUP = 128  # images that are resumed and sharded together
@@ -178,11 +178,3 @@ def _columns(boxes: pd.DataFrame, group: pd.DataFrame, images: list[Pixels]) -> 
     numbers = {name: boxes[name].to_numpy(np.float32) for name in ("score", *"xywh")}
     ids = {"prompt_id": group.prompt_id.to_numpy()[at], "image_index": group.image_index.to_numpy(np.int32)[at]}
     return pd.DataFrame(ids | {"label": boxes.label.astype(str), **numbers, "width": size[:, 1], "height": size[:, 0]})
-
-
-def record_of(path: Path) -> dict[str, Any] | None:
-    """The record of a file of boxes that was made here."""
-    try:
-        return json.loads((pq.read_schema(path).metadata or {})[b"sr4g"])
-    except (pa.ArrowException, OSError, KeyError, ValueError):
-        return None

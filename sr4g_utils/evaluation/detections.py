@@ -12,17 +12,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from ..dataset.prompt_sets import NEEDED, check_prompts
+from ..dataset.prompt_sets import NEEDED, check_prompts, others
 from ..models.names import readings
 from ..relations import BY_NAME, NAMES, judge
 from ..store.files import say
+from ..store.limits import NOTABLE, check_loss, limit
 
 BEHAVIOUR = 1  # raised by hand when the same detector gives other boxes; boxes of another behaviour are made again
 DETECTION_COLUMNS = ("prompt_id", "image_index", "label", "score", "x", "y", "w", "h")
 CORNERS = ("x1", "y1", "x2", "y2")  # of a box, left and top, right and bottom, where a file has them
 Number = Int[np.ndarray, "_"]
+MANY, FAR = 20, 1.2  # boxes from which their form can be told; parts of an image that no box in it reaches
 _NUMBERS = ["score", "x", "y", "w", "h", "image_index"]
 
 
@@ -48,12 +52,21 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
             table = pd.read_csv(path, encoding="utf-8-sig")
         else:
             text = StringIO(path.read_text(encoding="utf-8-sig"))
-            table = pd.read_json(text, lines=suffix == ".jsonl", dtype=False)
+            exact = {"dtype": False, "precise_float": True}
+            table = pd.read_json(text, lines=suffix == ".jsonl", **exact)
     except (ValueError, OSError, TypeError, AttributeError) as error:  # Arrow's errors are of the first two kinds
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not readable as detections ({why})") from error
-    table.attrs["source"] = str(path)  # for later messages
+    table.attrs |= {"source": str(path)} | ({"detector": True} if record_of(path) else {})  # for later messages
     return check_detections(from_corners(table) if corners else table, str(path))
+
+
+def record_of(path: Path) -> dict[str, Any] | None:
+    """The record of a file of boxes that was made here."""
+    try:
+        return json.loads((pq.read_schema(path).metadata or {})[b"sr4g"])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
 
 
 def from_corners(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +105,29 @@ def check_detections(table: pd.DataFrame, source: str = "detections") -> pd.Data
             row = int(np.flatnonzero(rows)[0])
             values = table.iloc[row][list(DETECTION_COLUMNS)].to_dict()
             raise ValueError(f"{source}: row {row}: {problem} ({values})")
+    _check_pixels(table, source)
     return table
+
+
+def _check_pixels(table: pd.DataFrame, source: str) -> None:
+    """Say that boxes hardly are x, y, width and height in pixels. ValueError: most are not."""
+    x, y, w, h = (table[name].to_numpy(np.float64) for name in "xywh")
+    small, beyond = (x <= 1) & (y <= 1) & (w <= 1) & (h <= 1), np.zeros(len(table), bool)
+    if {"width", "height"} <= set(table) and "detector" not in table.attrs:  # detectors do not stop at the border
+        beyond = (x + w > FAR * table.width.to_numpy(float)) | (y + h > FAR * table.height.to_numpy(float))
+    corners = np.full(len(table), len(table) >= MANY and bool(((w > x) & (h > y)).all()) and not small.all())
+    are_corners = "are they corners? name them x1, y1, x2, y2 and pass corners (--corners)"
+    for what, rows, remedy in (
+        ("lie in one pixel", small, "are they shares of the image? multiply x, w by its width and y, h by its height"),
+        ("reach far beyond their image", beyond, are_corners),
+        ("have w above x and h above y", corners, are_corners),
+    ):
+        number, share = int(rows.sum()), rows.mean() if len(rows) else 0.0
+        told = f"{source}: {number:,} of {len(table):,} boxes {what}; {remedy}"
+        if share > limit("allow_loss"):
+            raise ValueError(f"{told}; if they are right, SR4G_ALLOW_LOSS=1 takes them")
+        if number and share >= NOTABLE:
+            say(f"WARNING: {told}")
 
 
 def source_of(table: pd.DataFrame) -> str:
@@ -141,6 +176,22 @@ def _keys(ids: pd.Series) -> np.ndarray:
     return np.array([re.sub(r"^0*(\d+)(\.0*)?$", r"\1", str(value)) for value in values], object)[codes]
 
 
+def check_ids(prompts: pd.DataFrame, ids: pd.Series, at: Number, source: str, records: str) -> None:
+    """Say that ids are of another list: some are no prompt's, and some prompts have none. ValueError: most have none.
+
+    Alone neither means it: one may score some of the prompts, and a model may draw none of a prompt's things.
+    """
+    strange = at < 0
+    if strange.any() and (rest := others(prompts)):
+        strange[strange] = pd.Index(_keys(pd.Series([*rest]))).get_indexer(pd.Index(_keys(ids[strange]))) < 0
+    bare = len(prompts) - len(np.unique(at[at >= 0]))
+    if number := int(strange.sum()):
+        reason = f"without {records}"
+        cause = f"and {number:,} of {len(ids):,} {records} have a prompt_id that is none of theirs, such as "
+        cause += f"{ids[strange].iloc[0]}: are these the prompts that were drawn?"
+        check_loss(source, {reason: bare}, len(prompts), "prompts", {reason: cause})
+
+
 LEAST = 0.75  # minimum share of prompts with a box before the number of images per prompt is inferred
 
 
@@ -156,7 +207,10 @@ def scored_images(
         if per_prompt < 1:
             raise ValueError(f"images={per_prompt}: a prompt has at least one image")
         prompt, number = np.repeat(np.arange(len(prompts)), per_prompt), np.tile(np.arange(per_prompt), len(prompts))
-        how = f"images={per_prompt} per prompt" + (", by the largest image_index" if images is None else "")
+        how = f"images={per_prompt} per prompt"
+        if images is None:
+            bare = len(prompts) - len(np.unique(at[at >= 0]))
+            how += ", by the largest image_index" + f"; {bare:,} prompts without any box count" * bool(bare)
     stride = int(number.max()) + 1
     image = pd.Index(prompt * stride + number).get_indexer(pd.Index(np.where(index < stride, at * stride + index, -1)))
     if (beyond := table[(at >= 0) & ((image < 0) | (index >= stride))]).size:
@@ -176,6 +230,11 @@ def _each(prompts: int, at: Number, index: Number, source: str) -> int:
         counts += f"has boxes of {fewest:,}, another of {seen.max() if len(seen) else 0:,}"
         remedy = "pass images=, their number or a table of them (a command's --per-prompt)"
         raise ValueError(f"{source}: the table does not tell how many images a prompt has: {counts}; {remedy}")
+    if bare := prompts - boxes["at"].nunique():
+        without = f"{bare:,} of {prompts:,} prompts have no box: each counts as {per_prompt} images in which nothing "
+        without += "was found, where VISOR's script counts the images of its file only"
+        remedy = "if they were not drawn, leave them out or pass images=, a table of those that were"
+        say(f"WARNING: {source}: {without}; {remedy}")
     say(f"verdicts: {per_prompt} images per prompt, by the largest image_index; pass images= if there are more")
     return per_prompt
 
@@ -213,7 +272,8 @@ def read_visor_results(path: Path | str, prompts: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: not a file of that format (file, image and field are named), or no image of these prompts.
     """
-    path, prompts = Path(path), check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)]
+    path, everything = Path(path), prompts
+    prompts = check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)]
     try:
         images = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -224,7 +284,14 @@ def read_visor_results(path: Path | str, prompts: pd.DataFrame) -> pd.DataFrame:
     for key, (unique_id, _, index) in zip(images, keys, strict=True):
         if not (unique_id and index.isdecimal()):
             raise ValueError(f"{path}: image {key!r} is not named '<unique_id>_<n>'")
-    at = positions(pd.Series([unique_id for unique_id, _, _ in keys], dtype=object), prompts.prompt_id, str(path))
+    ids = pd.Series([unique_id for unique_id, _, _ in keys], dtype=object)
+    at = positions(ids, prompts.prompt_id, str(path))
+    check_ids(everything, ids, at, str(path), "images")
+    first: dict[tuple[int, int], str] = {}
+    for row, (_, _, index), key in zip(at.tolist(), keys, images, strict=True):
+        if row >= 0 and (other := first.setdefault((row, int(index)), key)) != key:
+            image = f"image {int(index)} of prompt {prompts.prompt_id.iloc[row]}"
+            raise ValueError(f"{path}: {other!r} and {key!r} are both {image}, VISOR's script counts both; keep one")
     prompted = prompts.to_dict("records")
     classes = {name for image in images.values() for name in _names(image)}
     meant = readings(classes, {*prompts.subject, *prompts.object})

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,16 @@ from tqdm import tqdm
 from ..dataset.photos import Photos
 from ..dataset.prompt_sets import check_prompts, others, read_prompts
 from ..models.sampling import Pixels
-from ..store.files import read_json
+from ..store.files import read_json, say
+from ..store.limits import check_loss
+from .captions_beside import FORMS, Caption, captions_beside
 
 READERS = 4  # threads that decode ahead of need
-SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (  # what Pillow reads by itself
+    ".webp", ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif",
+    ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".qoi",
+)  # fmt: skip
+NO_IMAGES = (*FORMS, ".csv", ".tsv", ".parquet", ".md", ".yaml", ".yml", ".html", ".log", ".npz", ".pt", ".safetensors")
 # folders of systems and their waste
 SKIPPED = ("@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 _NAME = re.compile(r"(?:(?P<base>.*)/)?(?P<id>[^/]+?)(?:_|/samples/)(?P<number>\d+)\.\w+")
@@ -50,7 +56,7 @@ def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = 
         raise ValueError(f"{folder}: no such folder of images")
     promised = _promised(folder)
     table, left_out = _prompts(folder, prompts, promised is not None)
-    images, left_out_images = _find(folder, table, left_out)
+    images, left_out_images = _find(folder, table, left_out, promised is not None)
     _check_alone(folder, images, table)
     images["image_index"] = images.groupby("row").cumcount()
     counts = images.groupby("row").size()
@@ -60,6 +66,10 @@ def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = 
         odd = int(few.index[0]) if few.size else int(np.setdiff1d(np.arange(len(table)), counts.index)[0])
         many = f"{counts.get(odd, 0)} images, not {per_prompt}"
         raise ValueError(f"{folder}: prompt {table.prompt_id[odd]} has {many}; {hint}")
+    if not promised:
+        without = {"without any image": len(table) - len(counts)}
+        remedy = {"without any image": "draw them, or give only the prompts that were drawn"}
+        check_loss(str(folder), without, len(table), "prompts", remedy)
     rows = table.drop(columns=["file_name", "image_index"], errors="ignore").iloc[images.row].reset_index(drop=True)
     joined = rows.join(images[["image_index", "file_name"]])
     joined.attrs = {"without_images": len(table) - len(counts), "left_out_images": left_out_images}
@@ -95,39 +105,112 @@ def _prompts(folder: Path, wanted: str | Path | pd.DataFrame | None, ours: bool)
     return table, left_out
 
 
-def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str]) -> tuple[pd.DataFrame, int]:
+class _Rows:
+    """The row of the prompt that an image is of, or ``_LEFT_OUT``: by the caption beside it, else by its name."""
+
+    def __init__(self, folder: Path, table: pd.DataFrame, left_out: dict[str, str]) -> None:
+        self.folder, self.table = folder, table
+        self.ids = {**dict.fromkeys(left_out, _LEFT_OUT), **{str(id): row for row, id in enumerate(table.prompt_id)}}
+        self.texts = {_spoken(text): _LEFT_OUT for text in left_out.values()}
+        self.captions = list(map(_spoken, table.caption))
+        for row, text in enumerate(self.captions):
+            self.texts[text] = _SEVERAL if self.texts.get(text, _LEFT_OUT) != _LEFT_OUT else row
+        self.moved: list[str] = []  # images under another prompt's number
+
+    def of_id(self, id: str) -> int | None:
+        return self.ids.get(id, self.ids.get(id.lstrip("0") or "0"))
+
+    def of_name(self, at: str) -> int | None:
+        match = _NAME.fullmatch(at)
+        row = self.of_id(match["id"]) if match else None
+        return self.texts.get(_spoken(match["id"])) if match and row is None else row
+
+    def of(self, at: str, beside: Caption | None) -> int:
+        row = self.of_name(at)
+        if beside is not None and (row is None or row < 0 or self.captions[row] != _spoken(beside[0])):
+            row = self._of_caption(at, row, *beside)
+        if row is None or row == _SEVERAL:
+            what = "several prompts of one text" if row == _SEVERAL else "no prompt"
+            named = f"images are named <prompt_id>_<number>, as {self.table.prompt_id[0]}_0.png"
+            match = _NAME.fullmatch(at)
+            other = match and row is None and self.of_id(match["number"]) is not None
+            swapped = f"; read as <number>_<prompt_id> it is of prompt {match['number']}" if match and other else ""
+            raise ValueError(f"{self.folder / at}: belongs to {what}; {named}{swapped}")
+        return row
+
+    def _of_caption(self, at: str, row: int | None, caption: str, file: str) -> int:
+        """The row that a caption means, which is not (to the letter) that of the image's name."""
+        meant = self.texts.get(_spoken(caption))
+        by_name = ""
+        if row is not None and row >= 0:
+            by_name = f", but by its name it is of prompt {self.table.prompt_id[row]}, {self.table.caption[row]!r}"
+        text_of_another = by_name and self.of_id(_NAME.fullmatch(at)["id"]) is None  # type: ignore[index]
+        if meant is None or text_of_another:
+            what = "that is no prompt's" if meant is None else "so the two contradict each other"
+            remedy = "give the prompts that were drawn, with their captions, or remove the file that is wrong"
+            raise ValueError(f"{self.folder / at}: {file} says {caption!r}{by_name}; {what}; {remedy}")
+        if by_name and meant != row:
+            self.moved.append(at)
+        return meant
+
+    def check_order(self, paths: list[str]) -> None:
+        """Numbers that fit the prompts both ways, as <prompt>_<number> and as <number>_<prompt>.
+
+        Raises:
+            ValueError: read the other way, the images would be of more prompts.
+        """
+        names = [match.group("id", "number") for at in paths if (match := _NAME.fullmatch(at))]
+        if not names or not all(id.isdecimal() and self.of_id(number) is not None for id, number in names):
+            return
+        first, second = ({int(name[i]) for name in names} for i in (0, 1))
+
+        def reading(prompts: set[int], numbers: set[int], name: str) -> str:
+            return f"{name}: {len(prompts):,} prompts with {len(numbers):,} images each"
+
+        example = Path(paths[0]).name
+        both = f"{reading(first, second, '<prompt_id>_<number>')}; or {reading(second, first, '<number>_<prompt_id>')}"
+        if len(second) > len(first):
+            remedy = "Give only the prompts that were drawn, or rename the images, or put a caption beside each (.txt)"
+            raise ValueError(f"{self.folder}: names such as {example} fit the prompts both ways. {both}. {remedy}")
+        if first == second and any(int(id) != int(number) for id, number in names):
+            say(f"WARNING: {self.folder}: names such as {example} fit the prompts both ways; they are read as {both}")
+
+
+def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str], ours: bool) -> tuple[pd.DataFrame, int]:
     """The images of the prompts, sorted (row of the prompt, number, file_name, and the sub-folder that holds the
     prompts' images), and how many are left out."""
-    rows: dict[str, int] = {**dict.fromkeys(left_out, -1), **{str(id): row for row, id in enumerate(table.prompt_id)}}
-    texts: dict[str, int] = {}  # made when first needed
+    paths, others = _files(folder)
+    rows, beside = _Rows(folder, table, left_out), {} if ours else captions_beside(folder, paths, others)
+    _check_unread(folder, paths, others, rows)
+    of = [rows.of(at, beside.get(at)) for at in paths]
+    if not (ours or beside):
+        rows.check_order(paths)
+    if rows.moved:
+        count = f"{len(rows.moved):,} of {len(paths):,} images, such as {rows.moved[0]},"
+        say(f"WARNING: {folder}: {count} have another prompt's number; the captions beside them are taken")
     images: list[tuple[int, int, str, str]] = []
-    skipped = 0
-    for at in _files(folder):
+    for place, (at, row) in enumerate(zip(paths, of, strict=True)):
         match = _NAME.fullmatch(at)
-        id = match["id"] if match else at
-        row = rows.get(id, rows.get(id.lstrip("0") or "0"))
-        if match and row is None:
-            texts = texts or _by_text(table, left_out)
-            row = texts.get(_spoken(id))
-        if match is None or row is None or row == _SEVERAL:
-            what = "several prompts of one text" if row == _SEVERAL else "no prompt"
-            named = f"images are named <prompt_id>_<number>, as {table.prompt_id[0]}_0.png"
-            raise ValueError(f"{folder / at}: belongs to {what}; {named}")
-        if row == _LEFT_OUT:
-            skipped += 1
-        else:
-            images.append((row, int(match["number"]), at, match["base"] or "."))
+        number = int(match["number"]) if match and not rows.moved else place
+        base = match["base"] if match else at.rpartition("/")[0]
+        images += [(row, number, at, base or ".")] * (row != _LEFT_OUT)
     if not images:
-        what = f"no image of these prompts, {skipped} of others" if skipped else f"no image ({', '.join(SUFFIXES)})"
+        what = f"no image of these prompts, {len(of)} of others" if of else f"no image ({', '.join(SUFFIXES)})"
         raise ValueError(f"{folder}: holds {what}")
-    return pd.DataFrame(sorted(images), columns=["row", "number", "file_name", "base"]), skipped
+    columns = ["row", "number", "file_name", "base"]
+    return pd.DataFrame(sorted(images), columns=columns), len(of) - len(images)
 
 
-def _by_text(table: pd.DataFrame, left_out: dict[str, str]) -> dict[str, int]:
-    texts = {_spoken(text): _LEFT_OUT for text in left_out.values()}
-    for row, text in enumerate(map(_spoken, table.caption)):
-        texts[text] = _SEVERAL if texts.get(text, _LEFT_OUT) != _LEFT_OUT else row
-    return texts
+def _check_unread(folder: Path, paths: list[str], others: list[str], rows: _Rows) -> None:
+    """Say which files have names of the prompts' images but are of no kind that is read. ValueError: most are."""
+    stems = {PurePosixPath(at).with_suffix("") for at in paths}
+    rest = [PurePosixPath(at) for at in others if not at.lower().endswith(NO_IMAGES)]
+    rest = [at for at in rest if at.with_suffix("") not in stems]
+    unread = [at for at in rest if rows.of_name(f"{at.with_suffix('.png')}") is not None]
+    kinds = ", ".join(sorted({at.suffix.lower() or "no suffix" for at in unread})[:5])
+    reason = f"of a kind that is not read ({kinds})"
+    remedy = {reason: f"save such as {unread[0]} as PNG"} if unread else {}
+    check_loss(str(folder), {reason: len(unread)}, len(paths) + len(unread), "images", remedy)
 
 
 def _spoken(text: str) -> str:
@@ -149,10 +232,11 @@ def _check_alone(folder: Path, images: pd.DataFrame, table: pd.DataFrame) -> Non
         raise ValueError(f"{folder}: {first} and {second} are both {image}; keep one")
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """The image files in and below a folder, sorted, with their folders visited once however often they are linked."""
+def _files(folder: Path) -> tuple[list[str], list[str]]:
+    """The image files in and below a folder, and the other files, sorted; folders are visited once however often they
+    are linked."""
     seen = set(map(str, folder.resolve().parents))  # a link to one of them is a loop
-    links, paths = [folder], []
+    links, paths, others = [folder], list[str](), list[str]()
     for link in links:  # grows
         for at, inside, names in os.walk(link, onerror=_unreadable):
             if (real := os.path.realpath(at)) in seen:
@@ -161,11 +245,14 @@ def _files(folder: Path) -> Iterator[str]:
             seen.add(real)
             inside[:] = [name for name in sorted(inside) if not (name.startswith(".") or name in SKIPPED)]
             links += [Path(at, name) for name in inside if Path(at, name).is_symlink()]
-            images = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-            if "samples" in inside:
-                images = [name for name in images if not _GRID.fullmatch(name)]
-            paths += [Path(at, name).relative_to(folder).as_posix() for name in images]
-    yield from sorted(paths)
+            for name in names:
+                if not (name.startswith(".") or ("samples" in inside and _GRID.fullmatch(name))):
+                    here = Path(at, name).relative_to(folder).as_posix()
+                    (paths if name.lower().endswith(SUFFIXES) else others).append(here)
+    for at in paths:
+        if not (folder / at).is_file():
+            raise ValueError(f"{folder / at}: is a pipe, a device or a link to nothing, no image; remove it")
+    return sorted(paths), sorted(others)
 
 
 def _unreadable(error: OSError) -> None:

@@ -16,7 +16,7 @@ from ..dataset.prompt_sets import prompts_hash, read_prompts
 from ..models.sampling import Pixels
 from ..store import files
 from . import detect
-from .detections import from_corners, positions, read_detections, read_visor_results
+from .detections import from_corners, positions, read_detections, read_visor_results, record_of
 from .images import list_images
 from .scores import MAIN, chance, scores
 from .verdicts import THRESHOLD, VARIANTS, verdicts
@@ -155,7 +155,7 @@ def score(
     listed: pd.DataFrame | int | None = per_prompt
     if file or isinstance(images, pd.DataFrame):
         found = read_detections(path, corners) if path else from_corners(images) if corners else images
-        made = detect.record_of(path) if path else None
+        made = record_of(path) if path else None
         about = made["detector"] if made else {"id": str(detector)} if detector else None
     else:
         options = {"detector": detector or DETECTOR, "batch": batch, "dtype": dtype}

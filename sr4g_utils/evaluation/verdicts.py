@@ -9,7 +9,8 @@ from ..dataset.prompt_sets import NEEDED, check_prompts
 from ..models.names import readings
 from ..relations import BY_NAME, NAMES, judge, rules_named
 from ..store.files import say
-from .detections import check_detections, positions, scored_images, source_of
+from ..store.limits import check_loss, limit
+from .detections import check_detections, check_ids, positions, scored_images, source_of
 
 THRESHOLD = 0.1  # VISOR's: a detection counts when its score is above it
 
@@ -60,6 +61,7 @@ def verdicts(
         NothingFound: no detection above the threshold belongs to any prompt's objects. ValueError: no prompt_id in
             common, an image that does not exist, a table that does not tell how many there are, or other bad arguments.
     """
+    everything = prompts
     prompts = check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)].reset_index(drop=True)
     for field, value, choices in (("pairs", pairs, ("any", "best")), ("nothing", nothing, ("raise", "record"))):
         if value not in choices:
@@ -69,6 +71,8 @@ def verdicts(
         defined.check(other.relation[:1], f"prompts: prompt {other.prompt_id.iloc[0]}")
     table = check_detections(detections, source_of(detections))
     at = positions(table.prompt_id, prompts.prompt_id, source_of(table))
+    if not isinstance(images, pd.DataFrame):
+        check_ids(everything, table.prompt_id, at, source_of(table), "boxes")
     is_subject, is_object, about = _roles(prompts, table, at)
     keep = (is_subject | is_object) & (table.score.to_numpy() > threshold)
     about["nothing_found"] = not keep.any()
@@ -134,10 +138,14 @@ def _roles(
     name = np.array([names.get_loc(meant[label]) if label in meant else -1 for label in labels], int)[code]
     is_subject, is_object = ((at >= 0) & (name == names.get_indexer(pd.Index(own))[at]) for own in prompted)
     never = names.delete(np.unique(name[name >= 0])).tolist()
-    strange = [labels[i] for i in np.unique(code[(at >= 0) & (name < 0)])]
+    unasked = (at >= 0) & (name < 0)
+    strange = [labels[i] for i in np.unique(code[unasked])]
     if never and strange:
-        missing = f"{_few(never)} (of {len(names):,} names asked for) are never among the labels, so never found"
-        say(f"verdicts: {missing}; labels that no prompt asks for: {_few(strange)}. Are they spelt otherwise?")
+        reason = f"never among the labels, so never found: {_few(never)} (of {len(names):,} names asked for)"
+        cause = f"labels that no prompt asks for: {_few(strange)}. Are they spelt otherwise?"
+        most = unasked.sum() > limit("allow_loss") * (at >= 0).sum()  # else a detector that tells all it sees
+        allowed = None if most and len(never) < len(names) else 1.0  # all: NothingFound
+        check_loss(source_of(table), {reason: len(never)}, len(names), "names", {reason: cause}, allow_loss=allowed)
     return is_subject, is_object, {"never_found": never, "other_boxes": int((at < 0).sum())}
 
 

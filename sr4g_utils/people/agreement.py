@@ -18,17 +18,20 @@ from .fitted_rule import off_axis
 from .published import DETECTORS, FLOORS, SIDE
 
 CAVEATS = """Read these verdicts with care. SpatialBench-UC: one person, who saw the published checker's verdict, judged
-200 images. They were drawn by the checker's confidence, by system and by axis, not at random. They cover four relations
-only, and boxes below a score of 0.5 (Faster R-CNN) are not published. Grounding DINO was run on some of the images in
-which Faster R-CNN had found both objects, so its numbers describe an easier selection. GenEval: its people were not
-asked for a verdict but for positions; 80 images a model, fewer with both objects, leave wide intervals."""
+200 images. They were not drawn at random but by system, relation, and the checker's verdict and confidence, about
+equally many of each; in columns with "weighted" each counts for the images of the 2,400 that it stands for. They cover
+four relations only, and boxes below a score of 0.5 (Faster R-CNN) are not published. Grounding DINO was run on some of
+the images in which Faster R-CNN had found both objects, so its numbers describe an easier selection. GenEval: its
+people were not asked for a verdict but for positions; 80 images a model, fewer with both objects, leave wide
+intervals."""
 
 PAIRS = ("any", "best")
 THRESHOLDS = {"Faster R-CNN": (0.5, 0.7, 0.9), "Grounding DINO": (0.35, 0.5, 0.7)}
 IMAGES = ("all", "both boxes", "decided")
 ROLES = ("subject", "object")
 HEADLINE = ["detector", "rules", "pairs", "images", "n", "agreement", "agreement_low", "agreement_high", "kappa",
-            "kappa_low", "kappa_high"]  # fmt: skip
+            "kappa_low", "kappa_high", "agreement_weighted", "agreement_weighted_low", "agreement_weighted_high",
+            "kappa_weighted", "kappa_weighted_low", "kappa_weighted_high"]  # fmt: skip
 
 
 def judged(
@@ -38,8 +41,8 @@ def judged(
     :func:`published.read_spatialbench`; without a threshold all published boxes count.
 
     Returns:
-        The records, one per image, with model, picture, verdict (the person's) and asked (the prompt's id; prompt_id
-        is one per system and prompt).
+        The records, one per image, with model, picture, verdict (the person's), weight (of the image) and asked (the
+        prompt's id; prompt_id is one per system and prompt).
     """
     # strictly above: the published boxes reach down to the floor
     threshold = FLOORS[detector] - 1e-9 if threshold is None else threshold
@@ -49,7 +52,7 @@ def judged(
     detections = detections.assign(prompt_id=detections.picture.map(_prompt_of_system))
     prompts = images.drop_duplicates("prompt_id")[["prompt_id", "subject", "relation", "object"]]
     records = verdicts(prompts, detections, int(pictures.image_index.max()) + 1, threshold, pairs, rules)
-    about = images[images[detector]][["prompt_id", "image_index", "model", "picture", "verdict", "asked"]]
+    about = images[images[detector]][["prompt_id", "image_index", "model", "picture", "verdict", "weight", "asked"]]
     return records.merge(about, on=["prompt_id", "image_index"])
 
 
@@ -62,7 +65,8 @@ def with_people(pictures: pd.DataFrame, boxes: pd.DataFrame, resamples: int = 10
 
     Returns:
         Columns detector, threshold, rules, pairs, images (see ``IMAGES``), n, then agreement, precision, recall
-        (percent) and kappa, each with ``_low`` and ``_high``: the 95 % bootstrap over prompts.
+        (percent) and kappa, each with ``_low`` and ``_high``: the 95 % bootstrap over prompts. Then agreement_weighted
+        and kappa_weighted, the same of all 2,400 images: each judged one counts for those that it stands for.
     """
     clusters = Clusters(pictures[pictures.verdict.notna()].prompt_id, resamples, seed)
     rows = []
@@ -84,7 +88,10 @@ def _measures(records: pd.DataFrame, clusters: Clusters) -> dict[str, float | in
     for i, name in enumerate(AGREEMENT):
         scale = 1.0 if name == "kappa" else 100.0
         row |= measured("agreement" if name == "accuracy" else name, values[i], drawn[:, i], scale)
-    return row
+    weighted = hits * records.weight.to_numpy()[:, None]
+    values, drawn = agreement(weighted.sum(axis=0)), agreement(clusters.sums(records.asked, weighted))
+    row |= measured("agreement_weighted", values[0], drawn[:, 0], 100.0)
+    return row | measured("kappa_weighted", values[3], drawn[:, 3])
 
 
 def published_boxes(agreement: pd.DataFrame) -> pd.DataFrame:
@@ -97,8 +104,9 @@ def tests(pictures: pd.DataFrame, boxes: pd.DataFrame, resamples: int = 10_000, 
 
     Returns:
         Columns detector, pairs, a, b, n, only_a (images on which only a agrees with the person), only_b, difference
-        (b − a, points of agreement) with low and high (bootstrap over prompts), and p (McNemar's exact test, which
-        treats images as independent, whatever their prompt).
+        (b − a, points of agreement) with low and high (bootstrap over prompts), weighted (the same of all 2,400 images)
+        with weighted_low and weighted_high, and p (McNemar's exact test, which treats images as independent, whatever
+        their prompt).
     """
     clusters, rows = Clusters(pictures[pictures.verdict.notna()].prompt_id, resamples, seed), []
     for detector, pairs in product(DETECTORS.values(), PAIRS):
@@ -108,12 +116,15 @@ def tests(pictures: pd.DataFrame, boxes: pd.DataFrame, resamples: int = 10_000, 
             right[rules] = (records.correct == (records.verdict == "true")).to_numpy(bool)
         for a, b in combinations(RULES, 2):
             only_a, only_b, p = mcnemar(right[a], right[b])
-            gain = np.stack([right[b].astype(int) - right[a], np.ones(len(records), int)], axis=1)
-            sums = clusters.sums(records.asked, gain)
+            gain, of = right[b].astype(int) - right[a], np.ones(len(records), int)
+            weight = records.weight.to_numpy()
+            values = np.stack([gain, of, gain * weight, weight], axis=1)
+            sums, total = clusters.sums(records.asked, values), values.sum(axis=0)
             low, high = interval(100 * sums[:, 0] / sums[:, 1])
+            weighted = measured("weighted", total[2] / total[3], sums[:, 2] / sums[:, 3], 100.0)
             rows.append({"detector": detector, "pairs": pairs, "a": a, "b": b, "n": len(records), "only_a": only_a,
-                         "only_b": only_b, "difference": 100 * float(gain[:, 0].mean()), "low": low, "high": high,
-                         "p": p})  # fmt: skip
+                         "only_b": only_b, "difference": 100 * float(gain.mean()), "low": low, "high": high,
+                         **weighted, "p": p})  # fmt: skip
     return pd.DataFrame(rows)
 
 

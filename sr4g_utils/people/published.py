@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..dataset.prompt_files import read_cells
-from ..store.files import cache_folder, download
+from ..store.files import cache_folder, download, reported
 
 FILES = {
     "spatialbench_uc": (
@@ -44,8 +44,9 @@ def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Returns:
         pictures: a row each with picture (its sample id), model, prompt_id, image_index, subject, relation, object,
-        verdict (a person's "true", "false" or "undecidable"; missing where nobody judged), checker (the published
-        checker's) and a bool column per detector: was it run on this image?
+        verdict (a person's "true", "false" or "undecidable"; missing where nobody judged), weight (how many of the
+        images a judged one stands for), checker (the published checker's verdict) and a bool column per detector: was
+        it run on this image?
         boxes: as from :func:`detections.read_detections`, with width, height, picture, model and detector.
 
     Raises:
@@ -67,6 +68,7 @@ def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise ValueError(f"{folder}: the sample {repeated.iloc[0]} occurs twice")
     labels = _labels(folder / "labels_filled.csv", set(table.picture))
     table.insert(_PICTURE.index("object") + 1, "verdict", table.picture.map(labels))
+    table.insert(_PICTURE.index("object") + 2, "weight", _weights(folder / "sample.csv", table))
     names = ["picture", "model", "detector", "prompt_id", "image_index", "label", "score", "x", "y", "w", "h"]
     return table, pd.DataFrame(boxes, columns=names).assign(width=SIDE, height=SIDE)
 
@@ -99,6 +101,33 @@ def _labels(path: Path, known: set[str]) -> dict[str, str]:
     return dict(zip(table.sample_id, table.human_verdict.map(ANSWERS), strict=True))
 
 
+def _weights(path: Path, pictures: pd.DataFrame) -> pd.Series:
+    """How many images each judged one stands for: those of its stratum by the judged ones in it.
+
+    The 200 were drawn by model, relation, verdict and confidence of the checker (as it was before its calibration:
+    ``sample.csv`` holds both), about equally many of each: of GLIGEN's "below" that passed with a confidence up to 0.6
+    the only one, of the surest 98 seven.
+    """
+    sample = read_cells(path)
+    if missing := {"sample_id", "checker_verdict_raw", "conf"} - set(sample):
+        raise ValueError(f"{path}: the column {min(missing)!r} is missing")
+    confidence = pd.to_numeric(sample.conf, errors="coerce")
+    drawn = sample.assign(before=sample.checker_verdict_raw.map(ANSWERS), fifth=(5 * confidence // 1).clip(0, 4))
+    drawn = drawn.drop_duplicates("sample_id").set_index("sample_id")[["before", "fifth"]]
+    judged = pictures.loc[pictures.verdict.notna(), ["picture", "model", "relation"]].join(
+        drawn, "picture", rsuffix="_"
+    )
+    sizes = reported("spatialbench_uc_strata")
+    counts = judged.groupby(["model", "relation", "before", "fifth"]).size()
+    weights = pd.Series(np.nan, pictures.index)
+    for index, row in judged.iterrows():
+        held = sizes[row.model][row.relation].get(row.before, [0] * 5)
+        if pd.isna(row.fifth) or not (size := held[int(row.fifth)]):
+            raise ValueError(f"{path}: {row.picture}: its checker_verdict_raw or conf is missing or not as published")
+        weights[index] = size / counts[row.model, row.relation, row.before, row.fifth]
+    return weights
+
+
 MODELS = {"geneval_clip.csv": "CLIP retrieval", "geneval_sdv2.csv": "SD 2.1", "geneval_if-xl.csv": "IF-XL"}
 _PROMPT = r"a photo of an? (?P<subject>.+?) (?P<relation>left of|right of|above|below) an? (?P<object>.+)"
 _AXIS = {"left of": "x", "right of": "x", "above": "y", "below": "y"}
@@ -121,11 +150,12 @@ def read_geneval_people(folder: str | Path) -> pd.DataFrame:
     folder = folder_of(folder, "geneval_people")
     tables = []
     for name, model in MODELS.items():
-        table = pd.read_csv(folder / name)
+        table = read_cells(folder / name)
         counts, where = (["Answer.task-count-0", "Answer.task-count-1"], {a: f"Answer.task-position-{a}" for a in "xy"})
         if missing := {"Input.index", "Input.caption", *counts, *where.values()} - set(table):
             raise ValueError(f"{folder / name}: the column {min(missing)!r} is missing")
-        table = table.join(table["Input.caption"].str.extract(_PROMPT)).dropna(subset="relation")
+        numbers = table[counts].apply(pd.to_numeric, errors="coerce")
+        table = table.assign(**numbers).join(table["Input.caption"].str.extract(_PROMPT)).dropna(subset="relation")
         across = table.relation.map(_AXIS) == "x"
         position = table[where["x"]].where(across, table[where["y"]])
         verdict = np.where(position == table.relation.str.removesuffix(" of"), "true", "false")

@@ -182,6 +182,52 @@ def test_detections_made_elsewhere(tmp_path, form):
     pd.testing.assert_frame_equal(read[list(table)], table, check_dtype=False)
 
 
+@pytest.mark.parametrize("form", ["json", "columns", "jsonl", "csv"])
+def test_boxes_are_read_with_all_their_digits(tmp_path, form):
+    boxes = table().assign(x=np.random.default_rng(0).random(48) * 500, score=np.random.default_rng(1).random(48))
+    path = tmp_path / f"boxes.{'json' if form == 'columns' else form}"
+    if form == "csv":
+        boxes.to_csv(path, index=False)
+    elif form == "jsonl":
+        path.write_text("\n".join(map(json.dumps, boxes.to_dict("records"))))
+    else:
+        path.write_text(json.dumps(boxes.to_dict("list" if form == "columns" else "records")))
+    read = read_detections(path)
+    assert (read.x == boxes.x).all() and (read.score == boxes.score).all()
+
+
+def side_by_side(**columns) -> pd.DataFrame:
+    return pd.concat([table(), table()], ignore_index=True).assign(**columns)
+
+
+@pytest.mark.parametrize(("boxes", "told"), [
+    (side_by_side(x=0.5, y=0.25, w=0.5, h=0.125), "96 of 96 boxes lie in one pixel; are they shares of the image"),
+    (side_by_side(x=30.0, y=20.0, w=40.0, h=60.0), "96 of 96 boxes have w above x and h above y; are they corners?"),
+    (side_by_side(x=30.0, w=20.0, width=40, height=60), "96 of 96 boxes reach far beyond their image"),
+])  # fmt: skip
+def test_boxes_of_another_form_are_refused_unless_allowed(tmp_path, boxes, told, monkeypatch, capsys):
+    boxes.to_csv(tmp_path / "b.csv", index=False)
+    refuses(f"{told}.*SR4G_ALLOW_LOSS=1 takes them", read_detections, tmp_path / "b.csv")
+    refuses(told, verdicts.verdicts, PROMPTS, boxes, 2)
+    monkeypatch.setenv("SR4G_ALLOW_LOSS", "1")
+    assert len(read_detections(tmp_path / "b.csv")) == 96 and told in capsys.readouterr().err
+
+
+def test_ids_and_names_of_another_list_are_told(capsys):
+    boxes = table().assign(prompt_id=lambda boxes: boxes.prompt_id + 3)
+    records = verdicts.verdicts(PROMPTS, boxes, 2)
+    told = capsys.readouterr().err
+    assert "3 of 12 prompts (25%) are left out: without boxes; and 12 of 48 boxes have a prompt_id" in told
+    assert "such as 19: are these the prompts that were drawn?" in told and len(records) == 24
+    refuses("9 of 12 prompts", verdicts.verdicts, PROMPTS, boxes.assign(prompt_id=boxes.prompt_id + 6), 2)
+    verdicts.verdicts(PROMPTS[:6], table(), 2)  # of some prompts only
+    verdicts.verdicts(PROMPTS, table()[:20], 2)  # a weak model
+    assert not capsys.readouterr().err
+    german = {"dog": "Hund", "tv": "Fernseher", "couch": "Sofabank", "wine glass": "Weinglas"}
+    labels = table().assign(label=lambda boxes: boxes.label.replace(german))
+    refuses("4 of 5 names .* never among the labels.* Are they spelt", verdicts.verdicts, PROMPTS, labels, 2)
+
+
 def published(prompts: pd.DataFrame, table: pd.DataFrame) -> dict:
     """VISOR's results format, written image by image as its detection script does."""
     results = {}
@@ -220,6 +266,18 @@ def test_published_results_score_as_the_boxes_do(tmp_path):
     table = scores.scores(records).set_index(["relation", "metric"])["value"]
     assert table["all", "VISOR_Cond"] == pytest.approx(cond)
     assert table["all", "OA"] == pytest.approx(100 * np.mean(found))
+
+
+@pytest.mark.parametrize("again", ["0_0", "0_00", "00_0"])
+def test_an_image_that_stands_twice_in_published_results_is_refused(tmp_path, again):
+    """VISOR's script, which takes the text before "_" as a number, counts both."""
+    prompts = make_prompts(("dog", "left of", "cat")).assign(prompt_id=[0])
+    image = json.dumps({"classes": [], "centroid": [], "recall": 0, "sra": 0, "text": ""})
+    (tmp_path / "r.json").write_text(f'{{"0_0": {image}, "{again}": {image}}}')
+    if again == "0_0":  # one key: the last one counts, there and here
+        assert len(read_visor_results(tmp_path / "r.json", prompts)) == 1
+    else:
+        refuses(f"'0_0' and '{again}' are both image 0 of prompt 0", read_visor_results, tmp_path / "r.json", prompts)
 
 
 def test_broken_published_results_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """Folders of images as they lie about: one model's images, each once with its prompt, or one line."""
 
 import json
+import os
 import shutil
 from itertools import product
 from pathlib import Path
@@ -36,6 +37,13 @@ def refusal(folder: Path, prompts: pd.DataFrame = PROMPTS) -> str:
         list_images(folder, prompts)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def said_of(folder: Path, capsys: pytest.CaptureFixture[str], prompts: pd.DataFrame = PROMPTS) -> str:
+    """What is said while a folder is listed."""
+    capsys.readouterr()
+    list_images(folder, prompts)
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("second", "both"), [
@@ -87,7 +95,12 @@ def test_an_image_of_no_prompt_is_refused_and_a_text_of_two_names_neither(tmp_pa
         (folder / name).unlink()
 
 
-def test_images_of_prompts_that_were_left_out_are_counted(tmp_path):
+def test_images_of_prompts_that_were_left_out_are_counted(tmp_path, monkeypatch, capsys):
+    few = put(tmp_path / "few", "0_0.png")
+    assert "1 of 2 prompts (50%) are left out: without any image; draw them" in said_of(few, capsys)
+    assert "without any image" in refusal(few, pd.concat([PROMPTS, PROMPTS.assign(prompt_id=[8, 9])]))
+    monkeypatch.setenv("SR4G_ALLOW_LOSS", "1")
+    tmp_path = tmp_path / "images"
     sr2d = read_prompts("sr2d")
     put(tmp_path, *(f"{id}_{n}.png" for id in (0, 10, 31_600, 31_679) for n in range(4)))  # two of a single object
     listed = list_images(tmp_path, sr2d)
@@ -110,7 +123,7 @@ def test_geneval_as_its_readme_lays_it_out(shared, tmp_path):
 
 
 @pytest.mark.parametrize("blank", [" ", "_"])
-def test_compbench_as_its_script_names_files(shared, tmp_path, blank):
+def test_compbench_as_its_script_names_files(shared, tmp_path, blank, monkeypatch):
     """GORS_finetune/inference_eval.py: one running number over all prompts, and a grid beside ``samples``."""
     path = shared / "prompts" / "t2icompbench_spatial_val.txt"
     for i, text in enumerate(path.read_text().splitlines()):
@@ -119,6 +132,7 @@ def test_compbench_as_its_script_names_files(shared, tmp_path, blank):
     listed = list_images(tmp_path, path)
     assert len(listed) == 2 * 215 and listed.attrs == {"without_images": 0, "left_out_images": 2 * 85}
     assert listed.file_name[0] == f"samples/{'a girl on the top of a frog'.replace(' ', blank)}_000002.png"
+    monkeypatch.setenv("SR4G_ALLOW_LOSS", "1")
     stopped = tmp_path / "stopped"
     put(stopped, "A girl on the top of a frog._000000.png")
     assert list(list_images(stopped, path).prompt_id) == [1]
@@ -137,6 +151,101 @@ def test_our_own_images_are_of_the_prompts_they_were_drawn_for(tmp_path):
     other = PROMPTS.assign(caption=["a cow", "a tv"], subject="cow")
     told = "prompt 0 was drawn as 'a dog to the left of a cat', but the prompts given say 'a cow'"
     assert told in refusal(tmp_path, other)
+
+
+FORTY = pd.DataFrame({"prompt_id": range(40), "subject": "dog", "relation": "left of", "object": "cat"})
+FORTY["caption"] = [f"a dog left of a cat no. {i}" for i in range(40)]
+
+
+@pytest.mark.parametrize("name", ["{seed}_{prompt:05}.png", "{seed}/samples/{prompt}.png", "{seed}_{prompt}.avif"])
+@pytest.mark.parametrize("prompts", [40, 8])
+def test_numbers_that_fit_the_prompts_both_ways_are_refused(tmp_path, name, prompts):
+    """diffusers' and others' scripts name files by seed and prompt; VISOR's by prompt and number."""
+    put(tmp_path, *(name.format(seed=seed, prompt=prompt) for seed in range(4) for prompt in range(prompts)))
+    told = refusal(tmp_path, FORTY)
+    assert f"<prompt_id>_<number>: 4 prompts with {prompts} images each" in told
+    assert f"<number>_<prompt_id>: {prompts} prompts with 4 images each" in told
+    if prompts == 8:  # only one of the readings is of these prompts
+        assert len(list_images(tmp_path, FORTY[:4])) == 32
+    for at in tmp_path.rglob("*.*"):  # a caption says which it is
+        at.with_suffix(".txt").write_text(FORTY.caption[int(at.stem.rpartition("_")[2])])
+    listed = list_images(tmp_path, FORTY[:prompts])
+    assert list(listed.prompt_id) == list(np.repeat(range(prompts), 4))
+
+
+def test_numbers_that_fit_equally_well_both_ways_are_said(tmp_path, capsys):
+    put(tmp_path / "four", *(f"{id}_{n}.png" for id in range(4) for n in range(4)))
+    assert "fit the prompts both ways; they are read as" in said_of(tmp_path / "four", capsys, FORTY[:4])
+    put(tmp_path / "ten", *(f"{id}_{n}.png" for id in range(10) for n in range(4)))
+    assert not said_of(tmp_path / "ten", capsys, FORTY[:10])
+    put(tmp_path / "seeds", *(f"{seed}_{id}.png" for id in range(8) for seed in (42, 43)))
+    assert "42_0.png: belongs to no prompt" in refusal(tmp_path / "seeds", FORTY[:8])
+    assert "read as <number>_<prompt_id> it is of prompt 0" in refusal(tmp_path / "seeds", FORTY[:8])
+
+
+BESIDE = {  # where a caption stands, by what holds it
+    "metadata.jsonl": ("{i:05}/samples/{n:05}.png", "{i:05}/metadata.jsonl", '{{"tag": "position", "prompt": "{c}"}}'),
+    "prompt.txt": ("{i}/samples/{n}.png", "{i}/prompt.txt", "{c}\n"),
+    "of the same name": ("{i}_{n}.jfif", "{i}_{n}.txt", "{c}\nNegative prompt: ugly\nSteps: 20"),
+    "JSON": ("photo {i}{n}.png", "photo {i}{n}.json", '{{"caption": "{c}", "seed": 3}}'),
+    "file_name": ("x{i}{n}.png", "metadata.jsonl", '{{"file_name": "x{i}{n}.png", "text": "{c}"}}\n'),
+}
+
+
+@pytest.mark.parametrize("holder", BESIDE)
+def test_a_caption_beside_an_image_wins_over_its_number(tmp_path, holder, capsys):
+    name, beside, text = BESIDE[holder]
+    captions, expected = list(FORTY.caption[:4])[::-1], {}
+    for i, n in product(range(4), range(2)):
+        put(tmp_path, at := name.format(i=i, n=n), words := beside.format(i=i, n=n))
+        expected[at] = captions[i]
+        with (tmp_path / words).open("a" if holder == "file_name" else "w") as file:
+            file.write(text.format(i=i, n=n, c=captions[i]))
+    said = said_of(tmp_path, capsys, FORTY[:4])
+    listed = list_images(tmp_path, FORTY[:4])
+    assert dict(zip(listed.file_name, listed.caption, strict=True)) == expected and len(expected) == 8
+    assert list(listed.image_index) == [0, 1] * 4
+    assert ("8 of 8 images" in said and "another prompt's number" in said) == name.startswith("{i")
+
+
+def test_captions_that_contradict_are_refused(tmp_path):
+    put(tmp_path, "0_0.png", "7_0.png", "0_0.txt")
+    (tmp_path / "0_0.txt").write_text("0 0.5 0.5 0.1 0.2\n")  # boxes are no caption
+    assert len(list_images(tmp_path, PROMPTS)) == 2
+    (tmp_path / "0_0.txt").write_text("a cow above a tv")
+    told = (
+        "0_0.txt says 'a cow above a tv', but by its name it is of prompt 0, 'a dog to the left of a cat'; that is no"
+    )
+    assert told in refusal(tmp_path)
+    (tmp_path / "0_0.txt").write_text("A dog  to the left of a cat.")
+    (tmp_path / "0_0.json").write_text('{"prompt": "a cup above a tv"}')
+    assert "the captions beside it are" in refusal(tmp_path)
+    other = put(tmp_path / "text", "a dog to the left of a cat_0.png")
+    (other / "a dog to the left of a cat_0.txt").write_text("a cup above a tv")
+    assert "so the two contradict each other" in refusal(other)
+
+
+@pytest.mark.parametrize("suffix", [*images.SUFFIXES, ".TIF", ".Jfif"])
+def test_what_pillow_reads_is_read(tmp_path, suffix):
+    if suffix.lower() not in Image.registered_extensions():
+        pytest.skip(f"this Pillow does not know {suffix}")
+    prompts, pixels = PROMPTS[:1], np.full((16, 16, 3), 200, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"0_0{suffix}")
+    (_, image), = images.read_images(tmp_path, prompts)  # fmt: skip
+    assert image.shape == (16, 16, 3) and abs(image.astype(int) - 200).max() < 5
+
+
+def test_what_is_not_read_is_said(tmp_path, capsys):
+    folder = put(tmp_path / "some", "0_0.png", "7_0.png", "7_1.heic", "0_0.npy", "0_1.xyz.json", "read me", "x.mp4")
+    assert "1 of 3 images (33%) are left out: of a kind that is not read (.heic)" in said_of(folder, capsys)
+    folder = put(tmp_path / "most", "0_0.heic", "7_0.svg", "0_1.png", "7_1")
+    assert "3 of 4 images (75%)" in refusal(folder) and "(.heic, .svg, no suffix)" in refusal(folder)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_is_told_at_once(tmp_path, make):
+    make(put(tmp_path, "0_0.png") / "7_0.png")
+    assert "7_0.png: is a pipe, a device or a link to nothing" in refusal(tmp_path)
 
 
 @mutate.numbers(200)

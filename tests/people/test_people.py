@@ -18,8 +18,13 @@ from sr4g_utils.evaluation import statistics, tables
 from sr4g_utils.people import agreement as people_agreement
 from sr4g_utils.people import fitted_rule, frames, margins, vsr
 from sr4g_utils.people import published as people_published
+<<<<<<< HEAD
 from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RULES, family, judge
 from sr4g_utils.store.files import DATA, ROOT, read_json
+=======
+from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RELATIONS, RULES, SYMMETRIC, family, judge
+from sr4g_utils.store.files import DATA, ROOT, read_json, reported
+>>>>>>> a4fd03f (Which prompt an image is of, boxes of another form or list, prompts without a box, SpatialBench-UC's design: nothing is wrong without a word)
 from sr4g_utils.store.run import Run
 
 box = st.tuples(*[st.integers(-40, 400)] * 2, *[st.integers(1, 300)] * 2)
@@ -157,6 +162,30 @@ def test_the_scratch_figures_are_met_and_those_of_stable_diffusion_under_two_rul
     assert oa.set_index("model")["of"].to_dict() == runs.to_dict(), "pictures that a detector never saw are no misses"
 
 
+def test_judged_pictures_stand_for_those_of_their_stratum(published, shared):
+    """The strata's sizes that the project ships are those of the checker's verdicts before it was calibrated."""
+    pictures, found = published
+    folder, sizes = shared / "spatialbench_uc", {}
+    for stem, model in people_published.SYSTEMS.items():
+        for line in (folder / f"{stem}_precal.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            relation, verdict = people_published.RELATION[record["relation"]], record["verdict_raw"]
+            held = sizes.setdefault(model, {}).setdefault(relation, {})
+            held.setdefault(people_published.ANSWERS[verdict], [0] * 5)[min(int(record["conf"] * 5), 4)] += 1
+    assert sizes == reported("spatialbench_uc_strata")
+    assert pictures.weight.sum() == pytest.approx(2_400) and (pictures.weight.isna() == pictures.verdict.isna()).all()
+    table = people_agreement.with_people(pictures, found, resamples=200)
+    row = table.query("rules == 'visor' and pairs == 'any' and images == 'all'").iloc[0]
+    records = people_agreement.judged(pictures, found, "Faster R-CNN", "visor", "any").dropna(subset="verdict")
+    right = records.correct == (records.verdict == "true")
+    assert (
+        row.agreement_weighted == pytest.approx(100 * np.average(right, weights=records.weight)) and len(right) == 200
+    )
+    assert row.agreement_weighted == pytest.approx(80.45, abs=0.01) and row.kappa_weighted == pytest.approx(
+        0.61, abs=5e-3
+    )
+
+
 def test_a_picture_is_turned_so_that_the_asked_direction_is_to_the_right(published):
     table = people_agreement.offsets(*published, "Faster R-CNN")
     found = table[table.both_found]
@@ -183,6 +212,13 @@ def test_the_ceiling_by_counting_pairs_of_people(shared):
     ("sd15_boxdiff.jsonl", '"object_a"', '"a"', r"sd15_boxdiff.jsonl, line 1: not as published \(KeyError: 'object_a'"),
     ("labels_filled.csv", "PASS", "MAYBE", r"labels_filled.csv, line 5: human_verdict 'MAYBE' is none of PASS"),
     ("labels_filled.csv", "_seed0003", "_seed9", r"labels_filled.csv, line 2: sample_id '.*_seed9' is in none of"),
+    (
+        "sample.csv",
+        "0.0010",
+        "",
+        r"sample.csv: sd15_promptonly_.*: its checker_verdict_raw or conf is missing or not as",
+    ),
+    ("sample.csv", "checker_verdict_raw", "verdict", r"sample.csv: the column 'checker_verdict_raw' is missing"),
     ("labels_filled.csv", "human_verdict", "verdict", r"labels_filled.csv: the column 'human_verdict' is missing"),
 ])  # fmt: skip
 def test_a_spoilt_source_is_named(tmp_path, shared, file, old, new, message):
