@@ -114,9 +114,7 @@ def _weights(path: Path, pictures: pd.DataFrame) -> pd.Series:
     confidence = pd.to_numeric(sample.conf, errors="coerce")
     drawn = sample.assign(before=sample.checker_verdict_raw.map(ANSWERS), fifth=(5 * confidence // 1).clip(0, 4))
     drawn = drawn.drop_duplicates("sample_id").set_index("sample_id")[["before", "fifth"]]
-    judged = pictures.loc[pictures.verdict.notna(), ["picture", "model", "relation"]].join(
-        drawn, "picture", rsuffix="_"
-    )
+    judged = pictures.loc[pictures.verdict.notna(), ["picture", "model", "relation"]].join(drawn, "picture")
     sizes = reported("spatialbench_uc_strata")
     counts = judged.groupby(["model", "relation", "before", "fifth"]).size()
     weights = pd.Series(np.nan, pictures.index)
