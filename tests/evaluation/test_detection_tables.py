@@ -6,10 +6,11 @@ import mutate
 import numpy as np
 import pandas as pd
 import pytest
+import scalar
 from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refuses
-from slowly import holds_slowly, make_detections, make_prompts, random_world
+from slowly import make_detections, make_prompts, random_world
 
 from sr4g_utils.dataset.boxes import COCO_CATEGORIES
 from sr4g_utils.evaluation import detections, scores, verdicts
@@ -237,7 +238,7 @@ def published(prompts: pd.DataFrame, table: pd.DataFrame) -> dict:
             of = of[(of.score > 0.1) & of.label.isin([p["subject"], p["object"]])]
             centroid = [[r.x + r.w / 2, r.y + r.h / 2] for r in of.itertuples()]
             sra = any(
-                holds_slowly(p["relation"], s, o)
+                p["relation"] in scalar.relations(tuple(s[k] for k in "xywh"), tuple(o[k] for k in "xywh"))
                 for s in of[of.label == p["subject"]].to_dict("records")
                 for o in of[of.label == p["object"]].to_dict("records")
             )
