@@ -70,7 +70,7 @@ def test_it_says_what_it_found_and_how():
         assert words in " ".join(text.split()), words
     assert shown in result.cite() and "\n" not in result.cite()
     assert result._repr_html_().startswith("<table") and "How it was judged" in result._repr_html_()
-    assert result.per_relation().relation.tolist() == list(dict.fromkeys(result.scores.relation[7:]))
+    assert ["all", *result.per_relation().relation] == list(dict.fromkeys(result.scores.relation))
     whole = json.loads(json.dumps(result.to_json()))
     assert whole["judged"] == result.judged and len(whole["scores"]) == len(result.scores)
 
