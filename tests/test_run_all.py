@@ -179,7 +179,8 @@ def test_what_is_a_reason_to_run_again(study):
     assert "01_one: nothing changed" in study("--set", "02.n=6") and "6" in (study.results / "run.log").read_text()
     (study.results / "tables" / "numbers.csv").write_text("n\n1\n")
     assert "01_one: done" in study("--only", "01")
-    assert "01_one: done" in study("--only", "01", "--set", "n=4")
+    output = study("--only", "01", "--set", "n=4")
+    assert "01_one: done" in output and "01_one: replaces its last run there; changed: n. --runs DIR keeps" in output
     assert "01_one: nothing changed" in study("--only", "01", "--set", "n=4")
     (study.folder / "in.txt").write_text("a\n")
     with_input = ("--only", "01", "--set", "source=in.txt")

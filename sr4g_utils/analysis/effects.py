@@ -11,12 +11,13 @@ from scipy import stats
 from ..dataset.prompts import OBJECT_SETS
 from ..dataset.world import suits
 from ..evaluation import scores
+from ..evaluation.tables import verdict_files
 from ..relations import FAMILIES, NAMES, family
 from ..store.files import protocol, read_json
 from ..store.run import Run
 from . import claims
 from .bias import bias
-from .sweeps import ARMS, BASE, EXPERIMENTS, base_of, finished, gather, verdicts_of
+from .sweeps import ARMS, BASE, EXPERIMENTS, SCORES, base_of, finished, gather, verdicts_of
 
 
 def _per_prompt(records: pd.DataFrame, metric: str) -> Sequence[np.ndarray]:
@@ -198,8 +199,7 @@ def along(folder: Path) -> pd.DataFrame:
     if missing := [path for path in needed if not path.is_file()]:
         raise ValueError(f"{missing[0]}: is not there; give the folder of a finished run of the profile along")
     steps = read_json(tuned)["result"]["choices"]["steps"]
-    paths = artifacts.glob("verdicts_*.parquet")
-    tables = {path.stem.removeprefix("verdicts_"): pd.read_parquet(path) for path in paths}
+    tables = {model: pd.read_parquet(path) for model, path in verdict_files(artifacts).items()}
     base, rows = tables[BASE], []
     for model, table in tables.items():
         for metric in ("VISOR_Cond", "OA"):
@@ -223,6 +223,8 @@ def made_or_recorded(
 ) -> pd.DataFrame:
     """A table made of a folder of runs, and saved as the result ``name``; or for None the recorded one."""
     path = Path(folder or "").expanduser().resolve()
+    for pattern in (SCORES, "artifacts/results/*.json") if folder else ():  # of a sweep, or of one run
+        run.read_all(path, pattern)
     return run.recorded_or(name, EXPERIMENTS.name, folder is None, lambda: (make(path), {}))[0]
 
 

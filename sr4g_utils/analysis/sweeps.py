@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..evaluation.tables import verdict_files
 from ..relations import FAMILIES, NAMES
 from ..store.files import DATA, digest, protocol, read_json, write_table
 from ..store.run import Run
 
 EXPERIMENTS = DATA / "results" / "experiments"  # the recorded verdicts and tables
+SCORES = "*/artifacts/results/scores.json"  # of a sweep's runs
 BASE = "base"
 ARM = ["arm", "seed", "model"]
 ARMS = {"none": "relations", "list": "list", "shuffled": "shuffled"}  # by fine-tuning's choice ``control``
@@ -77,8 +79,7 @@ def gather(
         if not np.array_equal(_prompts(prompts), _prompts(next(iter(tables.values()), prompts))):
             raise ValueError(f"{artifacts}: its test prompts are not those of the runs before it")
         prompts = prompts[[*PROMPT, *(name for name in columns if name not in NAMES)]]
-        for path in sorted(artifacts.glob("verdicts_*.parquet")):
-            model = path.stem.removeprefix("verdicts_")
+        for model, path in sorted(verdict_files(artifacts).items()):
             key = (BASE, -1, BASE) if model == BASE else (about["arm"], about["seed"], model)
             if model == BASE and key in tables:
                 continue
@@ -124,9 +125,12 @@ def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataF
         return pd.read_parquet(run.read(EXPERIMENTS / "verdicts.parquet")), run.recorded("quality", EXPERIMENTS.name)[0]
     folders = [Path(sweep).expanduser().resolve() for sweep in sweeps]
     kept = [folder for folder in folders if (folder / "verdicts.parquet").is_file()]
-    runs = finished([folder for folder in folders if folder not in kept])
+    others = [folder for folder in folders if folder not in kept]
+    for folder in others:
+        run.read_all(folder, SCORES)
+    runs = finished(others)
     own = [[about, str(path), digest(path / "results" / "scores.json")] for about, path in runs]
-    earlier = [[str(folder), digest(folder / "verdicts.parquet")] for folder in kept]
+    earlier = [[str(folder), digest(run.read(folder / "verdicts.parquet"))] for folder in kept]
     path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=own, kept=earlier)
     parts = [_quality(folder / "quality.json") for folder in kept] + ([gather_quality(runs)] if runs else [])
     quality = pd.concat(parts).drop_duplicates(ARM, keep="last", ignore_index=True)
@@ -149,6 +153,7 @@ def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
     if sweep is None:
         return pd.read_parquet(run.read(EXPERIMENTS / "doses.parquet"))
     runs = []
+    run.read_all(Path(sweep).expanduser(), SCORES)
     for about, path in finished([Path(sweep).expanduser().resolve()]):
         if about["arm"] != "doses":
             raise ValueError(f"{path}: a run without doses; give the folder of a sweep of the profile doses")

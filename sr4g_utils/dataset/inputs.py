@@ -58,7 +58,7 @@ def pictures(
     miniature has none of annotations that are not its own."""
     if photos_source is None or (photos_source == MINIATURE and not is_miniature(annotations_source)):
         return [None] * len(rows)
-    album = Photos(photos(run, photos_source, split, annotations(run, annotations_source, split)))
+    album = Photos(run.read(photos(run, photos_source, split, annotations(run, annotations_source, split)).resolve()))
     return [album.read(row.file_name, (row.width, row.height)) for row in rows.itertuples()]
 
 
@@ -73,5 +73,5 @@ def crop_example(
     if len(cropped) == len(table):
         return world.landscape(resolution)
     image = most_cropped(table, cropped)
-    photo = Photos(photos(run, photos_source, "train", source)).read(table.file_name[image].as_py())
+    photo = Photos(run.read(photos(run, photos_source, "train", source).resolve())).read(table.file_name[image].as_py())
     return table.of_image(image), photo

@@ -58,6 +58,7 @@ def write_images(
         print(warning, file=sys.stderr)
     asked = {"number": len(table), "sha256": prompts_hash(table)}
     record = {"model": about, "sampling": msgspec.to_builtins(sampling), "prompts": asked, "behaviour": BEHAVIOUR}
+    record["scheduler"] = diffusion.scheduling(pipeline, sampling)
     _begin(folder, table, record, alone=shards == 1)
     groups = dict(list(enumerate(diffusion.groups(table, sampling.group)))[shard::shards])
     todo = {n: group for n, group in groups.items() if not _finished(folder / f"{n:05}", group.prompt_id, sampling)}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..dataset.prompts import OBJECT_SETS
-from ..store.files import reported, write_table
+from ..store.files import read_json, reported, write_table
 from . import scores, selection, statistics, verdicts
 from .detections import read_detections
 from .images import list_images
@@ -34,6 +34,13 @@ def write_verdicts(
     records = verdicts.verdicts(table, read_detections(detections), list_images(images, table), **options)
     write_table(path, records)
     return {"images": len(records), **{name: int(records[name].sum()) for name in ("both_found", "correct")}}
+
+
+def verdict_files(artifacts: Path) -> dict[str, Path]:
+    """The verdicts of a run by model, of those that its scores name: an earlier evaluation's may lie there, too."""
+    rows = (read_json(artifacts / "results" / "scores.json") or {}).get("rows", [])
+    paths = {name: artifacts / f"verdicts_{name}.parquet" for name in dict.fromkeys(row["model"] for row in rows)}
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:

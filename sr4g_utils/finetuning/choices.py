@@ -9,6 +9,7 @@ from ..dataset.captions import TEMPLATES
 from ..dataset.prompts import DOSE_GROUPS
 from ..evaluation.verdicts import THRESHOLD
 from ..relations import FAMILIES, NAMES, rules_named
+from ..store import settings
 
 
 class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,25 +78,21 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             choices = msgspec.convert(dict(values), cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"fine-tuning: {error}; the choices are {', '.join(cls.__struct_fields__)}") from None
+        for name in cls.__struct_fields__:
+            settings.check(name, getattr(choices, name), f"fine-tuning: {name}")
         if fault := next(choices._faults(), None):
             raise ValueError(f"fine-tuning: {fault}")
         rules_named(choices.rules, NAMES)
         return choices
 
     def _faults(self) -> Iterator[str]:
-        for name in ("steps", "batch", "lr", "checkpoint_every", "keep_checkpoints", "log_every", "max_grad_norm"):
-            if (value := getattr(self, name)) <= 0:
-                yield f"{name} must be above 0, got {value!r}"
-        for name in ("told", "withheld", "caption_dropout", "ema", "max_unusable"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                yield f"{name} must be in [0, 1], got {value!r}"
         if self.told and self.control == "none":
             yield "told is of a control's captions: take control list or shuffled"
         if outside := [step for step in self.milestones if not 0 < step <= self.steps]:
             yield f"milestones: there is no step {outside[0]} of {self.steps}"
         if not self.families or set(self.families) - set(FAMILIES):
             yield f"families must be some of {', '.join(FAMILIES)}, got {self.families!r}"
-        if self.doses and (len(self.doses) != DOSE_GROUPS or min(self.doses) < 0):
+        if self.doses and (len(self.doses) != DOSE_GROUPS):
             yield f"doses must be {DOSE_GROUPS} numbers, one a group, got {self.doses!r}"
         if self.doses and (self.schedule == "constant" or self.control != "none"):
             yield "doses are shared out over all steps: take schedule cosine, control none"

@@ -22,6 +22,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import UInt8
 
+from ..store.files import say
 from .limits import AdaptiveBatches, check_words, not_numbers, tokenizers
 from .sampling import Pixels, Sampling
 
@@ -57,7 +58,7 @@ def sample(
     """
     for tokenizer in tokenizers(pipeline):
         check_words(tokenizer, [*prompts.caption, sampling.negative_prompt])
-    own, pipeline.scheduler = pipeline.scheduler, _scheduler(pipeline, sampling.scheduler)
+    own, pipeline.scheduler = pipeline.scheduler, _scheduler(pipeline, sampling)
     pipeline.set_progress_bar_config(disable=True)
     batches = AdaptiveBatches(sampling.batch)
     try:
@@ -124,13 +125,41 @@ def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> Images:
     return (values * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _scheduler(pipeline: DiffusionPipeline, name: str | None) -> Any:
-    """A fresh scheduler of that class with the model's noise schedule."""
+# Which noise levels a scheduler visits and how it goes from one to the next: the class's own, not the model's
+STEPS = (
+    "timestep_spacing", "timestep_type", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
+    "use_lu_lambdas", "interpolation_type", "final_sigmas_type", "euler_at_final", "lower_order_final",
+    "algorithm_type", "solver_order", "solver_type",
+)  # fmt: skip
+
+
+def scheduling(pipeline: DiffusionPipeline, sampling: Sampling) -> dict[str, Any]:
+    """The class of the scheduler that :func:`sample` uses, and its settings, for the record."""
+    scheduler = _scheduler(pipeline, sampling)
+    named = ("prediction_type", "rescale_betas_zero_snr", "shift", *STEPS, "steps_offset")
+    settings = {name: scheduler.config[name] for name in named if name in scheduler.config}
+    return {"class": type(scheduler).__name__, **settings}
+
+
+def _scheduler(pipeline: DiffusionPipeline, sampling: Sampling) -> Any:
+    """A fresh scheduler of the class that is named, or the model's, with the model's noise schedule; see Sampling."""
+    name, own = sampling.scheduler, pipeline.scheduler.config
     kind = type(pipeline.scheduler) if name is None else getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         known = ", ".join(sorted(scheduler.__name__ for scheduler in pipeline.scheduler.compatibles))
         raise ValueError(f"sampling: diffusers has no scheduler {name!r}; this pipeline takes {known}")
     if "noise_sampler_seed" in inspect.signature(kind).parameters:
         raise ValueError(f"sampling: {name} draws noise of its own for a whole batch; choose another scheduler")
+    takes = inspect.signature(kind).parameters
+    laid = {key: takes[key].default for key in STEPS if name is not None and key in takes}
+    if "timestep_spacing" in laid and own.get("timestep_spacing", laid["timestep_spacing"]) not in (
+        laid["timestep_spacing"], sampling.timestep_spacing,
+    ):  # fmt: skip
+        here = f"{sampling.timestep_spacing or laid['timestep_spacing']} here, as in all models"
+        say(f"{name}: timestep_spacing is {here}; the model's folder says {own['timestep_spacing']} (docs/evaluate.md)")
+    choices = {"timestep_spacing": sampling.timestep_spacing, "steps_offset": sampling.steps_offset}
+    chosen = {key: value for key, value in choices.items() if value is not None}
+    if lacks := [key for key in chosen if key not in takes]:
+        raise ValueError(f"sampling: {kind.__name__} has no {lacks[0]}; leave it out")
     fresh: Any = kind
-    return fresh.from_config(pipeline.scheduler.config)
+    return fresh.from_config(own, **laid | chosen)

@@ -1,25 +1,34 @@
 """How images are sampled: what a profile may say of it, checked; and what models' cards say of it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from jaxtyping import UInt8
 
+from ..store import settings
 from ..store.files import DATA, read_yaml
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]  # images of a list may differ in size
-BEHAVIOUR = 1  # raised by hand when the same choices give other pixels; images of another behaviour are made again
+BEHAVIOUR = 2  # raised by hand when the same choices give other pixels; images of another behaviour are made again
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How images are sampled; every result names all of it. ``scheduler``: a class of diffusers, or the model's own."""
+    """How images are sampled; every result names all of it.
+
+    ``scheduler``: a class of diffusers; None for the model's own, as its folder has it. A class that is named lays its
+    steps as it does by default, in every model alike: which noise levels it visits is no property of the weights, and
+    a folder that diffusers saved names its old class's way for all others. ``timestep_spacing`` and ``steps_offset``
+    choose another way.
+    """
 
     images: int = 4  # per prompt
     steps: int = 50
     guidance: float = 7.5
     scheduler: str | None = None
+    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
+    steps_offset: int | None = None
     negative_prompt: str = ""
     seed: int = 0
     batch: int = 16  # images made together
@@ -31,10 +40,11 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         try:
             sampling = values if isinstance(values, cls) else msgspec.convert(values, cls)
         except msgspec.ValidationError as error:
-            raise ValueError(f"sampling: {error}; its keys are {', '.join(cls.__struct_fields__)}") from None
-        for name in ("images", "steps", "batch", "group"):
-            if getattr(sampling, name) < 1:
-                raise ValueError(f"sampling: {name} must be at least 1, got {getattr(sampling, name)}")
+            other = settings.unknown(values if isinstance(values, Mapping) else (), cls.__struct_fields__)
+            keys = f"its keys are {', '.join(cls.__struct_fields__)}"
+            raise ValueError(f"sampling: {error}{other[1] if other else ''}; {keys}") from None
+        for name in cls.__struct_fields__:
+            settings.check(name, getattr(sampling, name), f"sampling: {name}")
         return sampling
 
 
@@ -47,8 +57,8 @@ def of_model(name: str, entry: Mapping[str, Any], common: Mapping[str, Any]) -> 
     Raises:
         ValueError: an unknown key in the entry, sampling that cannot be, or of images that are there already.
     """
-    if unknown := [key for key in entry if key not in ENTRY]:
-        raise ValueError(f"models: {name} has an unknown key {unknown[0]!r}; its keys are {', '.join(ENTRY)}")
+    if other := settings.unknown(entry, ENTRY):
+        raise ValueError(f"models: {name} has an unknown key {other[0]!r}{other[1]}; its keys are {', '.join(ENTRY)}")
     if ("model" in entry) == ("images" in entry):
         raise ValueError(f"models: {name} needs either a model or a folder of images")
     if "images" in entry and "sampling" in entry:

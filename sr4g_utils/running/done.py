@@ -1,13 +1,13 @@
 """Which notebooks of a run are done."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..store import files
 from ..store.files import digest, hash_of, read_json, write_json
 from ..store.run import code_digest, state_file
-from .profiles import source_digest
+from .profiles import declared, declared_in, injected, source_digest
 
 
 def _key(notebook: str, parameters: Mapping[str, Any]) -> str:
@@ -25,15 +25,34 @@ def is_done(notebook: str, parameters: Mapping[str, Any], folder: Path) -> bool:
     return all(value is not None and digest(Path(name)) == value for name, value in digests.items())
 
 
-def start(notebook: str, folder: Path) -> None:
-    """Forget that the notebook was done; called before it runs."""
+def start(notebook: str, folder: Path) -> list[str]:
+    """Forget that the notebook was done; called before it runs. Returns what it wrote then."""
     state_file(folder, notebook, "done").unlink(missing_ok=True)
+    return outputs(notebook, folder)
 
 
-def finish(notebook: str, parameters: Mapping[str, Any], folder: Path, also: list[Path]) -> None:
-    """Record that the notebook is done, with the hashes of what it read and wrote (and of ``also``)."""
+def replaced(notebook: str, parameters: Mapping[str, Any], folder: Path) -> list[str]:
+    """The parameters in which the notebook's last run there differs from these, of mappings with their keys then; none
+    if it never ran."""
+    if (executed := read_json(folder / "notebooks" / f"{notebook}.ipynb")) is None:
+        return []
+    before = {name: default for name, (_, default) in declared_in(executed["cells"]).items()} | injected(executed)
+    now = {name: default for name, (_, default) in declared(notebook).items()} | dict(parameters)
+    changed = [name for name in now if name in before and hash_of(now[name]) != hash_of(before[name])]
+    keys = {name: f" (were {', '.join(before[name])})" for name in changed if isinstance(before[name], dict)}
+    return [name + keys.get(name, "") for name in changed if name != "run_folder"]
+
+
+def finish(
+    notebook: str, parameters: Mapping[str, Any], folder: Path, also: list[Path], before: Sequence[str] = ()
+) -> None:
+    """Record that the notebook is done, with the hashes of what it read and wrote (and of ``also``). Of what it wrote
+    ``before``, figures, tables and results that it no longer makes go: they are of another configuration."""
     record = read_json(state_file(folder, notebook, "files")) or {"inputs": {}, "outputs": []}
     outputs = [*record["outputs"], *(str(path.relative_to(folder)) for path in also)]
+    for name in set(before) - set(outputs):
+        if name.startswith(("figures/", "tables/", "artifacts/results/")):
+            (folder / name).unlink(missing_ok=True)
     digests = {name: digest(folder / name) for name in outputs}
     about = {"key": _key(notebook, parameters), "inputs": record["inputs"], "outputs": digests}
     write_json(state_file(folder, notebook, "done"), about)

@@ -33,12 +33,15 @@ def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, forc
                 took[name] = None
                 continue
             began = time.monotonic()
-            done.start(name, folder)
+            if changed := done.replaced(name, profile[name], folder):
+                print(f"{head}: replaces its last run there; changed: {', '.join(changed)}. --runs DIR keeps both")
+            before = done.start(name, folder)
             (folder / crate.NAME).unlink(missing_ok=True)  # it tells of a run that ended
             index.write_index(folder, profile)  # a run that is killed has said that it is unfinished
             notebook = execute(name, profile[name], folder, head)
             there = [n for n in profile if n in names or (notebook.with_name(f"{n}.html")).is_file()]
-            done.finish(name, profile[name], folder, also=[notebook, pages.to_html(notebook, there)])
+            made = [notebook, pages.to_html(notebook, there)]
+            done.finish(name, profile[name], folder, also=made, before=before)
             took[name] = time.monotonic() - began
             print(f"{head}: done in {took[name]:.0f} s", flush=True)
     except BaseException:

@@ -21,7 +21,9 @@ from ..dataset.prompt_sets import SETS
 from ..models import sampling
 from ..relations import RULES
 from ..store import files
+from ..store import settings as limits
 from ..store.files import ROOT, hash_of, write_json
+from ..store.settings import meant
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -55,11 +57,15 @@ def declared_in(cells: list[dict[str, Any]]) -> dict[str, tuple[str, Any]]:
     own = _declared_in_cell(cells)
     if own.pop("choices", None) is None:
         return own
-    # by name: the rooms of this floor do not import each other
-    choices = importlib.import_module(f"{files.PACKAGE.name}.finetuning.choices").Choices
+    choices = _choices()
     kinds = {field.name: inspect.formatannotation(field.type) for field in msgspec.structs.fields(choices)}
     others = {name: (kinds[name], default) for name, default in msgspec.to_builtins(choices()).items()}
     return own | {name: other for name, other in others.items() if name not in own}
+
+
+def _choices() -> Any:
+    """Fine-tuning's Choices, by name: the rooms of this floor do not import each other."""
+    return importlib.import_module(f"{files.PACKAGE.name}.finetuning.choices").Choices
 
 
 def _declared_in_cell(cells: list[dict[str, Any]]) -> dict[str, tuple[str, Any]]:
@@ -95,7 +101,8 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
     the notebook has no such parameter, or that the value has the wrong type.
     """
     if name not in declared(notebook):
-        raise ValueError(f"{where}: {notebook} has no parameter {name!r}; it has {', '.join(declared(notebook))}")
+        has = f"it has {', '.join(declared(notebook))}"
+        raise ValueError(f"{where}: {notebook} has no parameter {name!r}{meant(name, declared(notebook))}; {has}")
     annotation, _ = declared(notebook)[name]
     kind = eval(annotation, {"PathLike": str, "Literal": Literal})  # our own notebooks' annotations
     if name in CHOICES:
@@ -107,8 +114,11 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
         candidates.insert(0, int(value))  # what wants a float takes it as one
     for candidate in candidates:
         with contextlib.suppress(msgspec.ValidationError):
-            return msgspec.convert(candidate, kind)
-    raise ValueError(f"{where}: {notebook}.{name} must be {annotation}, got {value!r}")
+            converted = msgspec.convert(candidate, kind)
+            limits.check(name, converted, f"{where}: {notebook}.{name}")
+            return converted
+    hint = meant(value, CHOICES[name]) if name in CHOICES else ""
+    raise ValueError(f"{where}: {notebook}.{name} must be {annotation}, got {value!r}{hint}")
 
 
 def absolute(notebook: str, name: str, value: Any, seen_from: Path) -> Any:
@@ -169,8 +179,9 @@ def profile_path(profile: str, seen_from: Path = Path()) -> Path:
     if profile.endswith((".yaml", ".yml")) or os.sep in profile:
         path = seen_from / Path(profile).expanduser()
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in (files.DATA / "profiles").glob("*.yaml")))
-        raise ValueError(f"unknown profile {profile!r}: there are {known}, or pass the path of a YAML file")
+        known = sorted(file.stem for file in (files.DATA / "profiles").glob("*.yaml"))
+        there = f"there are {', '.join(known)}, or pass the path of a YAML file"
+        raise ValueError(f"unknown profile {profile!r}{meant(profile, known)}: {there}")
     return path.absolute()
 
 
@@ -213,14 +224,17 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
     sections.pop("plan", None)  # is for plan.py
     common = sections.pop("all", None) or {}
     values: dict[str, dict[str, Any]] = {}
-    if unknown := [notebook for notebook in sections if notebook not in notebooks()]:
-        raise ValueError(f"{path}: unknown notebook {unknown[0]!r}; there are {', '.join(notebooks())}")
+    for name in (name for name in sections if name not in notebooks()):
+        hint = meant(name, [*notebooks(), "all", "extends", "plan"])
+        raise ValueError(f"{path}: unknown notebook {name!r}{hint}; there are {', '.join(notebooks())}")
     for notebook in sorted(sections):
         mine = {key: value for key, value in common.items() if key in declared(notebook)} | (sections[notebook] or {})
         values[notebook] = {key: checked(notebook, key, value, path.name) for key, value in mine.items()}
         values[notebook]["run_folder"] = str(folder)
-    if unused := [key for key in common if not any(key in declared(notebook) for notebook in values)]:
-        raise ValueError(f"{path}: no notebook of this profile has the parameter {unused[0]!r}")
+    known = {key for notebook in values for key in declared(notebook)}
+    if unused := [key for key in common if key not in known]:
+        hint = meant(unused[0], known)
+        raise ValueError(f"{path}: no notebook of this profile has the parameter {unused[0]!r}{hint}")
     for setting in settings:
         target, equals, text = setting.partition("=")
         scope, dot, key = target.rpartition(".")
@@ -228,17 +242,24 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
             raise ValueError(f"--set {setting}: expected [NOTEBOOK.]KEY=VALUE")
         scopes = [resolve(scope, "--set")] if dot else [name for name in values if key in declared(name)]
         if not scopes or scopes[0] not in values:
-            lack = f"is {scope}" if dot else f"has {key!r}"
+            lack = f"is {scope}" if dot else f"has {key!r}{meant(key, known)}"
             raise ValueError(f"--set {setting}: no notebook of this profile {lack}")
         for notebook in scopes:
             value = checked(notebook, key, files.read_setting(text), f"--set {setting}", text)
             values[notebook][key] = absolute(notebook, key, value, Path.cwd())
     for notebook, mine in values.items():  # now, not after hours of other work
-        if "models" in mine:
-            common = mine.get("sampling", declared(notebook)["sampling"][1])
-            for name, entry in mine["models"].items():
-                sampling.of_model(name, entry, common)
+        _check({name: default for name, (_, default) in declared(notebook).items()} | mine)
     return values
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """Refuse a notebook's parameters that cannot be together, or that are mappings whose parts cannot be."""
+    if "sampling" in values:
+        sampling.Sampling.of(values["sampling"])
+    for name, entry in values.get("models", {}).items():
+        sampling.of_model(name, entry, values["sampling"])
+    if "micro_batch" in values:
+        _choices().among(values)
 
 
 def resolve(name: str, where: str) -> str:

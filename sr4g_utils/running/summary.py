@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from scipy import stats
 
 from ..dataset.prompts import OBJECT_SETS
 from ..evaluation import scores, statistics
+from ..evaluation.tables import verdict_files
 from ..store import files
 from . import profiles
 from .pages import render
 from .sweep import measured_minutes
 
 OF = ["kind", "objects", "model", "relation", "metric"]  # what a number is of; kind: "score" or "change"
+ENDS = ["value", "low", "high"]
 PROMPT = ["subject", "relation", "object", "caption", "objects"]  # two runs' prompts are the same where these are
 RESAMPLES = 1_000
 
@@ -69,7 +71,8 @@ def read(folder: Path, name: str, numbered: dict[tuple[Any, ...], int]) -> Finis
     results = {path.stem: files.read_json(path) for path in sorted(place.glob("*.json"))}
     scores = pd.DataFrame(results["scores"]["rows"]).assign(kind="score")
     changes = pd.DataFrame(results.get("changes", {"rows": []})["rows"]).rename(columns={"difference": "value"})
-    numbers = pd.concat([scores, changes.assign(kind="change")])[[*OF, "value", "low", "high"]]
+    numbers = pd.concat([scores, changes.assign(kind="change")])[[*OF, *ENDS]]
+    numbers = numbers.astype(dict.fromkeys(ENDS, float))  # null where there are too few prompts
     minutes = measured_minutes(folder)
     about = {k: v for k, v in results["scores"]["provenance"].items() if not isinstance(v, dict | list)}
     if not (parameters := _parameters(folder)):
@@ -100,10 +103,10 @@ def _verdicts(folder: Path, numbered: dict[tuple[Any, ...], int]) -> dict[str, p
     prompts = prompts[["prompt_id", "prompt", "objects"]]
     needed = ["prompt_id", "image_index", "relation", "both_found", "correct"]
     tables = {}
-    for path in sorted(test_prompts.parent.glob("verdicts_*.parquet")):
+    for model, path in verdict_files(test_prompts.parent).items():
         table = pd.read_parquet(path, columns=needed).merge(prompts, on="prompt_id", validate="many_to_one")
         table = table.drop(columns="prompt_id").rename(columns={"prompt": "prompt_id"})
-        tables[path.stem.removeprefix("verdicts_")] = table
+        tables[model] = table
     return tables
 
 
@@ -177,22 +180,31 @@ def _sets(tables: Sequence[pd.DataFrame]) -> Iterator[tuple[str, list[pd.DataFra
         yield "all", list(tables)
 
 
+def _paired_models(a: Finished, b: Finished) -> Iterator[tuple[str, str]]:
+    """A model of one run beside that of the same name in the other; those of which it has none, beside each such."""
+    ours, theirs = ([m for m in _models(run) if m in run.verdicts] for run in (a, b))
+    yield from ((model, model) for model in ours if model in theirs)
+    yield from product([m for m in ours if m not in theirs], [m for m in theirs if m not in ours])
+
+
 def differences(runs: Sequence[Finished]) -> pd.DataFrame:
-    """Every two runs' difference in a model's scores over all relations, on the prompts that both have, paired.
+    """Every two runs' difference in scores over all relations, on the prompts that both have, paired: of the models
+    with one name, and of each that only one run has from each that only the other has.
 
     Returns:
-        Columns run and other, objects, model, then those of :func:`scores.compare` (before: run, after: other). Where
-        two runs have no prompt in common, or only results were kept, they have no rows.
+        Columns run and other, objects, model, other_model, then those of :func:`scores.compare` (before: run, after:
+        other). Where two runs have no prompt in common, or only results were kept, they have no rows.
     """
     tables = []
     for a, b in combinations(runs, 2):
-        for model in (m for m in _models(a) if m in a.verdicts and m in b.verdicts):
-            for objects, (first_table, second_table) in _sets([a.verdicts[model], b.verdicts[model]]):
+        for model, other in _paired_models(a, b):
+            for objects, (first_table, second_table) in _sets([a.verdicts[model], b.verdicts[other]]):
                 if set(first_table.prompt_id) & set(second_table.prompt_id):
                     table = scores.compare(first_table, second_table, RESAMPLES, per_relation=False)
                     table.attrs = {}
-                    tables.append(table.assign(run=a.name, other=b.name, objects=objects, model=model))
-    columns = ["run", "other", "objects", "model"]
+                    named = {"run": a.name, "other": b.name, "objects": objects, "model": model, "other_model": other}
+                    tables.append(table.assign(**named))
+    columns = ["run", "other", "objects", "model", "other_model"]
     columns += ["relation", "metric", "before", "after", "difference", "low", "high", "p", "images"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
@@ -212,10 +224,12 @@ def main(folders: Sequence[Path], into: Path) -> None:
     every = differences(runs)
     paired = every.rename(columns={"difference": "value"}).assign(kind="difference")
     parts = [scores, *(table.assign(kind="mean " + table.kind) for table in seeds), paired]
-    columns = ["run", "other", *OF, "value", "low", "high", "runs", "prompts_low", "prompts_high", "p", "images"]
+    columns = ["run", "other", *OF, "other_model", *ENDS, "runs", "prompts_low", "prompts_high", "p", "images"]
     text = pd.concat(parts, ignore_index=True).reindex(columns=columns).to_csv(index=False)
     files.write_text(into / "summary.csv", text)
     files.write_text(into / "summary.html", _page(runs, scores, seeds, every))
+    if len(runs) > 1 and every.empty:
+        print("No two of the runs have verdicts on the same prompts: there are no differences between them.")
     print(f"{len(runs)} runs beside each other: {into / 'summary.html'} and summary.csv")
 
 

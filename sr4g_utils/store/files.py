@@ -126,32 +126,99 @@ def read_json(path: Path) -> Any:
         return None
 
 
-@cache
-def _yaml() -> Any:
-    """A loader of YAML 1.2's plain values: 1e-5 is a number, and 12:30 is not (PyYAML reads YAML 1.1)."""
-    loader: Any = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": {}})
-    for tag, pattern, first in (
-        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        ("int", r"[-+]?(0|[1-9]\d*)|0o[0-7]+|0x[\da-fA-F]+", list("-+0123456789")),
-        ("float", r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)|\.nan", list("-+.0123456789")),
-        ("merge", "<<", ["<"]),
-    ):
-        loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
-    return loader
+YAML_LENGTH = int(os.environ.get("SR4G_YAML_LENGTH", 100_000))  # characters of a text in YAML, at most
+YAML_VALUES = int(os.environ.get("SR4G_YAML_VALUES", 20_000))  # that it holds, those that it repeats counted each time
+YAML_DEPTH = int(os.environ.get("SR4G_YAML_DEPTH", 50))  # of lists and mappings in each other
+
+
+class YAMLFault(yaml.YAMLError):
+    """YAML that is read without an error by others and means nothing good: said in one line."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain values: 1e-5 is a number, and 12:30 is not (PyYAML reads YAML 1.1). A key stands once."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own, copied for each class)
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > YAML_DEPTH:
+            raise YAMLFault(f"lists and mappings are nested more deeply than SR4G_YAML_DEPTH={YAML_DEPTH}")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):  # before values that are merged into it come to it
+                name, line = key.value, key.start_mark.line + 1
+                if key.tag != "tag:yaml.org,2002:merge":
+                    name = self.construct_object(key)
+                if name in lines:
+                    where = f"in line {lines[name]} and line {line}"
+                    raise YAMLFault(f"{name!r} stands twice, {where}; leave one of them out")
+                lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9]\d*)|0o[0-7]+|0x[\da-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)|\.nan", list("-+.0123456789")),
+    ("merge", "<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a text in YAML 1.2. Raises ``yaml.YAMLError``."""
-    return yaml.load(text, _yaml())  # a SafeLoader
+    """The value of a text in YAML 1.2. Raises ``yaml.YAMLError``: no YAML, a key that stands twice in a mapping, or a
+    text that is longer, holds more values or is nested more deeply than a person writes."""
+    if len(text) > YAML_LENGTH:
+        raise YAMLFault(f"{len(text):,} characters, more than SR4G_YAML_LENGTH={YAML_LENGTH}")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values(node, {}) > YAML_VALUES:
+            raise YAMLFault(f"repeats itself into more values than SR4G_YAML_VALUES={YAML_VALUES}")
+        return loader.construct_document(node)
+    except (ValueError, OverflowError, TypeError) as error:  # of a number too long, a date that is none
+        raise YAMLFault(" ".join(str(error).split())) from None
+    finally:
+        loader.dispose()
+
+
+def _values(node: Any, known: dict[int, int]) -> int:
+    """How many values a node of YAML stands for, where each alias is what it names."""
+    if known.get(id(node)) == 0:
+        raise YAMLFault(f"line {node.start_mark.line + 1}: refers to itself")
+    if id(node) not in known:
+        known[id(node)] = 0
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def read_setting(text: str) -> Any:
-    """The value of a setting on the command line: YAML, but plain text (such as a path) may hold " #" and ": "."""
-    with contextlib.suppress(yaml.YAMLError):
+    """The value of a setting on the command line: YAML, but plain text (such as a path) may hold " #" and ": ".
+
+    Raises:
+        ValueError: a key that stands twice, or YAML that is refused; see :func:`read_yaml`.
+    """
+    try:
         value = read_yaml(text)
         if not isinstance(value, str) or text.lstrip()[:1] in ("'", '"'):
             return value
+    except YAMLFault as error:
+        raise ValueError(f"{text[:80]}: {error}") from None
+    except yaml.YAMLError:
+        pass
     return text.strip()
 
 
@@ -163,18 +230,26 @@ _seen: dict[str, Any] = {}  # by file: its size and times when it was read, and 
 
 
 def digest(path: Path) -> str | None:
-    """sha256 of a file, or of the names and contents of a folder's files; None where there is nothing.
+    """sha256 of a file, or of the names and contents of a folder's files, or of those that a path with ``*`` stands
+    for; None where there is nothing.
 
     Hidden files and times do not count. Of a folder, only files whose size or times have changed are read again, and of
     large files (weights) only some blocks.
     """
-    if path.is_dir():
-        files = sorted(walk(path))
+    if path.is_dir() or "*" in str(path):
+        files = sorted(walk(path)) if path.is_dir() else matching(path)
+        path = path if path.is_dir() else Path(path.anchor)
         return hash_of(list(zip((str(file.relative_to(path)) for file in files), contents(files), strict=True)))
     if not path.is_file():
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def matching(pattern: Path) -> list[Path]:
+    """The files that an absolute path with ``*`` stands for."""
+    at = next(i for i, part in enumerate(pattern.parts) if "*" in part)
+    return sorted(path for path in Path(*pattern.parts[:at]).glob("/".join(pattern.parts[at:])) if path.is_file())
 
 
 def walk(folder: Path) -> Iterator[Path]:

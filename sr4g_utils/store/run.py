@@ -71,6 +71,13 @@ class Run:
         self._note()
         return file
 
+    def read_all(self, folder: Path, pattern: str) -> list[Path]:
+        """The files in a folder that a pattern with ``*`` stands for; that this notebook reads them is recorded, those
+        of them that are not there yet as well."""
+        self.inputs[str(folder.resolve() / pattern)] = digest(folder.resolve() / pattern)
+        self._note()
+        return files.matching(folder.resolve() / pattern)
+
     def stage(
         self,
         name: str,
@@ -83,9 +90,10 @@ class Run:
     ) -> tuple[Path, Any]:
         """Make the artifact ``name`` with ``function(path, **inputs, **prolongs, **config)`` unless it is there.
 
-        It is there if it was finished with the same configuration, the same content of the input files and of the local
-        models that the configuration names, and the same code (:func:`code_digest`). A ``heavy`` stage is kept, with a
-        message, when only code has changed; if its module has a number ``BEHAVIOUR``, that number stands for the code.
+        It is there if it was finished with the same configuration, the same content of the input files and of the files
+        and local models that the configuration names, and the same code (:func:`code_digest`). A ``heavy`` stage is
+        kept, with a message, when only code has changed; if its module has a number ``BEHAVIOUR``, that number stands
+        for the code.
 
         The artifact may be a folder in which the function keeps its own state: it gets the output of an interrupted
         call back, and that of a call that differs in ``prolongs`` alone. The output of a different configuration is
@@ -109,7 +117,7 @@ class Run:
             "code": None if heavy and behaviour is None else code,
             "inputs": {key: self.inputs[str(value)] for key, value in inputs.items()},
             "config": config,
-            "models": {name: digest(Path(name)) for name in _models(config)},
+            "models": {name: self.inputs[str(self.read(Path(name).resolve()))] for name in _named_files(config)},
         }
         keys = {"key": hash_of([wanted, dict(prolongs or {})]), "belongs": hash_of(wanted)}
         state = read_json(record) or {}
@@ -205,12 +213,17 @@ def labels(notebook: str, outputs: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _models(value: Any) -> list[str]:
-    """The local models that a configuration names."""
+def _named_files(value: Any) -> list[str]:
+    """The files and local models that a configuration names: what is in them counts, not what they are called."""
     if isinstance(value, Mapping):
-        return [name for part in value.values() for name in _models(part)]
-    names = ("model_index.json", "config.json")
-    return [value] if isinstance(value, str) and any((Path(value) / name).is_file() for name in names) else []
+        return [name for part in value.values() for name in _named_files(part)]
+    if isinstance(value, str):
+        with contextlib.suppress(OSError, ValueError):  # a text that is too long for a name, or has a NUL
+            if any((Path(value) / name).is_file() for name in ("model_index.json", "config.json")):
+                return [value]
+            if ("." in value or os.sep in value) and Path(value).is_file():  # a bare word is a set's or a rule's
+                return [value]
+    return []
 
 
 def _clear(name: str, path: Path, keep: bool) -> None:

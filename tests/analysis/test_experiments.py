@@ -198,7 +198,8 @@ def run_of(sweep: Path, name: str, control: str, seed: int, doses: Sequence[int]
     choices = {name: declared[name] for name in Choices.__struct_fields__}
     choices |= {"control": control, "seed": seed, "doses": doses, **other}
     write_json(artifacts / "finetune_main" / "result.json", {"result": {"choices": choices}})
-    write_json(artifacts / "results" / "scores.json", {})
+    models = [{"model": name} for name in ("base", "main", "unseen", "4")]
+    write_json(artifacts / "results" / "scores.json", {"rows": models})
     write_json(artifacts / "results" / "quality_detector.json", {"rows": [{"model": "base", "value": 1}]})
     prompts().assign(group=GROUP, one_image=GROUP == 1).to_parquet(artifacts / "prompts_test.parquet")
     for model in ("base", "main"):

@@ -34,7 +34,8 @@ def test_images_equal_the_stock_pipeline(models, version, scheduler):
     stock = diffusers.StableDiffusionPipeline.from_pretrained(models / version, safety_checker=None)
     stock.set_progress_bar_config(disable=True)
     if scheduler:
-        stock.scheduler = getattr(diffusers, scheduler).from_config(stock.scheduler.config)
+        spacing = {"timestep_spacing": "linspace"}  # the class's own: diffusers would take what PNDM left in the folder
+        stock.scheduler = getattr(diffusers, scheduler).from_config(stock.scheduler.config, **spacing)
     assert len(ours) == 2 * len(PROMPTS)
 
     def drawn_alone(caption: str, index: int):
@@ -42,6 +43,30 @@ def test_images_equal_the_stock_pipeline(models, version, scheduler):
 
     expected = {(row.prompt_id, n): drawn_alone(row.caption, n) for row in PROMPTS.itertuples() for n in range(2)}
     assert near(ours, expected)
+
+
+LAID = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler", "LMSDiscreteScheduler",
+        "HeunDiscreteScheduler", "DDIMScheduler", "DEISMultistepScheduler")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAID)
+def test_a_named_scheduler_lays_its_steps_alike_in_a_published_folder_and_in_the_same_saved_by_diffusers(folder, name):
+    """A saved folder has all of its class's defaults as if somebody had chosen them."""
+    saved = diffusers.StableDiffusionPipeline.from_pretrained(folder / "v1.4", safety_checker=None)
+    assert saved.scheduler.config["timestep_spacing"] == "leading"
+    beta = {key: saved.scheduler.config[key] for key in ("beta_start", "beta_end", "beta_schedule")}
+    published = diffusers.DDPMPipeline(None, diffusers.PNDMScheduler(**beta, skip_prk_steps=True, steps_offset=1))
+    stock = getattr(diffusers, name).from_config(published.scheduler.config)
+    stock.set_timesteps(5)
+    for own in (published, saved):
+        ours = diffusion._scheduler(own, Sampling(scheduler=name))
+        ours.set_timesteps(5)
+        assert ours.timesteps.tolist() == stock.timesteps.tolist()
+        chosen = diffusion.scheduling(own, Sampling(scheduler=name, timestep_spacing="trailing", steps_offset=0))
+        assert chosen["class"] == name and (chosen["timestep_spacing"], chosen["steps_offset"]) == ("trailing", 0)
+        assert diffusion.scheduling(own, Sampling())["class"] == "PNDMScheduler", "the model's own, as it is"
+    with pytest.raises(ValueError, match="ScoreSdeVeScheduler has no timestep_spacing; leave it out"):
+        diffusion._scheduler(own, Sampling(scheduler="ScoreSdeVeScheduler", timestep_spacing="leading"))
 
 
 def near(ours: dict, expected: dict) -> bool:
@@ -115,7 +140,7 @@ def test_the_pipeline_is_left_as_it_was_and_wrong_schedulers_and_words_are_named
 
 def test_a_profiles_sampling():
     for values, message in (
-        ({"step": 3}, "unknown field `step`; its keys are images, steps"),
+        ({"step": 3}, r"unknown field `step` .did you mean .steps.\?.; its keys are images, steps"),
         ({"steps": "many"}, "Expected `int`, got `str`"),
         ({"images": 0}, "images must be at least 1, got 0"),
     ):

@@ -1,6 +1,7 @@
 """Parameters of notebooks and the profiles that set them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from sr4g_utils.running import profiles
 from sr4g_utils.store import files
 from sr4g_utils.store.files import ROOT
+from sr4g_utils.store.settings import RANGES
 
 
 @pytest.fixture
@@ -111,6 +113,37 @@ def test_bad_profiles_are_one_line(tmp_path, text, settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         profile(tmp_path, text, *settings)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("04.per_relation=-1", "04_evaluation.per_relation must be at least 1, got -1"),
+    ("04.per_relation=0", "at least 1"), ("withheld=2.0", "withheld must be at least 0 and below 1, got 2.0"),
+    ("02.withheld=1", "below 1, got 1.0"),
+    ("04.resamples=2", "resamples must be at least 100 and at most 10,000,000, got 2"),
+    ("threshold=.nan", "threshold must be at least 0 and below 1, got nan"), ("threshold=-0.1", "got -0.1"),
+    ("seed=-1", "seed must be at least 0 and at most 4,294,967,295, got -1"),
+    ("02.seed=4294967296", "at most 4,294,967,295, got 4294967296"),
+    ("steps=0", "03_finetuning.steps must be at least 1, got 0"),
+    ("lr=.inf", "lr must be at least 1e-12 and at most 1"),
+    ("milestones=[0]", "milestones must be at least 1, got 0"), ("ema=1.0", "ema must be .* below 1"),
+    ("04.sampling={steps: 0}", "sampling: steps must be at least 1, got 0"),
+    ("03.sampling={guidance: .nan}", "sampling: guidance must be .*, got nan"),
+    ("models={a: {model: x/y, sampling: {seed: -3}}}", "models: a: sampling: seed must be at least 0 .*got -3"),
+    ("03.told=0.5", "fine-tuning: told is of a control's captions"), ("quality_photos=-1", "at least 0"),
+    ("04.thresold=0.1", r"no parameter 'thresold' .did you mean 'threshold'.*"),
+    ("thresold=0.1", r"'thresold' .did you mean 'threshold'"), ("02.rules=viser", "got 'viser' .did you mean 'visor'"),
+    ("04.sampling={step: 3}", "did you mean 'steps'"), ("models={a: {image: x}}", "did you mean 'images'"),
+])  # fmt: skip
+def test_numbers_that_cannot_be_and_names_that_are_none_are_told_when_the_profile_is_read(tmp_path, setting, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        profile(tmp_path, "02_dataset:\n03_finetuning:\n04_evaluation:\n", setting)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_number_of_a_notebook_or_of_fine_tuning_has_a_range():
+    for notebook in profiles.notebooks():
+        for name, (kind, _) in profiles.declared(notebook).items():
+            assert name in RANGES or not re.search(r"\b(int|float)\b", kind), f"{notebook}.{name}: {kind}"
 
 
 def test_a_choice_of_fine_tuning_that_its_notebook_does_not_show_is_set_like_any_other(tmp_path):

@@ -1,5 +1,6 @@
 """Runs beside each other, against a slow recomputation from the runs' own files."""
 
+import json
 from itertools import combinations
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from sr4g_utils.store.files import ROOT
 PARAMETERS = 'from os import PathLike\nrun_folder: str | PathLike = "x"\nseed: int = 0\nrules: str = "visor"'
 
 
-def make_run(folder: Path, seed: int, rules: str, prompts: pd.DataFrame) -> None:
+MODELS = {"base": 0.5, "fine-tuned": 0.7}
+
+
+def make_run(folder: Path, seed: int, rules: str, prompts: pd.DataFrame, models: dict[str, float] = MODELS) -> None:
     """What notebook 04 leaves that the page reads, of pretended models."""
     results = folder / "artifacts" / "results"
     (folder / "notebooks").mkdir(parents=True)
@@ -30,13 +34,14 @@ def make_run(folder: Path, seed: int, rules: str, prompts: pd.DataFrame) -> None
     nbformat.write(made, folder / "notebooks" / "04_evaluation.ipynb")
     prompts.to_parquet(folder / "artifacts" / "prompts_test.parquet")
     records = {}
-    for i, (model, obeys) in enumerate({"base": 0.5, "fine-tuned": 0.7 + 0.05 * seed}.items()):
-        records[model] = verdicts.verdicts(prompts, draw(prompts, obeys, 10 * seed + i, images=2), 2)
-        records[model].to_parquet(folder / "artifacts" / f"verdicts_{model}.parquet")
+    for i, (model, obeys) in enumerate(models.items()):
+        found = draw(prompts, obeys + 0.05 * seed * (i > 0), 10 * seed + i, images=2)
+        records[model] = verdicts.verdicts(prompts, found, 2)
+        files.write_table(folder / "artifacts" / f"verdicts_{model}.parquet", records[model])
     about = {"about": {"seed": seed}, "provenance": {"python": f"3.{seed}", "machine": "one"}}
     for name, table in (("scores", tables.score_table), ("changes", tables.change_table)):
-        rows = table(records, prompts, **({"resamples": 50} if name == "changes" else {})).to_dict("records")
-        files.write_json(results / f"{name}.json", about | {"rows": pd.DataFrame(rows).to_dict("records")})
+        rows = table(records, prompts, **({"resamples": 50} if name == "changes" else {})).to_json(orient="records")
+        files.write_json(results / f"{name}.json", about | {"rows": json.loads(rows)})
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +175,36 @@ def test_recorded_results_go_as_well(tmp_path):
     for objects, each in gains.items():
         assert len(each) == 3 and mean[objects] == pytest.approx(np.mean(each))
     assert not (table.kind == "difference").any()
+
+
+def differences_of(folder: Path) -> pd.DataFrame:
+    summary.main([folder], folder)
+    table = pd.read_csv(folder / "summary.csv")
+    return table[(table.kind == "difference") & (table.objects == "all") & (table.metric == "VISOR_Cond")]
+
+
+def test_models_of_the_hub_other_models_and_those_of_an_earlier_evaluation(tmp_path):
+    """A name with a slash; A yesterday and B today; verdicts that lie there of a model that the run does not name."""
+    prompts = make_prompts(4).assign(caption=lambda t: [f"caption {i}" for i in t.prompt_id])
+    make_run(tmp_path / "one", 0, "visor", prompts, {"org/base": 0.5, "A": 0.6})
+    make_run(tmp_path / "two", 1, "visor", prompts, {"org/base": 0.5, "org/B": 0.9})
+    other = prompts.assign(prompt_id=prompts.prompt_id.to_numpy()[::-1])
+    for name in ("old", "org/old"):
+        stale = verdicts.verdicts(other, draw(other, 0.1, 0, images=2), 2)
+        files.write_table(tmp_path / "two" / "artifacts" / f"verdicts_{name}.parquet", stale)
+    table = differences_of(tmp_path)
+    assert list(zip(table.model, table.other_model, strict=True)) == [("org/base", "org/base"), ("A", "org/B")]
+    a, b = correct_of(tmp_path / "one", "A", "all"), correct_of(tmp_path / "two", "org/B", "all")
+    assert table.value.iloc[1] == pytest.approx(cond(list(b.values())) - cond(list(a.values())))
+    assert "org/B" in (tmp_path / "summary.html").read_text()
+
+
+def test_a_run_of_few_prompts_has_no_intervals_and_runs_without_a_common_prompt_no_differences(tmp_path, capsys):
+    prompts = make_prompts(4).assign(caption=lambda t: [f"caption {i}" for i in t.prompt_id])
+    make_run(tmp_path / "a" / "few", 0, "visor", prompts.head(3))
+    summary.main([tmp_path / "a"], tmp_path / "a")
+    assert pd.read_csv(tmp_path / "a" / "summary.csv").low.isna().all()
+    assert "[–]" in (tmp_path / "a" / "summary.html").read_text()
+    make_run(tmp_path / "a" / "other", 0, "visor", prompts.tail(3))
+    assert differences_of(tmp_path / "a").empty
+    assert "No two of the runs have verdicts on the same prompts" in capsys.readouterr().out

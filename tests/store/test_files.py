@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from sr4g_utils.store import files
 
@@ -45,3 +46,26 @@ def test_the_ledger_and_the_reported_numbers():
     claims = files.reported("claims")
     assert sorted(claims) == [1, 2, 3, 4, 5, 6]
     assert all({"claim", "reported", "source"} == set(claim) for claim in claims.values())
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("a: 1\nb: 2\na: 3\n", r"'a' stands twice, in line 1 and line 3"),
+    ("a:\n  b: 1\n  c: {d: 1}\n  b: 2\n", r"'b' stands twice, in line 2 and line 4"),
+    ("{a: 1, 'a': 2}", "'a' stands twice"), ("1: a\n0x1: b\n", "1 stands twice, in line 1 and line 2"),
+    ("{<<: {a: 1}, <<: {b: 1}}", "'<<' stands twice"), ("a: &a [*a]", "line 1: refers to itself"),
+    ("a: &a [1, 2]\nb: &b [*a, *a]\nc: [*b, *b]\n", "repeats itself into more values than SR4G_YAML_VALUES=20"),
+    ("[[[[[1]]]]]", "nested more deeply than SR4G_YAML_DEPTH=4"),
+    ("a" * 201, "201 characters, more than SR4G_YAML_LENGTH"),
+    ("!!timestamp 2020-99-99", "month must be in 1..12"), ("!!python/name:os.system", "tag"),
+])  # fmt: skip
+def test_yaml_that_means_nothing_good_is_refused_in_a_line(text, message, monkeypatch):
+    for name, most in (("LENGTH", 200), ("VALUES", 20), ("DEPTH", 4)):
+        monkeypatch.setattr(files, f"YAML_{name}", most)
+    with pytest.raises(yaml.YAMLError, match=message):
+        files.read_yaml(text)
+
+
+def test_yaml_that_repeats_a_little_is_read_and_a_setting_is_refused_as_a_profile_is():
+    assert files.read_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a\n")["b"] == {"x": 1, "y": 3}
+    with pytest.raises(ValueError, match=r"\{steps: 1, steps: 2\}: 'steps' stands twice, in line 1 and line 1"):
+        files.read_setting("{steps: 1, steps: 2}")

@@ -67,6 +67,40 @@ def test_a_stage_is_made_again_for_another_configuration_input_or_output(run, tm
         assert stage("bye") == "bye2" and len(calls) == number
 
 
+KINDS = {
+    "prompt file": ("p.csv", ""), "local model": ("sd", "model_index.json"), "detector": ("judge", "config.json"),
+    "checksums in a mapping": ("sums.txt", ""), "network": ("inception.pt", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_in_a_file_that_a_configuration_names_counts_and_not_its_name(run, tmp_path, kind):
+    """The stage makes it anew, and the notebook is not done."""
+    name, inner = KINDS[kind]
+    named, file = tmp_path / name, tmp_path / name / inner if inner else tmp_path / name
+    files.write_text(file, "1")
+    about = {"id": "a/b", "checksums": str(named)} if "mapping" in kind else str(named)
+    for _ in range(2):
+        run.stage("made.txt", make, text="a", source=about)
+    assert len(calls) == 1 and str(named) in run.inputs
+    before = run.inputs[str(named)]
+    file.write_text("2")
+    run.stage("made.txt", make, text="a", source=about)
+    assert len(calls) == 2 and run.inputs[str(named)] != before
+
+
+def test_files_of_a_pattern_are_inputs_those_to_come_as_well(run, tmp_path):
+    for name in "ab":
+        files.write_text(tmp_path / "sweep" / name / "scores.json", name)
+        assert [path.parent.name for path in run.read_all(tmp_path / "sweep", "*/scores.json")][-1] == name
+    (key,) = run.inputs
+    assert files.digest(Path(key)) == run.inputs[key]
+    (tmp_path / "sweep" / "a" / "scores.json").write_text("other")
+    changed = files.digest(Path(key))
+    files.write_text(tmp_path / "sweep" / "c" / "scores.json", "c")
+    assert len({run.inputs[key], changed, files.digest(Path(key))}) == 3
+
+
 def test_only_heavy_stages_outlive_a_change_of_code(run, monkeypatch, capsys):
     run.stage("light.txt", make, text="a")
     run.stage("heavy.txt", make, text="a", heavy=True)
@@ -207,3 +241,14 @@ def test_results_carry_their_provenance(run, tmp_path, monkeypatch):
     rows, about = run.recorded("counts")
     pd.testing.assert_frame_equal(rows, table)
     assert about["seed"] == 0 and about["numpy"]
+
+
+def test_what_a_notebook_no_longer_makes_goes_but_for_artifacts(run, monkeypatch):
+    monkeypatch.setattr(done, "_key", lambda *_: "key")
+    for name in ("tables/old.csv", "figures/old.png", "artifacts/results/old.json", "artifacts/images/old.png"):
+        files.write_text(run.folder / name, "old")
+    before = [str(path.relative_to(run.folder)) for path in run.folder.rglob("old.*")]
+    run.table(pd.DataFrame({"a": [1]}), "new", "A caption")
+    done.finish("01_test", {}, run.folder, [], before)
+    assert [path.name for path in run.folder.rglob("old.*")] == ["old.png"]
+    assert (run.folder / "artifacts" / "images" / "old.png").exists() and (run.folder / "tables" / "new.csv").exists()
