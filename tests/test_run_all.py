@@ -227,7 +227,7 @@ def test_what_a_run_says_at_its_end(study):
     assert re.search(rf"2 of 2 notebooks run in \d\.\d min: {made}\.\nDone\. Open .*index\.html\n", output)
     assert study("--quiet") == ""
     said = json.loads(study("--json", stderr=subprocess.DEVNULL))
-    assert said["notebooks"] == {"01_one": None, "02_two": None}
+    assert said["notebooks"] == {name: {"state": "skipped", "seconds": 0.0} for name in ("01_one", "02_two")}
     assert said["made"] == {"tables": 1, "figures": 1, "artifacts": 1} and said["headline"] == []
     failed = study("--quiet", "--set", "break_it=true", code=1)
     assert failed.startswith("run_all.py: 01_one, cell 8: ValueError: the cat is missing")

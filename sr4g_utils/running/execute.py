@@ -122,8 +122,9 @@ def own_kernel() -> type:
 
 
 def report(folder: Path, notebooks: dict[str, float | None]) -> dict[str, Any]:
-    """The end of a run as one record: folder, index, notebooks, seconds, made (how many tables, figures and artifacts
-    lie there), and headline (the change of VISOR_Cond of each model of notebook 04 with its interval).
+    """The end of a run as one record: folder, index, notebooks (of each, its state, run or skipped, and its seconds),
+    seconds, made (how many tables, figures and artifacts lie there), and headline (the change of VISOR_Cond of each
+    model of notebook 04 with its interval).
 
     Args:
         notebooks: the seconds that each took, in order; None for those that were skipped.
@@ -137,13 +138,17 @@ def report(folder: Path, notebooks: dict[str, float | None]) -> dict[str, Any]:
         row for row in (changes or {"rows": []})["rows"] if (row["relation"], row["metric"]) == ("all", "VISOR_Cond")
     ]
     seconds = sum(took for took in notebooks.values() if took is not None)
-    return {"folder": str(folder), "index": str(folder / "index.html"), "notebooks": notebooks, "seconds": seconds,
+    states = {
+        name: {"state": "skipped" if took is None else "run", "seconds": took or 0.0}
+        for name, took in notebooks.items()
+    }
+    return {"folder": str(folder), "index": str(folder / "index.html"), "notebooks": states, "seconds": seconds,
             "made": sums, "headline": [{key: row[key] for key in keys} for row in rows]}  # fmt: skip
 
 
 def in_words(record: dict[str, Any]) -> str:
     """The record in plain words, a few lines."""
-    run = [name for name, seconds in record["notebooks"].items() if seconds is not None]
+    run = [name for name, about in record["notebooks"].items() if about["state"] == "run"]
     made = ", ".join(f"{number} {part if number != 1 else part[:-1]}" for part, number in record["made"].items())
     lines = [f"{len(run)} of {len(record['notebooks'])} notebooks run in {record['seconds'] / 60:.1f} min: {made}."]
     for row in record["headline"]:

@@ -185,7 +185,8 @@ export function changed([x, y, w, h], [dx, dy], resize, [width, height]) {
 
 const STYLE = `
 .sr4g-boxes { max-width: 44rem; font: 1rem/1.4 system-ui, sans-serif; color: inherit; }
-.sr4g-boxes svg { display: block; width: 100%; height: auto; margin: .5rem 0; border-radius: 4px; user-select: none; }
+.sr4g-boxes svg { display: block; width: calc(100% - 12px); height: auto; margin: .5rem 12px 1rem 0; overflow: visible;
+  user-select: none; }
 .sr4g-boxes .ground { fill: currentColor; fill-opacity: .06; }
 .sr4g-boxes .border { fill: none; stroke: currentColor; stroke-width: 2; stroke-opacity: .75; pointer-events: none; }
 .sr4g-boxes .topological { stroke-dasharray: 5 5; stroke-opacity: .55; }

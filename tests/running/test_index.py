@@ -157,6 +157,7 @@ def test_a_profile_of_some_notebooks_answers_what_it_can(profile, names, made, c
     files.write_text(folder / made, content or (RECORDED / "miniature" / "scores.json").read_text(encoding="utf-8"))
     soup = read(folder, names)
     shown = {heading.text for heading in soup.select(".answer h2")} - {"Notebooks and minutes", "Made with"}
+    assert ("None is of this run" in soup.text) == (profile == "people")
     assert shown == {title} and "not run" not in soup.text and ("9,815,810" in soup.text) == (profile == "coco")
     rows = [row.get_text(" ") for row in soup.select("tbody tr") if "DINO" in row.text]
     assert rows == (["DINO visor any 200 74.5 [68.5, 80.4] 0.49"] if profile == "people" else [])

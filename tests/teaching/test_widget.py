@@ -239,12 +239,17 @@ def test_a_browser_drags_a_box_in_a_page_from_a_file(tmp_path):
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_shows_it_whole_light_and_dark_and_a_finger_drags(dark, tmp_path):
     path = tmp_path / "boxes.html"
-    path.write_text(widget.page(), encoding="utf-8")
+    path.write_text(widget.page(object_box=(440, 320, 200, 160)), encoding="utf-8")  # in the corner
     with browser(tmp_path, 390, dark) as driver:
         driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
         driver.get(path.as_uri())
         assert driver.execute_script("return innerWidth") == 390
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 390
+        root, svg, handle = (
+            driver.find_element("css selector", f".sr4g-boxes{part}") for part in ("", " svg", " .handle")
+        )
+        assert handle.rect["x"] + handle.rect["width"] <= root.rect["x"] + root.rect["width"]
+        assert svg.value_of_css_property("overflow-x") == "visible", "the handle of a box in the corner is whole"
         before = side(driver, "subject")
         drag(driver, grip(driver, "subject"), 60, 40, "touch")
         assert side(driver, "subject")[0] > before[0] + 60, "a touch moves it, and does not scroll the page"
