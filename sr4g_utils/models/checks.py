@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..store.files import digest
+from ..store.files import digest, read_json
 from .source import ModelError, Source
 
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configurations and vocabularies
@@ -35,6 +35,40 @@ def read(path: Path, source: Source) -> dict[str, Any]:
         raise source.error(f"{path.name} is missing from its folder; {_OTHER}") from None
     except ValueError as error:
         raise source.error(f"{path.name} is not valid JSON ({error}); fetch the model again") from None
+
+
+_LORA = ("pytorch_lora_weights.safetensors", "adapter_config.json")
+_STATE = ("optimizer.bin", "optimizer.pt", "scheduler.bin", "random_states_0.pkl", "trainer_state.json")  # accelerate's
+_SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_LAYOUT = "models are read as folders in the layout of diffusers or transformers"
+_CONVERT = "convert it with diffusers: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+_FUSE = """is a LoRA, no whole model: load it into its pipeline (load_lora_weights), fuse it (fuse_lora), save the UNet
+(unet.save_pretrained) and give that as 'unet' beside the model""".replace("\n", " ")
+
+
+def instead(path: Path, index: str) -> str:
+    """What is at a path where a folder with the file ``index`` should be, and what to do with it."""
+    if path.is_file():
+        return f"is a file, and {_LAYOUT}; " + (f"it {_FUSE}" if "lora" in path.name.lower() else _CONVERT)
+    names = {at.name for at in path.iterdir()}
+    state = bool(names & {*_STATE})
+    inside = sorted(name for name in names if (path / name / index).is_file())
+    single = ", ".join(sorted(name for name in names if name.endswith(_SINGLE))[:3])
+    config = read_json(path / "config.json") or {}
+    unets = [at for at in (path / "unet_ema", path / "unet") if (at / "config.json").is_file()]
+    unets *= not (path / "vae").is_dir()  # else it is a pipeline that lost its index
+    unets += [at / "unet" for at in sorted(path.glob("checkpoint-*")) if (at / "unet" / "config.json").is_file()][::-1]
+    remedies = {
+        f"it {_FUSE}": names & {*_LORA},
+        f"it comes from a training; give the trained model, and {unets[0] if unets else ''} as its 'unet'": unets,
+        "it holds the state of a training, no model; save the model itself (save_pretrained)": state,
+        "it is a UNet alone; give it as 'unet' beside the model that it was trained from":
+            isinstance(config, dict) and config.get("_class_name") == "UNet2DConditionModel",
+        f"a model is in its folder {inside[0] if inside else ''}; give that": inside,
+        f"{single} is a single checkpoint, and {_LAYOUT}; {_CONVERT}": single,
+        _OTHER: True,
+    }  # fmt: skip
+    return f"{index} is missing from its folder; {next(remedy for remedy, fits in remedies.items() if fits)}"
 
 
 def choose(names: Iterable[str], parts: Mapping[str, bool], source: Source) -> list[str]:

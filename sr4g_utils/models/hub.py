@@ -30,8 +30,11 @@ def find(source: Source, index: str, parts_of: PartsOf) -> tuple[Path, str | Non
     """
     if source.folder is not None:
         folder = Path(source.folder).expanduser()
-        if not folder.is_dir():
-            raise source.error(f"there is no folder {folder}; correct the profile's 'folder', or give an 'id'")
+        if not folder.exists():
+            remedy = source.alike() or "; correct the profile's 'folder', or give an 'id'"
+            raise source.error(f"there is no folder {folder}{remedy}")
+        if not (folder / index).is_file():
+            raise source.error(checks.instead(folder, index))
         return folder, None, _chosen(folder, listing(folder), index, parts_of, source)
     failures = []
     for place in [f"{source.id}@{source.revision}", *source.mirrors]:
@@ -48,7 +51,9 @@ def find(source: Source, index: str, parts_of: PartsOf) -> tuple[Path, str | Non
         else:
             return folder, f"{name}@{folder.name}", files  # a snapshot's folder is named after its commit
     why = "; ".join(failures)
-    raise ModelError(f"{source.id} cannot be loaded: {why}. Or copy the model here and give its path as 'folder'")
+    here_too = f". There is no folder of that name here{source.alike()}" if source.alike() else ""
+    remedy = "Or copy the model here and give its path as 'folder'"
+    raise ModelError(f"{source.id} cannot be loaded: {why}{here_too}. {remedy}")
 
 
 def listing(folder: Path) -> list[str]:

@@ -65,8 +65,8 @@ def load_pipeline(
             from a prompt; or the UNet is not one for this pipeline.
     """
     source, skip, precision = Source.of(source), () if safety_checker else ("safety_checker",), _dtype(dtype)
-    if unet is not None and not Path(unet).is_dir():
-        raise ModelError(f"{unet}: there is no such folder of a fine-tuned UNet")
+    if unet is not None and not (Path(unet) / "config.json").is_file():
+        raise ModelError(f"{unet}: {_no_unet(Path(unet))}")
     folder, commit, files = hub.find(source, "model_index.json", partial(pipelines.networks, skip=skip))
     index = checks.read(folder / "model_index.json", source)
     kinds = pipelines.classes(index, source, skip)
@@ -106,7 +106,11 @@ def load_detector(
     """A detector in evaluation mode on its device, its processor, and the record; see :func:`detectors.load`, whose
     ``families`` name transformers' classes: ``architecture`` and the processor's ``loader``."""
     source, precision = Source.of(source), _dtype(dtype)
-    folder, commit, files = hub.find(source, "config.json", partial(_detector, families=families))
+    try:
+        folder, commit, files = hub.find(source, "config.json", partial(_detector, families=families))
+    except ModelError as error:
+        known = f"; detectors are {', '.join(families)}"
+        raise ModelError(f"{error}{known * (known not in str(error))}") from None
     kind = checks.read(folder / "config.json", source)["model_type"]
     hashes = checks.verify(folder, files, source)
     with _one_line(source.name):
@@ -228,6 +232,14 @@ def _replacement(
     files = checks.choose(hub.listing(folder), {"": True}, own)
     hashes = checks.verify(folder, files, own)
     return _part(kinds["unet"], folder, files, own, dtype), {f"fine-tuned/{file}": hashes[file] for file in files}
+
+
+def _no_unet(folder: Path) -> str:
+    """What is wrong with the folder of a fine-tuned UNet that has no configuration, and what to do."""
+    if not folder.exists():
+        return "there is no such folder of a fine-tuned UNet"
+    inside = [folder / name for name in ("unet_ema", "unet") if (folder / name / "config.json").is_file()]
+    return f"is no UNet's folder; give {inside[0]}" if inside else checks.instead(folder, "config.json")
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -1,10 +1,13 @@
 """Where a model is, and what is known about it before it is loaded. Nothing here imports torch."""
 
+import difflib
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+_ON_THE_HUB = re.compile(r"(?!.*\.(?:safetensors|ckpt|pth?|bin)$)\w[\w.-]*(?:/[\w][\w.-]*)?")  # what an id can be
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -39,15 +42,26 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ModelError: an unknown key, a value of the wrong type, or neither an id nor a folder.
         """
         if isinstance(value, str | Path):
-            local = Path(value).expanduser().is_dir() or str(value).startswith((".", "/", "~"))
+            local = Path(value).expanduser().exists() or not _ON_THE_HUB.fullmatch(str(value))
             return cls(folder=str(value)) if local else cls(id=str(value))
         try:
             source = value if isinstance(value, cls) else msgspec.convert(value, cls)
         except msgspec.ValidationError as error:
             raise ModelError(f"model: {error}; its keys are {', '.join(cls.__struct_fields__)}") from None
+        if source.folder is None and source.id and not _ON_THE_HUB.fullmatch(source.id):
+            raise ModelError(f"model: {source.id!r} is no id on the Hub (owner/name); a path is given as 'folder'")
         if not (source.id or source.folder):
             raise ModelError("model: neither 'folder' nor 'id' is given; name a local folder or an id on the Hub")
         return source
+
+    def alike(self) -> str:
+        """A folder here that may be meant where this one is not there, as a question; "" if there is none."""
+        path = Path(str(self.folder or self.id)).expanduser()
+        if not path.parent.is_dir() or (self.folder is None and len(path.parts) < 2):
+            return ""
+        names = sorted(other.name for other in path.parent.iterdir() if other.is_dir())
+        close = difflib.get_close_matches(path.name, names, 1)
+        return f"; did you mean {path.parent / close[0]}?" if close else ""
 
     @property
     def name(self) -> str:

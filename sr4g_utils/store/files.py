@@ -4,6 +4,7 @@ What a run writes appears under its final name only when it is whole (:func:`ato
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -47,13 +48,27 @@ def atomic(path: str | Path, durable: bool = True) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary(path)
     try:
-        yield partial
+        with full_disk_named(path):
+            yield partial
         if durable:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Whatever a library makes of a full disk, or of a quota that is used up, becomes an OSError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not (full or re.search(r"(?i)no space left on device|disk quota exceeded", str(error))):
+            raise
+        place = path.parent
+        raise OSError(errno.ENOSPC, f"the disk is full: {place} has no room left for the file", str(path)) from error
 
 
 def temporary(path: Path) -> Path:
@@ -116,6 +131,21 @@ def write_table(path: str | Path, table: pd.DataFrame, **options: Any) -> None:
     """Write a table as Parquet; ``options`` are those of pandas."""
     with atomic(path) as partial:
         table.to_parquet(partial, index=False, **options)
+
+
+def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
+    """A Parquet file that was made here; ``options`` are those of pandas.
+
+    Raises:
+        ValueError: it is damaged or lacks a column; the message names it. FileNotFoundError: there is none.
+    """
+    try:
+        return pd.read_parquet(path, **options)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Arrow's are of many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: not readable as Parquet ({reason}); delete it, and run again to make it") from None
 
 
 def read_json(path: Path) -> Any:

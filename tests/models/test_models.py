@@ -139,9 +139,40 @@ def test_damaged_folders(pipeline, message):
     ({"id": 3}, "Expected `str | null`, got `int`"), ({}, "neither 'folder' nor 'id' is given"),
     ({"folder": "nowhere"}, "there is no folder nowhere; correct the profile's 'folder', or give an 'id'"),
     ("../models/nowhere", "there is no folder ../models/nowhere"),
+    ("data/models/tiny/sdd", "there is no folder data/models/tiny/sdd"), ("a.safetensors", "there is no folder a.safe"),
+    ({"id": "data/models/tiny"}, "'data/models/tiny' is no id on the Hub (owner/name); a path is given as 'folder'"),
 ])  # fmt: skip
 def test_wrong_sources(value, message):
     assert message in refused(value)
+
+
+INSTEAD = {  # what is there in place of a model, by the remedy
+    "is a file, and models are read as folders in the layout of diffusers": "v1-5-pruned.safetensors",
+    "it is a LoRA, no whole model: load it into its pipeline": "lora/pytorch_lora_weights.safetensors",
+    "x.safetensors is a single checkpoint, and models are read as folders": "folder/x.safetensors",
+    "it comes from a training; give the trained model, and": "checkpoint-500/unet/config.json",
+    "it holds the state of a training, no model; save the model itself": "checkpoint-500/optimizer.bin",
+    "a model is in its folder v1.4; give that": "above/v1.4/model_index.json",
+    "did you mean": "v1.5/model_index.json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("remedy", INSTEAD)
+def test_what_is_no_model_gets_the_remedy_that_fits(tmp_path, remedy, monkeypatch):
+    (at := tmp_path / "models" / INSTEAD[remedy]).parent.mkdir(parents=True)
+    at.write_text("{}")
+    given = tmp_path / "models" / INSTEAD[remedy].partition("/")[0]
+    monkeypatch.chdir(tmp_path)
+    for path in (given, given.relative_to(tmp_path)):
+        told = refused(path.with_name("v1_5") if remedy == "did you mean" else path)
+        assert remedy in told and "HFValidation" not in told, told
+
+
+def test_a_training_s_checkpoint_in_place_of_a_unet(models, tmp_path):
+    copytree(models / "v1.4" / "unet", tmp_path / "checkpoint-500" / "unet")
+    assert "is no UNet's folder; give" in refused(models / "v1.4", unet=tmp_path / "checkpoint-500")
+    (tmp_path / "last.safetensors").write_bytes(b"0" * 9)
+    assert "is a file, and models are read as folders" in refused(models / "v1.4", unet=tmp_path / "last.safetensors")
 
 
 def prefixed(values: dict) -> dict:

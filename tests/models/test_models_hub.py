@@ -100,6 +100,7 @@ def test_half_downloaded_models(hub, tmp_path, monkeypatch):
     use(monkeypatch, "http://127.0.0.1:9", tmp_path / "nothing")  # no connection
     answer = load("pipeline", id="CompVis/v1.4")
     assert "not (wholly) in the cache, and the Hub cannot be reached; connect once" in answer
+    assert "detectors are owlvit, owlv2" in load("detector", id="facebook/detr-resnet-50")
 
 
 FORMS = {
