@@ -16,7 +16,7 @@ import pandas as pd
 from ..evaluation import scores, statistics
 from ..relations import NAMES
 from ..store import files
-from ..store.files import protocol, reported
+from ..store.files import protocol, read_table, reported
 from ..store.run import Run
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
@@ -165,5 +165,5 @@ def over_rival(
     """:func:`scores.compare` from a rival among notebook 04's models to ``model``; None if there is no rival."""
     if rival is None:
         return None
-    theirs = pd.read_parquet(run.read(f"verdicts_{rival}.parquet"))
+    theirs = read_table(run.read(f"verdicts_{rival}.parquet"))
     return scores.compare(theirs, records[model], resamples, seed=seed)

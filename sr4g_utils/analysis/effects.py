@@ -13,7 +13,7 @@ from ..dataset.world import suits
 from ..evaluation import scores
 from ..evaluation.tables import verdict_files
 from ..relations import FAMILIES, NAMES, family
-from ..store.files import protocol, read_json
+from ..store.files import protocol, read_json, read_table
 from ..store.run import Run
 from . import claims
 from .bias import bias
@@ -199,7 +199,7 @@ def along(folder: Path) -> pd.DataFrame:
     if missing := [path for path in needed if not path.is_file()]:
         raise ValueError(f"{missing[0]}: is not there; give the folder of a finished run of the profile along")
     steps = read_json(tuned)["result"]["choices"]["steps"]
-    tables = {model: pd.read_parquet(path) for model, path in verdict_files(artifacts).items()}
+    tables = {model: read_table(path) for model, path in verdict_files(artifacts).items()}
     base, rows = tables[BASE], []
     for model, table in tables.items():
         for metric in ("VISOR_Cond", "OA"):

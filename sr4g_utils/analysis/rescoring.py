@@ -10,7 +10,7 @@ import pandas as pd
 from ..evaluation import scores, verdicts
 from ..evaluation.detections import read_detections
 from ..relations import FAMILIES, NAMES, RULES
-from ..store.files import protocol
+from ..store.files import protocol, read_table
 from .effects import effect, of_family
 from .sweeps import BASE, finished
 
@@ -79,9 +79,9 @@ def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
 
 def _judged(artifacts: Path, model: str, rules: str) -> pd.DataFrame:
     """The verdicts on a run's images by a model, under another rule set."""
-    prompts = pd.read_parquet(artifacts / "prompts_test.parquet")
+    prompts = read_table(artifacts / "prompts_test.parquet")
     # an image without a box is in no row of the detections, but it was drawn, and counts
-    images = pd.read_parquet(artifacts / f"verdicts_{model}.parquet")[["prompt_id", "image_index"]]
+    images = read_table(artifacts / f"verdicts_{model}.parquet")[["prompt_id", "image_index"]]
     boxes = read_detections(artifacts / "detections" / f"{model}.parquet")
     # the protocol's choices but for the rules, so that nothing else can explain a difference; to find nothing at all
     # is a result here, since the detector has found things in the images of other models

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..evaluation.tables import verdict_files
 from ..relations import FAMILIES, NAMES
-from ..store.files import DATA, digest, protocol, read_json, write_table
+from ..store.files import DATA, digest, protocol, read_json, read_table, write_table
 from ..store.run import Run
 
 EXPERIMENTS = DATA / "results" / "experiments"  # the recorded verdicts and tables
@@ -75,7 +75,7 @@ def gather(
     tables = {key: part for table in kept for key, part in table.groupby(ARM, sort=False)}
     origin: dict[tuple[Any, ...], Path] = {}
     for about, artifacts in runs:
-        prompts = pd.read_parquet(artifacts / "prompts_test.parquet")
+        prompts = read_table(artifacts / "prompts_test.parquet")
         if not np.array_equal(_prompts(prompts), _prompts(next(iter(tables.values()), prompts))):
             raise ValueError(f"{artifacts}: its test prompts are not those of the runs before it")
         prompts = prompts[[*PROMPT, *(name for name in columns if name not in NAMES)]]
@@ -86,7 +86,7 @@ def gather(
             if model != BASE and origin.setdefault(key, artifacts) != artifacts:
                 raise ValueError(f"{artifacts}: arm {key[0]}, seed {key[1]}, as {origin[key]} is; give one of them")
             relations = [name for name in NAMES if name in columns]
-            records = pd.read_parquet(path)[["prompt_id", "image_index", "both_found", "correct", *relations]]
+            records = read_table(path)[["prompt_id", "image_index", "both_found", "correct", *relations]]
             table = prompts.merge(records, on="prompt_id", validate="one_to_many")
             tables[key] = table.assign(**dict(zip(ARM, key, strict=True)))
     table = pd.concat(tables.values(), ignore_index=True)
@@ -110,7 +110,7 @@ def _quality(path: Path) -> pd.DataFrame:
 
 
 def _write_verdicts(path: str | Path, runs: Sequence[Sequence[Any]], kept: Sequence[Sequence[str]] = ()) -> int:
-    earlier = [pd.read_parquet(Path(folder) / "verdicts.parquet") for folder, _ in kept]
+    earlier = [read_table(Path(folder) / "verdicts.parquet") for folder, _ in kept]
     table = gather([(about, Path(artifacts)) for about, artifacts, _ in runs], earlier)
     write_table(path, table, compression="zstd")
     return len(table)
@@ -122,7 +122,7 @@ def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataF
     A folder of recorded results may be among the sweeps; see ``kept`` of :func:`gather`.
     """
     if not sweeps:
-        return pd.read_parquet(run.read(EXPERIMENTS / "verdicts.parquet")), run.recorded("quality", EXPERIMENTS.name)[0]
+        return read_table(run.read(EXPERIMENTS / "verdicts.parquet")), run.recorded("quality", EXPERIMENTS.name)[0]
     folders = [Path(sweep).expanduser().resolve() for sweep in sweeps]
     kept = [folder for folder in folders if (folder / "verdicts.parquet").is_file()]
     others = [folder for folder in folders if folder not in kept]
@@ -134,7 +134,7 @@ def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataF
     path, _ = run.stage("results/verdicts.parquet", _write_verdicts, runs=own, kept=earlier)
     parts = [_quality(folder / "quality.json") for folder in kept] + ([gather_quality(runs)] if runs else [])
     quality = pd.concat(parts).drop_duplicates(ARM, keep="last", ignore_index=True)
-    return pd.read_parquet(path), run.result(quality, "quality", runs=len(quality.drop_duplicates(ARM[:2])))
+    return read_table(path), run.result(quality, "quality", runs=len(quality.drop_duplicates(ARM[:2])))
 
 
 def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
@@ -151,7 +151,7 @@ def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
     base), image_index, both_found, correct. Raises ValueError if no run is finished, or not every triplet has had every
     dose once."""
     if sweep is None:
-        return pd.read_parquet(run.read(EXPERIMENTS / "doses.parquet"))
+        return read_table(run.read(EXPERIMENTS / "doses.parquet"))
     runs = []
     run.read_all(Path(sweep).expanduser(), SCORES)
     for about, path in finished([Path(sweep).expanduser().resolve()]):
@@ -162,7 +162,7 @@ def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
     if not (np.diff(square, axis=1) == 0).all() or len(set(square[:, 0])) < square.shape[1]:
         raise ValueError(f"{sweep}: its {len(runs)} finished runs are no Latin square: a triplet lacks a dose")
     path, _ = run.stage("results/doses.parquet", _write_doses, runs=runs)
-    return pd.read_parquet(path)
+    return read_table(path)
 
 
 def keep(run: Run, sweep: str | Path | Sequence[str | Path] | None, **tables: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from ..relations import NAMES, RULES, complete_rules
-from ..store.files import reported, write_table
+from ..store.files import read_table, reported, write_table
 from ..store.run import RECORDED, Result, Run
 from . import coco, inputs, triplets
 from .boxes import BoxTable
@@ -190,7 +190,7 @@ def rule_disagreement(run: Run, train_annotations: Any) -> Result:
     def make() -> Result:
         source = inputs.annotations(run, train_annotations, "train")
         path, _ = run.stage("rule_disagreement.parquet", write_rule_disagreement, {"annotations": source})
-        return pd.read_parquet(path), {"annotations": source.name}
+        return read_table(path), {"annotations": source.name}
 
     return run.recorded_or("rule_disagreement", "coco", train_annotations == RECORDED, make)
 
@@ -202,7 +202,7 @@ def reconstruction(run: Run, train_annotations: Any, val_annotations: Any) -> Re
     def make() -> Result:
         sources = {split: inputs.annotations(run, source, split) for split, source in annotations.items()}
         path, _ = run.stage("reconstruction.parquet", write_reconstruction, sources)
-        return pd.read_parquet(path), {"annotations": ", ".join(dict.fromkeys(path.name for path in sources.values()))}
+        return read_table(path), {"annotations": ", ".join(dict.fromkeys(path.name for path in sources.values()))}
 
     return run.recorded_or("reconstruction", "coco", any(map(inputs.is_miniature, annotations.values())), make)
 

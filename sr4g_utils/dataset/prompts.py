@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..relations import BY_NAME, NAMES
-from ..store.files import write_table
+from ..store.files import read_table, write_table
 from . import boxes
 from . import triplets as dataset_triplets
 from .captions import caption
@@ -138,7 +138,7 @@ def draw_prompts(
 
 def write_test_prompts(path: str | Path, prompts: str | Path, **options: Any) -> dict[str, int]:
     """A stage: :func:`draw_prompts` from a Parquet file to another. Returns how many of each set of objects."""
-    table = draw_prompts(pd.read_parquet(prompts), **options)
+    table = draw_prompts(read_table(prompts), **options)
     write_table(path, table)
     return {str(name): int(n) for name, n in table.objects.value_counts().items()}
 
@@ -150,7 +150,7 @@ def validation_prompts(path: str | Path, held_out: Collection[str], number: int,
     Raises:
         ValueError: there are none.
     """
-    table = pd.read_parquet(path)
+    table = read_table(path)
     seen = ~(table.subject.isin(held_out) | table.object.isin(held_out) | (table.objects == "withheld"))
     table = table[(table.split == "validation") & seen]
     if not len(table):

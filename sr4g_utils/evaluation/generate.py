@@ -46,7 +46,7 @@ def write_images(
         FloatingPointError: the model gives NaN or infinity; finished groups stay.
     """
     folder, sampling = Path(folder).absolute(), Sampling.of(sampling)
-    table = check_prompts(pd.read_parquet(prompts), str(prompts))
+    table = check_prompts(files.read_table(prompts), str(prompts))
     if not 0 <= shard < shards:
         raise ValueError(f"shard {shard} of {shards}: shards are numbered from 0 to {shards - 1}")
     from ..models import diffusion  # torch: not for --help

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from ..dataset import inputs, prompt_sets, prompts
 from ..dataset.photos import Photos
 from ..models import sampling
-from ..store.files import write_table
+from ..store.files import read_table, write_table
 from ..store.run import Run
 from . import detect, generate, glyph_judge, quality, tables
 from . import scores as evaluation_scores
@@ -75,14 +75,14 @@ def judge(run: Run, images: Files, prompt_file: Path, boxes: Files, **judged: An
     for name, folder in images.items():
         files = {"prompts": prompt_file, "detections": boxes[name], "images": folder}
         path, _ = run.stage(f"verdicts_{name}.parquet", tables.write_verdicts, files, **judged)
-        records[name] = pd.read_parquet(path)
+        records[name] = read_table(path)
     return records
 
 
 def write_absent(path: str | Path, prompts: str | Path, seed: int) -> int:
     """A stage: the prompts with the object of another one in place of their own. Returns how many; none where fewer
     than three names are asked for in all."""
-    table, random = pd.read_parquet(prompts), np.random.default_rng(seed)
+    table, random = read_table(prompts), np.random.default_rng(seed)
     names = np.unique(table[["subject", "object"]].to_numpy(str))
     table = table if len(names) > 2 else table.iloc[:0]
     others = [np.setdiff1d(names, own) for own in table[["subject", "object"]].to_numpy(str)]
@@ -101,7 +101,7 @@ def absent(
     others_boxes, _ = find(run, images if count else {}, others, detector, "absent")
     for model, found in others_boxes.items():
         listed = list_images(images[model], others)
-        tables = [(pd.read_parquet(prompt_file), boxes[model]), (pd.read_parquet(others), found)]
+        tables = [(read_table(prompt_file), boxes[model]), (read_table(others), found)]
         for least in sorted({evaluation_verdicts.THRESHOLD, threshold}):
             own, other = (
                 evaluation_verdicts.verdicts(asked, read_detections(table), listed, least, nothing="record")
@@ -144,7 +144,7 @@ def ceiling(
     files = _true_photos(run, annotations, photos)
     options = {"detector": detector, "n_per_relation": n_per_relation, "seed": seed}
     folder, _ = run.stage("ceiling", detect.ceiling, files, heavy=True, **options)
-    true, boxes = pd.read_parquet(folder / "prompts.parquet"), read_detections(folder / "detections.parquet")
+    true, boxes = read_table(folder / "prompts.parquet"), read_detections(folder / "detections.parquet")
     verdicts = evaluation_verdicts.verdicts(true, boxes, 1, **(judged | {"nothing": "raise"}))
     scores = run.result(evaluation_scores.scores(verdicts), "ceiling", **about)
     scores = scores[scores.metric.isin(evaluation_scores.MAIN)]

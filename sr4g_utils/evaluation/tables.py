@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..dataset.prompts import OBJECT_SETS
-from ..store.files import read_json, reported, write_table
+from ..store.files import read_json, read_table, reported, write_table
 from . import scores, selection, statistics, verdicts
 from .detections import read_detections
 from .images import list_images
@@ -30,7 +30,7 @@ def write_verdicts(
     path: str | Path, prompts: str | Path, detections: str | Path, images: str | Path, **options: Any
 ) -> dict[str, int]:
     """A stage: :func:`verdicts.verdicts` on a folder of images. Returns how many, with both objects, and correct."""
-    table = pd.read_parquet(prompts)
+    table = read_table(prompts)
     records = verdicts.verdicts(table, read_detections(detections), list_images(images, table), **options)
     write_table(path, records)
     return {"images": len(records), **{name: int(records[name].sum()) for name in ("both_found", "correct")}}

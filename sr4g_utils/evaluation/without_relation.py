@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..dataset.captions import listing
 from ..dataset.prompts import THINGS
-from ..store.files import write_table
+from ..store.files import read_table, write_table
 from ..store.run import Run
 from . import statistics, steps, verdicts
 from .detections import read_detections
@@ -29,7 +29,7 @@ def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int)
     fewer than three has names that are not asked for: a detector is asked for two at a time. A set that names fewer
     than three things is left out. Returns how many.
     """
-    others, random = pd.read_parquet(prompts), np.random.default_rng(seed)
+    others, random = read_table(prompts), np.random.default_rng(seed)
     rows = []
     for objects in SETS:
         names = np.unique(others.loc[others.objects == objects, ["subject", "object"]].to_numpy(str))
@@ -45,7 +45,7 @@ def write_prompts(path: str | Path, prompts: str | Path, number: int, seed: int)
 
 def write_thirds(path: str | Path, prompts: str | Path) -> int:
     """A stage: the same prompts with the third thing as their subject, for the detector. Returns how many."""
-    table = pd.read_parquet(prompts)
+    table = read_table(prompts)
     write_table(path, table.assign(subject=table.third))
     return len(table)
 
@@ -116,7 +116,7 @@ def evaluate(
     images, _ = steps.draw(run, models, prompts, options, dtype, "plain/images")
     boxes, _ = steps.find(run, images, prompts, detector, "plain/detections")
     others, _ = steps.find(run, images, thirds, detector, "plain/thirds")
-    table, records = pd.read_parquet(prompts), {}
+    table, records = read_table(prompts), {}
     for name, folder in images.items():
         first, last = (read_detections(files[name]) for files in (boxes, others))
         records[name] = found(table, first, last, list_images(folder, table), threshold)

@@ -16,6 +16,7 @@ from jaxtyping import Int, Int32
 from ..dataset import triplets
 from ..dataset.captions import listing
 from ..relations import FAMILIES, NAMES, family
+from ..store.files import read_table
 from .captions import Captions
 from .choices import Choices
 
@@ -76,7 +77,7 @@ def dosed_prompts(prompts: str | Path | None, c: Choices) -> pd.DataFrame | None
     """The prompts whose triplets are drawn as often as the choice ``doses`` says; None without doses."""
     if not c.doses:
         return None
-    table = pd.read_parquet(prompts) if prompts else pd.DataFrame({"objects": []})
+    table = read_table(prompts) if prompts else pd.DataFrame({"objects": []})
     if not (table.objects == "dosed").any():
         raise ValueError("doses: there are no dosed prompts; set dosed in notebook 02, say to 40 for each relation")
     return table[table.objects == "dosed"]

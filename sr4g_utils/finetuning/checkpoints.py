@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -107,7 +108,8 @@ def _write(state: Mapping[str, Tensor], path: Path) -> None:
         value = value.detach().cpu().contiguous()  # bitsandbytes shares tables among weights; safetensors does not
         plain[name] = value.clone() if value.data_ptr() in places else value
         places.add(value.data_ptr())
-    save_file(plain, path, metadata={"format": "pt"})  # one key: several come in any order
+    with files.full_disk_named(path):
+        save_file(plain, path, metadata={"format": "pt"})  # one key: several come in any order
     path.chmod(0o644)  # safetensors keeps its files private; a cluster's users share theirs
 
 
@@ -175,10 +177,34 @@ def resume(folder: Path, key: dict[str, Any], accelerator: Accelerator) -> dict[
     return states[0]
 
 
+def _damage(path: Path) -> str | None:
+    """The file of a checkpoint that is damaged, if one is: cut short, or no longer what its name says."""
+    if not isinstance(read_json(path / "state.json"), dict):
+        return "state.json"
+    for file in ("weights.safetensors", "optimiser.safetensors", *(file.name for file in path.glob("ema.*"))):
+        try:
+            with safe_open(path / file, "pt"):  # compares its length with its header
+                pass
+        except (SafetensorError, OSError):
+            return file
+    return None
+
+
+def _newest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are set aside, and said."""
+    for path in reversed(_checkpoints(folder)):
+        if (file := _damage(path)) is None:
+            return path
+        say(
+            f"WARNING: {path / file}: damaged or missing, so the checkpoint before it is taken; {files.set_aside(path)}"
+        )
+    return None
+
+
 def _look(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
     files.sweep(folder)
-    newest = next(reversed(_checkpoints(folder)), None)
-    state = (read_json(newest / "state.json") if newest else None) or {}
+    newest = _newest(folder)
+    state = read_json(newest / "state.json") if newest else {}
     finished = read_json(folder / "result.json") or {}
     earlier = (finished or state).get("key", key)
     different = [name for name in key if earlier.get(name) != key[name]]

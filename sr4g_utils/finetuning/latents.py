@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..dataset.boxes import BoxTable
 from ..dataset.photos import CROP, PhotoError, Photos, crop_photo
 from ..store import files
+from ..store.files import say
 from ..store.run import alone
 
 SHARD = 256  # photos in a file of latents
@@ -74,7 +75,7 @@ def encode_photos(
         if accelerator.is_main_process:  # a sweep's runs share their photos
             held.enter_context(alone(folder / ".lock"))
         accelerator.wait_for_everyone()
-        todo = [i for i, file in enumerate(shards) if not file.is_file()]
+        todo = [i for i, file in enumerate(shards) if not _is_whole(file)]
         accelerator.wait_for_everyone()  # all have looked before anyone writes
         mine = todo[accelerator.process_index :: accelerator.num_processes]
         quiet = not (accelerator.is_main_process and mine)
@@ -87,6 +88,20 @@ def encode_photos(
                     np.save(file, latents)
         accelerator.wait_for_everyone()
     return _read_shards(shards, table, images)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of encoded photos is there with its notes; a damaged one is said, and made again."""
+    if not file.is_file():
+        return False
+    try:
+        np.load(file, mmap_mode="r")  # compares its length with its header
+        whole = {"problems", "met"} <= json.loads(file.with_suffix(".json").read_text(encoding="utf-8")).keys()
+    except (ValueError, OSError, EOFError, AttributeError):
+        whole = False
+    if not whole:
+        say(f"WARNING: {file}: it or its .json is damaged; its photos are encoded again")
+    return whole
 
 
 def _read_shards(shards: list[Path], table: BoxTable, images: Int[np.ndarray, "photo"]) -> Encoded:

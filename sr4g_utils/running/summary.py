@@ -97,14 +97,14 @@ def _verdicts(folder: Path, numbered: dict[tuple[Any, ...], int]) -> dict[str, p
     test_prompts = folder / "artifacts" / "prompts_test.parquet"
     if not test_prompts.is_file():
         return {}
-    prompts = pd.read_parquet(test_prompts, columns=["prompt_id", *PROMPT])
+    prompts = files.read_table(test_prompts, columns=["prompt_id", *PROMPT])
     rows = prompts[PROMPT].itertuples(index=False, name=None)
     prompts = prompts.assign(prompt=[numbered.setdefault(row, len(numbered)) for row in rows])
     prompts = prompts[["prompt_id", "prompt", "objects"]]
     needed = ["prompt_id", "image_index", "relation", "both_found", "correct"]
     tables = {}
     for model, path in verdict_files(test_prompts.parent).items():
-        table = pd.read_parquet(path, columns=needed).merge(prompts, on="prompt_id", validate="many_to_one")
+        table = files.read_table(path, columns=needed).merge(prompts, on="prompt_id", validate="many_to_one")
         table = table.drop(columns="prompt_id").rename(columns={"prompt": "prompt_id"})
         tables[model] = table
     return tables

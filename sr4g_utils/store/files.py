@@ -60,7 +60,7 @@ def atomic(path: str | Path, durable: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
-    """Whatever a library makes of a full disk, or of a quota that is used up, becomes an OSError that names the file."""
+    """Whatever a library says of a full disk, or of a quota that is used up, becomes an OSError that names the file."""
     try:
         yield
     except Exception as error:

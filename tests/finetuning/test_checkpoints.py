@@ -13,10 +13,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tuning import HELD_OUT, QUICK, distance, tune, weights
 
 from sr4g_utils.evaluation.scores import MAIN
+from sr4g_utils.finetuning import checkpoints
 from sr4g_utils.finetuning import log as log_module
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
 from sr4g_utils.finetuning.choices import Choices
@@ -31,6 +32,22 @@ def test_a_finished_run_is_not_run_again(world, tmp_path):
     before = digest(folder / "log.jsonl"), (folder / "last" / WEIGHTS).stat().st_mtime_ns
     assert tune(world, folder, checkpoint_every=5) == result  # how often to save is no part of what a run is
     assert before == (digest(folder / "log.jsonl"), (folder / "last" / WEIGHTS).stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimiser.safetensors", "ema.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", [lambda data: data[:-5], lambda data: b"{" + data[1:30], lambda data: b""])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, capsys, file, damage):
+    for step in (3, 6):
+        (folder := tmp_path / "checkpoints" / f"step-{step:08}").mkdir(parents=True)
+        for name in ("weights", "optimiser", "ema"):
+            save_file({"a": torch.ones(4)}, folder / f"{name}.safetensors")
+        (folder / "state.json").write_text(json.dumps({"step": step, "key": {}, "optimiser": {}}))
+    assert checkpoints._newest(tmp_path) == folder
+    (folder / file).write_bytes(damage((folder / file).read_bytes()))
+    assert checkpoints._newest(tmp_path) == folder.with_name("step-00000003")
+    told = capsys.readouterr().err
+    assert f"{folder / file}: damaged or missing, so the checkpoint before it is taken; the old one is" in told
+    assert checkpoints._look(tmp_path, {})["step"] == 3 and len(list(folder.parent.iterdir())) == 2
 
 
 SCRIPT = """

@@ -66,15 +66,20 @@ def test_latents_are_the_vae_s_posterior(world, captions, encoded, pipeline):
         np.testing.assert_allclose(deviation, posterior.std[0], rtol=2e-3, atol=2e-3)
 
 
-def test_latents_are_made_once_and_go_on_where_they_were_interrupted(world, captions, pipeline, tmp_path, monkeypatch):
+def test_latents_are_made_once_and_go_on_where_they_were_interrupted(
+    world, captions, pipeline, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(latents, "SHARD", 40)
     encode(world, captions, pipeline, tmp_path)
     files = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.npy"))}
     assert len(files) == -(-len(np.unique(captions.image)) // 40)
     first, second, *_ = files
     second.unlink()
+    *_, last = files
+    last.write_bytes(files[last][:-9])  # as a full disk or a broken copy leaves it
     stamp = first.stat().st_mtime_ns
     encode(world, captions, pipeline, tmp_path)
+    assert last.read_bytes() == files[last] and f"{last}: it or its .json is damaged" in capsys.readouterr().err
     assert first.stat().st_mtime_ns == stamp and second.read_bytes() == files[second]
     other = load_pipeline(tiny.stable_diffusion(tmp_path / "sd", seed=1), device="cpu")[0]
     encode(world, captions, other, tmp_path)

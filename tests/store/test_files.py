@@ -1,8 +1,10 @@
 """Paths, atomic writes, hashes, and what stands in ``data/``."""
 
+import errno
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -22,6 +24,26 @@ def test_files_are_whole_and_json_that_is_not_is_none(tmp_path):
     assert files.read_json(tmp_path / "none.json") is None
     (tmp_path / "half.json").write_text('{"a": ')
     assert files.read_json(tmp_path / "half.json") is None
+
+
+@pytest.mark.parametrize("error", [
+    OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
+    RuntimeError('Error while serializing: Os { code: 28, message: "No space left on device" }'),
+])  # fmt: skip
+def test_a_full_disk_names_the_file(tmp_path, error):
+    with pytest.raises(OSError, match=r"the disk is full: .* has no room left for the file: '.*boxes\.parquet'"):
+        with files.atomic(tmp_path / "boxes.parquet"):
+            raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    files.write_table(tmp_path / "a.parquet", pd.DataFrame({"x": range(9)}))
+    assert list(files.read_table(tmp_path / "a.parquet", columns=["x"]).x) == list(range(9))
+    for cut in (-9, 3, 0):
+        (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:cut])
+        with pytest.raises(ValueError, match=r"b\.parquet: not readable as Parquet \(.*\); delete it, and run again"):
+            files.read_table(tmp_path / "b.parquet")
 
 
 def test_digest(tmp_path):
