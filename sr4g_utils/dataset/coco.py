@@ -363,7 +363,7 @@ def _read_parquet(path: Path) -> BoxTable:
         with pq.ParquetFile(path) as file:  # some rows at a time: a column is never there twice
             for rows in file.iter_batches(PARQUET_ROWS, columns=list(needed)):
                 contents.add_rows({name: _numbers(rows[name], name not in tuple("xywh")) for name in needed})
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # damaged bytes are of either kind
         raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
     image_id, width, height = (contents.images.pop(name) for name in ("id", "width", "height"))
     image_id, first, at = np.unique(image_id, return_index=True, return_inverse=True)
@@ -397,7 +397,7 @@ def _read_zip(path: Path, split: str) -> BoxTable:
             return _read_stream(archive.open(member), f"{path}:{member}")
     except RuntimeError as error:  # a password, or a compression that Python does not know
         raise ValueError(f"{path}: Python cannot unpack it ({error}); unpack it and give {member}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a complete zip file ({error}); download it again") from error
 
 

@@ -46,8 +46,8 @@ def read_rows(path: Path) -> pd.DataFrame | dict[int, Any]:
         return _parquet(path)
     if suffix in (".csv", ".tsv"):
         return _typed(read_cells(path))
-    text = _text(path)
-    lines = {row: line.strip() for row, line in enumerate(re.split("\r\n|\r|\n", text), 1) if line.strip()}
+    text = read_text(path)
+    lines = numbered(text)
     return lines if suffix == ".txt" else _json(path, text, lines)
 
 
@@ -62,7 +62,8 @@ def _parquet(path: Path) -> pd.DataFrame:
     return table.set_axis(range(1, len(table) + 1))
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A text in UTF-8, without byte order marks. ValueError: it is none, or is empty; it names file, row and remedy."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -83,6 +84,11 @@ def _text(path: Path) -> str:
     return text
 
 
+def numbered(text: str) -> dict[int, str]:
+    """The lines that are not empty by their number, without spaces around them."""
+    return {row: line.strip() for row, line in enumerate(re.split("\r\n|\r|\n", text), 1) if line.strip()}
+
+
 def read_cells(path: Path) -> pd.DataFrame:
     """A CSV as a spreadsheet saves it, with ``,``, ``;`` or tabs: every cell as text, without spaces around it.
 
@@ -91,7 +97,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: not such a file; it names the file, the row and the remedy.
     """
-    text = _text(path)
+    text = read_text(path)
     delimiter = max(",;\t", key=re.split("[\r\n]", text.lstrip(), maxsplit=1)[0].count)
     records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     names: list[str] = []
@@ -143,13 +149,13 @@ def _json(path: Path, text: str, lines: Mapping[int, str]) -> dict[int, Any]:
     first = next(iter(lines.values()))
     several = len(lines) > 1 and first.startswith("{") and first.endswith("}")
     if first.startswith("[") or (path.suffix.lower() == ".json" and not several):
-        values = _parsed(text, str(path))
+        values = parsed(text, str(path))
         if not isinstance(values, list):
             kind = type(values).__name__
             raise ValueError(f"{path}: expected a list of prompts, found {kind}; write [{{...}}, ...], a prompt each")
         rows = dict(enumerate(values, 1))
     else:
-        rows = {row: _parsed(line, f"{path}: row {row}") for row, line in lines.items()}
+        rows = {row: parsed(line, f"{path}: row {row}") for row, line in lines.items()}
     for row, value in rows.items() if _HALF.search(text) else ():
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -159,7 +165,8 @@ def _json(path: Path, text: str, lines: Mapping[int, str]) -> dict[int, Any]:
     return rows
 
 
-def _parsed(text: str, where: str) -> Any:
+def parsed(text: str, where: str) -> Any:
+    """The value of a JSON text. ValueError: it is none, or nested too deeply; it says where."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,6 @@
 This module matches detector labels to prompted names, and ids to prompts.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from io import StringIO
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
+from ..dataset.prompt_files import parsed, read_text
 from ..dataset.prompt_sets import NEEDED, check_prompts, others
 from ..models.names import readings
 from ..relations import BY_NAME, NAMES, judge
@@ -49,7 +49,7 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
         if suffix == ".parquet":
             table = pd.read_parquet(path)
         elif suffix == ".csv":
-            table = pd.read_csv(path, encoding="utf-8-sig")
+            table = pd.read_csv(path, encoding="utf-8-sig", float_precision="round_trip")
         else:
             text = StringIO(path.read_text(encoding="utf-8-sig"))
             exact = {"dtype": False, "precise_float": True}
@@ -276,10 +276,7 @@ def read_visor_results(path: Path | str, prompts: pd.DataFrame) -> pd.DataFrame:
     """
     path, everything = Path(path), prompts
     prompts = check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)]
-    try:
-        images = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    images = parsed(read_text(path), str(path))
     if not isinstance(images, dict):
         raise ValueError(f"{path}: expected an object of images by '<unique_id>_<n>', found {type(images).__name__}")
     keys = [key.rpartition("_") for key in images]

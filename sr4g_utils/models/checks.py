@@ -33,7 +33,7 @@ def read(path: Path, source: Source) -> dict[str, Any]:
         return value
     except FileNotFoundError:
         raise source.error(f"{path.name} is missing from its folder; {_OTHER}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise source.error(f"{path.name} is not valid JSON ({error}); fetch the model again") from None
 
 
@@ -186,7 +186,7 @@ def _check_whole(path: Path, source: Source) -> None:
                 header = json.loads(file.read(length)) if 0 < length <= size else {}
                 ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
                 whole = size == 8 + length + max(ends)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
                 whole = False
     if not whole:
         raise source.error(f"{path.name} is damaged or only partly downloaded; delete it and fetch it again")

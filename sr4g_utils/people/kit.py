@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -20,6 +21,7 @@ from ..dataset import triplets
 from ..dataset.boxes import BoxTable
 from ..dataset.captions import caption
 from ..dataset.photos import Photos
+from ..dataset.prompt_files import read_text
 from ..evaluation.images import list_images
 from ..relations import NAMES
 from ..store.files import write_text
@@ -32,8 +34,25 @@ REPEATED = 0.1  # of the questions are asked twice, for self-agreement
 CANDIDATES = 5_000  # pairs of boxes among which a kit of photos chooses
 PER_PHOTO = 4  # pairs of one photo at most: a crowded one has hundreds
 STRATA = ("true, near a border", "true, far from it", "false, near a border", "false, far from it")
-KEY = ("item", "repeat_of", "model", "prompt_id", "image_index", "image_id", "subject", "relation", "object", "stratum",
-       "share")  # fmt: skip
+
+
+class Question(msgspec.Struct, kw_only=True):
+    """A question in a kit's key: of a generated image, or of a photo."""
+
+    item: str
+    repeat_of: str | None = None
+    model: str | None = None
+    prompt_id: int | float | str | None = None
+    image_index: int | None = None
+    image_id: int | None = None
+    subject: str
+    relation: str
+    object: str
+    stratum: str | None = None
+    share: float | None = None
+
+
+KEY = Question.__struct_fields__
 
 
 def of_images(
@@ -173,11 +192,13 @@ def _embedded(question: Any) -> str:
 def read_key(path: str | Path) -> tuple[str, pd.DataFrame]:
     """A kit's name and its key: a row per question, with those columns of ``KEY`` that the kit has. Raises ValueError
     if the file is no kit."""
-    text = Path(path).read_text(encoding="utf-8")
+    text = read_text(Path(path))
     start, end = '<script id="data" type="application/json">', "</script>"
     try:
         data = json.loads(text.split(start)[1].split(end)[0])
         key = json.loads(base64.b64decode(data["key"]))
-    except (IndexError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not a kit written by `sr4g kit` ({error!r})") from None
-    return data["kit"], pd.DataFrame(key, columns=[name for name in KEY if name in key[0]])
+        if not (isinstance(data["kit"], str) and msgspec.convert(key, list[Question])):
+            raise ValueError("it has no name or no question")
+        return data["kit"], pd.DataFrame(key, columns=[name for name in KEY if name in key[0]])
+    except (IndexError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a kit written by `sr4g kit` ({error!r:.200})") from None

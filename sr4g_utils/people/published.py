@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..dataset.prompt_files import read_cells
+from ..dataset.prompt_files import numbered, read_cells, read_text
 from ..store.files import cache_folder, download, reported
 
 FILES = {
@@ -56,10 +56,10 @@ def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     pictures, boxes = [], []
     for stem, model in SYSTEMS.items():
         path = folder / f"{stem}.jsonl"
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in numbered(read_text(path)).items():
             try:
                 picture, detections = _sample(json.loads(line), model)
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
+            except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not as published ({type(error).__name__}: {error})") from None
             pictures.append(picture)
             boxes += detections
@@ -73,7 +73,7 @@ def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, pd.DataFrame(boxes, columns=names).assign(width=SIDE, height=SIDE)
 
 
-def _sample(record: dict[str, Any], model: str) -> tuple[list[Any], list[list[Any]]]:
+def _sample(record: Any, model: str) -> tuple[list[Any], list[list[Any]]]:
     """One line of per_sample.jsonl: the image's row and the rows of its boxes."""
     id, prompt, seed = record["sample_id"], record["prompt_id"], int(record["sample_id"].rpartition("_seed")[2])
     ran = {DETECTORS[detector["type"]]: detector["detections"] for detector in record["detectors"].values()}
@@ -152,7 +152,10 @@ def read_geneval_people(folder: str | Path) -> pd.DataFrame:
         counts, where = (["Answer.task-count-0", "Answer.task-count-1"], {a: f"Answer.task-position-{a}" for a in "xy"})
         if missing := {"Input.index", "Input.caption", *counts, *where.values()} - set(table):
             raise ValueError(f"{folder / name}: the column {min(missing)!r} is missing")
-        numbers = table[counts].apply(pd.to_numeric, errors="coerce")
+        numbers = table[counts].apply(pd.to_numeric, errors="coerce")  # nothing is no thing
+        if (wrong := table[counts].ne("") & numbers.isna()).any(axis=None):
+            row = wrong.index[wrong.any(axis=1)][0]
+            raise ValueError(f"{folder / name}, line {row}: a count is no number: {table.loc[row, counts].to_dict()}")
         table = table.assign(**numbers).join(table["Input.caption"].str.extract(_PROMPT)).dropna(subset="relation")
         across = table.relation.map(_AXIS) == "x"
         position = table[where["x"]].where(across, table[where["y"]])

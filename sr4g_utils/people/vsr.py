@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from ..dataset import coco, inputs, triplets
 from ..dataset.boxes import BoxTable
+from ..dataset.prompt_files import numbered, read_text
 from ..evaluation.statistics import outcomes, with_labels
 from ..relations import NAMES, RULES
 from ..store import files
@@ -40,7 +41,7 @@ def read_vsr(path: str | Path) -> pd.DataFrame:
     published file does not explain the codes. Raises ValueError for a line that is not a VSR record.
     """
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in numbered(read_text(Path(path))).items():
         try:
             record = json.loads(line)
             if (phrase := record["relation"]) not in VSR_PHRASES:
@@ -50,7 +51,7 @@ def read_vsr(path: str | Path) -> pd.DataFrame:
             subject = subject.removesuffix(" ").removesuffix(" is")
             image, frame = int(record["image"].removesuffix(".jpg")), "none" if frame is None else str(int(frame))
             rows.append((image, subject, VSR_PHRASES[phrase], object, bool(record["label"]), frame))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not a VSR judgement ({type(error).__name__}: {error})") from None
     return pd.DataFrame(rows, columns=["image_id", "subject", "relation", "object", "label", "frame"])
 

@@ -113,7 +113,7 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
     if isinstance(value, float) and value.is_integer():
         candidates.insert(0, int(value))  # what wants a float takes it as one
     for candidate in candidates:
-        with contextlib.suppress(msgspec.ValidationError):
+        with contextlib.suppress(msgspec.ValidationError, UnicodeError):  # half a character is no text
             converted = msgspec.convert(candidate, kind)
             limits.check(name, converted, f"{where}: {notebook}.{name}")
             return converted
