@@ -303,7 +303,8 @@ def _spatialbench() -> Files:
         files[f"{stem}.jsonl"] = b"".join(_dumps(line) + b"\n" for line in lines)
     first = f"{next(iter(published.SYSTEMS))}_v1_0_seed0000"
     files["labels_filled.csv"] = f'"sample_id","human_verdict","notes","timestamp"\n"{first}","PASS","",""\n'.encode()
-    return files | {name: b"sample_id\n" for name in published.FILES["spatialbench_uc"] if name not in files}
+    sample = f"sample_id,checker_verdict_raw,conf\n{first},UNDECIDABLE,0.001\n".encode()
+    return files | {name: sample for name in published.FILES["spatialbench_uc"] if name not in files}
 
 
 @reader(_spatialbench)

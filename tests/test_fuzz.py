@@ -35,6 +35,7 @@ FOUND = {  # by the fuzz, each a traceback before it was mended: reader, file, c
     ("spatialbench", "labels_filled.csv"): [b"\xff"],
     ("spatialbench", "sd15_boxdiff.jsonl"): [b"\xff", DEEP, b"null"],
     ("geneval_people", "geneval_clip.csv"): [b"\xff"],
+    ("profile_files", "mine.yaml"): [b'04_evaluation: {sampling: {precision: "\\uD800"}}', b'all: {track: "\\uD800"}'],
     ("model_files", "config.json"): [DEEP],
     ("model_files", "model.safetensors"): [(1).to_bytes(8, "little") + b"5"],
 }

@@ -3,6 +3,7 @@
 This module matches detector labels to prompted names, and ids to prompts.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from io import StringIO
@@ -116,7 +117,7 @@ def _check_pixels(table: pd.DataFrame, source: str) -> None:
     if {"width", "height"} <= set(table) and "detector" not in table.attrs:  # detectors do not stop at the border
         beyond = (x + w > FAR * table.width.to_numpy(float)) | (y + h > FAR * table.height.to_numpy(float))
     inner = (x > 0) & (y > 0) & ~small
-    alike = len(np.unique(np.stack([x, y, w, h])[:, inner], axis=1).T) if inner.mean() > 0.5 else 0
+    alike = len(np.unique(np.stack([x, y, w, h])[:, inner], axis=1).T) if 2 * inner.sum() > len(table) else 0
     corners = np.full(len(table), alike >= MANY and bool(((w > x) & (h > y))[inner].all()))
     are_corners = "are they corners? name them x1, y1, x2, y2 and pass corners (--corners)"
     for what, rows, remedy in (
