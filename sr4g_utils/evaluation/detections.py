@@ -50,7 +50,7 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
         if suffix == ".parquet":
             table = pd.read_parquet(path)
         elif suffix == ".csv":
-            table = pd.read_csv(path, encoding="utf-8-sig", float_precision="round_trip")
+            table = pd.read_csv(path, encoding="utf-8-sig")
         else:
             text = StringIO(path.read_text(encoding="utf-8-sig"))
             exact = {"dtype": False, "precise_float": True}

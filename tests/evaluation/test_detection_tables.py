@@ -288,7 +288,7 @@ def test_broken_published_results_are_named(tmp_path):
         ({"0_0": image | {"sra": 2}}, "image '0_0': 'sra' must be 0 or 1"),
         ({"0_0": image | {"classes": None}}, "image '0_0': the field 'classes' is missing"),
         ({"0_0": image | {"centroid": [[1, 2]]}}, "image '0_0': 0 classes but 1 centroids"),
-        ("{", "not readable as JSON"), ([], "expected an object"), ({"a": {}}, "'a' is not named"),
+        ("{", "not valid JSON"), ([], "expected an object"), ({"a": {}}, "'a' is not named"),
         ({"5_0": image}, "no prompt_id is one of the prompts'"),
     ]:  # fmt: skip
         (tmp_path / "results.json").write_text(content if isinstance(content, str) else json.dumps(content))
