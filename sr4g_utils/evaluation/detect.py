@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from ..dataset import coco
 from ..dataset.photos import Photos
 from ..dataset.prompts import true_prompts
-from ..models.names import FLOOR, QUERY
+from ..models.names import FLOOR
 from ..models.sampling import Pixels
 from ..store import files
 from .detections import BEHAVIOUR, record_of
@@ -47,8 +47,9 @@ def write_detections(
             as for :meth:`Detector.detect`; ``shard`` and ``shards``.
 
     Returns:
-        The record: detector, floor, query, images (their number and record), boxes (their number; None while other
-        shards are at work; if 0, a warning is printed, and :func:`verdicts.verdicts` raises unless told to score it).
+        The record: detector, floor, query, images (their number and record), asked (the texts, where a name's boxes
+        depend on what else is asked: Grounding DINO), boxes (their number; None while other shards are at work; if 0, a
+        warning is printed, and :func:`verdicts.verdicts` raises unless told to score it).
 
     Raises:
         ValueError: unfinished generation, images that belong to no prompt, an unknown name.
@@ -92,7 +93,8 @@ def ceiling(
 
 def write_boxes(
     path: str | Path, listed: pd.DataFrame, read: Callable[[Any], Pixels], images: dict[str, Any], *, detector: Any,
-    floor: float = FLOOR, query: str = QUERY, batch: int = 64, dtype: str = "float32", shard: int = 0, shards: int = 1,
+    floor: float = FLOOR, query: str | None = None, batch: int = 64, dtype: str = "float32", shard: int = 0,
+    shards: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """Detect in every row of ``listed`` (prompt_id, image_index, subject, object, what ``read`` needs), in groups."""
     if not 0 <= shard < shards:
@@ -101,7 +103,9 @@ def write_boxes(
     from ..models import detectors  # torch: not for --help
 
     loaded = detectors.load(detector, dtype)
+    query = query or loaded.query
     record = {"detector": loaded.record, "floor": floor, "query": query, "images": {"number": len(listed), **images}}
+    record |= loaded.asked(list(zip(listed.subject, listed.object, strict=True)), query)
     key = files.hash_of([record, BEHAVIOUR])
     parts = path.with_name(f".{path.name}.{key[:8]}.parts")
     groups = {parts / f"{i // GROUP:06}.parquet": listed.iloc[i : i + GROUP] for i in range(0, len(listed), GROUP)}

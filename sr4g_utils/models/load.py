@@ -104,27 +104,27 @@ def load_detector(
     source: Any, dtype: str = "float32", device: str | torch.device | None = None, *, families: Mapping[str, Any]
 ) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
     """A detector in evaluation mode on its device, its processor, and the record; see :func:`detectors.load`, whose
-    ``families`` name transformers' classes: ``architecture`` and the processor's ``loader``."""
+    ``families`` say what is loaded, and how."""
     source, precision = Source.of(source), _dtype(dtype)
     try:
         folder, commit, files = hub.find(source, "config.json", partial(_detector, families=families))
     except ModelError as error:
         known = f"; detectors are {', '.join(families)}"
         raise ModelError(f"{error}{known * (known not in str(error))}") from None
-    kind = checks.read(folder / "config.json", source)["model_type"]
+    kind = str(checks.read(folder / "config.json", source)["model_type"])
+    family = families[kind]
     hashes = checks.verify(folder, files, source)
     with _one_line(source.name):
         options = {"local_files_only": True, "trust_remote_code": False}
-        processor = getattr(transformers, families[kind].loader).from_pretrained(folder, **options)
+        processor = getattr(transformers, family.loader).from_pretrained(folder, **options)
     _check_vocabulary(processor, source.name)
-    model = _part(getattr(transformers, families[kind].architecture), folder, files, source, precision)
+    model = _part(getattr(transformers, family.architecture), folder, files, source, precision)
     model = model.to(torch.device(device or default_device())).eval()
-    image_processor = getattr(processor, "image_processor", processor)
     record = {
         **_record(source, commit, hashes, dtype),
         "class": type(model).__name__,
         "model_type": kind,
-        "resolution": [image_processor.size["height"], image_processor.size["width"]],
+        "resolution": family.resolution(processor),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     return model, processor, record
@@ -137,9 +137,11 @@ def default_device() -> str:
 
 
 def _detector(config: dict[str, Any], source: Source, families: Mapping[str, Any]) -> dict[str, bool]:
-    kind = config.get("model_type")
+    kind = config.get("model_type", "")
     if kind not in families:
-        raise source.error(f"config.json names the model_type {kind!r}; detectors are {', '.join(families)}")
+        other = "boxes that another program found are scored as a table (`sr4g score boxes.csv`, docs/evaluate.md)"
+        raise source.error(f"config.json names the model_type {kind!r}; detectors are {', '.join(families)}; {other}")
+    families[kind].check(config, source)
     return {"": True}
 
 

@@ -141,7 +141,7 @@ def change(file: str, **values: object) -> Callable[[Path], object]:
 @pytest.mark.parametrize(("kind", "name", "edit", "message"), [
     ("pipeline", "v1.4", change("model_index.json", _class_name="KandinskyV22Pipeline"), "takes no prompt"),
     ("pipeline", "v1.4", change("model_index.json", unet=["mine", "Net"]), "its unet is code of its own"),
-    ("detector", "owlvit", change("config.json", model_type="detr"), "names the model_type 'detr'; detectors are"),
+    ("detector", "owlvit", change("config.json", model_type="sam"), "names the model_type 'sam'; detectors are"),
 ])  # fmt: skip
 def test_models_of_no_use_are_refused_before_the_download(models, tmp_path, monkeypatch, kind, name, edit, message):
     edit(copytree(models / name, tmp_path / "model"))
