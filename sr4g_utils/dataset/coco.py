@@ -22,13 +22,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool
+from msgspec import structs
 
+from ..store.limits import check_limit, check_loss, check_unpacked
+from . import doubts
 from .boxes import COCO_CATEGORIES, LARGEST, OUTSIDE_TOLERANCE, SLICE, BoxTable, Category, Id
 from .jsonstream import JsonStream
+from .names import key, tidy
 
 NO_ID = -(1 << 63)  # the id of no image and no category
 _EXACT = 1 << 53  # below it, a float is exactly the number that was written
 PARQUET_ROWS = 1 << 16  # of a box table, read together
+SAMPLE = 10_000  # boxes that tell how boxes are meant
 
 _EXPECTED = {
     **dict.fromkeys(("id", "image_id", "category_id"), "a whole number"),
@@ -60,11 +65,13 @@ class Annotation(msgspec.Struct, gc=False):
 class Mender:
     """Makes records from any JSON values.
 
-    ``first`` describes, for each list of the file, its first value that could not be used in full, for an error.
+    ``first`` describes, for each list of the file, its first value that could not be used in full, for an error;
+    ``of_field`` the first one by its field.
     """
 
     def __init__(self) -> None:
         self.first: dict[str, str] = {}
+        self.of_field: dict[str, str] = {}
 
     def image(self, place: int, value: Any) -> ImageRecord | None:
         """The image record at a place in the list; None if it has no id."""
@@ -89,18 +96,17 @@ class Mender:
         """The category at a place in the list; None if it has no id or no name."""
         fields = value if isinstance(value, dict) else {}
         id, name = _whole_number(fields.get("id")), _text(fields.get("name"))
-        self._note("categories", place, value, id=id != NO_ID, name=bool(name.strip()))
-        return Category(id, name, _text(fields.get("supercategory"))) if id != NO_ID and name.strip() else None
+        self._note("categories", place, value, id=id != NO_ID, name=bool(tidy(name)))
+        return Category(id, name, _text(fields.get("supercategory"))) if id != NO_ID and tidy(name) else None
 
     def _note(self, key: str, place: int, value: Any, **usable: bool) -> None:
-        if all(usable.values()) or key in self.first:
-            return
-        problem, expected = f"is {value!r:.60}", "an object"
-        if isinstance(value, dict):
-            field = next(name for name, is_usable in usable.items() if not is_usable)
-            problem = f"has the {field} {value[field]!r:.60}" if field in value else f"has no {field}"
-            expected = _EXPECTED[field]
-        self.first[key] = f"{key}[{place}] {problem} (expected: {expected})"
+        for field in (name for name, is_usable in usable.items() if not is_usable and name not in self.of_field):
+            problem, expected = f"is {value!r:.60}", "an object"
+            if isinstance(value, dict):
+                problem = f"has the {field} {value[field]!r:.60}" if field in value else f"has no {field}"
+                expected = _EXPECTED[field]
+            self.of_field[field] = f"{key}[{place}] {problem} (expected: {expected})"
+            self.first.setdefault(key, self.of_field[field])
 
 
 def _whole_number(value: Any) -> int:
@@ -176,6 +182,9 @@ class _Contents:
         self.file_names: list[pa.StringArray] = []
         self.categories: list[Category] = []
         self.mender = Mender()
+        self.rows = 0
+        self.causes: dict[str, str] = {}  # of what is left out, by the reason
+        self.doubts: list[str] = []
 
     def add_images(self, records: list[ImageRecord]) -> None:
         """An image without a file name gets COCO's."""
@@ -186,6 +195,8 @@ class _Contents:
     def add_annotations(self, records: list[Annotation]) -> None:
         numbers = chain.from_iterable(map(attrgetter("bbox"), records))
         boxes = np.fromiter(numbers, "f8", 4 * len(records)).reshape(-1, 4)
+        self.rows += len(records)
+        check_limit("annotations", self.rows, f"{self.source}: its number of annotations")
         integers = {name: _column(records, name, dtype) for name, dtype in _BOX.items() if dtype != "f8"}
         self.boxes.extend(**integers, **dict(zip("xywh", boxes.T, strict=True)))
 
@@ -198,6 +209,17 @@ class _Contents:
         other &= rows["image_id"] != NO_ID
         self.images.extend(**{name: column[other] for name, column in image.items()})
         self.boxes.extend(**rows, id=rows["ann_id"])
+
+    def places(self, kind: str, ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """The place of each annotation's image or category among the sorted ids; -1 where it has none."""
+        place = _positions(ids, known)
+        if (missing := ids[place < 0]).size:
+            numbers = np.unique(ids[ids != NO_ID])
+            unread = self.mender.of_field.get(f"{kind}_id", "")
+            self.causes[f"unknown {kind}"] = unread if (missing == NO_ID).all() else f"such as {missing.max()}"
+            if numbers.size and (list_of_ids := doubts.of_ids(numbers, known)):
+                self.doubts.append(f"{kind}_id: {list_of_ids}")
+        return place
 
     def fail(self, problem: str) -> ValueError:
         return ValueError("; ".join([f"{self.source}: {problem}", *self.mender.first.values()]))
@@ -217,16 +239,17 @@ def _positions(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     return position
 
 
-def _table(contents: _Contents) -> BoxTable:
-    """Check every annotation, count those left out, and sort."""
+def _table(contents: _Contents, allow_loss: float | int | None) -> BoxTable:
+    """Check every annotation, count those left out and say so, and sort."""
     image_id, file_name, width, height = _images(contents)
     categories, merged = _categories(contents)
-    image = _positions(contents.boxes.pop("image_id"), image_id)
     category_id = contents.boxes.pop("category_id")
     for id, lowest in merged.items():
         category_id[category_id == id] = lowest
-    category = _positions(category_id, np.array([category.id for category in categories])).astype(np.int16)
+    known = np.array([category.id for category in categories])
+    category = contents.places("category", category_id, known).astype(np.int16)
     del category_id
+    image = contents.places("image", contents.boxes.pop("image_id"), image_id)
     box, crowd = {name: contents.boxes.pop(name) for name in "xywh"}, contents.boxes.pop("iscrowd")
     keep, excluded = np.ones(len(image), bool), {}
     for reason, bad in _reasons(image, category, box, crowd, width, height):
@@ -236,6 +259,7 @@ def _table(contents: _Contents) -> BoxTable:
     if not keep.any():
         counts = ", ".join(f"{reason}: {n:,}" for reason, n in excluded.items())
         raise contents.fail(f"no usable annotation among {len(keep):,}" + f" ({counts})" * bool(counts))
+    _say_what_is_doubtful(contents, image, box, width, height, keep, excluded, allow_loss)
     order = np.lexsort((contents.boxes.pop("id"), category, image))
     order = order[keep[order]]
     image, category, crowd = image[order], category[order], crowd[order].astype(bool)
@@ -250,22 +274,43 @@ def _table(contents: _Contents) -> BoxTable:
     )  # fmt: skip
 
 
+def _say_what_is_doubtful(
+    contents: _Contents, image: np.ndarray, box: dict, width: np.ndarray, height: np.ndarray,
+    keep: Bool[np.ndarray, "box"], excluded: dict[str, int], allow_loss: float | int | None,
+) -> None:  # fmt: skip
+    def sample(rows: Bool[np.ndarray, "box"]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        at = np.flatnonzero(rows)
+        at = at[:: len(at) // SAMPLE + 1]
+        return {name: column[at] for name, column in box.items()}, width[image[at]], height[image[at]]
+
+    unread = contents.mender.of_field
+    fields = {"no box of four finite numbers": "bbox", "iscrowd neither 0 nor 1": "iscrowd"}
+    causes = contents.causes | {reason: unread.get(field, "") for reason, field in fields.items()}
+    causes["image without a size"] = unread.get("width", unread.get("height", ""))
+    if "outside the image" in excluded:
+        causes["outside the image"] = doubts.of_places(*sample(image >= 0))
+    more = [*contents.doubts, *doubts.of_sizes(*sample(keep))]
+    check_loss(contents.source, excluded, len(keep), "annotations", causes, more, allow_loss)
+
+
 def _categories(contents: _Contents) -> tuple[tuple[Category, ...], dict[int, int]]:
     """One category per name, sorted by id, and the ids that were merged into a lower one of the same name."""
-    if not contents.categories:
+    named = [structs.replace(category, name=tidy(category.name)) for category in contents.categories]
+    named = sorted((category for category in named if category.name), key=attrgetter("id"))
+    if not named:
         raise contents.fail("holds no categories")
     by_id: dict[int, Category] = {}
     by_name: dict[str, Category] = {}
-    for category in sorted(contents.categories, key=attrgetter("id")):
-        if (known := by_id.setdefault(category.id, category)).name != category.name:
+    for category in named:
+        if key((known := by_id.setdefault(category.id, category)).name) != key(category.name):
             raise contents.fail(
                 f"category id {category.id} occurs more than once, as {known.name!r} and {category.name!r}; number the "
                 "categories anew, in the annotations too"
             )
-        by_name.setdefault(category.name, category)
+        by_name.setdefault(key(category.name), category)
     if len(by_name) > np.iinfo(np.int16).max:
         raise contents.fail(f"holds {len(by_name):,} categories; at most {np.iinfo(np.int16).max:,} can be told apart")
-    lowest = {id: by_name[category.name].id for id, category in by_id.items()}
+    lowest = {id: by_name[key(category.name)].id for id, category in by_id.items()}
     return tuple(by_name.values()), {id: to for id, to in lowest.items() if id != to}
 
 
@@ -318,49 +363,46 @@ def _reasons(
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def read(path: str | Path, split: str = "train") -> BoxTable:
+def read(path: str | Path, split: str = "train", allow_loss: float | int | None = None) -> BoxTable:
     """The box table of an official ``instances_*.json``, of that file inside the official zip, or of Parquet.
 
     Args:
         path: ``.json``, ``.zip`` (member ``annotations/instances_{split}2017.json``) or ``.parquet`` (columns image_id,
             width, height, ann_id, category_id, x, y, w, h, iscrowd; COCO's category ids). Numbers of a JSON file may be
             written as other tools do (12.0, "12", false) if nothing is lost; backslashes in file names become slashes.
+            Ids are whole numbers of 64 bits; written as floats, they are read up to 2**53, beyond which floats do not
+            tell neighbours apart. Names are made :func:`names.tidy`.
         split: ``train`` or ``val``; it only chooses the member of a zip.
+        allow_loss: the share of annotations that may be left out, see :func:`store.limits.check_loss`.
 
     Raises:
-        ValueError: the file is missing, empty, not of a known form or not valid, naming file, field and value.
-            Single bad annotations do not raise: they are left out and counted in ``excluded``, as are those of a single
-            image or category that cannot be used.
+        ValueError: the file is missing, empty, not of a known form or not valid, naming file, field and value; or most
+            of it is lost. Single bad annotations do not raise: they are left out and counted in ``excluded``, as are
+            those of a single image or category that cannot be used. What looks doubtful is printed to stderr.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}; expected COCO annotations")
+        what = "is a directory" if path.is_dir() else "no regular file" if path.exists() else "no such file"
+        raise ValueError(f"{path}: {what}; expected COCO annotations")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty; download it again")
-    readers: dict[str, Callable[[], BoxTable]] = {
+    readers: dict[str, Callable[[], _Contents]] = {
         ".json": lambda: _read_stream(path.open("rb"), str(path)),
         ".zip": lambda: _read_zip(path, split),
         ".parquet": lambda: _read_parquet(path),
     }
     if (suffix := path.suffix.lower()) not in readers:
         raise ValueError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(readers)}")
-    return readers[suffix]()
+    return _table(readers[suffix](), allow_loss)
 
 
-def _read_parquet(path: Path) -> BoxTable:
+def _read_parquet(path: Path) -> _Contents:
     needed = ("image_id", "width", "height", "ann_id", "category_id", "x", "y", "w", "h", "iscrowd")
     try:
-        schema = pq.read_schema(path)
-        if missing := [name for name in needed if name not in schema.names]:
-            raise ValueError(f"{path}: the column {missing[0]!r} is missing; a box table has {', '.join(needed)}")
-        for name in needed:
-            kind, measured = schema.field(name).type, name in tuple("xywh")
-            is_flag = name == "iscrowd" and pa.types.is_boolean(kind)
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_flag):
-                wanted = "numbers" if measured else "integers"
-                raise ValueError(f"{path}: column {name!r} must hold {wanted}, found {kind}")
         contents = _Contents(str(path))
         with pq.ParquetFile(path) as file:  # some rows at a time: a column is never there twice
+            check_limit("annotations", file.metadata.num_rows, f"{path}: its number of annotations")
+            _check_columns(file.schema_arrow, needed, path)
             for rows in file.iter_batches(PARQUET_ROWS, columns=list(needed)):
                 contents.add_rows({name: _numbers(rows[name], name not in tuple("xywh")) for name in needed})
     except (pa.ArrowException, OSError) as error:  # damaged bytes are of either kind
@@ -374,7 +416,18 @@ def _read_parquet(path: Path) -> BoxTable:
     contents.images.extend(id=image_id, width=width[first], height=height[first])
     contents.file_names.append(pa.array(map("{:012d}.jpg".format, image_id.tolist()), pa.string()))
     contents.categories.extend(COCO_CATEGORIES)
-    return _table(contents)
+    return contents
+
+
+def _check_columns(schema: pa.Schema, needed: Sequence[str], path: Path) -> None:
+    if missing := [name for name in needed if name not in schema.names]:
+        raise ValueError(f"{path}: the column {missing[0]!r} is missing; a box table has {', '.join(needed)}")
+    for name in needed:
+        kind, measured = schema.field(name).type, name in tuple("xywh")
+        is_flag = name == "iscrowd" and pa.types.is_boolean(kind)
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_flag):
+            wanted = "numbers" if measured else "integers"
+            raise ValueError(f"{path}: column {name!r} must hold {wanted}, found {kind}")
 
 
 def _numbers(column: pa.Array, whole: bool) -> np.ndarray:
@@ -388,12 +441,14 @@ def _numbers(column: pa.Array, whole: bool) -> np.ndarray:
     return np.where(exact, values, NO_ID).astype(np.int64)
 
 
-def _read_zip(path: Path, split: str) -> BoxTable:
+def _read_zip(path: Path, split: str) -> _Contents:
     member = f"annotations/instances_{split}2017.json"
     try:
         with zipfile.ZipFile(path) as archive:
             if member not in archive.namelist():
                 raise ValueError(f"{path}: holds no {member}; expected COCO's annotations_trainval2017.zip")
+            about = archive.getinfo(member)
+            check_unpacked(about.compress_size, about.file_size, f"{path}:{member}")
             return _read_stream(archive.open(member), f"{path}:{member}")
     except RuntimeError as error:  # a password, or a compression that Python does not know
         raise ValueError(f"{path}: Python cannot unpack it ({error}); unpack it and give {member}") from error
@@ -401,7 +456,7 @@ def _read_zip(path: Path, split: str) -> BoxTable:
         raise ValueError(f"{path}: not a complete zip file ({error}); download it again") from error
 
 
-def _read_stream(file: Any, source: str) -> BoxTable:
+def _read_stream(file: Any, source: str) -> _Contents:
     contents = _Contents(source)
     wanted: dict[str, tuple[type, Callable, Callable]] = {
         "images": (ImageRecord, contents.mender.image, contents.add_images),
@@ -420,7 +475,7 @@ def _read_stream(file: Any, source: str) -> BoxTable:
                 for records in stream.records(key, kind, mend):
                     add(records)
             else:
-                stream.value()
+                stream.skip(key)
     if missing := [key for key in wanted if key not in seen]:
         raise ValueError(f"{source}: the key {missing[0]!r} is missing; an instances file has {', '.join(wanted)}")
-    return _table(contents)
+    return contents

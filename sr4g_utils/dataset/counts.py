@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Int64
 
 from ..relations import NAMES, RULES, complete_rules
 from ..store.files import read_table, reported, write_table
@@ -70,9 +70,11 @@ def roles(frequencies: pd.DataFrame) -> dict[str, float]:
     Returns:
         Of captions of different objects, ``completeness``: the percentage of all (object, relation, role) that occurs;
         ``balance``: the mean entropy in bits of an object's two roles in a relation, over those that occur: 1 is even,
-        0 is one role only.
+        0 is one role only. Both are NaN where there are no different objects.
     """
     different = frequencies[frequencies.subject != frequencies.object]
+    if different.empty:
+        return {"completeness": np.nan, "balance": np.nan}
     counts = [different.groupby([side, "relation"]).n_images.sum() for side in ("subject", "object")]
     both = pd.concat(counts, axis=1, ignore_index=True).fillna(0).to_numpy(np.float64)
     share = both / both.sum(axis=1, keepdims=True)
@@ -137,7 +139,9 @@ def write_reconstruction(path: str | Path, train: str | Path, val: str | Path) -
         for images in ("train", "val", "train + val"):
             if set(splits := images.split(" + ")) <= set(parts):
                 about = {"images": images, "rules": rules, "boxes": boxes_kept}
-                rows += [about | row for row in _counted([parts[split] for split in splits])]
+                rows += [
+                    about | row for row in _counted([parts[split] for split in splits], len(tables["train"].names))
+                ]
     write_table(path, pd.DataFrame(rows))
 
 
@@ -149,27 +153,32 @@ def _filtered(table: BoxTable) -> BoxTable:
     return table.rows(large & (per_image >= SG2IM_OBJECTS[0]) & (per_image <= SG2IM_OBJECTS[1]))
 
 
-def _captions(
-    table: BoxTable, rules: str
-) -> tuple[dict[tuple[str, str], int], Bool[np.ndarray, "subject object relation"]]:
-    """How many captions a rule set writes, by what is counted and of which categories; and the triplets there are."""
+Codes = Int64[np.ndarray, "_"]
+
+
+def _captions(table: BoxTable, rules: str) -> tuple[dict[tuple[str, str], int], Codes]:
+    """How many captions a rule set writes, by what is counted and of which categories; and the triplets there are, as
+    numbers: (subject · categories + object) · relations + relation."""
     counted = dict.fromkeys(product(("box pairs", "triplets per image"), ("all", "different")), 0)
-    seen = np.zeros((len(table.names), len(table.names), len(NAMES)), bool)
+    seen = np.empty(0, np.int64)
     for groups, counts in triplets.count_pairs(table, rules) if len(table) else ():
         different = groups[:, 1] != groups[:, 2]
         for which, rows in (("all", slice(None)), ("different", different)):
             counted["box pairs", which] += int(counts[rows].sum())
             counted["triplets per image", which] += int(np.count_nonzero(counts[rows]))
-        np.logical_or.at(seen, (groups[:, 1], groups[:, 2]), counts > 0)
+        group, relation = np.nonzero(counts)
+        pair = groups[:, 1].astype(np.int64) * len(table.names) + groups[:, 2]
+        seen = pd.unique(np.concatenate([seen, pair[group] * len(NAMES) + relation]))
     return counted, seen
 
 
-def _counted(parts: Sequence[tuple[dict[tuple[str, str], int], np.ndarray]]) -> list[dict[str, Any]]:
+def _counted(parts: Sequence[tuple[dict[tuple[str, str], int], Codes]], categories: int) -> list[dict[str, Any]]:
     """The counts of splits together: of images they add up, and a triplet that is in both is one."""
     total = {kind: sum(counted[kind] for counted, _ in parts) for kind in parts[0][0]}
-    seen = np.any([seen for _, seen in parts], axis=0)
-    total["distinct triplets", "all"] = int(seen.sum())
-    total["distinct triplets", "different"] = int(seen.sum() - seen.diagonal().sum())
+    seen = pd.unique(np.concatenate([seen for _, seen in parts]))
+    subject, object = np.divmod(seen // len(NAMES), categories)
+    total["distinct triplets", "all"] = len(seen)
+    total["distinct triplets", "different"] = int((subject != object).sum())
     return [{"counted": counted, "categories": which, "n": n} for (counted, which), n in total.items()]
 
 

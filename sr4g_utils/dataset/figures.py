@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -213,10 +214,19 @@ def rank_frequency(frequencies: pd.DataFrame) -> Figure:
     return figure
 
 
+MOST_NAMES = 120  # in one figure
+
+
 def cooccurrence(frequencies: pd.DataFrame, names: Sequence[str]) -> Figure:
     """In how many images two categories stand in some relation (logarithmic colour; blank: never)."""
     # every pair of boxes either overlaps or is separated, so these two count images at least once, at most twice
     pairs = frequencies.groupby(["subject", "object"]).n_images.max()
+    which = ""
+    if len(names) > MOST_NAMES:
+        common = set(pairs.groupby("subject").sum().nlargest(MOST_NAMES).index)
+        which = f" ({MOST_NAMES} most frequent of {len(names):,})"
+        names = [name for name in names if name in common]
+        pairs = pairs[pairs.index.isin(list(product(names, names)))]
     grid = pairs.unstack().reindex(index=names, columns=names)
     size = max(6, 0.16 * len(names))
     figure, axis = plt.subplots(figsize=(size + 1, size))
@@ -226,7 +236,7 @@ def cooccurrence(frequencies: pd.DataFrame, names: Sequence[str]) -> Figure:
     )  # fmt: skip
     axis.tick_params(labelsize=7 if len(names) > 40 else 9)
     axis.grid(False)
-    axis.set(xlabel="object", ylabel="subject")
+    axis.set(xlabel=f"object{which}", ylabel=f"subject{which}")
     figure.tight_layout()
     return figure
 

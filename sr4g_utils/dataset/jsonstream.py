@@ -8,6 +8,10 @@ from typing import Any
 
 import msgspec
 
+from ..store.limits import check_limit
+
+FEW = 8  # cuts that are tried where records are long: most may lie within one
+
 
 def _integer(text: str) -> int | float:
     """Python refuses to read thousands of digits; such a number is as good as infinite."""
@@ -15,7 +19,8 @@ def _integer(text: str) -> int | float:
 
 
 class JsonStream:
-    """Reads one large JSON object key by key, and a list of records a few megabytes at a time.
+    """Reads one large JSON object key by key, and a list of records a few megabytes at a time, or a record if it is
+    larger (up to the limit ``json_value``).
 
     A list is cut at the last "}, {" in the buffer. Such a cut may lie inside a record or a string, but then what is
     before it is not valid JSON; so a cut is right exactly when what is before it decodes.
@@ -53,6 +58,14 @@ class JsonStream:
         if rest := (self.buffer + self.file.read(self.CHUNK)).strip():
             raise self.fail(f"invalid JSON: text after the end, {rest[:20]!r}")
 
+    def skip(self, key: str) -> None:
+        """Leave the next value out, a list some records at a time."""
+        if self._peek() != b"[":
+            self.value()
+            return
+        for _ in self.records(key, msgspec.Raw, lambda _, value: value):
+            pass
+
     def value(self) -> Any:
         """The next value, decoded whole."""
         self._peek()
@@ -74,7 +87,7 @@ class JsonStream:
         decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         place, ended = 0, False
         while not ended:
-            cuts = self._cuts(1 << 12) or self._cuts(1 << 16)
+            cuts = self._cuts(1 << 12) or self._cuts(1 << 16) or self._cuts(len(self.buffer))[-FEW:]
             found = self._decode(decoder, *cuts.pop()) if cuts else None
             if found is None and (last := self._whole_value(b"[" + self.buffer, -1)) is not None:
                 found, ended = last[0], True
@@ -134,6 +147,7 @@ class JsonStream:
 
     def _grow(self) -> None:
         """Read on, more each time; whoever needs more than there is has a truncated file."""
+        check_limit("json_value", len(self.buffer), f"{self.source}: the bytes of a value near byte {self.offset:,}")
         if not (chunk := self.file.read(max(self.CHUNK, len(self.buffer)))):
             raise self.fail("the JSON ends too early, the file is truncated", len(self.buffer))
         self.buffer += chunk

@@ -5,30 +5,38 @@ boxes go through one function, :func:`geometry`, so that a caption judged on the
 pixels. Nothing is ever flipped: a mirrored photo makes "left of" a lie.
 """
 
+import math
 import posixpath
 import re
 import threading
+import unicodedata
+import warnings
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Float64, Int64, Real, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..store import files
+from ..store.limits import check_limit, limit
 from .boxes import BoxTable
 
 CROP = "shorter side resized bicubically, centre cut out"  # what encoded photos are filed under
 DROPPED = "mostly outside the crop"  # the reason under which `crop_table` counts
 
+_UTF8 = 0x800  # the flag of a zip's entry that says how its name is written
+
 Size = tuple[int | float, int | float]  # width and height in pixels
+Named = tuple[tuple[str, ...], str]  # the parts of a photo's path, and the path in the source
 
 
 class PhotoError(ValueError):
@@ -40,7 +48,8 @@ class Photos:
 
     A file name is a path within the source, or it means the one photo whose path agrees with it from the end, as far
     as both go: ``7.jpg`` finds ``train2017/7.jpg``, and in the folder ``train2017`` the path ``data/train2017/7.jpg``
-    finds ``7.jpg``; ``val2017/7.jpg`` finds neither. Nothing outside the source is read.
+    finds ``7.jpg``; ``val2017/7.jpg`` finds neither. Where no name is the same, it may differ as :func:`_loose` allows:
+    ``7.JPG``, ``a%20b.jpg``. Nothing outside the source is read.
 
     ``counts`` are those read: "grayscale", "CMYK", "transparent", "EXIF-rotated", "EXIF rotation ignored".
     """
@@ -50,6 +59,8 @@ class Photos:
         self.counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._zip: zipfile.ZipFile | None = None
+        Image.MAX_IMAGE_PIXELS = None if (most := limit("photo_pixels")) == math.inf else int(most)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # is an error here
         if self.source.is_dir():
             return
         if not self.source.is_file():
@@ -73,6 +84,9 @@ class Photos:
         """
         try:
             with Image.open(BytesIO(self._bytes(file_name))) as image:
+                check_limit("photo_pixels", image.width * image.height, "the number of its pixels")
+                if image.format == "EPS":
+                    raise ValueError("it is PostScript, which another program would run; save it as PNG")
                 image.load()
                 return self._upright(image, file_name, size)
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
@@ -80,13 +94,24 @@ class Photos:
                 raise
             raise PhotoError(f"{self.source}: {file_name} is not a readable photo ({error})") from None
 
-    def contents(self, file_names: Iterable[str]) -> list[str]:
-        """Of each file what changes with its content: a hash, or its checksum in a zip; "" if it is missing."""
-        paths = []
+    def contents(self, file_names: Sequence[str], most_missing: float = 1.0) -> list[str]:
+        """Of each file what changes with its content: a hash, or its checksum in a zip; "" if it is missing.
+
+        Raises:
+            PhotoError: more than ``most_missing``, a share, of the files are missing; it names the first.
+        """
+        paths, problems = [], []
         for name in file_names:
             paths.append("")
-            with suppress(PhotoError):
+            try:
                 paths[-1] = self._find(name)
+            except PhotoError as error:
+                problems.append(error)
+        if len(problems) > most_missing * len(paths):
+            there = sorted({path for same in self._by_name.values() for _, path in same})
+            some = f"it holds {len(there):,} files" + f" such as {there[0]}" * bool(there)
+            lost = f"{len(problems):,} of {len(paths):,} photos are missing"
+            raise PhotoError(f"{problems[0]}; {lost}, {some}. Is it the folder of these annotations?")
         if self._zip is not None:
             return [str(self._zip.getinfo(path).CRC) if path else "" for path in paths]
         return files.contents([self.source / path for path in paths])
@@ -94,7 +119,11 @@ class Photos:
     def _bytes(self, file_name: str) -> bytes:
         path = self._find(file_name)
         if self._zip is None:
-            return (self.source / path).read_bytes()
+            if not (file := self.source / path).is_file():
+                raise PhotoError(f"{self.source}: {file_name} is no regular file")
+            check_limit("photo_bytes", file.stat().st_size, "its bytes")
+            return file.read_bytes()
+        check_limit("photo_bytes", self._zip.getinfo(path).file_size, "its bytes")
         try:
             return self._zip.read(path)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
@@ -106,24 +135,52 @@ class Photos:
         if self._zip is None and (self.source / "/".join(parts)).is_file():
             return "/".join(parts)
         named = self._by_name.get(parts[-1], []) if parts else []
-        paths = [path for path in named if _parts(path) == parts] or [p for p in named if self._agree(parts, _parts(p))]
+        paths = self._meant(parts, named)
+        if not paths and parts:
+            loose = [
+                (tuple(map(_loose, path)), entry) for path, entry in self._by_loose_name.get(_loose(parts[-1]), [])
+            ]
+            paths = self._meant(tuple(map(_loose, parts)), loose)
         if len(set(paths)) == 1:
             return paths[0]
-        some = ", ".join(str(self.source / path) for path in sorted(paths or named)[:5])
+        some = ", ".join(str(self.source / path) for path in sorted(paths or [entry for _, entry in named])[:5])
         if paths:
             raise PhotoError(f"{self.source}: {file_name} could be any of {some}; write the folder into its file_name")
         hint = f"; there is {some}, but in a folder of another name: rename it, or change file_name" * bool(some)
         raise PhotoError(f"{self.source}: {file_name} is missing{hint}")
 
+    def _meant(self, parts: tuple[str, ...], named: list[Named]) -> list[str]:
+        """The paths that are ``parts`` to the letter, or else agree with it from the end."""
+        return [entry for path, entry in named if path == parts] or [
+            entry for path, entry in named if self._agree(parts, path)
+        ]
+
     @cached_property
-    def _by_name(self) -> dict[str, list[str]]:
-        """The paths of all photos by their last part."""
-        by_name = defaultdict(list)
-        folder = (path.relative_to(self.source).as_posix() for path in files.walk(self.source))
-        for path in folder if self._zip is None else self._zip.namelist():
+    def _by_name(self) -> dict[str, list[Named]]:
+        """The photos by the last part of their path: all parts, and the path in the source."""
+        by_name: dict[str, list[Named]] = defaultdict(list)
+        for path, entry in self._entries():
             if (parts := _parts(path)) and not path.endswith(("/", "\\")):
-                by_name[parts[-1]].append(path)
+                by_name[parts[-1]].append((parts, entry))
         return by_name
+
+    @cached_property
+    def _by_loose_name(self) -> dict[str, list[Named]]:
+        by_name: dict[str, list[Named]] = defaultdict(list)
+        for name, same in self._by_name.items():
+            by_name[_loose(name)] += same
+        return by_name
+
+    def _entries(self) -> Iterator[tuple[str, str]]:
+        """Each file's path as it is meant, and as the source has it."""
+        if self._zip is None:
+            for path in files.walk(self.source):
+                yield (path.relative_to(self.source).as_posix(),) * 2
+        for info in self._zip.infolist() if self._zip else ():
+            yield info.filename, info.filename
+            if not info.flag_bits & _UTF8 and not info.filename.isascii():  # some programs forget the flag
+                with suppress(UnicodeError):
+                    yield info.filename.encode("cp437").decode(), info.filename
 
     def _agree(self, name: tuple[str, ...], path: tuple[str, ...]) -> bool:
         source = self.source.absolute()
@@ -152,6 +209,12 @@ class Photos:
         with self._lock:
             self.counts.update(name for name, is_so in kinds.items() if is_so)
         return np.asarray(_rgb(upright))
+
+
+def _loose(name: str) -> str:
+    """A name without capitals, with "%20" as a space, accents in one form and one spelling of ".jpg"."""
+    name = unicodedata.normalize("NFC", unquote(name)).casefold()
+    return re.sub(r"\.(jpeg|jpe|jfif)$", ".jpg", name)
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,60 @@ from .captions import caption
 CONVERSES = [NAMES.index(BY_NAME[name].converse) for name in NAMES]
 PAIRS_AT_ONCE = 1 << 16  # pairs judged together: large enough for numpy, small enough for the cache
 PAIRS_PER_ROW_GROUP = 1 << 19  # about as many rows, which readers can filter and load alone
+DENSE = 512  # boxes of an image above which its pairs are judged in pieces
 THREADS = 2
+KINDS_AT_ONCE = 1 << 17  # triplets of all categories whose captions are written before they are met
+
+Pairs = tuple[Int[np.ndarray, "group 3"], np.ndarray, np.ndarray, np.ndarray]  # see :func:`pairs`
 
 
-def pairs(
-    table: BoxTable, once: bool = False
-) -> Iterator[tuple[Int[np.ndarray, "group 3"], np.ndarray, np.ndarray, np.ndarray]]:
+def pairs(table: BoxTable) -> Iterator[Pairs]:
     """Every ordered pair of boxes of an image, some images at a time, grouped by their two categories.
 
     Yields ``groups`` (image, subject category, object category; positions in the table, ascending), the rows
     ``subject`` and ``object`` of each pair, and the pair with which each group starts. Each group of one category
-    includes (box, itself); callers must drop it. With ``once``, two boxes meet once, the earlier row as the subject.
+    includes (box, itself); callers must drop it. The groups of an image of more than ``DENSE`` boxes come in pieces,
+    those of one subject category after each other.
     """
+    for part, is_dense in _parts(table):
+        yield from _dense_pairs(table, part) if is_dense else _sparse_pairs(table, part)
+
+
+def _parts(table: BoxTable) -> Iterator[tuple[slice, bool]]:
+    """The table's rows in order: stretches of images, and alone, as True, each image of more than ``DENSE`` boxes."""
+    start, length = _spans(table.image)
+    done = 0
+    for i in np.flatnonzero(length > DENSE):
+        if done < start[i]:
+            yield slice(done, start[i]), False
+        done = start[i] + length[i]
+        yield slice(start[i], done), True
+    if done < len(table):
+        yield slice(done, len(table)), False
+
+
+def _dense_pairs(table: BoxTable, rows: slice) -> Iterator[Pairs]:
+    """The pairs of one image in pieces: some boxes of one category, each with all boxes."""
+    category = table.category[rows]
+    start, length = _spans(category)
+    every = np.arange(rows.start, rows.stop)
+    at_once = max(PAIRS_AT_ONCE // len(every), 1)
+    for first, count in zip(start, length, strict=True):
+        same = [np.full(len(start), value) for value in (table.image[rows.start], category[first])]
+        groups = np.stack([*same, category[start]], axis=1, dtype=np.int32)
+        for some in range(first, first + count, at_once):
+            subject = every[some : min(some + at_once, first + count)]
+            yield groups, np.tile(subject, len(every)), np.repeat(every, len(subject)), start * len(subject)
+
+
+def _sparse_pairs(table: BoxTable, rows: slice, once: bool = False) -> Iterator[Pairs]:
+    """The pairs of whole images. With ``once``, two boxes meet once, the earlier row as the subject."""
     # A run is the boxes of one category in one image. The table is sorted by image, then category, so a run is a slice
     # of it and two numbers describe it. All index arithmetic below is on runs, of which there are far fewer than boxes.
-    start = np.flatnonzero(np.diff(table.image, prepend=-1) | np.diff(table.category, prepend=-1))
-    length = np.diff(start, append=len(table))
-    image, category = table.image[start], table.category[start]
+    image, category = table.image[rows], table.category[rows]
+    start = np.flatnonzero(np.diff(image, prepend=-1) | np.diff(category, prepend=-1))
+    length = np.diff(start, append=len(image))
+    image, category, start = image[start], category[start], start + rows.start
     first, runs = _spans(image)  # runs of each image
     per_image = np.add.reduceat(length, first)
     # Batches of whole images with about equal work stay in the cache, and no group is ever cut in two: what is counted
@@ -81,10 +118,31 @@ def count_pairs(
 ) -> Iterator[tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group relation"]]]:
     """For the groups of :func:`pairs`: of how many pairs of boxes each of the 14 relations holds."""
     once = rules_named(rules).mirrored
-    for groups, subject, object, begin in pairs(table, once):
-        verdict = holds(table, subject, object, rules)
-        counts = np.add.reduceat(verdict.T, begin, axis=1, dtype=np.int32)
-        yield _both_ways(groups, counts) if once else (groups, counts.T.copy())
+    for part, is_dense in _parts(table):
+        if is_dense:
+            yield from _count_dense(table, part, rules)
+            continue
+        for groups, subject, object, begin in _sparse_pairs(table, part, once):
+            counts = _count(table, subject, object, begin, rules)
+            yield _both_ways(groups, counts) if once else (groups, counts.T.copy())
+
+
+def _count(
+    table: BoxTable, subject: np.ndarray, object: np.ndarray, begin: np.ndarray, rules: str
+) -> Int[np.ndarray, "relation group"]:
+    return np.add.reduceat(holds(table, subject, object, rules).T, begin, axis=1, dtype=np.int32)
+
+
+def _count_dense(
+    table: BoxTable, rows: slice, rules: str
+) -> Iterator[tuple[Int[np.ndarray, "group 3"], Int[np.ndarray, "group relation"]]]:
+    """The counts of one image, the groups of a subject category at a time."""
+    for _, pieces in groupby(_dense_pairs(table, rows), lambda piece: piece[0][0, 1]):
+        counted = [(groups, _count(table, s, o, begin, rules)) for groups, s, o, begin in pieces]
+        total = np.zeros_like(counted[0][1])
+        for _, counts in counted:
+            total += counts
+        yield counted[0][0], total.T.copy()
 
 
 def _both_ways(
@@ -151,11 +209,21 @@ def write_triplets(
     columns = _TripletColumns(table, split, held_out, template)
     _, per_image = _spans(table.image)
     edges = np.concatenate([[0], np.cumsum(per_image)])
-    slices = [slice(edges[part.start], edges[part.stop]) for part in _batches(per_image**2, PAIRS_PER_ROW_GROUP)]
+    slices = [
+        (slice(edges[part.start], edges[part.stop]), bool((per_image[part] > DENSE).any()))
+        for part in _batches(per_image**2, PAIRS_PER_ROW_GROUP)
+    ]
 
-    def batch(rows: slice) -> pa.RecordBatch:
-        groups, counts = zip(*count_pairs(table.rows(rows), rules), strict=True)
-        return columns.batch(np.concatenate(groups), np.concatenate(counts))
+    def batches(rows: slice, at_once: int) -> Iterator[pa.RecordBatch]:
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        waiting = 0
+        for groups, counts in count_pairs(table.rows(rows), rules):
+            parts.append((groups, counts))
+            if (waiting := waiting + len(groups)) >= at_once:
+                yield columns.batch(*map(np.concatenate, zip(*parts, strict=True)))
+                parts, waiting = [], 0
+        if parts:
+            yield columns.batch(*map(np.concatenate, zip(*parts, strict=True)))
 
     n = 0
     with (
@@ -168,7 +236,7 @@ def write_triplets(
         ) as writer,
         ThreadPoolExecutor(THREADS) as threads,
     ):  # fmt: skip
-        for rows in _in_order(threads, batch, slices):
+        for rows in _in_order(threads, batches, slices):
             writer.write_batch(rows, row_group_size=max(len(rows), 1))
             n += len(rows)
         if not n:
@@ -183,16 +251,21 @@ def build(path: str | Path, annotations: str | Path, *, split: str, crowds: bool
 
 
 def _in_order(
-    threads: ThreadPoolExecutor, function: Callable[[slice], pa.RecordBatch], items: list[slice]
-) -> Iterator[pa.RecordBatch]:
-    """``threads.map`` that looks only as far ahead as there are threads, so that results do not pile up."""
-    waiting: deque[Future[pa.RecordBatch]] = deque()
-    for item in items:
-        waiting.append(threads.submit(function, item))
-        if len(waiting) > THREADS:
-            yield waiting.popleft().result()
+    threads: ThreadPoolExecutor, batches: Callable[[slice, int], Iterator[pa.RecordBatch]],
+    slices: list[tuple[slice, bool]],
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    """One batch of each slice, made only as far ahead as there are threads; of a slice with a dense image many small
+    ones, made here. So results do not pile up."""
+    waiting: deque[Future[list[pa.RecordBatch]]] = deque()
+    for rows, is_dense in slices:
+        if not is_dense:
+            waiting.append(threads.submit(lambda rows: list(batches(rows, 1 << 62)), rows))
+        while waiting and (is_dense or len(waiting) > THREADS):
+            yield from waiting.popleft().result()
+        if is_dense:
+            yield from batches(rows, PAIRS_AT_ONCE)
     while waiting:
-        yield waiting.popleft().result()
+        yield from waiting.popleft().result()
 
 
 class _TripletColumns:
@@ -202,21 +275,44 @@ class _TripletColumns:
         self.table = table
         names = table.names
         self.names = pa.array(names)
-        self.captions = pa.array([caption(s, r, o, template) for s in names for o in names for r in NAMES])
-        self.category_id = np.array([category.id for category in table.categories], np.int32)
+        self.template = template
+        kinds = len(names) ** 2 * len(NAMES)  # a triplet's code is below it
+        self.code = np.int32 if kinds < 1 << 31 else np.int64
+        self.captions = pa.array(self.written(range(kinds))) if kinds <= KINDS_AT_ONCE else None
+        ids = np.array([category.id for category in table.categories])
+        self.category_id = ids.astype(np.int64 if (np.abs(ids) >= 1 << 31).any() else np.int32)
         self.held_out = np.isin(names, list(held_out)).astype(np.int8)
         self.split = split
         self.place = np.min_scalar_type(-len(names))  # the smallest integers that number all names
         name, few, many = (
             pa.dictionary(pa.from_numpy_dtype(kind), pa.string()) for kind in (self.place, np.int8, np.int32)
         )
+        id = pa.from_numpy_dtype(self.category_id.dtype)
         self.schema = pa.schema(
             {
                 "image_id": pa.int64(), "file_name": many, "subject": name, "relation": few, "object": name,
-                "caption": many, "n_pairs": pa.int32(), "subject_id": pa.int32(), "object_id": pa.int32(),
+                "caption": many, "n_pairs": pa.int32(), "subject_id": id, "object_id": id,
                 "objects": few, "split": few,
             }
         )  # fmt: skip
+
+    def written(self, codes: Iterable[int]) -> list[str]:
+        """The captions of triplets by their codes: (subject · categories + object) · relations + relation."""
+        names = self.table.names
+        parts = ((*divmod(pair, len(names)), relation) for pair, relation in (divmod(c, len(NAMES)) for c in codes))
+        return [caption(names[s], NAMES[r], names[o], self.template) for s, o, r in parts]
+
+    def texts(self, codes: Int[np.ndarray, "row"]) -> pa.Array:
+        """A caption for each row. A file repeats its texts in each row group: those that occur in it."""
+        if self.captions is None:
+            used, place = np.unique(codes, return_inverse=True)
+            return pa.DictionaryArray.from_arrays(
+                pa.array(place.astype(np.int32)), pa.array(self.written(used.tolist()))
+            )
+        used = np.zeros(len(self.captions), bool)
+        used[codes] = True
+        place = (np.cumsum(used, dtype=np.int32) - 1)[codes]
+        return pa.DictionaryArray.from_arrays(pa.array(place), self.captions.filter(pa.array(used)), safe=False)
 
     def batch(self, groups: Int[np.ndarray, "group 3"], counts: Int[np.ndarray, "group relation"]) -> pa.RecordBatch:
         shown = counts > 0
@@ -231,10 +327,8 @@ class _TripletColumns:
         def text(codes: np.ndarray, values: pa.Array) -> pa.Array:
             return pa.DictionaryArray.from_arrays(pa.array(codes), values, safe=False)
 
-        first_code = ((s * len(self.names) + o) - np.arange(len(groups), dtype=np.int32)) * len(NAMES)
-        codes = each(first_code) + rows
-        used = np.zeros(len(self.captions), bool)
-        used[codes] = True  # a file repeats its texts in each row group
+        pair = s.astype(self.code) * len(self.names) + o
+        first_code = (pair - np.arange(len(groups), dtype=self.code)) * len(NAMES)
         relation = np.tile(np.arange(len(NAMES), dtype=np.int8), len(groups))[row]
         s, o = s.astype(self.place), o.astype(self.place)
         columns = [
@@ -243,7 +337,7 @@ class _TripletColumns:
             text(each(s), self.names),
             text(relation, pa.array(NAMES)),
             text(each(o), self.names),
-            text((np.cumsum(used, dtype=np.int32) - 1)[codes], self.captions.filter(pa.array(used))),
+            self.texts(each(first_code) + rows),
             counts.ravel()[row],
             each(self.category_id[s]),
             each(self.category_id[o]),
@@ -350,10 +444,11 @@ def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: st
     drawn = []
     for image, row in zip(np.searchsorted(table.image_id, rows.image_id).tolist(), rows.itertuples(), strict=True):
         part = table.of_image(image)
+        names = np.array(table.names)[part.category]
         for _, s, o, _ in pairs(part):
-            names = np.array(table.names)[part.category]
             named = (names[s] == row.subject) & (names[o] == row.object)
-            pair = np.flatnonzero(named & holds(part, s, o, rules)[:, NAMES.index(row.relation)])[0]
-            drawn.append((part.width[0], part.height[0], part.xywh([s[pair]])[0], part.xywh([o[pair]])[0]))
+            if (pair := np.flatnonzero(named & holds(part, s, o, rules)[:, NAMES.index(row.relation)])[:1]).size:
+                drawn.append((part.width[0], part.height[0], part.xywh(s[pair])[0], part.xywh(o[pair])[0]))
+                break
     rows[["width", "height", "subject_box", "object_box"]] = pd.DataFrame(drawn, dtype=object)
     return rows

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int, Int32
+from jaxtyping import Int
 
 from ..dataset import triplets
 from ..dataset.captions import listing
@@ -42,7 +42,7 @@ def changed(captions: Captions, c: Choices, prompts: pd.DataFrame | None) -> Cap
 class Arm(Captions):
     """Captions that say something else than their triplets."""
 
-    words: Int32[np.ndarray, "caption"]  # what each says: a triplet, or from ``kinds`` on a list of its two things
+    words: Int[np.ndarray, "caption"]  # what each says: a triplet, or from ``kinds`` on a list of its two things
     in_order: bool = False  # they are drawn as they come, once each
 
     def texts(self) -> tuple[list[str], Int[np.ndarray, "caption"]]:

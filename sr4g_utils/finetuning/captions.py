@@ -16,11 +16,12 @@ from ..relations import NAMES
 class Captions:
     """Distinct triplets per image as numbers, 8 bytes each: image (its place in the box table) and triplet, ascending.
 
-    A triplet's number is (subject · categories + object) · relations + relation: places in their lists.
+    A triplet's number is (subject · categories + object) · relations + relation: places in their lists. With more than
+    8,757 categories it takes 8 bytes itself.
     """
 
     image: Int32[np.ndarray, "caption"]
-    triplet: Int32[np.ndarray, "caption"]
+    triplet: Int[np.ndarray, "caption"]
     names: list[str]
     template: str
 
@@ -28,7 +29,7 @@ class Captions:
         return len(self.image)
 
     @property
-    def relation(self) -> Int32[np.ndarray, "caption"]:
+    def relation(self) -> Int[np.ndarray, "caption"]:
         return self.triplet % len(NAMES)
 
     @property
@@ -74,13 +75,15 @@ def true_captions(
     table: BoxTable, rules: str = "visor", template: str = "plain", same_category: bool = False
 ) -> Captions:
     """Every caption that is true of a table's images, be they cropped or not; nothing is written or sampled yet."""
-    images, numbers = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    kinds = len(table.names) ** 2 * len(NAMES)
+    number = np.int32 if 2 * kinds < 1 << 31 else np.int64  # twice: an arm numbers lists of two things after them
+    images, numbers = [np.empty(0, np.int32)], [np.empty(0, number)]
     for groups, counts in triplets.count_pairs(table, rules) if len(table) else ():
         image, subject, object = groups.T
         counts[(subject == object) & (not same_category)] = 0
         group, relation = (index.astype(np.int32) for index in np.nonzero(counts))
         images.append(image[group])
-        numbers.append(((subject * len(table.names) + object) * len(NAMES))[group] + relation)
+        numbers.append(((subject.astype(number) * len(table.names) + object) * len(NAMES))[group] + relation)
     return Captions(np.concatenate(images), np.concatenate(numbers), table.names, template)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..store.files import say
 from ..store.run import alone
 
 SHARD = 256  # photos in a file of latents
+SOME = 32  # photos that are looked at before all are encoded
 ENCODED = 8  # photos that pass through the VAE together
 
 
@@ -52,14 +54,15 @@ class Encoded:
 
 def encode_photos(
     store: Path, photos: Photos, table: BoxTable, images: Int[np.ndarray, "photo"], vae: Any, resolution: int,
-    accelerator: Accelerator,
+    accelerator: Accelerator, max_unusable: float = 1.0,
 ) -> Encoded:  # fmt: skip
     """The photos of some of a table's images through crop and VAE, in files of ``SHARD`` photos that are made once.
 
     Their folder is named after what they depend on: crop, resolution, VAE, and the photos' names and contents.
     The processes share the work; a file appears whole, so an interrupted run goes on with the next one. What a photo
     becomes depends on its file alone, so any number of processes leaves the same files. Raises ValueError where there
-    are no images, or the VAE gives no numbers.
+    are no images, or the VAE gives no numbers; before it is asked, also where more than ``max_unusable`` of the photos
+    are missing, or most of a few cannot be read.
     """
     if not len(images):
         raise ValueError("fine-tuning: no image has a caption after the crop; check annotations and resolution")
@@ -67,7 +70,7 @@ def encode_photos(
     sizes = list(zip(table.width[images].tolist(), table.height[images].tolist(), strict=True))
     weights = {name: weight.detach().cpu().contiguous().numpy() for name, weight in vae.state_dict().items()}
     model = files.hash_of({name: hashlib.sha256(weight).hexdigest() for name, weight in weights.items()})
-    key = files.hash_of([CROP, resolution, SHARD, ENCODED, model, names, sizes, photos.contents(names)])
+    key = files.hash_of([CROP, resolution, SHARD, ENCODED, model, names, sizes, photos.contents(names, max_unusable)])
     folder = store / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     shards = [folder / f"{i:05}.npy" for i in range(-(-len(images) // SHARD))]
@@ -80,6 +83,8 @@ def encode_photos(
         mine = todo[accelerator.process_index :: accelerator.num_processes]
         quiet = not (accelerator.is_main_process and mine)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
+            if todo:
+                _check_some(photos, names, sizes, resolution, readers, max_unusable)
             for i in tqdm(mine, "encoding photos", unit_scale=SHARD, unit=" photos", disable=quiet):
                 part = slice(i * SHARD, (i + 1) * SHARD)
                 latents, notes = _encode(vae, photos, names[part], sizes[part], resolution, readers)
@@ -121,19 +126,35 @@ def _read_shards(shards: list[Path], table: BoxTable, images: Int[np.ndarray, "p
     return Encoded([np.load(file, mmap_mode="r") for file in shards], row, usable, report)
 
 
+def _check_some(
+    photos: Photos, names: list[str], sizes: list[Any], resolution: int, readers: ThreadPoolExecutor, most: float
+) -> None:
+    """Raises ValueError where more than ``most`` and half of a few photos, spread over all, cannot be used."""
+    some = [len(names) * i // SOME for i in range(SOME)] if len(names) > SOME else range(len(names))
+    read = partial(_read, photos, resolution)
+    bad = [
+        photo
+        for photo in readers.map(read, [names[i] for i in some], [sizes[i] for i in some])
+        if isinstance(photo, str)
+    ]
+    if len(bad) > max(most, 0.5) * len(some):
+        raise ValueError(f"{bad[0]}; {len(bad)} of {len(some)} photos that were looked at cannot be used")
+
+
+def _read(photos: Photos, resolution: int, name: str, size: tuple[float, float]) -> np.ndarray | str:
+    try:
+        return crop_photo(photos.read(name, size), resolution)
+    except PhotoError as error:
+        return str(error)
+
+
 def _encode(
     vae: Any, photos: Photos, names: list[str], sizes: list[Any], resolution: int, readers: ThreadPoolExecutor
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """One shard, and what was met on the way: problems by place, and kinds of photos."""
 
-    def read(name: str, size: tuple[float, float]) -> np.ndarray | str:
-        try:
-            return crop_photo(photos.read(name, size), resolution)
-        except PhotoError as error:
-            return str(error)
-
     photos.counts.clear()
-    results = list(readers.map(read, names, sizes))
+    results = list(readers.map(partial(_read, photos, resolution), names, sizes))
     grey = np.full((resolution, resolution, 3), 127, np.uint8)  # in a broken photo's place; never trained on
     pixels = np.stack([grey if isinstance(photo, str) else photo for photo in results])
     parts = []

@@ -77,7 +77,7 @@ def finetune(
     cropped = crop_table(table, resolution, c.min_kept)
     captions, uncropped = (true_captions(boxes, c.rules, c.template, c.same_category) for boxes in (cropped, table))
     store, images = Path(latents or folder.parent / "latents"), np.unique(captions.image)
-    encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator)
+    encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator, c.max_unusable)
     encoded.check(c.max_unusable)
     captions, uncropped = (arms.narrowed(every.without(held_out), c) for every in (captions, uncropped))
     usable = arms.changed(captions.of_images(encoded.usable), c, dosed)

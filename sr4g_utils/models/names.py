@@ -1,8 +1,9 @@
 """The names that detectors know: aliases, spellings and the detector's query."""
 
-import re
 from collections.abc import Collection, Iterable
 from typing import Any
+
+from ..dataset.names import key
 
 FLOOR = 0.01  # scores below it are not stored; VISOR's threshold is 0.1
 QUERY = "a photo of a {name}"  # VISOR's
@@ -17,14 +18,9 @@ ALIASES = {
 }  # fmt: skip
 
 
-def _squeezed(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name.casefold())
-
-
 def spelling(name: str) -> str:
-    """A name without case, spaces, underscores and hyphens, and in COCO's word where ``ALIASES`` knows another."""
-    name = _squeezed(name)
-    return ALIASES.get(name, name)
+    """The key of a name, or of COCO's word for it where ``ALIASES`` knows another."""
+    return ALIASES.get(key(name), key(name))
 
 
 def readings(labels: Iterable[str], prompted: Collection[str]) -> dict[str, str]:
@@ -34,11 +30,11 @@ def readings(labels: Iterable[str], prompted: Collection[str]) -> dict[str, str]
     it is an alias. Where several prompted names are alike in this way, the label must be one of them to the letter.
     """
     alike: list[tuple[Any, dict[str, str]]] = []
-    for simplify in (str, _squeezed, spelling):
+    for simplify in (str, key, spelling):
         names: dict[str, list[str]] = {}
         for name in dict.fromkeys(prompted):
             names.setdefault(simplify(name), []).append(name)
-        alike.append((simplify, {key: same[0] for key, same in names.items() if len(same) == 1}))
+        alike.append((simplify, {form: same[0] for form, same in names.items() if len(same) == 1}))
     meanings = {}
     for label in labels:
         meant = [names[simplify(label)] for simplify, names in alike if simplify(label) in names]

@@ -149,10 +149,10 @@ def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; None if the file is missing or incomplete."""
+    """The value in a JSON file; None if the file is missing, incomplete or nested too deeply."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -12,7 +12,15 @@ from .files import say
 
 LIMITS: dict[str, tuple[float, float, float]] = {  # default, least, most
     "allow_loss": (0.5, 0.0, 1.0),  # share of a file's records that may be left out
+    "annotations": (1e8, 1.0, inf),  # rows of a box table
+    "cells": (2e7, 1.0, inf),  # rows times columns of a table of prompts
+    "json_value": (2.0**24, 1.0, inf),  # bytes of a record of annotations
+    "photo_bytes": (2.0**28, 1.0, inf),
+    "photo_pixels": (89_478_485.0, 1.0, inf),  # Pillow's own
+    "prompt_bytes": (2.0**27, 1.0, inf),  # of a file of prompts
+    "unpacked": (200.0, 1.0, inf),  # how many times as large as in its archive a file may be, above ``SMALL``
 }
+SMALL = 1 << 24  # bytes
 NOTABLE = 0.02  # share of a file's records that is left out for one reason from which a warning is printed
 
 
@@ -41,6 +49,18 @@ def _checked(name: str, value: float | int | str, least: float, most: float) -> 
     if not least <= number <= most:
         raise ValueError(f"{name}: must be a number from {least:g} to {most:g}, got {value!r}")
     return number
+
+
+def check_limit(name: str, value: float | int, what: str) -> None:
+    """Raise ValueError where a value is above a limit; ``what`` (a file and what of it) begins the message."""
+    if value > (most := limit(name)):
+        raise ValueError(f"{what}: {value:,.0f} is above the limit of {most:,.0f}; to take it, set SR4G_{name.upper()}")
+
+
+def check_unpacked(packed: int, unpacked: int, source: str) -> None:
+    """Raise ValueError where a file in an archive is suspiciously larger than it is there; sizes in bytes."""
+    if unpacked > SMALL:
+        check_limit("unpacked", unpacked / max(packed, 1), f"{source}: bytes for each that is packed")
 
 
 def check_loss(

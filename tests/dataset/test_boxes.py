@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import random
 import re
 import zipfile
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from sr4g_utils.dataset import coco as dataset_coco
 from sr4g_utils.dataset.boxes import COCO_CATEGORIES, BoxTable
 from sr4g_utils.dataset.jsonstream import JsonStream
+from sr4g_utils.store import limits
 
 
 def official(**changes) -> dict:
@@ -259,6 +261,8 @@ def test_truncated_everywhere_and_damaged(tmp_path):
 
 def test_what_is_no_annotation_file(tmp_path):
     assert "is a directory" in error_of(tmp_path)
+    os.mkfifo(tmp_path / "pipe.json")
+    assert "no regular file" in error_of(tmp_path / "pipe.json")
     assert "no such file" in error_of(tmp_path / "nowhere.json")
     assert len(dataset_coco.read(write(tmp_path, official(), "A.JSON"))) == 3
     (tmp_path / "wide.json").write_bytes(json.dumps(official()).encode("utf-16"))
@@ -301,6 +305,17 @@ def test_a_zip_that_python_cannot_unpack(tmp_path):
         archive.writestr("annotations/instances_train2017.json", json.dumps(official()))
     for problem in made_unreadable(path):
         assert re.search(f"Python cannot unpack it .*{problem}.*; unpack it and give annotations/", error_of(path))
+
+
+def test_a_zip_that_unpacks_to_far_more_than_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "SMALL", 1000)
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("annotations/instances_train2017.json", json.dumps(official(info=" " * 100_000)))
+    monkeypatch.setenv("SR4G_UNPACKED", "50")
+    assert "bytes for each that is packed: " in (told := error_of(path)) and "above the limit of 50" in told
+    monkeypatch.setenv("SR4G_UNPACKED", "500")
+    assert len(dataset_coco.read(path)) == 3
 
 
 def parquet(folder: Path, **columns) -> Path:

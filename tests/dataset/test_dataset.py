@@ -1,5 +1,6 @@
 """Boxes to triplets against a slow loop with sets; the splits and the sampling; the numbers to meet on COCO."""
 
+import tracemalloc
 from collections import Counter
 from itertools import permutations
 
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 
 from sr4g_utils.dataset import card as dataset_card
 from sr4g_utils.dataset import coco, counts, triplets
-from sr4g_utils.dataset.boxes import COCO_CATEGORIES, BoxTable
+from sr4g_utils.dataset.boxes import COCO_CATEGORIES, BoxTable, Category
 from sr4g_utils.dataset.captions import caption
+from sr4g_utils.finetuning.captions import true_captions
 from sr4g_utils.relations import NAMES, complete_rules, judge
 
 CATEGORIES = tuple(sorted(COCO_CATEGORIES, key=lambda c: c.id))[:6]
@@ -64,15 +66,17 @@ xywh = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.
 rows_of_boxes = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), xywh), min_size=1, max_size=25)
 
 
-@given(rows_of_boxes, st.integers(1, 40))
+@given(rows_of_boxes, st.integers(1, 40), st.sampled_from([1, 4, 512]), st.sampled_from([0, 1 << 17]))
 @settings(max_examples=60)
-def test_every_triplet_against_the_slow_loop(tmp_path_factory, rows, at_once):
+def test_every_triplet_against_the_slow_loop(tmp_path_factory, rows, at_once, dense, kinds):
     table = table_of(rows)
     expected = slow(table)
     path = tmp_path_factory.getbasetemp() / "triplets.parquet"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triplets, "PAIRS_AT_ONCE", at_once)
         patch.setattr(triplets, "PAIRS_PER_ROW_GROUP", 2 * at_once)
+        patch.setattr(triplets, "DENSE", dense)
+        patch.setattr(triplets, "KINDS_AT_ONCE", kinds)
         if not expected:
             with pytest.raises(ValueError, match="every image holds a single box"):
                 written(table, path)
@@ -112,6 +116,56 @@ def test_columns(shared, tmp_path):
     keys = list(zip(found.image_id, found.subject_id, found.object_id, found.relation.map(order), strict=True))
     assert keys == sorted(set(keys))
     assert (found.subject == found.object).any()  # "a dog to the left of another dog" is kept here
+
+
+def many(categories: int, boxes: int = 6, id: int = 1) -> BoxTable:
+    """Two images, of which the first has nearly all boxes, of the first and the last of many categories."""
+    named = tuple(Category(id + i, f"thing {i}") for i in range(categories))
+    x, y, w, h = np.random.default_rng(0).integers(1, 200, (4, boxes)).astype(float)
+    image, category = np.zeros(boxes, np.int64), np.sort(np.arange(boxes) % 2 * (categories - 1))
+    image[-1] = 1
+    size = np.full(2, 400.0)
+    return BoxTable(np.arange(2), pa.array(["a", "b"]), size, size, named, image, category, x, y, w, h, image > 1)
+
+
+def test_memory_follows_the_boxes_however_many_categories_there_are_or_boxes_in_a_photo(tmp_path):
+    small = written(many(2), tmp_path / "t.parquet").drop(columns=["object_id", "subject_id"])
+    for categories in (847, 13_204):
+        tracemalloc.start()
+        found = written(many(categories), tmp_path / "t.parquet")
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+        tracemalloc.stop()
+        same = found.replace(f"thing {categories - 1}", "thing 1").drop(columns=["object_id", "subject_id", "caption"])
+        pd.testing.assert_frame_equal(same, small.drop(columns="caption"))
+        captions = zip(found.subject, found.relation, found.object, found.caption, strict=True)
+        assert all(text == caption(s, r, o) for s, r, o, text in captions)
+    table = many(3, boxes=1200)
+    tracemalloc.start()
+    rows = written(table, tmp_path / "t.parquet")
+    assert tracemalloc.get_traced_memory()[1] < 60e6, "1.4 million pairs at once take 300"
+    tracemalloc.stop()
+    counted = {tuple(g): c.tolist() for gs, cs in triplets.count_pairs(table) for g, c in zip(gs, cs, strict=True)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triplets, "DENSE", 2000)
+        plain = {tuple(g): c.tolist() for gs, cs in triplets.count_pairs(table) for g, c in zip(gs, cs, strict=True)}
+        pd.testing.assert_frame_equal(written(table, tmp_path / "u.parquet"), rows)
+    assert counted == plain
+    assert len(triplets.examples(table, tmp_path / "t.parquet", 5, 0)) == 5
+
+
+@pytest.mark.parametrize("id", [1, 2**31 - 2, 3_405_691_582, 2**53 + 1, 2**63 - 8])
+def test_ids_of_64_bits(tmp_path, id):
+    found = written(many(5, id=id), tmp_path / "t.parquet")
+    assert set(found.subject_id) == {id, id + 4} and set(found.object_id) == {id, id + 4}
+    assert found.subject_id.dtype == (np.int32 if id + 4 < 2**31 else np.int64)
+
+
+def test_triplets_are_numbered_without_overflow():
+    table = many(13_204)
+    found = true_captions(table, same_category=True)
+    assert found.triplet.dtype == np.int64 and found.triplet.max() > 2**31
+    assert {found.parts(n)[0] for n in found.triplet} == {"thing 0", "thing 13203"}
+    assert true_captions(many(80)).triplet.dtype == np.int32
 
 
 def test_options(shared, tmp_path):

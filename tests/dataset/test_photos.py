@@ -1,6 +1,7 @@
 """Photos of every kind, and the proof that boxes and pixels go through the same crop, synthetic and real."""
 
 import itertools
+import os
 import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -172,6 +173,61 @@ def test_a_zip_packed_with_backslashes_and_a_folder_with_hidden_and_linked_folde
     for name in ("2.png", "../else.png", str(tmp_path / "else.png")):
         with pytest.raises(PhotoError, match="is missing"):
             source.read(name)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(("there", "name"), [
+    ("1.JPG", "1.jpg"), ("1.jpeg", "1.JPG"), ("a b.png", "a%20b.png"), ("a%20b.png", "a b.png"), ("A/1.PNG", "a/1.png"),
+    ("cafe\u0301.png", "café.png"), ("ärger/ö.png", "%C3%A4rger/%C3%B6.png"), ("1.jfif", "1.jpg"),
+])  # fmt: skip
+def test_a_name_may_differ_in_capitals_escapes_and_accents(tmp_path: Path, kind: str, there: str, name: str) -> None:
+    source = source_of(tmp_path, kind, "other.png", there)
+    assert found(source, name) == 1 and source.contents([name]) != [""]
+    source = source_of(tmp_path, kind, name, there, name="both")
+    assert found(source, name) == 0, "the very name comes first"
+
+
+def test_two_that_differ_in_capitals_are_not_guessed_between(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match=r"a\.png could be any of .*A\.png, .*a\.PNG"):
+        found(source_of(tmp_path, "zip", "A.png", "a.PNG"), "a.png")
+
+
+def test_names_in_a_zip_are_utf_8_also_without_the_flag(tmp_path: Path) -> None:
+    class Plain(zipfile.ZipInfo):
+        def _encodeFilenameFlags(self):  # as some programs write it
+            return self.filename.encode(), 0
+
+    pixels = save(tmp_path / "a.png", gradient(30, 20)).read_bytes()
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("café/père.png", "plain.png", "日本/犬.png"):
+            archive.writestr(Plain(name), pixels)
+    source = Photos(tmp_path / "all.zip")
+    for name in ("café/père.png", "père.png", "日本/犬.png", "plain.png"):
+        assert source.read(name).shape == (20, 30, 3)
+
+
+def test_a_wrong_folder_is_told_by_its_first_missing_photo(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "folder", "1.png", "2.png")
+    assert source.contents(["1.png", "3.png"], 0.5)[1] == ""
+    told = r"3\.png is missing; 1 of 2 photos are missing, it holds 2 files such as 1\.png\. Is it the folder of these"
+    with pytest.raises(PhotoError, match=told):
+        source.contents(["1.png", "3.png"], 0.4)
+
+
+def test_what_would_take_too_much_is_refused_by_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("folder", "zip"):
+        source = source_of(tmp_path, kind, "1.png")
+        for name, most, told in (("PIXELS", 599, "its pixels: 600"), ("BYTES", 50, r"its bytes: \d+")):
+            with monkeypatch.context() as patch:
+                patch.setenv(f"SR4G_PHOTO_{name}", str(most))
+                with pytest.raises(PhotoError, match=rf"1\.png .*{told} is above the limit of {most}; .* SR4G_PHOTO_"):
+                    source.read("1.png")
+    assert found(source, "1.png") == 0
+    os.mkfifo(tmp_path / "all" / "pipe.png")
+    Image.fromarray(gradient(9, 9)).save(tmp_path / "all" / "2.png", "EPS")
+    for name, told in (("pipe.png", "is no regular file"), ("2.png", "it is PostScript")):
+        with pytest.raises(PhotoError, match=rf"{name} .*{told}"):
+            Photos(tmp_path / "all").read(name)
 
 
 letters = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join)

@@ -12,18 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from refusals import refuses
 from tuning import encode
 
 from sr4g_utils.dataset import coco, photos, triplets
 from sr4g_utils.dataset.captions import caption, parse, with_article
+from sr4g_utils.dataset.photos import Photos
 from sr4g_utils.finetuning import batches, latents
 from sr4g_utils.finetuning.arms import changed, dosed, dosed_prompts, narrowed
 from sr4g_utils.finetuning.batches import Sampler, Text
 from sr4g_utils.finetuning.captions import crop_changes, true_captions
 from sr4g_utils.finetuning.choices import Choices
-from sr4g_utils.finetuning.latents import Encoded
+from sr4g_utils.finetuning.latents import Encoded, encode_photos
 from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.relations import NAMES, family
 
@@ -99,6 +101,19 @@ def test_unusable_photos_are_counted_and_never_trained_on(world, captions, pipel
     assert not np.isin(captions.of_images(found.usable).image, np.unique(captions.image)[:2]).any()
     found.check(0.02)
     refuses(rf"2 of {found.report['photos']} photos are unusable.*{names[0]} is missing", found.check, 0.001)
+
+
+def test_a_wrong_folder_is_told_before_the_vae_is_asked(world, captions, tmp_path):
+    wrong, first = tmp_path / "photos", world.table.file_name[int(np.unique(captions.image)[0])].as_py()
+    wrong.mkdir()
+    Image.new("RGB", (8, 8)).save(wrong / "other.png")
+    vae = SimpleNamespace(state_dict=dict)  # cannot encode
+    given = tmp_path / "latents", Photos(wrong), world.table, np.unique(captions.image), vae, 64, Accelerator(), 0.01
+    refuses(rf"{first} is missing; .*of these", encode_photos, *given)
+    for name in world.table.file_name.to_pylist():
+        shutil.copy(wrong / "other.png", wrong / name)
+    refuses("is 8 × 8 pixels, but annotated as", encode_photos, *given)
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions, encoded, pipeline):
