@@ -62,5 +62,5 @@ def test_captions_of_names_as_they_are_found():
 
 
 def test_inflect_is_loaded_for_the_first_name_that_is_not_cocos():
-    code = "import sys; from sr4g_utils import caption; caption('apple', 'above', 'dog'); sys.exit('inflect' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; from sr4g_utils import caption; caption('apple', 'above', 'dog')"
+    subprocess.run([sys.executable, "-c", f"{code}; sys.exit('inflect' in sys.modules)"], check=True)
