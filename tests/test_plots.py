@@ -103,3 +103,5 @@ def test_a_table_is_shown_for_people():
     assert cells(pd.DataFrame({"n": [500] * 4}, index=pd.Index(list("abcd"), name="r")))[0][2] == ["a", "500"]
     assert cells(table.pivot(index="n", columns="kind", values=["a"]))[0][:2] == [["", "a"], ["kind", "<b>"]]
     assert cells(pd.DataFrame()) == ([[]], "")
+    pivoted = pd.DataFrame({"n": [9815810.0, 4000.0], "added": [0.74, np.nan]}).rename_axis(columns="boxes")
+    assert cells(pivoted)[0] == [["n", "added"], ["9,815,810", "0.74"], ["4,000", "–"]]

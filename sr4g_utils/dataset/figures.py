@@ -82,13 +82,15 @@ def table_html(table: pd.DataFrame) -> str:
     same &= table.columns.nlevels == 1 and not same.all()
     told = ", ".join(f"{name} {column.iloc[0]}" for name, column in texts.loc[:, same].items())
     is_named = any(table.index.names) or not pd.api.types.is_integer_dtype(table.index)
+    texts.columns.names = table.columns.names if is_named else [None] * table.columns.nlevels
     text = texts.loc[:, ~same].to_html(index=is_named, border=0, max_rows=pd.get_option("display.max_rows"))
     return text + (f"<p>In each of these rows: {html.escape(told)}.</p>" if told else "")
 
 
 def _texts(column: pd.Series, decimals: int) -> pd.Series:
-    """The values of a column in words; a column with gaps whose numbers are whole is of counts."""
-    is_count = pd.api.types.is_float_dtype(column) and column.isna().any() and (column.dropna() % 1 == 0).all()
+    """The values of a column in words; fractions that are whole, with gaps or beyond a thousand, are counts."""
+    is_whole = pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all()
+    is_count = is_whole and (column.isna().any() or column.max() >= 1000)
 
     def text(value: Any) -> str:
         if pd.api.types.is_scalar(value) and pd.isna(value):
