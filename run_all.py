@@ -88,6 +88,9 @@ def chosen(profile: dict[str, dict[str, Any]], args: argparse.Namespace) -> list
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal without an arrow shows its number
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         if args.list:
             return list_all()

@@ -54,6 +54,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
+    files.hush_advice()
     try:
         return COMMANDS[args.command][1](args) or 0
     except ModuleNotFoundError as error:

@@ -8,6 +8,7 @@ import pytest
 
 from sr4g_utils.analysis import figures as analysis_figures
 from sr4g_utils.dataset import figures as dataset_figures
+from sr4g_utils.evaluation import figures as evaluation_figures
 from sr4g_utils.people import figures
 from sr4g_utils.relations import FAMILIES, NAMES, RULES, family
 
@@ -41,6 +42,27 @@ def test_agreement_shows_every_rule_set_although_few_photos_may_leave_no_frame_o
     for part in (table[table.relation != "right of"], table[table.frame == "all"]):
         figure = figures.frames(part)
         assert [labels(axis) for axis in figure.axes] == [list(RULES)] * 2
+
+
+def test_every_models_name_is_shown_as_it_is_written():
+    """Also those that Matplotlib would hide or set as an equation, and a seventh."""
+    dataset_figures.use_style()
+    names = ["_base", "costs $5^ to $6_", r"\\frac{", "a|<b>", "_", "%s {x}", "7th"]
+    numbers = {"value": 50.0, "low": 40.0, "high": 60.0, "chance": 45.0, "gap": 1.0, "gap_low": 0.0, "gap_high": 2.0}
+    rows = [{"model": name, "objects": "all", "metric": "VISOR_Cond", **numbers} for name in names]
+    scores = pd.DataFrame(rows).assign(relation="all")
+    pairs = pd.DataFrame(rows).assign(relation="above", with_opposite="below")
+    whole = pairs.assign(with_opposite=None)
+    for figure in (
+        evaluation_figures.scores(scores), evaluation_figures.scores_per_relation(scores),
+        analysis_figures.bias(pd.concat([pairs, whole])),
+    ):  # fmt: skip
+        figure.canvas.draw()
+        shown = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
+        assert shown[: len(names)] == names
+    distances = pd.DataFrame([*rows, {"model": "photos", "value": 1.0}])
+    ticks = evaluation_figures.distances(distances, "pixels").axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks] == names
 
 
 @pytest.mark.parametrize("which", FAMILIES)

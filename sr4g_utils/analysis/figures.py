@@ -18,11 +18,12 @@ def bias(table: pd.DataFrame) -> Figure:
     pairs, total = table[table.with_opposite.notna()], table[table.with_opposite.isna()]
     names = list(dict.fromkeys(zip(pairs.relation, pairs.with_opposite, strict=True)))
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(2.2, 1))
+    handles = {}
     for model, colour, marker, offset in look_of(table):
         part = pairs[pairs.model == model].set_index("relation").reindex([name for name, _ in names])
-        estimates(left, part, np.arange(len(names)) + offset, "gap", color=colour, fmt=marker, label=model)
+        estimates(left, part, np.arange(len(names)) + offset, "gap", color=colour, fmt=marker)
         beyond = total[total.model == model]
-        estimates(right, beyond, [offset], "gap", color=colour, fmt=marker, label=model)
+        handles[model] = estimates(right, beyond, [offset], "gap", color=colour, fmt=marker)
     for axis in (left, right):
         axis.axvline(0, color="black", linewidth=1)
     left.set(yticks=range(len(names)), yticklabels=[f"{one} − {other}" for one, other in names])
@@ -30,7 +31,7 @@ def bias(table: pd.DataFrame) -> Figure:
     left.grid(False, axis="y")
     left.invert_yaxis()
     right.set(title="true opposites, beyond noise", xlabel="points (root of mean square)", yticks=[], ylim=(0.6, -0.6))
-    right.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    right.legend([*handles.values()], [*handles], loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.tight_layout()
     return figure
 

@@ -26,7 +26,8 @@ def write_card(
         images = pq.read_table(file, columns=["image_id"])["image_id"]
         counts.append(f"| {split} | {len(images):,} | {len(images.unique()):,} |")
     licence, terms = licence_of(source)
-    fields = {"source": source, "rules": rules, "held_out": ", ".join(held_out), "counts": "\n".join(counts)}
+    names = ", ".join(map(files.markdown, held_out))
+    fields = {"source": files.markdown(source), "rules": rules, "held_out": names, "counts": "\n".join(counts)}
     fields["columns"] = "\n".join(f"| {name} | {meaning} |" for name, meaning in COLUMNS.items())
     card = Template((files.DATA / "card.txt").read_text(encoding="utf-8"))
     files.write_text(path, card.substitute(**fields, licence=licence, terms=terms))

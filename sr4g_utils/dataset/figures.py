@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -49,8 +50,9 @@ def estimates(
     upright: bool = False,
     most: Any = np.inf,
     **look: Any,
-) -> None:
-    """A column of numbers at the given places, with their intervals; where there is none, the point alone.
+) -> Any:
+    """A column of numbers at the given places, with their intervals; where there is none, the point alone. Returns what
+    is drawn, to name in a legend: a label that begins with "_" is none to Matplotlib.
 
     The interval is in the columns ``number``_low and ``number``_high, or else in low and high; it is drawn up to
     ``most``, the most that the number can be. ``look``: of Matplotlib.
@@ -59,15 +61,26 @@ def estimates(
     low, high = (rows[end if end in rows else end.rpartition("_")[2]] for end in (f"{number}_low", f"{number}_high"))
     ends = [value - low.to_numpy(float), high.to_numpy(float).clip(None, most) - value]
     error = np.nan_to_num(np.stack(ends).clip(0))
-    axis.errorbar(*((at, value) if upright else (value, at)), **{"yerr" if upright else "xerr": error}, **look)
+    return axis.errorbar(*((at, value) if upright else (value, at)), **{"yerr" if upright else "xerr": error}, **look)
 
 
 def use_style() -> None:
-    """The look of all figures and tables; notebooks call it once."""
-    pd.set_option("display.max_colwidth", 120)
+    """The look of all figures and tables, whatever a matplotlibrc says; notebooks call it once.
+
+    Names are shown as they are: no ``$`` in one begins an equation, no markup in one is alive.
+    """
+    pd.set_option("display.max_colwidth", 120, "display.html.use_mathjax", False)
+    pd.set_option("styler.format.escape", "html", "styler.html.mathjax", False)
     if (shell := get_ipython()) is not None:
         shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, table_html)
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc={"figure.dpi": 100})
+    matplotlib.rcdefaults()
+    plain = {"figure.dpi": 100, "text.parse_math": False}
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc=plain)
+
+
+def counted(number: float, _: Any = None) -> str:
+    """A tick of an axis of counts, for a logarithmic one, too, whose own would be an equation."""
+    return f"{number:,.0f}" if number >= 1 else f"{number:g}"
 
 
 def table_html(table: pd.DataFrame) -> str:
@@ -211,6 +224,8 @@ def rank_frequency(frequencies: pd.DataFrame) -> Figure:
         label = f"{family} ({len(n):,} triplets)"
         axis.loglog(np.arange(1, len(n) + 1), n, style, color=FAMILY_COLOUR[family], label=label)
     axis.set(xlabel="rank of the triplet", ylabel="images that show it")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter(counted)
     axis.legend()
     figure.tight_layout()
     return figure
@@ -234,7 +249,7 @@ def cooccurrence(frequencies: pd.DataFrame, names: Sequence[str]) -> Figure:
     figure, axis = plt.subplots(figsize=(size + 1, size))
     sns.heatmap(
         grid, norm=LogNorm(1, max(grid.max().max(), 2)), cmap="cividis", square=True, xticklabels=1, yticklabels=1,
-        ax=axis, cbar_kws={"label": "images (most frequent relation of the pair)", "shrink": 0.7},
+        ax=axis, cbar_kws={"label": "images (most frequent relation of the pair)", "shrink": 0.7, "format": counted},
     )  # fmt: skip
     axis.tick_params(labelsize=7 if len(names) > 40 else 9)
     axis.grid(False)

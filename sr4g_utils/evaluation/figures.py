@@ -1,6 +1,7 @@
 """The figures of notebook 04: scores, distances from photos, contact sheets."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from textwrap import wrap
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..relations import NAMES
 def look_of(table: pd.DataFrame) -> list[tuple[str, Any, str, float]]:
     """Each model's name, colour, marker and offset from its row's middle."""
     names = list(dict.fromkeys(table.model))
-    return list(zip(names, COLOURS, MARKERS, spread(len(names)), strict=False))
+    return list(zip(names, cycle(COLOURS), cycle(MARKERS), spread(len(names)), strict=False))
 
 
 def scores(table: pd.DataFrame) -> Figure:
@@ -43,17 +44,17 @@ def _panels(table: pd.DataFrame, by: str, rows: list[str], label: str) -> Figure
     size = 4.0 * len(panels) + 2, 0.42 * len(rows) + 1.2
     figure, axes = plt.subplots(1, len(panels), figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, objects in zip(axes[0], panels, strict=True):
+        handles: dict[str, Any] = {}
         for model, colour, marker, offset in look_of(table):
             part = table[(table.objects == objects) & (table.model == model)].set_index(by).reindex(rows)
             at = np.arange(len(rows)) + offset
             axis.scatter(part.chance, at, marker="|", s=90, color=colour, linewidth=2, alpha=0.7)
-            estimates(axis, part, at, color=colour, fmt=marker, label=model)
+            handles[model] = estimates(axis, part, at, color=colour, fmt=marker)
         axis.set(title=f"{objects} objects", xlabel=label, xlim=(-2, 102), yticks=range(len(rows)), yticklabels=rows)
         axis.grid(False, axis="y")
     axes[0, 0].invert_yaxis()
-    handles, labels = axes[0, -1].get_legend_handles_labels()
-    handles.append(Line2D([], [], marker="|", linestyle="none", color="grey", markersize=10, markeredgewidth=2))
-    axes[0, -1].legend(handles, [*labels, "chance"], loc="upper left", bbox_to_anchor=(1.02, 1))
+    tick = Line2D([], [], marker="|", linestyle="none", color="grey", markersize=10, markeredgewidth=2)
+    axes[0, -1].legend([*handles.values(), tick], [*handles, "chance"], loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.tight_layout()
     return figure
 
@@ -64,7 +65,7 @@ def distances(table: pd.DataFrame, space: str) -> Figure:
     models, photos = table[table.model != "photos"], table[table.model == "photos"]
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(models) + 1.4))
     for i, (model, colour, marker, _) in enumerate(look_of(models)):
-        estimates(axis, models[models.model == model], [i], color=colour, fmt=marker, label=model)
+        estimates(axis, models[models.model == model], [i], color=colour, fmt=marker)
     axis.axvline(photos.value.iloc[0], color="black", linestyle="--", label="photos from photos")
     axis.set(yticks=range(len(models)), yticklabels=models.model, ylim=(len(models) - 0.5, -0.5))
     axis.set(xlim=(0, None), xlabel=f"Fréchet distance from the photos\n(features: {space})")

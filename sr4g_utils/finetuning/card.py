@@ -10,7 +10,7 @@ import yaml
 
 from .. import __version__
 from ..evaluation.scores import MAIN
-from ..store.files import digest, write_text
+from ..store.files import digest, markdown, write_text
 from ..store.run import copy
 from . import arms
 
@@ -47,7 +47,8 @@ def card(which: str, record: Mapping[str, Any], tested: Mapping[str, Any], model
         "tags": ["text-to-image", "stable-diffusion", "spatial-relations", "sr4g"],
         "datasets": ["SR4G-captions"],
     }  # fmt: skip
-    without = f"without captions that name {', '.join(record['held_out'])}" if record["held_out"] else "on all captions"
+    held_out = ", ".join(map(markdown, record["held_out"]))
+    without = f"without captions that name {held_out}" if held_out else "on all captions"
     step = record["best"]["step"] if which == "best" else c["steps"]
     machine = f"{tested['provenance']['machine']}; {record['processes']} process{'es' * (record['processes'] > 1)}"
     hours = f"{record['seconds'] / 3600:.2f} h of steps and {record['other_seconds'] / 3600:.2f}"
@@ -55,12 +56,12 @@ def card(which: str, record: Mapping[str, Any], tested: Mapping[str, Any], model
 {yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}
 ---
 
-# A UNet of {base}, fine-tuned on captions with explicit spatial relations
+# A UNet of {markdown(base)}, fine-tuned on captions with explicit spatial relations
 
 ```python
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 unet = UNet2DConditionModel.from_pretrained("this folder")
-pipeline = StableDiffusionPipeline.from_pretrained("{base}", unet=unet)
+pipeline = StableDiffusionPipeline.from_pretrained({json.dumps(base)}, unet=unet)
 ```
 
 Made with sr4g_utils {__version__}, an open implementation of SR4G (arXiv 2403.00587).

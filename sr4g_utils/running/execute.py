@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -76,13 +78,9 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
 
     output = folder / "notebooks" / f"{name}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
-    # the kernel imports this checkout, whatever else is installed
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(files.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on optional packages is no part of a notebook
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, of a widget we do not use
-    files.share_cores()
+    set_environment()
     at = [0]
+    own = tempfile.mkdtemp()
     try:
         papermill.execute_notebook(
             *(str(path).replace("{", "{{").replace("}", "}}") for path in (profiles.notebooks()[name], output)),
@@ -94,7 +92,7 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
             log_output=True,
             stderr_file=sys.stderr,  # a stage's own progress
             on_cell_start=lambda cell_index, **_: at.append(cell_index + 1),
-            extra_arguments=KERNEL,
+            extra_arguments=[*KERNEL, f"--ipython-dir={own}"],
         )
         profiles.tidy(output)
     except KeyboardInterrupt:
@@ -104,7 +102,19 @@ def execute(name: str, parameters: dict[str, Any], folder: Path, head: str) -> P
         if isinstance(error, papermill.PapermillExecutionError):
             problem = f"{error.ename}: {error.evalue}"
         raise RuntimeError(f"{name}, cell {at[-1]}: {problem}\nSee {output}") from error
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
     return output
+
+
+def set_environment() -> None:
+    """What a kernel finds: this checkout, whatever else is installed, and nothing that was set for other work."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(files.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    files.hush_advice()
+    os.environ.pop("PYTHONSTARTUP", None)
+    os.environ.update(MATPLOTLIBRC=os.devnull, LC_ALL="C.UTF-8", PYTHONUTF8="1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, of a widget we do not use
+    files.share_cores()
 
 
 def own_kernel() -> type:

@@ -202,7 +202,8 @@ def section(name: str, folder: Path) -> dict[str, Any] | None:
         if path.suffix == ".png" and path.parts[0] == "figures":
             figures.append(_figure(folder, path, called[str(path.with_suffix(""))], "png", "pdf"))
         elif path.suffix == ".md" and path.parts[0] == "tables":
-            caption = (folder / path).read_text(encoding="utf-8").splitlines()[0].strip("*")
+            plain = (folder / path).with_suffix(".tex")
+            caption = plain.read_text(encoding="utf-8").splitlines()[0].removeprefix("% ")
             caption = f"{called[str(path.with_suffix(''))]}. {caption}"
             tables.append({"caption": caption, "files": _files(path, "csv", "md", "tex")})
     artifacts = [(path.name, quote(str(path))) for path in outputs if path.parts[0] == "artifacts"]

@@ -123,6 +123,14 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+_MARKUP = re.compile(r"[\\`*|$~]|<(?=[\w/!?])|&(?=#?\w+;)|\[(?=.*\]\()|(?<![^\W_])_|_(?![^\W_])")
+
+
+def markdown(text: Any) -> str:
+    """A text as Markdown shows it: nothing in it is markup, nor parts a table's cells."""
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(str(text).splitlines()))
+
+
 def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
@@ -407,6 +415,12 @@ def share_cores() -> None:
         os.environ.update(OMP_WAIT_POLICY="passive", KMP_BLOCKTIME="0")  # GNU's OpenMP; Intel's and LLVM's
         os.environ.update(OMP_NUM_THREADS=str(idle), SR4G_SHARES_CORES="1")
         print(f"others keep the cores {busy:.0f} % busy: OMP_NUM_THREADS={idle}", file=sys.stderr)
+
+
+def hush_advice() -> None:
+    """No advice of the libraries on packages that are not needed; to be called before they are imported."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
 
 def cache_folder() -> Path:

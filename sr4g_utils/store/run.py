@@ -21,11 +21,24 @@ import pandas as pd
 from tabulate import tabulate
 
 from . import files
-from .files import PACKAGE, atomic, digest, hash_of, lock, provenance, read_json, temporary, write_json, write_text
+from .files import (
+    PACKAGE,
+    atomic,
+    digest,
+    hash_of,
+    lock,
+    markdown,
+    provenance,
+    read_json,
+    temporary,
+    write_json,
+    write_text,
+)
 
 RECORDED = "recorded"  # what a parameter says in place of a path: take the recorded result
 Result = tuple[pd.DataFrame, dict[str, Any]]  # a table, and what it was made from
 
+_NONE = type(None)
 ROOMS_OF_RUNS = tuple(f"{PACKAGE.name}.{room}" for room in ("store", "running"))
 WRITTEN_ON = (".jsonl",)  # files that a prolonged stage appends to; all others are replaced whole
 
@@ -162,10 +175,15 @@ class Run:
         In a notebook its numbered caption is shown here, above what the cell shows of it.
         """
         rows, headers = table.astype(object).where(table.notna(), None).values.tolist(), list(table.columns)
+        names = [i for i, column in enumerate(zip(*rows, strict=True)) if {str} == {type(v) for v in column} - {_NONE}]
+        form: dict[str, Any] = {"floatfmt": ".4g", "disable_numparse": names}  # a model called 1e3 is no number
+        shown = [[markdown(value) if isinstance(value, str) else value for value in row] for row in [headers, *rows]]
+        markdown_table = tabulate(shown[1:], shown[0], "github", missingval="–", intfmt=",", **form)
+        latex = tabulate(rows, headers, "latex_booktabs", missingval="--", **form)
         texts = {
             "csv": table.to_csv(index=False),
-            "md": f"**{caption}**\n\n" + tabulate(rows, headers, "github", missingval="–", intfmt=",", floatfmt=".4g"),
-            "tex": f"% {caption}\n" + tabulate(rows, headers, "latex_booktabs", missingval="--", floatfmt=".4g"),
+            "md": f"**{markdown(caption)}**\n\n{markdown_table}",
+            "tex": f"% {' '.join(caption.split())}\n{latex}",
         }
         for suffix, text in texts.items():
             write_text(path := self.folder / "tables" / f"{name}.{suffix}", text.rstrip("\n") + "\n")

@@ -7,7 +7,9 @@ import sys
 import pandas as pd
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
+from sr4g_utils.running import pages
 from sr4g_utils.store import files
 
 
@@ -91,3 +93,14 @@ def test_yaml_that_repeats_a_little_is_read_and_a_setting_is_refused_as_a_profil
     assert files.read_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a\n")["b"] == {"x": 1, "y": 3}
     with pytest.raises(ValueError, match=r"\{steps: 1, steps: 2\}: 'steps' stands twice, in line 1 and line 1"):
         files.read_setting("{steps: 1, steps: 2}")
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("VISOR_Cond", "VISOR_Cond"), ("_a|b_", "&#95;a&#124;b&#95;"), ("$5^ to $6", "&#36;5^ to &#36;6"),
+    ("<b>x</b> 1 < 2", "&#60;b>x&#60;/b> 1 < 2"), ("[1.0, 2.0] [x](y)", "&#91;1.0, 2.0] &#91;x](y)"),
+    ("`a`\n*b* \\c &amp; AT&T", "&#96;a&#96; &#42;b&#42; &#92;c &#38;amp; AT&T"),
+])  # fmt: skip
+def test_a_text_in_markdown_is_no_markup(text, shown):
+    assert files.markdown(text) == shown
+    page = pages.markdown_to_html(f"| a |\n|---|\n| {shown} |\n")
+    assert BeautifulSoup(page, "html.parser").td.text.split() == text.split()

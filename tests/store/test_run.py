@@ -1,5 +1,6 @@
 """The run folder: stages, figures, tables and results."""
 
+import html
 import json
 from pathlib import Path
 
@@ -252,3 +253,13 @@ def test_what_a_notebook_no_longer_makes_goes_but_for_artifacts(run, monkeypatch
     done.finish("01_test", {}, run.folder, [], before)
     assert [path.name for path in run.folder.rglob("old.*")] == ["old.png"]
     assert (run.folder / "artifacts" / "images" / "old.png").exists() and (run.folder / "tables" / "new.csv").exists()
+
+
+def test_names_in_a_table_part_no_cells_and_are_no_numbers(run):
+    names = ["a|b", "1e3", "$5^", "<b>x</b>", "_base"]
+    run.table(pd.DataFrame({"model": names, "a|c": range(5)}), "names", "Of a|b and _base")
+    text = (run.folder / "tables" / "names.md").read_text()
+    caption, _, *lines = text.splitlines()
+    assert {line.count("|") for line in lines} == {3} and caption == "**Of a&#124;b and &#95;base**"
+    assert [html.unescape(line.split("|")[1].strip()) for line in lines[2:]] == names
+    assert (run.folder / "tables" / "names.tex").read_text().startswith("% Of a|b and _base\n")
