@@ -42,7 +42,8 @@ def run_folder(tmp_path_factory):
     shutil.copytree(ROOT / "data" / "results" / "miniature", folder / "artifacts" / "results", dirs_exist_ok=True)
     (folder / "figures" / "scores.png").write_bytes((ROOT / "data" / "results" / "examples.png").read_bytes())
     profiles.claim(folder, "miniature")
-    record = {"inputs": {}, "outputs": ["figures/scores.png", "tables/ledger.md", "tables/long.md"]}
+    record = {"inputs": {}, "outputs": ["figures/scores.png"]}
+    record["outputs"] += [f"tables/{name}.{form}" for name in ("ledger", "long") for form in ("csv", "md", "tex")]
     files.write_json(folder / ".state" / "04_evaluation.files.json", record)
     return folder
 

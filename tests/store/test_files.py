@@ -33,9 +33,9 @@ def test_files_are_whole_and_json_that_is_not_is_none(tmp_path):
     RuntimeError('Error while serializing: Os { code: 28, message: "No space left on device" }'),
 ])  # fmt: skip
 def test_a_full_disk_names_the_file(tmp_path, error):
-    with pytest.raises(OSError, match=r"the disk is full: .* has no room left for the file: '.*boxes\.parquet'"):
-        with files.atomic(tmp_path / "boxes.parquet"):
-            raise error
+    full = r"the disk is full: .* has no room left for the file: '.*boxes\.parquet'"
+    with pytest.raises(OSError, match=full), files.atomic(tmp_path / "boxes.parquet"):
+        raise error
     assert not list(tmp_path.iterdir())
 
 
