@@ -21,6 +21,7 @@ _PLACES = {
     "compare": "evaluation.scores",
     "chance": "evaluation.scores",
     "score": "evaluation.score",
+    "Reward": "evaluation.reward",
 }
 
 __all__ = ["__version__", *_PLACES]

@@ -292,3 +292,16 @@ def test_the_limits_count_the_pictures_that_show_what_no_caption_names(tmp_path)
     shown = np.unique(table.image[np.isin(table.category, [table.names.index(name) for name in unseen])])
     told = f"{len(np.intersect1d(learnt, shown)):,} of the {len(learnt):,} pictures that it learns from"
     assert told in flat(PAGES["limits.md"])
+
+
+def test_the_rewards_examples_run(monkeypatch, tmp_path, capsys):
+    """From the repository's folder, as printed; the picture goes elsewhere."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Image.Image, "save", lambda image, name: setattr(monkeypatch, "saved", (image.size, name)))
+    first, second = blocks(PAGES["reward.md"], "python")
+    names: dict = {}
+    exec(first, names)
+    assert monkeypatch.saved == ((64, 64), "best.png") and len(names["rewards"]) == 8 and max(names["rewards"]) > 0.5
+    exec(second, names)
+    scores, _ = names["score"](names["images"], [names["prompt"]] * 8, None)
+    assert scores == names["function"](images=names["images"], prompts=[names["prompt"]] * 8)

@@ -231,6 +231,20 @@ def _listed(images: Any, prompts: pd.DataFrame) -> pd.DataFrame:
     return table.assign(image_index=[number for _, number, _ in rows], image=shown)
 
 
+def pixels_of(images: Any) -> list[Pixels]:
+    """Images as uint8 arrays (height, width, 3): PIL images, arrays and paths; or an array or tensor of several, on any
+    device, the channels last or first, uint8 or floats from 0 to 1.
+
+    Raises:
+        ValueError: an image that is none of these, or with values beyond 0 to 1 (or NaN) where they are floats.
+    """
+    if hasattr(images, "detach"):  # a tensor
+        images = images.detach().cpu().float().numpy() if images.is_floating_point() else images.cpu().numpy()
+    if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[1] == 3 and images.shape[3] != 3:
+        images = images.transpose(0, 2, 3, 1)
+    return [_pixels(image) for image in images]
+
+
 def _pixels(image: Any) -> Pixels:
     from PIL import Image
 
@@ -241,9 +255,11 @@ def _pixels(image: Any) -> Pixels:
         return Photos(path.parent).read(path.name)
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
+    if hasattr(image, "detach"):
+        return pixels_of(image[None])[0]
     array = np.asarray(image)
-    if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1:
-        array = (array * 255).round().astype(np.uint8)
+    if array.dtype.kind == "f" and array.size and array.min() >= -1 / 255 and array.max() <= 256 / 255:
+        array = (array * 255).round().clip(0, 255).astype(np.uint8)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         kind = f"{type(image).__name__} of {array.dtype} {array.shape}"
         raise ValueError(f"images: an image is a path, a PIL image or an array (height, width, 3) of uint8, not {kind}")

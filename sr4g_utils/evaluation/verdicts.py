@@ -83,13 +83,15 @@ def verdicts(
     boxes = boxes.iloc[np.lexsort((-boxes.score.to_numpy(), boxes.image.to_numpy()))].reset_index(drop=True)
     records = prompts.iloc[prompt].reset_index(drop=True)
     records.insert(1, "image_index", number)
-    records = _judged(records, boxes, pairs, rules)
+    records = judged(records, boxes, pairs, rules)
     records.attrs = about
     return records
 
 
-def _judged(records: pd.DataFrame, boxes: pd.DataFrame, pairs: str, rules: str) -> pd.DataFrame:
-    """The records with verdicts, from the boxes that count, sorted by image (a record's row) and falling score."""
+def judged(records: pd.DataFrame, boxes: pd.DataFrame, pairs: str, rules: str) -> pd.DataFrame:
+    """The records with verdicts, from the boxes that count, sorted by image (a record's row) and falling score.
+
+    ``boxes`` has image, score, x, y, w, h, is_subject and is_object; the rest as in :func:`verdicts`."""
     n, every = len(records), np.arange(len(records))
     wanted = pd.Index(NAMES).get_indexer(pd.Index(records.relation))
     rows = {role: np.flatnonzero(boxes[f"is_{role}"]) for role in ("subject", "object")}

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from ..evaluation.reward import MOVES
 from ..evaluation.statistics import cohen
 from ..relations import NAMES, RULES, judge
 from .agreement import ROLES, judged
@@ -11,11 +12,6 @@ from .published import SIDE
 
 STEPS = np.arange(1, 65) / 128  # how far boxes are moved or resized, in units of the image's longer side
 COVERAGES = (100, 90, 75, 50)  # percent of the images that get a verdict
-# x, y, w, h: moved in 16 directions; grown and shrunk about the centre in width, in height and in both
-_MOVES = np.array(
-    [(np.cos(a), np.sin(a), 0.0, 0.0) for a in np.linspace(0, 2 * np.pi, 16, endpoint=False)]
-    + [(-w / 2, -h / 2, float(w), float(h)) for w in (-1, 0, 1) for h in (-1, 0, 1) if w or h]
-)
 
 
 def margin(
@@ -31,10 +27,10 @@ def margin(
     """
     before = judge(subject, object, rules, size)
     smallest = np.full(before.shape, STEPS[-1])
-    times = len(_MOVES)
+    times = len(MOVES)
     others, sizes = np.repeat(object, times, axis=0), np.repeat(size, times, axis=0)
     for step in STEPS[::-1]:  # downwards, so that the smallest step is written last
-        moved = subject[:, None] + step * size.max(axis=1)[:, None, None] * _MOVES
+        moved = subject[:, None] + step * size.max(axis=1)[:, None, None] * MOVES
         moved[..., 2:] = np.maximum(moved[..., 2:], 1.0)
         after = judge(moved.reshape(-1, 4), others, rules, sizes).reshape(len(subject), times, len(NAMES))
         smallest[(after != before[:, None]).any(axis=1)] = step

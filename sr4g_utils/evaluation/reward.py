@@ -1,0 +1,209 @@
+"""The judge as a reward, for whoever fine-tunes by reinforcement: images and prompts → a number in [0, 1] for each.
+
+A policy cheats where it can. So the pair of the most confident boxes decides (with "any pair" an image full of dogs and
+cats obeys everything), every further instance of either thing costs ``EXTRA``, and what the detector finds of names
+that the prompt does not say is reported. Nothing is written, and memory does not grow with calls.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from ..dataset.prompt_sets import read_prompts
+from ..models.names import spelling
+from ..relations import NAMES, judge, rules_named
+from .score import DETECTOR, pixels_of
+from .verdicts import THRESHOLD, judged
+
+EXTRA = 0.25  # what each further instance of the subject or the object costs
+SAME = 0.5  # boxes of one name whose IoU is above it are one instance
+REACH = 2.0  # how far a box is moved at most, in units of the boxes' size; from here on a margin is full
+_STEPS = REACH / 2.0 ** np.arange(10, -1, -1)  # a first look at where the verdict turns; then halved
+# x, y, w, h: moved in 16 directions; grown and shrunk about the centre in width, in height and in both
+MOVES = np.array(
+    [(np.cos(a), np.sin(a), 0.0, 0.0) for a in np.linspace(0, 2 * np.pi, 16, endpoint=False)]
+    + [(-w / 2, -h / 2, float(w), float(h)) for w in (-1, 0, 1) for h in (-1, 0, 1) if w or h]
+).round(12)  # straight up is not a little to the right
+
+Boxes = Float[np.ndarray, "pair 4"]
+Triplet = tuple[str, str, str]
+
+
+def margin(
+    subject: Boxes, object: Boxes, relation: Int[np.ndarray, "pair"], rules: str, size: Float[np.ndarray, "pair 2"]
+) -> Float[np.ndarray, "pair"]:
+    """How far each pair is from the border of its relation, in units of the boxes' size (the root of the mean area).
+
+    The smallest of ``MOVES`` of the subject's box that turns the verdict, so it serves every rule set: positive where
+    the relation holds, negative where it does not, ``REACH`` at most. Relations are positions in ``NAMES``, boxes xywh,
+    sizes the images' width and height, in pixels.
+    """
+    holds = judge(subject, object, rules, size)[np.arange(len(subject)), relation]
+    unit = np.sqrt((subject[:, 2:].prod(1) + object[:, 2:].prod(1)) / 2)
+    low, high = np.zeros((len(subject), len(MOVES))), np.full((len(subject), len(MOVES)), np.inf)
+    for step in _STEPS:  # where the verdict first turns
+        here = np.isinf(high) & _turns(subject, object, relation, rules, size, unit, np.full_like(low, step), holds)
+        high[here] = step
+        low[np.isinf(high)] = step
+    for _ in range(10):
+        middle = (low + np.minimum(high, REACH)) / 2
+        turned = _turns(subject, object, relation, rules, size, unit, middle, holds) & np.isfinite(high)
+        low, high = np.where(turned | np.isinf(high), low, middle), np.where(turned, middle, high)
+    return np.where(holds, 1, -1) * np.minimum(high.min(axis=1), REACH)
+
+
+def _turns(
+    subject: Boxes, object: Boxes, relation: Int[np.ndarray, "pair"], rules: str, size: Float[np.ndarray, "pair 2"],
+    unit: Float[np.ndarray, "pair"], step: Float[np.ndarray, "pair move"], holds: Bool[np.ndarray, "pair"],
+) -> Bool[np.ndarray, "pair move"]:  # fmt: skip
+    """Whether the verdict is another one when the subject's box is moved by so many units."""
+    moved = subject[:, None] + (step * unit[:, None])[..., None] * MOVES
+    moved[..., 2:] = np.maximum(moved[..., 2:], 1e-3)
+    n = len(MOVES)
+    others, sizes, which = (np.repeat(part, n, axis=0) for part in (object, size, relation))
+    after = judge(moved.reshape(-1, 4), others, rules, sizes)[np.arange(n * len(subject)), which]
+    return after.reshape(step.shape) != holds[:, None]
+
+
+def instances(xywh: Float[np.ndarray, "box 4"]) -> int:
+    """How many things boxes of one name are, best scores first: a box that overlaps a kept one by more than ``SAME``
+    (IoU) is the same thing."""
+    kept: list[np.ndarray] = []
+    for box in xywh:
+        if all(_iou(box, other) <= SAME for other in kept):
+            kept.append(box)
+    return len(kept)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    sides = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
+    common = float(sides.clip(0).prod())
+    return common / max(float(a[2:].prod() + b[2:].prod()) - common, 1e-12)
+
+
+@lru_cache(maxsize=100_000)
+def _understood(prompt: str | Triplet) -> Triplet:
+    try:
+        return tuple(read_prompts([prompt]).iloc[0][["subject", "relation", "object"]])
+    except ValueError as error:
+        raise ValueError(f"reward: {prompt!r} does not say where one thing is to another ({error})") from None
+
+
+def triplet_of(prompt: Any) -> Triplet:
+    """Subject, relation and object of a sentence, a triplet or GenEval's metadata. ValueError: no relation of ours."""
+    if isinstance(prompt, dict):
+        return tuple(read_prompts([prompt]).iloc[0][["subject", "relation", "object"]])
+    return _understood(prompt if isinstance(prompt, str) else tuple(prompt))
+
+
+class Reward:
+    """Rewards images by how well they obey their prompts' spatial relation.
+
+    Args:
+        detector: a :class:`models.Source`, or a loaded detector; by default VISOR's OWL-ViT.
+        rules: a rule set; ``people`` is the one that people agree with most.
+        pairs: "best" or "any", which is easily cheated.
+        soft: False: 1 where the relation holds, else 0. True: 0.5 + margin / (2 · ``REACH``), above 0.5 where it
+            holds, so that a policy is told whether it comes nearer (:func:`margin`). Both: 0 where a thing is missing.
+        threshold: boxes with a higher score count.
+        extra: what each further instance of either thing costs; 0 takes this guard away.
+        also: names to look for beside the prompt's, for the report. dtype, device, batch: of the detector.
+    """
+
+    def __init__(
+        self, detector: Any = DETECTOR, rules: str = "people", pairs: str = "best", soft: bool = False, *,
+        threshold: float = THRESHOLD, extra: float = EXTRA, also: Sequence[str] = (), dtype: str = "float32",
+        device: Any = None, batch: int = 64,
+    ) -> None:  # fmt: skip
+        if pairs not in ("best", "any"):
+            raise ValueError(f"pairs: unknown value {pairs!r}; choose one of best, any")
+        rules_named(rules)
+        if not hasattr(detector, "detect"):
+            from ..models import detectors  # torch
+
+            detector = detectors.load(detector, dtype, device)
+        self.detector, self.rules, self.pairs, self.soft = detector, rules, pairs, soft
+        self.threshold, self.extra, self.also, self.batch = threshold, extra, tuple(also), batch
+
+    def __call__(self, images: Any, prompts: Sequence[Any]) -> Float[np.ndarray, "image"]:
+        """The reward of each image, finite and in [0, 1].
+
+        Args:
+            images: PIL images or arrays, one for each prompt; or one array or tensor of all, (image, height, width, 3)
+                or (image, 3, height, width), uint8, or floats from 0 to 1.
+            prompts: sentences, (subject, relation, object), or GenEval's metadata.
+
+        Raises:
+            ValueError: numbers of images and prompts differ; an image or a prompt that cannot be.
+        """
+        return self.verdicts(images, prompts).reward.to_numpy(np.float64)
+
+    def verdicts(self, images: Any, prompts: Sequence[Any]) -> pd.DataFrame:
+        """The same with its reasons: columns reward, correct, both_found, reason, margin (null where a thing is
+        missing), subject, relation, object, n_subject and n_object (instances), and unasked (names of ``also`` that
+        are found and that the prompt does not say)."""
+        pixels = pixels_of(images)
+        if len(pixels) != len(prompts):
+            raise ValueError(f"reward: {len(pixels)} images but {len(prompts)} prompts")
+        wanted = pd.DataFrame([triplet_of(prompt) for prompt in prompts], columns=["subject", "relation", "object"])
+        for relation in wanted.relation.unique():
+            rules_named(self.rules).check([relation], "reward: a prompt")
+        names = [list(dict.fromkeys([row.subject, row.object, *self.also])) for row in wanted.itertuples()]
+        boxes = self.detector.detect(pixels, names, floor=self.threshold, batch=self.batch)
+        size = np.array([image.shape[1::-1] for image in pixels], np.float64).reshape(-1, 2)
+        return self._rewarded(wanted, boxes.reset_index(drop=True), size)
+
+    def _rewarded(self, wanted: pd.DataFrame, boxes: pd.DataFrame, size: Float[np.ndarray, "image 2"]) -> pd.DataFrame:
+        image = boxes.image.to_numpy(int)
+        label = boxes.label.map(spelling).to_numpy(object)
+        names = {role: wanted[role].map(spelling).to_numpy(object)[image] for role in ("subject", "object")}
+        roles = {role: np.equal(label, name).astype(bool) for role, name in names.items()}
+        boxes = boxes.assign(image=image, **{f"is_{role}": mask for role, mask in roles.items()})
+        boxes[["width", "height"]] = size[image]
+        asked = boxes[roles["subject"] | roles["object"]].reset_index(drop=True)
+        records = judged(wanted.assign(prompt_id=np.arange(len(wanted)), image_index=0), asked, self.pairs, self.rules)
+        xywh = boxes[[*"xywh"]].to_numpy(np.float64)
+        for role, mask in roles.items():
+            records[f"n_{role}"] = [instances(xywh[mask & (image == i)]) for i in range(len(records))]
+        found, correct = records.both_found.to_numpy(bool), records.correct.to_numpy(bool)
+        s, o = (records.loc[found, [f"{role}_{side}" for side in "xywh"]].to_numpy(float) for role in roles)
+        relation = np.array([NAMES.index(name) for name in wanted.relation])[found]
+        far = np.full(len(records), np.nan)
+        far[found] = margin(s, o, relation, self.rules, size[found])
+        value = np.where(found, 0.5 + far / (2 * REACH), 0) if self.soft else correct.astype(float)
+        extra = (records.n_subject - 1).clip(lower=0) + (records.n_object - 1).clip(lower=0)
+        value = np.nan_to_num(value - self.extra * extra.to_numpy()).clip(0, 1)
+        others = boxes[~(roles["subject"] | roles["object"])].groupby("image").label.unique()
+        unasked = [sorted(others.get(i, [])) for i in range(len(records))]
+        shown = ["correct", "both_found", "reason", "subject", "relation", "object", "n_subject", "n_object"]
+        table = records[shown].assign(margin=far, unasked=unasked)
+        table.insert(0, "reward", value)
+        return table
+
+    def flow_grpo(self) -> Callable[..., tuple[list[float], dict[str, Any]]]:
+        """The reward as flow_grpo and its descendants call it: ``(images, prompts, metadata) → (scores, info)``, of a
+        float tensor (image, 3, h, w) or a uint8 array (image, h, w, 3). Metadata of GenEval's form counts before the
+        sentence. ``info`` has the shares of images with both things and of those that obey."""
+
+        def reward(images: Any, prompts: Sequence[str], metadata: Sequence[Any] | None = None, **_: Any) -> Any:
+            given = [
+                about if isinstance(about, dict) and "include" in about else prompt
+                for prompt, about in zip(prompts, metadata or [None] * len(prompts), strict=True)
+            ]
+            table = self.verdicts(images, given)
+            info = {name: table[name].astype(float).tolist() for name in ("both_found", "correct")}
+            return table.reward.tolist(), info
+
+        return reward
+
+    def columns(self, image: str = "images", prompt: str = "prompts") -> Callable[..., list[float]]:
+        """The reward as GRPO trainers call it: a function of named columns that ignores the others."""
+
+        def reward(**columns: Any) -> list[float]:
+            return self(columns[image], columns[prompt]).tolist()
+
+        return reward
