@@ -20,7 +20,7 @@ from .score import DETECTOR, pixels_of
 from .verdicts import THRESHOLD, judged
 
 EXTRA = 0.25  # what each further instance of the subject or the object costs
-SAME = 0.5  # boxes of one name whose IoU is above it are one instance
+SAME = 0.5  # boxes of one name that share more of the smaller one are one instance
 REACH = 2.0  # how far a box is moved at most, in units of the boxes' size; from here on a margin is full
 _STEPS = REACH / 2.0 ** np.arange(10, -1, -1)  # a first look at where the verdict turns; then halved
 # x, y, w, h: moved in 16 directions; grown and shrunk about the centre in width, in height and in both
@@ -70,19 +70,19 @@ def _turns(
 
 
 def instances(xywh: Float[np.ndarray, "box 4"]) -> int:
-    """How many things boxes of one name are, best scores first: a box that overlaps a kept one by more than ``SAME``
-    (IoU) is the same thing."""
+    """How many things the boxes of one name are, best scores first: a box that shares more than ``SAME`` of the smaller
+    one with a kept box is the same thing."""
     kept: list[np.ndarray] = []
     for box in xywh:
-        if all(_iou(box, other) <= SAME for other in kept):
+        if all(_shared(box, other) <= SAME for other in kept):
             kept.append(box)
     return len(kept)
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
+def _shared(a: np.ndarray, b: np.ndarray) -> float:
+    """What two boxes have in common, as a share of the smaller one."""
     sides = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
-    common = float(sides.clip(0).prod())
-    return common / max(float(a[2:].prod() + b[2:].prod()) - common, 1e-12)
+    return float(sides.clip(0).prod()) / max(min(float(a[2:].prod()), float(b[2:].prod())), 1e-12)
 
 
 @lru_cache(maxsize=100_000)
@@ -116,7 +116,7 @@ class Reward:
 
     def __init__(
         self, detector: Any = DETECTOR, rules: str = "people", pairs: str = "best", soft: bool = False, *,
-        threshold: float = THRESHOLD, extra: float = EXTRA, also: Sequence[str] = (), dtype: str = "float32",
+        threshold: float = THRESHOLD, extra: float | int = EXTRA, also: Sequence[str] = (), dtype: str = "float32",
         device: Any = None, batch: int = 64,
     ) -> None:  # fmt: skip
         if pairs not in ("best", "any"):
