@@ -4,6 +4,7 @@
     detect     images/s of the batched detector, against the stock processor, one image at a time
     finetune   images/s of the stage, against a plain loop that passes photos and captions through VAE and text encoder
                at every step
+    owlv2, dino   the same for OWLv2 and Grounding DINO, which are in no record
     score      images/s of verdicts and scores of SR2D's 101,120 images with intervals, against a bootstrap of 10,000
                that draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
     neighbour  images/s of training the miniature's UNet beside a process that keeps two threads busy, with the threads
@@ -43,6 +44,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tiny
+import tiny_detectors
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
@@ -70,7 +72,7 @@ FLOAT16_PEAKS = {"V100": 125e12, "T4": 65e12}  # by data sheet, of cards whose t
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["generate", "detect", "finetune", "score", "neighbour"])
+    parser.add_argument("--only", nargs="+", choices=[title(bench) for bench in (*STAGES, *OTHERS)])
     parser.add_argument("--small", action="store_true", help="tiny models on a GPU too")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder of the record")
     parser.add_argument("--table", action="store_true", help="measure nothing; put the records into docs/cluster.md")
@@ -259,8 +261,12 @@ def bench_generate(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
     return measured(len(prompts), spent, flop, memory, dtype, baseline, rate(8, stock))
 
 
-def bench_detect(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
-    loaded = detectors.load(folder / "owlvit", dtype)
+Detection = tuple[Callable[[int], object], Callable[[], object], int]  # of n images; the stock way; how many there are
+
+
+def detection(folder: Path, dtype: str, full: bool) -> Detection:
+    """An open-vocabulary detector on images, each asked for its two names: batched here, and the stock way on 16."""
+    loaded = detectors.load(folder, dtype)
     detector, processor = loaded.model, loaded.processor
     rng, side = np.random.default_rng(0), 512 if full else 64
     images = [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(128 if full else 64)]
@@ -268,17 +274,32 @@ def bench_detect(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
 
     def stock() -> None:
         for image, asked in zip(images[:16], names[:16], strict=True):
-            texts = [f"a photo of a {name}" for name in asked]
+            texts = [loaded.query.format(name=name).removesuffix(".") for name in asked]
             inputs = processor(text=[texts], images=Image.fromarray(image), return_tensors="pt").to(detector.device)
             inputs["pixel_values"] = inputs["pixel_values"].to(detector.dtype)
             with torch.inference_mode():
                 outputs = detector(**inputs)
-            processor.post_process_grounded_object_detection(outputs, 0.1, target_sizes=[image.shape[:2]])
+            processor.post_process_grounded_object_detection(outputs, threshold=0.1, target_sizes=[image.shape[:2]])
 
-    spent, memory = seconds(lambda: loaded.detect(images, names)), peak_memory()
-    flop = flops(lambda: loaded.detect(images[:1], names[:1]))
+    return lambda n: loaded.detect(images[:n], names[:n]), stock, len(images)
+
+
+def bench_detect(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
+    ours, stock, n = detection(folder / "owlvit", dtype, full)
+    spent, memory = seconds(lambda: ours(n)), peak_memory()
+    flop = flops(lambda: ours(1))
     baseline = "the stock processor, one image at a time"
-    return measured(len(images), spent, flop, memory, dtype, baseline, rate(16, stock))
+    return measured(n, spent, flop, memory, dtype, baseline, rate(16, stock))
+
+
+def bench_owlv2(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+    ours, stock, n = detection(tiny.owlv2(folder / "owlv2", full=full), dtype, full)
+    return n / seconds(lambda: ours(n)), rate(16, stock)
+
+
+def bench_dino(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+    ours, stock, n = detection(tiny_detectors.build("grounding-dino", folder / "dino", full=full), dtype, full)
+    return n / seconds(lambda: ours(n)), rate(16, stock)
 
 
 def bench_finetune(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
@@ -419,7 +440,7 @@ def bench_neighbour(folder: Path, dtype: str, full: bool) -> tuple[float, float]
 
 
 STAGES = bench_generate, bench_detect, bench_finetune
-OTHERS = bench_score, bench_neighbour
+OTHERS = bench_owlv2, bench_dino, bench_score, bench_neighbour
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int, full: 
     sizes = {"text_config": _text(tokens, 16), "vision_config": _vision(size, 8), "projection_dim": 32}
     if full:  # the configuration's defaults are the published sizes
         special = {key: value for key, value in sizes["text_config"].items() if key.endswith(("_id", "vocab_size"))}
-        sizes, size = {"text_config": special}, 768
+        sizes, size = {"text_config": special}, {"OwlViT": 768, "Owlv2": 960}[kind]
     config = getattr(transformers, f"{kind}Config")(**sizes)
     model = getattr(transformers, f"{kind}ForObjectDetection")(config)
     with torch.no_grad():  # boxes inside the image, scores on both sides of a threshold
@@ -222,9 +222,9 @@ def owlvit(folder: str | Path, size: int = 64, seed: int = 0, full: bool = False
     return _open_vocabulary(folder, "OwlViT", size, seed, full)
 
 
-def owlv2(folder: str | Path, size: int = 64, seed: int = 0) -> Path:
-    """A detector folder like google/owlv2-base-patch16-ensemble."""
-    return _open_vocabulary(folder, "Owlv2", size, seed)
+def owlv2(folder: str | Path, size: int = 64, seed: int = 0, full: bool = False) -> Path:
+    """A detector folder like google/owlv2-base-patch16-ensemble; ``full``: of its size."""
+    return _open_vocabulary(folder, "Owlv2", size, seed, full)
 
 
 def rt_detr(folder: str | Path, size: int = 64, seed: int = 0) -> Path:

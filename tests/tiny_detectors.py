@@ -16,12 +16,12 @@ HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
 EDGES = {"shortest_edge": 48, "longest_edge": 80}
 
 
-def build(family: str, folder: str | Path, seed: int = 0) -> Path:
-    """A folder of a family's model and processor."""
+def build(family: str, folder: str | Path, seed: int = 0, full: bool = False) -> Path:
+    """A folder of a family's model and processor; ``full``: Grounding DINO of its published size."""
     if hasattr(tiny, family):
         return getattr(tiny, family)(folder, seed=seed)
     torch.manual_seed(seed)
-    model, processor = BUILDERS[family]()
+    model, processor = _grounding_dino(full=True) if full else BUILDERS[family]()
     with torch.no_grad():  # scores and boxes that differ from one another
         for name, weights in model.named_parameters():
             if weights.ndim > 1:
@@ -136,17 +136,20 @@ def bert_tokenizer() -> transformers.BertTokenizer:
     return transformers.BertTokenizer(vocab=by_number, model_max_length=512)
 
 
-def _grounding_dino(kind: str = "GroundingDino"):
+def _grounding_dino(kind: str = "GroundingDino", full: bool = False):
+    tokens, stages = bert_tokenizer(), ["stage2", "stage3", "stage4"]
+    if full:  # the configurations' defaults are the published sizes
+        config = transformers.GroundingDinoConfig(backbone_config=transformers.SwinConfig(out_features=stages))
+        processor = transformers.GroundingDinoProcessor(transformers.GroundingDinoImageProcessorPil(), tokens)
+        return transformers.GroundingDinoForObjectDetection(config), processor
     swin = transformers.SwinConfig(
-        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2,
-        out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    tokens = bert_tokenizer()
+        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2, out_features=stages
+    )
     text = transformers.BertConfig(**tiny.SIZES, vocab_size=1100, max_position_embeddings=512)
     config = getattr(transformers, f"{kind}Config")(
-        backbone_config=swin, text_config=text, num_queries=20, **D, **HEADS, num_feature_levels=4,
+        backbone_config=swin, text_config=text, num_queries=20, **D, **HEADS, num_feature_levels=3,
     )  # fmt: skip
-    processor = transformers.GroundingDinoProcessor(_edges("GroundingDino", shortest_edge=96, longest_edge=144), tokens)
+    processor = transformers.GroundingDinoProcessor(_edges("GroundingDino", shortest_edge=64, longest_edge=96), tokens)
     return getattr(transformers, f"{kind}ForObjectDetection")(config), processor
 
 
