@@ -16,7 +16,7 @@ from typing import Any
 
 from . import __version__
 from .dataset.prompt_sets import SETS, write_given_prompts
-from .evaluation.verdicts import THRESHOLD
+from .evaluation.verdicts import LIKE, THRESHOLD
 from .models.names import FLOOR
 from .models.sampling import Sampling
 from .models.source import PRECISIONS
@@ -123,15 +123,15 @@ def _of_score(add: Add) -> None:
     add("images", help="a folder of images, a table of boxes (.parquet, .csv, .json, .jsonl) or VISOR's results_*.json")
     add("--prompts", help=f"{', '.join(SETS)} or a file; a folder made by `sr4g generate` holds its own")
     add("--detector", help="of a folder, as for detect (default: google/owlvit-base-patch32); of boxes, its name")
-    add("--threshold", type=float, default=THRESHOLD, help="boxes above it count (default: %(default)s)")
-    add("--as", dest="like", default="visor", choices=("visor", "geneval"), help="whose rules and pairs are taken")
+    add("--as", dest="like", default="visor", choices=LIKE, help="whose threshold, rules and pairs are taken")
+    add("--threshold", type=float, help="another threshold: boxes above it count (VISOR's: 0.1, GenEval's: 0.3)")
     add("--rules", choices=RULES, help="other rules than those")
     add("--pairs", choices=("any", "best"), help="any pair of boxes may obey, or that of the best scores must")
     add("--corners", action="store_true", help="the table has corners x1, y1, x2, y2 in place of x, y, w, h")
     add("--per-prompt", type=int, metavar="N", help="images of each prompt, where a table of boxes does not tell")
     add("--per-relation", action="store_true", help="a row for each relation, too")
     add("--json", action="store_true", help="print one JSON object in place of the tables")
-    add("--out", type=Path, metavar="FOLDER", help="leave scores.csv, .parquet, .json and verdicts.parquet there")
+    add("--out", type=Path, metavar="FOLDER", help="leave scores, verdicts and a gallery of the images there")
     add("--batch", type=int, default=64)
     add("--dtype", default="float32", choices=PRECISIONS)
 

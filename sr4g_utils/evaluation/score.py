@@ -4,7 +4,7 @@ import html
 import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,25 @@ from .. import __version__
 from ..dataset.prompt_sets import prompts_hash, read_prompts
 from ..models.sampling import Pixels
 from ..store import files
-from . import detect
+from . import detect, gallery
 from .detections import from_corners, positions, read_detections, read_visor_results, record_of
 from .images import list_images
 from .scores import MAIN, chance, scores
-from .verdicts import THRESHOLD, VARIANTS, verdicts
+from .verdicts import THRESHOLD, settings_like, verdicts
 
 DETECTOR = "google/owlvit-base-patch32"  # VISOR's
-LIKE = {"visor": VARIANTS["any-pair"], "geneval": VARIANTS["geneval"]}  # whose pairs and rules are taken
 
 
 @dataclass(frozen=True)
 class Score:
-    """``scores`` with chance beside them, the ``verdicts`` that they come from, and how the images were ``judged``."""
+    """``scores`` with chance beside them, the ``verdicts`` that they come from, and how the images were ``judged``; of
+    a folder of images also the folder, and the ``listed`` images."""
 
     scores: pd.DataFrame
     verdicts: pd.DataFrame
     judged: dict[str, Any]
+    folder: Path | None = None
+    listed: pd.DataFrame | None = None
 
     def table(self, relation: str = "all") -> pd.DataFrame:
         """A row for each metric that can be measured: value and interval, counts, and chance."""
@@ -90,13 +92,18 @@ class Score:
         return {"scores": rows.to_dict("records"), "judged": self.judged, "cite": self.cite()}
 
     def write(self, folder: str | Path) -> None:
-        """Leave scores.csv, scores.parquet, scores.json and verdicts.parquet in a folder."""
+        """Leave scores.csv, scores.parquet, scores.json and verdicts.parquet in a folder; of a folder of images also
+        gallery.html, a page with all of them."""
         folder = Path(folder)
         with files.atomic(folder / "scores.csv") as partial:
             self.scores.to_csv(partial, index=False)
         files.write_table(folder / "scores.parquet", self.scores)
         files.write_table(folder / "verdicts.parquet", self.verdicts)
         files.write_json(folder / "scores.json", self.to_json())
+        if self.folder is not None and self.listed is not None:
+            shown = self.verdicts.merge(self.listed[["prompt_id", "image_index", "caption", "file_name"]])
+            page = folder / "gallery.html"
+            gallery.write_page(page, {self.folder.resolve().name: (gallery.address(self.folder, page), shown)})
 
     def __str__(self) -> str:
         return f"{self.table().to_string(index=False)}\n\n{textwrap.fill(self.how(), 100)}\n\nTo cite: {self.cite()}"
@@ -112,7 +119,7 @@ def _number(value: float, low: float | None = None, high: float | None = None) -
 
 
 def score(
-    images: Any, prompts: Any = None, *, detector: Any = None, threshold: float = THRESHOLD,
+    images: Any, prompts: Any = None, *, detector: Any = None, threshold: float | None = None,
     like: str = "visor", pairs: str | None = None, rules: str | None = None,
     corners: bool = False, per_prompt: int | None = None,
     boxes: str | Path | None = None, batch: int = 64, dtype: str = "float32",
@@ -126,8 +133,8 @@ def score(
         prompts: what :func:`prompt_sets.read_prompts` reads: a name, a file, a table, or a list of sentences or of
             (subject, relation, object). A folder made by ``sr4g generate`` holds its own.
         detector: a :class:`models.Source`; by default VISOR's. Of boxes, only what to call it.
-        threshold: boxes whose score is above it count.
-        like: whose pairs and rules, "visor" or "geneval"; ``pairs`` and ``rules`` change one (as in ``verdicts``).
+        like: whose threshold, pairs and rules, "visor" or "geneval" (``verdicts.LIKE``).
+        threshold, pairs, rules: in place of one of those (as in ``verdicts``); boxes above the threshold count.
         corners: the file of boxes has x1, y1, x2, y2.
         per_prompt: how many images a prompt has, where a table of boxes does not tell.
         boxes: a Parquet file to keep the boxes of a folder in; an interrupted call goes on from there.
@@ -137,8 +144,7 @@ def score(
         ValueError: prompts, images or boxes that cannot be; nothing found at all. ImportError: images are given, and
             what a detector needs is not installed. models.ModelError: the detector does not load.
     """
-    if like not in LIKE:
-        raise ValueError(f"like: unknown value {like!r}; choose one of {', '.join(LIKE)}")
+    own = dict(zip(("threshold", "pairs", "rules"), settings_like(like, THRESHOLD, "any", "visor"), strict=True))
     path = Path(images).expanduser() if isinstance(images, str | Path) else None
     if path is not None and not path.exists():
         raise ValueError(f"{path}: no such folder of images or file of boxes")
@@ -160,10 +166,12 @@ def score(
     else:
         options = {"detector": detector or DETECTOR, "batch": batch, "dtype": dtype}
         found, listed, table, about = _detected(path or images, table, boxes, options)
-    settings: dict[str, Any] = {name: value or LIKE[like][name] for name, value in (("pairs", pairs), ("rules", rules))}
-    settings["threshold"] = threshold
+    given = {"threshold": threshold, "pairs": pairs, "rules": rules}
+    settings: dict[str, Any] = own | {name: value for name, value in given.items() if value is not None}
     records = verdicts(table, found, listed, **settings)
-    return _score(records, table, prompts, {"detector": about, "boxes": file, **settings})
+    result = _score(records, table, prompts, {"detector": about, "boxes": file, **settings})
+    of_folder = path is not None and path.is_dir() and isinstance(listed, pd.DataFrame)
+    return replace(result, folder=path, listed=listed) if of_folder else result
 
 
 def _score(records: pd.DataFrame, table: pd.DataFrame, prompts: Any, by: dict[str, Any]) -> Score:

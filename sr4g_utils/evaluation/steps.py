@@ -14,6 +14,7 @@ from ..models import sampling
 from ..store.files import read_table, write_table
 from ..store.run import Run
 from . import detect, generate, glyph_judge, quality, tables
+from . import gallery as evaluation_gallery
 from . import scores as evaluation_scores
 from . import verdicts as evaluation_verdicts
 from .detections import read_detections
@@ -115,6 +116,16 @@ def absent(
         return pd.DataFrame()
     table = run.result(pd.DataFrame(rows), "absent", **about)
     return run.table(table, "absent", "How often a name is found that the prompt does not say, with 95 % intervals")
+
+
+def gallery(run: Run, images: Files, prompt_file: Path) -> Path:
+    """The page ``gallery.html`` with every image and its verdict (after :func:`judge`)."""
+    page, verdicts = run.folder / "artifacts" / "gallery.html", run.folder / "artifacts"
+    inputs = {"prompts": prompt_file} | {f"images_{name}": folder for name, folder in images.items()}
+    inputs |= {f"verdicts_{name}": verdicts / f"verdicts_{name}.parquet" for name in images}
+    seen_from = {name: evaluation_gallery.address(folder, page) for name, folder in images.items()}
+    path, _ = run.stage(page.name, evaluation_gallery.write_gallery, inputs, seen_from=seen_from)
+    return path
 
 
 def sheet(images: Files, drawn: Records, records: Records, chosen: pd.Series) -> pd.DataFrame:

@@ -22,7 +22,25 @@ VARIANTS: dict[str, dict[str, str]] = {
     "geneval": {"pairs": "best", "rules": "geneval"},  # GenEval: highest scores, slack around the axes
 }
 
+LIKE: dict[str, dict[str, Any]] = {  # all settings of two published scripts; each threshold belongs to its detector
+    "visor": {"threshold": THRESHOLD, **VARIANTS["any-pair"]},
+    "geneval": {"threshold": 0.3, **VARIANTS["geneval"]},
+}
+
 _CHECK = "Check the detector, the images and the label names; a score of such a run would say nothing about the"
+
+
+def settings_like(like: str | None, threshold: float, pairs: str, rules: str) -> tuple[float, str, str]:
+    """Threshold, pairs and rules: as given, or those of ``LIKE[like]``.
+
+    Raises:
+        ValueError: there is no such script.
+    """
+    if like is None:
+        return threshold, pairs, rules
+    if like not in LIKE:
+        raise ValueError(f"like: unknown value {like!r}; choose one of {', '.join(LIKE)}")
+    return LIKE[like]["threshold"], LIKE[like]["pairs"], LIKE[like]["rules"]
 
 
 class NothingFound(ValueError):

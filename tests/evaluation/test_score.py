@@ -56,7 +56,7 @@ def test_the_numbers_are_those_of_verdicts_and_scores(form, tmp_path):
 
 def test_genevals_own_settings_are_one_word():
     able = PROMPTS[PROMPTS.relation.isin(["left of", "right of", "above", "below"])]
-    result = score(BOXES, able, like="geneval", threshold=0.3)
+    result = score(BOXES, able, like="geneval")
     pd.testing.assert_frame_equal(result.verdicts, verdicts(able, BOXES, 4, 0.3, **VARIANTS["geneval"]))
     assert score(BOXES, able, like="geneval", pairs="any").judged["pairs"] == "any"
 
@@ -94,6 +94,10 @@ def test_images_in_memory_are_judged_as_their_folder_is(models, tmp_path):
         Image.fromarray(image).save(path)
     options = {"prompts": triplets, "detector": str(models / "owlvit"), "threshold": 0.02}
     expected = score(tmp_path / "images", **options)
+    expected.write(tmp_path / "out")
+    assert (
+        "../images" in (tmp_path / "out" / "gallery.html").read_text() and len(list((tmp_path / "out").iterdir())) == 5
+    )
     assert expected.judged["detector"]["id"] == "owlvit" and "owlvit@sha256 " in expected.how()
     nested = {
         "arrays": pixels, "PIL": [[Image.fromarray(image) for image in images] for images in pixels],
