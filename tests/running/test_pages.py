@@ -141,10 +141,10 @@ def test_a_browser_shows_the_page_and_enlarges_a_picture(notebook, width, tmp_pa
         assert driver.execute_script("return document.querySelector('math').getBoundingClientRect().width") > 10
         letter, index = driver.find_elements("css selector", "msub > *")[:2]
         assert index.rect["y"] + index.rect["height"] > letter.rect["y"] + letter.rect["height"] + 2, "it is lowered"
-        scrolled = "arguments[0].scrollLeft = 50; return arguments[0].scrollLeft"
-        for wide in ("div:has(> table)", "div:has(> .highlight)"):
+        for wide in ("div:has(> table)", ".jp-InputArea-editor"):
             place = driver.find_element("css selector", wide)
-            assert driver.execute_script(scrolled, place) == 50 and place.size["width"] <= width
+            scrolled = driver.execute_script("arguments[0].scrollLeft = 50; return arguments[0].scrollLeft", place)
+            assert scrolled == 50 and place.size["width"] <= width, wide
         small = driver.find_element("css selector", ".jp-RenderedImage img")
         assert small.size["width"] <= width and small.get_attribute("role") == "button"
         driver.execute_script("arguments[0].focus()", small)
