@@ -99,7 +99,8 @@ def check_loss(
 
     if (number := sum(left_out.values())) > allowed * total:
         why = "; ".join([f"{n:,} {texts[reason]}" for reason, n in left_out.items() if n] + list(doubts))
-        raise ValueError(f"{lost(number)}, more than allow_loss = {allowed:g}: {why}")
+        setting = f"more than allow_loss = {allowed:g} (SR4G_ALLOW_LOSS=1 takes the rest)"
+        raise ValueError(f"{lost(number)}, {setting}: {why}")
     warnings = [f"{lost(n)}: {texts[reason]}" for reason, n in left_out.items() if n and n >= NOTABLE * total]
     warnings = [f"WARNING: {text}" for text in [*warnings, *(f"{source}: {doubt}" for doubt in doubts)]]
     for warning in warnings:

@@ -19,7 +19,8 @@ def test_where_most_is_lost_the_file_is_refused_unless_a_setting_allows_it(monke
     left_out = {"odd": 3, "bad": 3}
     with pytest.raises(ValueError) as caught:
         check_loss("b.json", left_out, 10, "boxes", {"bad": "mend it"})
-    told = "b.json: 6 of 10 boxes (60%) are left out, more than allow_loss = 0.5: 3 odd; 3 bad; mend it"
+    told = "b.json: 6 of 10 boxes (60%) are left out, more than allow_loss = 0.5 (SR4G_ALLOW_LOSS=1 takes the rest): "
+    told += "3 odd; 3 bad; mend it"
     assert str(caught.value) == told
     assert len(check_loss("b.json", left_out, 10, "boxes", allow_loss=0.6)) == 2
     monkeypatch.setenv("SR4G_ALLOW_LOSS", "1")
