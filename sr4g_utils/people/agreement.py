@@ -41,8 +41,8 @@ def judged(
     :func:`published.read_spatialbench`; without a threshold all published boxes count.
 
     Returns:
-        The records, one per image, with model, picture, verdict (the person's), weight (of the image) and asked (the
-        prompt's id; prompt_id is one per system and prompt).
+        The records, one per image, with model, picture, verdict (the person's), weight and stratum (of the image) and
+        asked (the prompt's id; prompt_id is one per system and prompt).
     """
     # strictly above: the published boxes reach down to the floor
     threshold = FLOORS[detector] - 1e-9 if threshold is None else threshold
@@ -52,7 +52,9 @@ def judged(
     detections = detections.assign(prompt_id=detections.picture.map(_prompt_of_system))
     prompts = images.drop_duplicates("prompt_id")[["prompt_id", "subject", "relation", "object"]]
     records = verdicts(prompts, detections, int(pictures.image_index.max()) + 1, threshold, pairs, rules)
-    about = images[images[detector]][["prompt_id", "image_index", "model", "picture", "verdict", "weight", "asked"]]
+    about = images[images[detector]][
+        ["prompt_id", "image_index", "model", "picture", "verdict", "weight", "stratum", "asked"]
+    ]
     return records.merge(about, on=["prompt_id", "image_index"])
 
 

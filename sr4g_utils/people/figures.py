@@ -186,3 +186,20 @@ def systems(table: pd.DataFrame, metrics: tuple[str, ...] = ("VISOR", "VISOR_Con
     axes[0, -1].legend(handles, [*rules, "any pair (filled: best)"], **RIGHT)
     figure.tight_layout()
     return figure
+
+
+def would_score(table: pd.DataFrame) -> Figure:
+    """What the person would score of each system, alone and with each rule set's help, and the rule sets' own scores.
+    ``table``: of :func:`person_score.person_scores`."""
+    table = table[(table.strata == "with confidence") & table.pairs.isin(["none", "any"])]
+    models = list(dict.fromkeys(table.model))
+    figure, axes = plt.subplots(1, len(models), figsize=(10, 3.2), sharex=True, sharey=True)
+    for axis, model in zip(axes, models, strict=True):
+        rows = table[table.model == model]
+        estimates(axis, rows, np.arange(len(rows)), color="black", fmt="o", label="the person, estimated")
+        axis.plot(rows.score, np.arange(len(rows)), "x", color=COLOURS[1], label="the rule set's own score")
+        axis.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), title=model, xlabel="right (%)")
+        axis.set_yticklabels(["verdicts alone", *(f"with {name}" for name in rows.rules[1:])])
+        axis.grid(False, axis="y")
+    axes[0].legend(loc="upper center", bbox_to_anchor=(1.7, -0.22), ncols=2)
+    return figure

@@ -45,8 +45,8 @@ def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns:
         pictures: a row each with picture (its sample id), model, prompt_id, image_index, subject, relation, object,
         verdict (a person's "true", "false" or "undecidable"; missing where nobody judged), weight (how many of the
-        images a judged one stands for), checker (the published checker's verdict) and a bool column per detector: was
-        it run on this image?
+        images a judged one stands for), stratum (that it was drawn from), checker (the published checker's verdict)
+        and a bool column per detector: was it run on this image?
         boxes: as from :func:`detections.read_detections`, with width, height, picture, model and detector.
 
     Raises:
@@ -68,7 +68,8 @@ def read_spatialbench(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise ValueError(f"{folder}: the sample {repeated.iloc[0]} occurs twice")
     labels = _labels(folder / "labels_filled.csv", set(table.picture))
     table.insert(_PICTURE.index("object") + 1, "verdict", table.picture.map(labels))
-    table.insert(_PICTURE.index("object") + 2, "weight", _weights(folder / "sample.csv", table))
+    for at, (name, column) in enumerate(_design(folder / "sample.csv", table).items()):
+        table.insert(_PICTURE.index("object") + 2 + at, name, column)
     names = ["picture", "model", "detector", "prompt_id", "image_index", "label", "score", "x", "y", "w", "h"]
     return table, pd.DataFrame(boxes, columns=names).assign(width=SIDE, height=SIDE)
 
@@ -101,8 +102,9 @@ def _labels(path: Path, known: set[str]) -> dict[str, str]:
     return dict(zip(table.sample_id, table.human_verdict.map(ANSWERS), strict=True))
 
 
-def _weights(path: Path, pictures: pd.DataFrame) -> pd.Series:
-    """How many images each judged one stands for: those of its stratum by the judged ones in it.
+def _design(path: Path, pictures: pd.DataFrame) -> pd.DataFrame:
+    """Of each judged image ``weight``, how many it stands for (those of its stratum by the judged ones in it), and its
+    ``stratum``.
 
     The 200 were drawn by model, relation, verdict and confidence of the checker (as it was before its calibration:
     ``sample.csv`` holds both), about equally many of each: of GLIGEN's "below" that passed with a confidence up to 0.6
@@ -117,13 +119,14 @@ def _weights(path: Path, pictures: pd.DataFrame) -> pd.Series:
     judged = pictures.loc[pictures.verdict.notna(), ["picture", "model", "relation"]].join(drawn, "picture")
     sizes = reported("spatialbench_uc_strata")
     counts = judged.groupby(["model", "relation", "before", "fifth"]).size()
-    weights = pd.Series(np.nan, pictures.index)
+    result = pd.DataFrame({"weight": np.nan, "stratum": pd.NA}, pictures.index).astype({"stratum": object})
     for index, row in judged.iterrows():
         held = sizes[row.model][row.relation].get(row.before, [0] * 5)
         if pd.isna(row.fifth) or not (size := held[int(row.fifth)]):
             raise ValueError(f"{path}: {row.picture}: its checker_verdict_raw or conf is missing or not as published")
-        weights[index] = size / counts[row.model, row.relation, row.before, row.fifth]
-    return weights
+        result.loc[index, "weight"] = size / counts[row.model, row.relation, row.before, row.fifth]
+        result.loc[index, "stratum"] = f"{row.model}, {row.relation}, {row.before}, {int(row.fifth)}"
+    return result
 
 
 MODELS = {"geneval_clip.csv": "CLIP retrieval", "geneval_sdv2.csv": "SD 2.1", "geneval_if-xl.csv": "IF-XL"}

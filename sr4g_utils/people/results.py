@@ -7,12 +7,13 @@ import pandas as pd
 
 from ..evaluation import failure_signs, scores
 from ..store.run import RECORDED, Run
-from . import agreement, fitted_rule, frames, margins, published, vsr
+from . import agreement, fitted_rule, frames, margins, person_score, published, vsr
 
 RESULTS = (
     "people_curve", "people_held_out", "people_agreement", "people_tests", "people_offsets", "people_ceiling",
     "people_checker", "people_margins", "people_scores", "people_differences", "people_order", "people_swapped",
     "people_several", "people_frames", "people_silence",
+    "people_would_score", "people_gaps",
 )  # fmt: skip
 
 
@@ -79,6 +80,8 @@ def _of_images(folder: Path, resamples: int, seed: int) -> dict[str, pd.DataFram
         "people_scores": agreement.scores(pictures, boxes),
         "people_differences": differences,
         "people_order": order,
+        "people_would_score": person_score.person_scores(pictures, boxes),
+        "people_gaps": person_score.person_gaps(pictures, boxes),
         "people_swapped": failure_signs.swapped(by_model, resamples, seed),
         "people_several": failure_signs.several_boxes(prompts, seen, max(scores.AT_LEAST), floor, "visor"),
     }

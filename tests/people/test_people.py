@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import shutil
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from refusals import refuses
+from scipy import stats
 
 from sr4g_utils.dataset import coco, inputs
 from sr4g_utils.evaluation import statistics, tables
 from sr4g_utils.people import agreement as people_agreement
-from sr4g_utils.people import fitted_rule, frames, margins, vsr
+from sr4g_utils.people import fitted_rule, frames, margins, person_score, vsr
 from sr4g_utils.people import published as people_published
 from sr4g_utils.relations import BY_NAME, NAMES, PEOPLE_HALF_WIDTH, RULES, family, judge
 from sr4g_utils.store.files import DATA, ROOT, read_json, reported
@@ -340,3 +342,39 @@ def test_whose_left_is_counted_and_silence_told_on_the_other_half():
     nobody = frames.silence(table, shares.assign(silent=False), 50, 0)
     assert nobody.verdict.iloc[-1] == "no kind is silent" and nobody.kappa.iloc[-1] == 0
     assert [frames.kind_of(name) for name in ("person", "dog", "bus", "tv", "bowl")] == list(frames.KINDS)
+
+
+def test_a_stratified_sample_gives_the_mean_and_its_variance_back():
+    """Over all samples of a small population: no bias, and the variance that they have."""
+    population = np.array([1.0, 0, 0, 1, 1, 1, 0, 1, 0])
+    strata = np.array(["a"] * 4 + ["b"] * 5, object)
+    draws = [
+        (np.array(one + other), np.array([4 / 2] * 2 + [5 / 3] * 3), np.array(["a"] * 2 + ["b"] * 3, object))
+        for one in combinations(range(4), 2) for other in combinations(range(4, 9), 3)
+    ]  # fmt: skip
+    estimates = [person_score.weighted_mean(population[rows], weight, stratum) for rows, weight, stratum in draws]
+    values = np.array([estimate.value for estimate in estimates])
+    assert values.mean() == pytest.approx(population.mean())
+    assert np.mean([estimate.variance for estimate in estimates]) == pytest.approx(values.var(), rel=1e-9)
+    assert {estimate.freedom for estimate in estimates} == {3} and set(strata) == {"a", "b"}
+    low, high = estimates[0].interval()
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 3) * estimates[0].variance ** 0.5)
+    assert person_score._p(2.5, 20) == pytest.approx(2 * stats.t.sf(2.5, 20))
+
+
+def test_what_the_person_would_score_is_the_records(published):
+    pictures, boxes = published
+    table = person_score.person_scores(pictures, boxes)
+    alone = table[(table.rules == "none") & (table.strata == "by verdict alone")]
+    assert alone.value.round(1).tolist() == [16.2, 44.1, 71.2]  # the pilot's, of the coarser strata
+    own = table[(table.rules == "visor") & (table.pairs == "any") & (table.strata == "with confidence")]
+    assert own.score.round(1).tolist() == [26.1, 50.9, 61.6]
+    seen = pictures[pictures.weight.notna()]
+    by_hand = seen.groupby("model", sort=False).apply(
+        lambda part: np.average(part.verdict == "true", weights=part.weight)
+    )
+    assert table[table.rules == "none"].value.head(3).tolist() == pytest.approx((100 * by_hand).tolist())
+    gaps = person_score.person_gaps(pictures, boxes)
+    row = gaps[(gaps.rules == "visor") & (gaps.pairs == "any")].iloc[1]
+    assert (row.person - row.score) == pytest.approx(row.difference) and row.low < 0 < row.high
+    assert (gaps.p_holm >= gaps.p).all()
