@@ -13,8 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from ..store.limits import check_limit
+
 SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt")
 WRITTEN = ("prompt_id", "subject", "relation", "object", "caption")  # stay as they are written: 007, 1e5, NA
+EACH = 1000  # rows between two looks at how many cells there are
 _UNNAMED = "unnamed column"
 _UTF8 = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
 _OTHERS = {  # what a file of another kind starts with
@@ -65,6 +68,7 @@ def _parquet(path: Path) -> pd.DataFrame:
 def read_text(path: Path) -> str:
     """A text in UTF-8, without byte order marks. ValueError: it is none, or is empty; it names file, row and remedy."""
     try:
+        check_limit("prompt_bytes", path.stat().st_size, f"{path}: its bytes")
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
@@ -108,6 +112,8 @@ def read_cells(path: Path) -> pd.DataFrame:
             if any(cells) and not names:
                 names = _header(f"{path}: row {number}", cells)
             elif any(cells):  # spreadsheets leave rows of commas
+                if len(rows) % EACH == 0:
+                    check_limit("cells", len(names) * (len(rows) + 1), f"{path}: its rows times columns")
                 rows[number] = _cells(f"{path}: row {number}", cells, len(names))
     except csv.Error as error:
         where = f"{path}: line {records.line_num}"

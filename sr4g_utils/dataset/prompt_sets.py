@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,10 +16,14 @@ import pandas as pd
 
 from ..relations import BY_NAME, NAMES, RELATIONS, family
 from ..store.files import DATA, download, write_table, write_text
+from ..store.limits import check_loss
 from . import boxes
 from .captions import caption, with_article
+from .names import key, tidy
 from .prompt_files import read_rows
+from .sentences import NONE, understood
 
+SENTENCE = ("prompt", "caption", "text")  # what a column of sentences may be called
 NEEDED = ("prompt_id", "subject", "relation", "object")  # to score; to draw, a caption as well
 
 
@@ -91,7 +96,8 @@ def read_prompts(source: str | Path | pd.DataFrame | Sequence[Any]) -> pd.DataFr
 
     Args:
         source: a name in ``SETS`` or a file (:mod:`sr4g_utils.dataset.prompt_files`) with subject, relation (a name or
-            its phrase), object and perhaps caption and prompt_id. Files of published sets are read as they are: SR2D's
+            its phrase), object and perhaps caption and prompt_id, or with a sentence (:mod:`sentences`), called prompt,
+            caption or text. Files of published sets are read as they are: SR2D's
             JSON, GenEval's ``evaluation_metadata.jsonl``, T2I-CompBench's spatial lines (``.txt``), HRS-Bench's CSV of
             spatial or size compositions, NSR-1K's spatial JSON. Or the same in memory: a table, or a list of sentences,
             of (subject, relation, object) or of a file's rows. Prompts without one of the 14 relations or with more
@@ -101,7 +107,7 @@ def read_prompts(source: str | Path | pd.DataFrame | Sequence[Any]) -> pd.DataFr
         ValueError: no such file or set, or a row that cannot be read; file, row and value are named.
     """
     if isinstance(source, pd.DataFrame):
-        return _named(source, "prompts")
+        return _of_table(source, "prompts")
     if not isinstance(source, str | Path):
         return _of_rows(dict(enumerate(source)), "prompts")
     path = Path(source).expanduser()
@@ -110,11 +116,7 @@ def read_prompts(source: str | Path | pd.DataFrame | Sequence[Any]) -> pd.DataFr
     if not path.is_file():
         raise ValueError(f"prompts: {str(source)!r} is neither a file nor one of {', '.join(SETS)}")
     rows = read_rows(path)
-    if isinstance(rows, pd.DataFrame):
-        if "meta_prompt" not in rows:
-            return _named(rows, str(source))
-        rows = dict(zip(rows.index, rows.to_dict("records"), strict=True))
-    return _of_rows(rows, str(source))
+    return _of_table(rows, str(source)) if isinstance(rows, pd.DataFrame) else _of_rows(rows, str(source))
 
 
 def prompts_hash(table: pd.DataFrame) -> str:
@@ -135,6 +137,13 @@ def _with_others(table: pd.DataFrame, prompts: Iterable[tuple[Any, str]]) -> pd.
     return table
 
 
+def _of_table(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The prompts of a table: of triplets, or of sentences."""
+    if "meta_prompt" in table or (not {"subject", "relation", "object"} & set(table) and {*SENTENCE} & set(table)):
+        return _of_rows(dict(zip(table.index, table.to_dict("records"), strict=True)), source)
+    return _named(table, source)
+
+
 def _of_rows(rows: Mapping[int, Any], source: str) -> pd.DataFrame:
     """The prompts among the values of a file, which come by their number in it."""
     prompts = {row: _prompt(i, value, f"{source}: row {row}") for i, (row, value) in enumerate(rows.items())}
@@ -142,9 +151,20 @@ def _of_rows(rows: Mapping[int, Any], source: str) -> pd.DataFrame:
     if not kept:
         raise ValueError(f"{source}: holds no prompts with one of the relations {', '.join(NAMES)}")
     table = _named(pd.DataFrame(list(kept.values()), index=list(kept)), source)
+    _say_what_is_left_out(list(prompts.values()), source)
     rest = [(prompt["prompt_id"], prompt["caption"]) for row, prompt in prompts.items() if row not in kept]
     table.attrs["left_out"] = len(rest)
     return _with_others(table, rest)
+
+
+def _say_what_is_left_out(prompts: Sequence[Mapping[str, Any]], source: str) -> None:
+    """Of sentences: how many have another form (few may), and how many none of our relations, as in published sets."""
+    reasons = Counter(prompt["left_out"] for prompt in prompts if "left_out" in prompt)
+    first = {prompt["left_out"]: prompt["caption"] for prompt in reversed(prompts) if "left_out" in prompt}
+    form = "write <one thing> <verb> <relation> <one thing>, or the columns subject, relation and object"
+    causes = {reason: f"such as {first[reason]!r:.80}" + f"; {form}" * (reason != NONE) for reason in reasons}
+    check_loss(source, {NONE: reasons.pop(NONE, 0)}, len(prompts), "prompts", causes, allow_loss=1)
+    check_loss(source, reasons, len(prompts), "prompts", causes)
 
 
 def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -152,7 +172,11 @@ def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
     if "prompt_id" not in table:
         table = table.assign(prompt_id=np.arange(len(table)))
     if table.columns.is_unique:
-        table = table.assign(**{name: tidy(table[name]) for name, tidy in _TIDY.items() if name in table})
+        table = table.assign(**{name: tidied(table[name]) for name, tidied in _TIDY.items() if name in table})
+        first: dict[str, str] = {}  # one spelling of each name in a set
+        for name in [name for name in ("subject", "object") if name in table]:
+            words = [first.setdefault(key(value), value) if isinstance(value, str) else value for value in table[name]]
+            table[name] = pd.Series(words, table.index, dtype=object)
     check_prompts(table, source, [*NEEDED, *({"caption"} & set(table))])
     if "caption" not in table:
         table = table.assign(caption=list(map(caption, table.subject, table.relation, table.object)))
@@ -177,7 +201,10 @@ def _tidy_ids(column: pd.Series) -> Any:
 
 
 def _tidy_words(column: pd.Series) -> list[Any]:
-    return [re.sub(r"[^\S\r\n]+", " ", value.strip()) if isinstance(value, str) else value for value in column]
+    """A name of several lines stays as it is: it is refused."""
+    return [
+        tidy(value) if isinstance(value, str) and not re.search(r"[\r\n]", value.strip()) else value for value in column
+    ]
 
 
 _TIDY: dict[str, Callable[[pd.Series], Any]] = {
@@ -191,15 +218,11 @@ _TIDY: dict[str, Callable[[pd.Series], Any]] = {
 # ----------------------------------------------------------------------------------------------- published sets' rows
 
 _WORDS = {word: r.name for r in RELATIONS for word in (r.name, r.phrase)}
-# Words of published sets. T2I-CompBench (Huang et al. 2023), whose "next to", "near" and "on side of" are none of ours;
-# HRS-Bench (Bakr et al. 2023), grouped as its calc_spatial_relation_acc.py does; NSR-1K (Feng et al. 2023, LayoutGPT).
+# Words of published sets: HRS-Bench (Bakr et al. 2023), grouped as its calc_spatial_relation_acc.py does; NSR-1K (Feng
+# et al. 2023, LayoutGPT). T2I-CompBench's (Huang et al. 2023) "next to", "near" and "on side of" are none of ours.
 _NSR = {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}
-_COMPBENCH = {f"on the {word} of": relation for word, relation in _NSR.items()}
 _HRS = {"on the left of": "left of", "on the right of": "right of", "on": "above", "over": "above", "under": "below",
         "beneath": "below", "bigger": "larger"}  # fmt: skip
-_COMPBENCH_LINE = re.compile(
-    rf"(?:an?|the) (.+?) ({'|'.join([*_COMPBENCH, *(r.phrase for r in RELATIONS)])}) (?:an?|the|another) (.+)"
-)
 
 
 def _relation(words: Any, also: Mapping[str, str] | None = None) -> str | None:
@@ -219,10 +242,13 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
             return {"prompt_id": row, **value}
         case [str(s), str(words), str(o)]:
             return {"prompt_id": row, "subject": s, "relation": words, "object": o}
-        case str():  # T2I-CompBench; what follows a tab is not the prompt (its inference_eval.py)
+        case str():  # T2I-CompBench's, too; what follows a tab is not the prompt (its inference_eval.py)
             text = value.split("\t")[0].strip()
-            if line := _COMPBENCH_LINE.fullmatch(text.lower().rstrip(" .")):
-                s, relation, o = line[1], _relation(line[2], _COMPBENCH), line[3]
+            match understood(text):
+                case str() as why:
+                    return {"prompt_id": id, "caption": text, "left_out": why}
+                case found:
+                    s, relation, o = found
         case {
             "unique_id": id, "obj_1_attributes": [str(s)], "obj_2_attributes": [o], "rel_type": words, "text": str(text)
         }:  # SR2D  # fmt: skip
@@ -238,6 +264,8 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
             relation = None if isinstance(other, str) or isinstance(more, str) else _relation(words, _HRS)
         case {"id": id, "obj1": [str(s), _], "relation": words, "obj2": [str(o), _], "prompt": str(text)}:  # NSR-1K
             relation = _relation(words, _NSR)
+        case {"prompt": str(text)} | {"caption": str(text)} | {"text": str(text)}:  # a sentence and its id
+            return {**value, **_prompt(row, text, where), "prompt_id": value.get("prompt_id", row)}
         case _:
             shown = " ".join(str(value)[:80].split())
             raise ValueError(f"{where}: not a prompt ({shown}); it needs subject, relation and object")
