@@ -176,7 +176,7 @@ def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
         first: dict[str, str] = {}  # one spelling of each name in a set
         for name in [name for name in ("subject", "object") if name in table]:
             words = [first.setdefault(key(value), value) if isinstance(value, str) else value for value in table[name]]
-            table[name] = pd.Series(words, table.index, dtype=object)
+            table = table.assign(**{name: words})
     check_prompts(table, source, [*NEEDED, *({"caption"} & set(table))])
     if "caption" not in table:
         table = table.assign(caption=list(map(caption, table.subject, table.relation, table.object)))

@@ -122,12 +122,9 @@ export function judge(subject, object, rules, size, constants) {
 
 // ------------------------------------------------------------------------------------------------------ the words
 
-const withArticle = (name) => `${"aeiou".includes(name[0]) ? "an" : "a"} ${name}`;
-
-/** "a dog to the left of a cat", from the phrase of a relation and the template of captions.py. */
-export function caption(subject, phrase, object, template) {
-  const other = subject === object ? `another ${object}` : withArticle(object);
-  const parts = { subject: withArticle(subject), phrase, object: other };
+/** "a dog to the left of a cat", from the two things with their articles, a relation's phrase and a template. */
+export function caption([subject, object], phrase, template) {
+  const parts = { subject, phrase, object };
   return template.replace(/\{(\w+)\}/g, (_, part) => parts[part]);
 }
 
@@ -299,15 +296,15 @@ function verdicts(root, state) {
       chips[i].title = unknown ? `${state.rules} does not define it` : holds[i] ? "holds" : "does not hold";
     });
     const found = constants.relations.filter((_, i) => holds[i]);
-    const written = found.map(({ phrase }) => caption(state.subject, phrase, state.object, constants.template));
+    const written = found.map(({ phrase }) => caption(state.things, phrase, constants.template));
     output.textContent = written.join("\n") || "no caption: no relation holds";
   };
 }
 
 /**
- * The two boxes in `element`. `options`: subject and object (names), subject_box and object_box (xywh), size (width and
- * height of the picture), rules, picture (an address, or "") and constants. `told` hears of every change, by the
- * option's name. Returns a function that takes changes from outside.
+ * The two boxes in `element`. `options`: subject and object (names), things (both with their articles), subject_box and
+ * object_box (xywh), size (width and height of the picture), rules, picture (an address, or "") and constants. `told`
+ * hears of every change, by the option's name. Returns a function that takes changes from outside.
  */
 export function mount(element, options, told = () => {}) {
   const state = { ...options };
@@ -345,7 +342,7 @@ export function mount(element, options, told = () => {}) {
 // -------------------------------------------------------------------------------------------------- in JupyterLab
 
 const SHARED = ["subject_box", "object_box", "rules"]; // what both sides may change
-const GIVEN = ["subject", "object", "size", "picture", "constants"];
+const GIVEN = ["subject", "object", "things", "size", "picture", "constants"];
 
 function render({ model, el }) {
   const options = Object.fromEntries([...SHARED, ...GIVEN].map((name) => [name, model.get(name)]));

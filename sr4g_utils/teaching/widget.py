@@ -18,7 +18,7 @@ from IPython.display import HTML
 from PIL import Image
 
 from .. import relations
-from ..dataset.captions import TEMPLATES
+from ..dataset.captions import TEMPLATES, things
 from ..relations import RELATIONS, RULES, rules_named
 
 MODULE = Path(__file__).with_name("boxes.mjs")
@@ -63,7 +63,8 @@ def options(
         Image.fromarray(np.asarray(picture, np.uint8)).save(file, "PNG")
         address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     return {
-        "subject": subject, "object": object, "subject_box": [float(side) for side in subject_box],
+        "subject": subject, "object": object, "things": list(things(subject, object)),
+        "subject_box": [float(side) for side in subject_box],
         "object_box": [float(side) for side in object_box], "size": list(size), "rules": rules, "picture": address,
         "constants": constants(),
     }  # fmt: skip

@@ -90,12 +90,18 @@ def test_the_browser_judges_as_the_package(name, tmp_path):
 def test_the_browser_offers_the_package_s_rule_sets_and_writes_its_captions():
     assert {"visor", "sg2im", "sstd", "geneval"} <= set(OURS)
     assert set(OURS) <= set(json.loads(node("console.log(JSON.stringify(Object.keys(boxes.RULES)))")))
-    names = [category.name for category in COCO_CATEGORIES][:40:3]
+    names = [
+        *(category.name for category in COCO_CATEGORIES[:40:4]),
+        "Apple",
+        "unicycle",
+        "hour glass",
+        "the_white cat",
+    ]
     asked = [(s, r.name, o) for s in names for r in RELATIONS for o in names]
     phrases = {r.name: r.phrase for r in RELATIONS}
-    given = json.dumps([(s, phrases[r], o) for s, r, o in asked])
+    given = json.dumps([(widget.options(s, o)["things"], phrases[r]) for s, r, o in asked])
     template = json.dumps(widget.constants()["template"])
-    code = f"console.log(JSON.stringify({given}.map(([s, p, o]) => boxes.caption(s, p, o, {template}))))"
+    code = f"console.log(JSON.stringify({given}.map(([things, phrase]) => boxes.caption(things, phrase, {template}))))"
     assert json.loads(node(code)) == [captions.caption(*each) for each in asked]
 
 
