@@ -246,10 +246,10 @@ def kit(args: argparse.Namespace) -> None:
         questions = page.of_images(_named(args.images, "--images"), args.prompts, args.per_relation, args.seed)
     counts = questions.relation.value_counts()
     for relation, n in counts[counts < args.per_relation].items():
-        print(f"{relation}: {n} questions only; there are no more pictures for it")
+        print(f"{relation}: {n} questions only; there are no more images for it")
     count = page.write(args.out, questions, args.seed)
     asked = f"{count['questions']} questions ({count['repeated']} of them asked twice)"
-    print(f"{args.out}: {asked}, {count['pictures']} pictures, {args.out.stat().st_size / 1e6:.1f} MB")
+    print(f"{args.out}: {asked}, {count['pictures']} images, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
 def _named(values: Sequence[str], option: str) -> dict[str, str]:
@@ -293,7 +293,7 @@ def answers(args: argparse.Namespace) -> None:
     rules = None
     if args.annotations:
         if "image_id" not in table:
-            raise ValueError(f"{args.kit}: a kit of generated pictures; give --detections, not --annotations")
+            raise ValueError(f"{args.kit}: a kit of generated images; give --detections, not --annotations")
         rules = people.by_rules(table, [coco.read(args.annotations, args.split).without_crowds()])
     elif args.detections:
         if "model" not in table:

@@ -1,4 +1,4 @@
-"""README and docs: short, with real commands and links, and each number of a result is the record's."""
+"""README, ARTIFACT and docs: short, with real commands and links, and each number of a result is the record's."""
 
 import json
 import re
@@ -17,6 +17,7 @@ from sr4g_utils.evaluation.detections import read_detections
 from sr4g_utils.finetuning.captions import true_captions
 from sr4g_utils.relations import FAMILIES
 from sr4g_utils.running import profiles
+from sr4g_utils.store import files
 from sr4g_utils.store.files import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +26,7 @@ RESULTS = ROOT / "data" / "results"
 
 
 def rows(profile: str, result: str, **of: object) -> list[dict]:
-    table = json.loads((RESULTS / profile / f"{result}.json").read_text(encoding="utf-8"))["rows"]
+    table = files.read_json(RESULTS / profile / f"{result}.json")["rows"]
     return [row for row in table if all(row[key] == value for key, value in of.items())]
 
 
@@ -198,7 +199,7 @@ def default_facts() -> list[str]:
     found.append(f"a VISOR_Cond of {ceiling['value']:.0f}")
     second = rows("miniature", "second_opinion", verdict="both objects found")
     shares = [f"{100 * (r['both_yes'] + r['second_only']) / r['judged']:.0f} %" for r in second]
-    found.append(f"{shares[0]} of the pictures before and {shares[1]} after")
+    found.append(f"{shares[0]} of the images before and {shares[1]} after")
     second = {row["objects"]: change(row) for row in rows("miniature", "changes_second", metric="VISOR_Cond")}
     found.append(f"{second['seen']} on seen objects, {second['unseen']} on unseen objects, and {second['all']} points")
     return found
@@ -243,14 +244,13 @@ def generality_facts() -> list[str]:
     over_visor = [{"trained": "sg2im", "over": "visor", "family": family} for family in ("all", "projective")]
     tables = [("by_rules", {"tested": "visor", **of}) for of in (*over_base, *over_visor)]
     tables += [("by_share", {"metric": "VISOR_Cond", "share": share}) for share in (2, 10, 50, 100)]
-    one_row_each = [rows("experiments", table, **of) for table, of in tables]
-    found = [change(row) for (row,) in one_row_each]
+    found = [change(row) for (row,) in (rows("experiments", table, **of) for table, of in tables)]
     found += [change(row) for row in rows("experiments", "by_held_out", objects="unseen", metric="VISOR_Cond")]
     for metric in ("VISOR_Cond", "OA", "all things found"):
         found.append(", ".join(f"{row['value']:.1f}" for row in rows("experiments", "along", metric=metric)))
     of = {"family": "projective", "arm": "relations"}
     suits, against = (rows("experiments", "by_prior", prior=prior, **of)[0] for prior in ("suits", "against"))
-    found.append(f"{suits['before']:.1f} % of the pictures, against habit in {against['before']:.1f} %")
+    found.append(f"{suits['before']:.1f} % of the images, against habit in {against['before']:.1f} %")
     found.append(f"gain {change(suits)} and {change(against)}")
     return found
 
@@ -258,7 +258,7 @@ def generality_facts() -> list[str]:
 def test_the_pages_tell_the_records():
     results, world = flat(PAGES["results.md"]), flat(PAGES["miniature.md"])
     assert [fact for fact in facts() if fact not in results] == []
-    training = json.loads((ROOT / "data" / "models" / "training.json").read_text())["scores"]
+    training = files.read_json(ROOT / "data" / "models" / "training.json")["scores"]
     assert f"AP50 is {training['AP50 clean']:.2f}" in world
     assert f"{training['both things found (%), threshold 0.18']:.1f} % of its images" in world
 
@@ -274,6 +274,32 @@ def test_no_decimal_number_of_a_result_stands_without_a_record():
             assert number in known, number
 
 
+ARTIFACT = (ROOT / "ARTIFACT.md").read_text(encoding="utf-8").replace("−", "-")
+ROWS = {cells[0]: cells for line in ARTIFACT.splitlines() if line.startswith("| ")
+        for cells in [[cell.strip() for cell in line.strip("|").split("|")]]}  # fmt: skip
+
+
+def test_the_artifact_tells_the_datasets_counts_and_the_cheap_ones_come_out():
+    kind = {"images": "train", "rules": "visor", "boxes": "all boxes"}
+    claims = {"captions": ("triplets per image", "all"), "evaluation captions": ("distinct triplets", "different")}
+    for claim, (counted, categories) in claims.items():
+        assert claim in files.reported("dataset")
+        (cells,) = [cells for name, cells in ROWS.items() if name.startswith(f"{claim}:")]
+        (row,) = rows("coco", "reconstruction", **kind, counted=counted, categories=categories)
+        assert cells[3] == f"{row['n']:,}, exactly"
+    assert len(prompt_sets.read_prompts("sr4g")) == 62_460
+    n = sum(row["n"] for row in rows("coco", "human_agreement", rules="visor", frame="all"))
+    assert f"{n:,}, exactly" in ROWS["agreement with 6,197 human judgements"]
+
+
+def test_the_artifacts_commands_and_tables_are_real():
+    for command in re.findall(r"`(run_all\.py [^`…]+)`", ARTIFACT):
+        profiles.read_profile(run_all.arguments(shlex.split(command)[1:]).profile)
+    for name, cells in ROWS.items():
+        for table in re.findall(r"`([a-z_]+)`", cells[-1]):
+            assert list(RESULTS.glob(f"*/{table}.json")), (name, table)
+
+
 @pytest.mark.parametrize("name", ["cluster.md", "formats.md", "limits.md", "evaluate.md"])
 def test_a_section_with_measured_numbers_says_where_they_come_from(name):
     for section in re.split(r"^#+ ", PAGES[name], flags=re.MULTILINE)[1:]:
@@ -284,13 +310,13 @@ def test_a_section_with_measured_numbers_says_where_they_come_from(name):
 
 
 @pytest.mark.slow("real data")
-def test_the_limits_count_the_pictures_that_show_what_no_caption_names(tmp_path):
+def test_the_limits_count_the_photos_that_show_what_no_caption_names(tmp_path):
     unseen = profiles.declared("03_finetuning")["unseen"][1]
     world.write_annotations(tmp_path / "train.json", split="train")
     table = coco.read(tmp_path / "train.json")
     learnt = np.unique(true_captions(table).without(unseen).image)
     shown = np.unique(table.image[np.isin(table.category, [table.names.index(name) for name in unseen])])
-    told = f"{len(np.intersect1d(learnt, shown)):,} of the {len(learnt):,} pictures that it learns from"
+    told = f"{len(np.intersect1d(learnt, shown)):,} of the {len(learnt):,} photos that it learns from"
     assert told in flat(PAGES["limits.md"])
 
 

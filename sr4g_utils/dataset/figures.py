@@ -259,7 +259,7 @@ def cooccurrence(frequencies: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 
 def examples(rows: pd.DataFrame, pictures: Sequence[np.ndarray | None]) -> Figure:
-    """Captions drawn on their image: the subject's and the object's box; on an empty canvas where there is no picture.
+    """Captions drawn on their image: the subject's and the object's box; on an empty canvas where there is none.
 
     Args:
         rows: as :func:`sr4g_utils.dataset.triplets.examples` gives them.
@@ -292,7 +292,7 @@ def draw_box(axis: Any, xywh: np.ndarray, colour: Any, label: str, below: bool =
         edge, outside = (y + h, y + h < 0.9 * bottom) if below else (y, y > 0.1 * bottom)
         upwards = outside != below
         left, top = axis.get_xlim()[0], axis.get_ylim()[1]
-        corner = max(x, left), min(max(edge, top), bottom)  # where a box leaves the picture, its label stays in it
+        corner = max(x, left), min(max(edge, top), bottom)  # where a box leaves the image, its label stays in it
         axis.annotate(
             label, corner, xytext=(3, 5 if upwards else -5), textcoords="offset points", color="white",
             va="bottom" if upwards else "top", bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},

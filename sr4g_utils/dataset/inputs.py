@@ -17,7 +17,7 @@ MINIATURE = "miniature"
 
 
 def is_miniature(source: Any) -> bool:
-    """Whether a profile's word for annotations means a world of pictures that the miniature draws."""
+    """Whether a profile's word for annotations means a world of photos that the miniature draws."""
     return str(source).partition(":")[0] == MINIATURE
 
 
@@ -31,7 +31,7 @@ def made_from(source: Any) -> str:
 
 def annotations(run: Run, source: str | Path | None, split: str) -> Path:
     """The file of an annotation source: a path, ``None`` for COCO 2017 by download, or ``"miniature"``, which makes a
-    world of pictures; ``"miniature:500"`` makes one of 500."""
+    world of photos; ``"miniature:500"`` makes one of 500."""
     if source is None:
         return files.download("annotations_trainval2017.zip")
     if not is_miniature(source):
@@ -66,7 +66,7 @@ def crop_example(
     run: Run, annotations_source: Any, photos_source: Any, resolution: int, min_kept: float
 ) -> tuple[BoxTable, np.ndarray]:
     """What the crop of training photos does, in one of them: the photo that loses most boxes, as a table of one image,
-    and its pixels. Where none loses a box, as in a world of square pictures: a landscape of the miniature's."""
+    and its pixels. Where none loses a box, as in a world of square photos: a landscape of the miniature's."""
     source = annotations(run, annotations_source, "train")
     table = dataset_coco.read(source, "train").without_crowds()
     cropped = crop_table(table, resolution, min_kept)

@@ -1,4 +1,4 @@
-"""The offline world: layouts in COCO's annotation form, and pictures of pictograms drawn from them.
+"""The offline world: layouts in COCO's annotation form, and photos of pictograms drawn from them.
 
 Forty of COCO's categories, each a card of a fixed colour with a glyph of the Material Design Icons. A layout is sampled
 with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on the right) and with
@@ -25,11 +25,11 @@ from ..store.files import atomic, shipped, write_text
 from . import coco
 from .boxes import COCO_CATEGORIES, BoxTable, Category
 
-SIZE = 64  # pixels, width and height of a picture
+SIZE = 64  # pixels, width and height of a photo
 
 
 class Look(NamedTuple):
-    """A category's picture and habits, a line of ``data/looks.yaml``, which explains them."""
+    """A category's pictogram and habits, a line of ``data/looks.yaml``, which explains them."""
 
     glyph: str
     colour: str
@@ -47,7 +47,7 @@ NATURAL = 0.6  # share of objects whose size and place follow the priors; the ot
 NESTED = 0.2  # share of layouts whose first two objects are put one inside the other
 SAME = 0.05  # share of layouts that may repeat a category
 COMPOSED = 0.7  # share of the other layouts of several objects that are composed as a photographer would: in a row
-JITTER = 0.06  # of the picture, deviation of a place in a row
+JITTER = 0.06  # of the photo, deviation of a place in a row
 SMALLEST, LARGEST = 16, 56  # pixels, of a box's sides
 VISIBLE = 0.8  # of an object's box that no smaller box may cover
 VISIBLE_NESTED = 0.5  # the same, where one lies inside the other
@@ -166,7 +166,7 @@ def write_annotations(path: str | Path, *, split: str, images: int | None = None
     return n
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------------------- photos
 
 
 @cache
@@ -230,15 +230,15 @@ def render(
     size: tuple[int, int] = (SIZE, SIZE),
     seed: int = 0,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture of a layout: xywh in pixels, width and height of the picture, and the seed of its background.
+    """The photo of a layout: xywh in pixels, width and height of the photo, and the seed of its background.
 
     Sides of a box are rounded to whole pixels; at least one is drawn.
 
     Raises:
-        ValueError: a name that the miniature has no picture of.
+        ValueError: a name that the miniature has no pictogram of.
     """
     if unknown := sorted(set(names) - set(LOOKS)):
-        raise ValueError(f"names: the miniature has no picture of {', '.join(map(repr, unknown))}")
+        raise ValueError(f"names: the miniature has no pictogram of {', '.join(map(repr, unknown))}")
     xywh = np.asarray(xywh, np.float64)
     picture = background(size, np.random.default_rng([seed, 7]))
     for i in painting_order(xywh):
@@ -277,7 +277,7 @@ WIDE = {  # a scene twice as wide as high, in shares of its height: name -> x, y
 
 
 def landscape(height: int = SIZE) -> tuple[BoxTable, UInt8[np.ndarray, "h w 3"]]:
-    """One picture twice as wide as ``height`` pixels, as a table and as pixels. Its middle square shows no bird, and of
+    """One photo twice as wide as ``height`` pixels, as a table and as pixels. Its middle square shows no bird, and of
     the elephant less than of the cat: so the crop makes captions untrue and others true."""
     xywh = np.rint(np.array(list(WIDE.values())) * height)
     category = np.array([NAMES.index(name) for name in WIDE])

@@ -141,7 +141,7 @@ def _cond(records: pd.DataFrame) -> pd.DataFrame:
 
 def _ignored(records: pd.DataFrame) -> Sign:
     row, both = _cond(records).loc["all"], 100 * records.both_found.mean()
-    says = f"draws both things in {both:.0f} % of its pictures and places them as if it had not read where: "
+    says = f"draws both things in {both:.0f} % of its images and places them as if it had not read where: "
     says += f"VISOR_Cond {row.value:.1f}, chance {row.chance:.1f}"
     return row.value - row.chance, says if both > OFTEN and row.high < row.chance + NEAR else ""
 
@@ -186,14 +186,14 @@ def _opposite(records: pd.DataFrame) -> Sign:
 def _several(records: pd.DataFrame) -> Sign:
     both_found = records[records.both_found]
     share = 100 * ((both_found.n_subject > 1) | (both_found.n_object > 1)).mean()
-    return share, f"{share:.0f} % of the pictures have several boxes of a name" if share > OFTEN else ""
+    return share, f"{share:.0f} % of the images have several boxes of a name" if share > OFTEN else ""
 
 
 def _judge(records: pd.DataFrame) -> Sign:
     both, same = 100 * records.both_found.mean(), 100 * (records.iou[records.both_found] > SAME_BOX).mean()
     if both < RARE:
-        return both, f"both things are found in {both:.0f} % of the pictures: is the judge blind, or the model?"
-    says = f"in {same:.0f} % of the pictures both names have one and the same box: the judge sees what it is asked for"
+        return both, f"both things are found in {both:.0f} % of the images: is the judge blind, or the model?"
+    says = f"in {same:.0f} % of the images both names have one and the same box: the judge sees what it is asked for"
     return both, says if same > RARE else ""
 
 
@@ -206,16 +206,16 @@ def _alike(records: pd.DataFrame) -> Sign:
         return np.nan, ""
     largest = size[["subject_w", "subject_h", "object_w", "object_h"]].max(axis=1)
     share = 100 * (spread.max(axis=1) < 0.1 * largest).mean()
-    return share, f"the pictures of a prompt are alike in {share:.0f} % of the prompts" if share > OFTEN else ""
+    return share, f"the images of a prompt are alike in {share:.0f} % of the prompts" if share > OFTEN else ""
 
 
 SIGNS: dict[str, tuple[Callable[[pd.DataFrame], Sign], str]] = {  # the question, and what its number is
     "relations ignored": (_ignored, "VISOR_Cond less chance, points"),
     "relations at chance": (_at_chance, "relations"),
     "worse on unseen objects": (_unseen, "VISOR_Cond seen less unseen, points"),
-    "a thing never drawn": (_missing, "pictures in which the rarest name is found, percent"),
+    "a thing never drawn": (_missing, "images in which the rarest name is found, percent"),
     "one opposite drawn": (_opposite, "points between the intervals of two opposites, at most"),
-    "several boxes of a name": (_several, "pictures, percent"),
-    "the judge": (_judge, "pictures in which both names are found, percent"),
-    "pictures alike": (_alike, "prompts, percent"),
+    "several boxes of a name": (_several, "images, percent"),
+    "the judge": (_judge, "images in which both names are found, percent"),
+    "images alike": (_alike, "prompts, percent"),
 }

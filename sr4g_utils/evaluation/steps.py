@@ -159,7 +159,7 @@ def ceiling(
     verdicts = evaluation_verdicts.verdicts(true, boxes, 1, **(judged | {"nothing": "raise"}))
     scores = run.result(evaluation_scores.scores(verdicts), "ceiling", **about)
     scores = scores[scores.metric.isin(evaluation_scores.MAIN)]
-    run.table(scores, "ceiling", "The detector's ceiling: scores of true pictures, with 95 % intervals")
+    run.table(scores, "ceiling", "The detector's ceiling: scores of photos with true captions, with 95 % intervals")
     return scores[scores.relation == "all"].drop(columns="relation")
 
 

@@ -190,7 +190,7 @@ def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFra
     ours = ours.reset_index().assign(prompts=lambda table: table.objects + " objects", source="this run")
     by_visor = rescored[(rescored.rules == "visor") & (rescored.pairs == "any")]
     theirs = by_visor.pivot(index=["model", "detector"], columns="metric", values="value")
-    theirs = theirs.dropna(subset="VISOR_4").reset_index()  # a detector that saw some pictures only is no ruler here
+    theirs = theirs.dropna(subset="VISOR_4").reset_index()  # a detector that saw some images only is no ruler here
     how = "scored by us from published boxes (" + theirs.detector + ")"
     theirs = theirs.assign(prompts="SpatialBench-UC", source=how)
     named = pd.DataFrame.from_dict(reported("visor"), orient="index").rename_axis("model").reset_index()

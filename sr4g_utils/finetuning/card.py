@@ -21,7 +21,7 @@ BASE_LICENCES = {  # of base models, by their id's owner or their name
     "sd2-community": ("openrail++", "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL"),
     "tiny-sd": ("apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
 }
-PHOTOS = {"miniature": "the miniature world's pictures", "photos": "COCO 2017's photos"}  # by notebook 04's ``world``
+PHOTOS = {"miniature": "the miniature world's photos", "photos": "COCO 2017's photos"}  # by notebook 04's ``world``
 
 
 def release(path: str | Path, unet: str | Path, result: str | Path, scores: str | Path, *, model: str) -> list[str]:

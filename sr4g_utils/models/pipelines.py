@@ -62,13 +62,13 @@ def _useless(pipeline: Any) -> str | None:
         least = "more than a prompt" if "prompt" in takes else "no prompt"
         return f"takes {least}" + f" (it needs {', '.join(others)})" * bool(others)
     if any("video" in name or "audio" in name or name in ("num_frames", "frames", "frame_size") for name in takes):
-        return "makes no single pictures"
+        return "makes no single images"
     if "Prior" in pipeline.__name__:
-        return "makes embeddings, not pictures"
+        return "makes embeddings, not images"
     listed = pipeline in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
     controlled = "controlnet" in inspect.signature(pipeline.__init__).parameters
     if {"control_image", "mask_image"} & takes.keys() or ("image" in takes and (controlled or not listed)):
-        return "takes a picture besides the prompt"
+        return "takes an image besides the prompt"
     return "takes parts of other models" if pipeline._load_connected_pipes else None
 
 

@@ -120,7 +120,7 @@ def offsets(table: pd.DataFrame) -> Figure:
     axis.legend(lines, names, title="border of", loc="upper left", bbox_to_anchor=(1.02, 0.55))
     axis.add_artist(verdicts)
     axis.set(xlim=(-0.75, reach), ylim=(reach, -reach), aspect="equal", ylabel="across it")
-    axis.set_xlabel("along the asked direction (sides of the picture)")
+    axis.set_xlabel("along the asked direction (sides of the image)")
     figure.tight_layout()
     return figure
 
@@ -156,7 +156,7 @@ def risk(margins: pd.DataFrame) -> Figure:
             100 * kept[whole] / len(ordered), 100 * wrong[whole] / kept[whole], marker=marker, markersize=4,
             color=rules_colour(str(rules)), label=rules,
         )  # fmt: skip
-    axis.set(xlabel="coverage: pictures that get a verdict (percent)", ylabel="risk: differs from the person (percent)")
+    axis.set(xlabel="coverage: images that get a verdict (percent)", ylabel="risk: differs from the person (percent)")
     axis.set(xlim=(0, 102), ylim=(0, None))
     axis.legend(title="rules", **RIGHT)
     figure.tight_layout()

@@ -139,7 +139,7 @@ def write(path: str | Path, questions: pd.DataFrame, seed: int) -> dict[str, int
     """Write the questionnaire: the questions in random order, a tenth of them asked again later on.
 
     ``questions``: from :func:`of_images` or :func:`of_photos`; there must be one, else ValueError. Returns the numbers
-    of questions, of repeated ones among them, and of pictures.
+    of questions, of repeated ones among them, and of images.
     """
     if not len(questions):
         raise ValueError("kit: there is no question to ask; are there images of spatial prompts?")

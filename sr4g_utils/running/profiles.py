@@ -23,6 +23,7 @@ from ..relations import RULES
 from ..store import files
 from ..store import settings as limits
 from ..store.files import ROOT, hash_of, write_json
+from ..store.run import RECORDED
 from ..store.settings import meant
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -91,7 +92,7 @@ def injected(notebook: Mapping[str, Any]) -> dict[str, Any]:
 
 
 CHOICES: dict[str, Collection[str]] = {"rules": RULES, "template": TEMPLATES}  # of parameters that notebooks call str
-NAMED_SOURCES = ("miniature", "recorded")  # what a path parameter may say in place of a path
+NAMED_SOURCES = ("miniature", RECORDED)  # what a path parameter may say in place of a path
 
 
 def checked(notebook: str, name: str, value: Any, where: str, text: str | None = None) -> Any:

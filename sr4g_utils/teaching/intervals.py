@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ..dataset import figures
 from ..evaluation import scores
+from ..evaluation.statistics import interval
 from .answer import accept, call, refuse, words
 
 Verdicts = Bool[np.ndarray, "prompt image"]
@@ -192,7 +193,7 @@ def check_paired_interval(function: Callable) -> None:
     """
     before, after = study()["before"], study()["after"]
     drawn = resampled(before, after)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = interval(drawn)
     ends = call(function, before.copy(), after.copy(), figure=partial(_histogram, drawn, None))
     try:
         left, right = (float(end) for end in ends)

@@ -38,7 +38,7 @@ def test_every_picture_is_its_own_real_layouts_can_be_drawn_and_unknown_names_ca
     assert len(drawn) == len(NAMES) >= 40 and set(NAMES) <= {category.name for category in boxes.COCO_CATEGORIES}
     layout = np.array([[-3.5, 10.2, 100.7, 80.1], [300.0, 200.0, 500.0, 500.0]])
     assert world.render(layout, ["dog", "cat"], (320, 240)).shape == (240, 320, 3)
-    with pytest.raises(ValueError, match="no picture of 'hair drier'"):
+    with pytest.raises(ValueError, match="no pictogram of 'hair drier'"):
         world.render(np.array([[0, 0, 10, 10]]), ["hair drier"])
 
 

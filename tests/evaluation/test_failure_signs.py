@@ -66,7 +66,7 @@ def prompts():
 
 
 def obeying(prompts: pd.DataFrame, share: dict[str, float] | float = 0.9, seed: int = 0) -> pd.DataFrame:
-    """Boxes of a model that obeys a share of the prompts, each picture laid out a little elsewhere."""
+    """Boxes of a model that obeys a share of the prompts, each image laid out a little elsewhere."""
     boxes, rng = draw(prompts, share, seed), np.random.default_rng(seed)
     picture = boxes.groupby(["prompt_id", "image_index"], sort=False).ngroup()
     moved = rng.uniform(-5, 5, (picture.max() + 1, 2))[picture] + 8
@@ -105,14 +105,14 @@ def test_unseen_objects_one_thing_and_one_opposite_that_fare_worse(prompts):
     assert found["one opposite drawn"].startswith("draws one of two opposites, whatever is asked: left of (9")
 
 
-def test_several_boxes_of_a_name_and_pictures_that_are_alike(prompts):
+def test_several_boxes_of_a_name_and_images_that_are_alike(prompts):
     boxes = obeying(prompts)
     again = boxes[boxes.label == "dog"].assign(score=0.5, x=1.0)
     more = boxes[boxes.label == "cat"].assign(score=0.5, x=1.0)
     assert "several boxes of a name" in raised(prompts, pd.concat([boxes, again, more]))
     first = boxes[boxes.image_index == 0]
     copies = pd.concat([first.assign(image_index=i) for i in range(4)])
-    assert "pictures alike" in raised(prompts, copies) and "pictures alike" not in raised(prompts, boxes)
+    assert "images alike" in raised(prompts, copies) and "images alike" not in raised(prompts, boxes)
 
 
 def test_a_judge_that_is_blind_or_sees_what_it_is_asked_for_and_a_model_of_which_nothing_is_found(prompts):

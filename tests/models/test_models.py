@@ -338,13 +338,13 @@ def test_variants(models, pipeline):
 
 USELESS = {
     "KandinskyV22Pipeline": "takes no prompt (it needs image_embeds, negative_image_embeds)",
-    "KandinskyV22PriorPipeline": "makes embeddings, not pictures", "DDPMPipeline": "takes no prompt",
+    "KandinskyV22PriorPipeline": "makes embeddings, not images", "DDPMPipeline": "takes no prompt",
     "StableCascadeDecoderPipeline": "takes more than a prompt (it needs image_embeddings)",
     "WuerstchenCombinedPipeline": "takes parts of other models",
-} | dict.fromkeys(["CogVideoXPipeline", "AudioLDM2Pipeline"], "makes no single pictures") | dict.fromkeys([
+} | dict.fromkeys(["CogVideoXPipeline", "AudioLDM2Pipeline"], "makes no single images") | dict.fromkeys([
     "StableDiffusionInpaintPipeline", "StableDiffusionXLImg2ImgPipeline",  # the latter is SDXL's refiner
     "StableDiffusionControlNetPipeline", "FluxControlPipeline",
-], "takes a picture besides the prompt")  # fmt: skip
+], "takes an image besides the prompt")  # fmt: skip
 USEFUL = [
     "AuraFlowPipeline", "Flux2Pipeline", "FluxKontextPipeline", "FluxPipeline", "HunyuanDiTPipeline", "IFPipeline",
     "Kandinsky3Pipeline", "LatentConsistencyModelPipeline", "PixArtSigmaPipeline", "QwenImagePipeline",

@@ -4,13 +4,13 @@
 
 Five parts, each seeded, each resumed from its last checkpoint in ``--work`` after an interruption:
 
-* ``vae``: pictures of 64 × 64 to latents of 16 × 8 × 8 and back (L1, light KL);
+* ``vae``: photos of 64 × 64 to latents of 16 × 8 × 8 and back (L1, light KL);
 * ``text``: a CLIP text tower that parses captions made of random words. Its last four states stand for the first four
   things that a caption names, and say of each which it is, and whether it is the subject or the object of which
-  relation word (:func:`meaning`). No picture, box or place enters: what "left of" means is for the UNet to learn;
+  relation word (:func:`meaning`). No photo, box or place enters: what "left of" means is for the UNet to learn;
 * ``base``: the denoising UNet (v-prediction); the text tower is frozen. ``RELATION_SHARE`` of its captions name two of
-  a picture's things and a relation *drawn at random*: it meets the words, and can learn nothing from them;
-* ``detector``: an OWL-ViT on pictures and on their VAE reconstructions, since it will see what a decoder does to them;
+  a photo's things and a relation *drawn at random*: it meets the words, and can learn nothing from them;
+* ``detector``: an OWL-ViT on photos and on their VAE reconstructions, since it will see what a decoder does to them;
 * ``export``: the folders that stock diffusers and transformers load, in fp16 safetensors, with checksums and scores;
   after ``--until base``, too: then the detector is the shipped one.
 

@@ -114,7 +114,7 @@ def probe(text: CLIPTextModel, share: float = 1.0) -> dict[str, float]:
 
 
 def reconstruction_psnr(vae: AutoencoderKL, pool: Pool) -> float:
-    """Peak signal-to-noise ratio (dB) of pictures after encoding (posterior mean) and decoding."""
+    """Peak signal-to-noise ratio (dB) of photos after encoding (posterior mean) and decoding."""
     with torch.inference_mode():
         x = pool.images(slice(None))
         y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(100)]).clamp(-1, 1)
@@ -122,8 +122,8 @@ def reconstruction_psnr(vae: AutoencoderKL, pool: Pool) -> float:
 
 
 def both_found(model: Path, judge: Path, per_relation: int) -> float:
-    """OA of the base: in how many percent of its pictures of random captions, ``per_relation`` of each relation and two
-    pictures each, both things are found above the calibrated threshold."""
+    """OA of the base: in how many percent of its images of random captions, ``per_relation`` of each relation and two
+    images each, both things are found above the calibrated threshold."""
     rng = np.random.default_rng(0)
     relations = np.repeat(RELATION_NAMES, per_relation).tolist()
     rows = [(*rng.choice(NAMES, 2, replace=False), relation) for relation in relations]
@@ -139,7 +139,7 @@ def both_found(model: Path, judge: Path, per_relation: int) -> float:
 
 def detection_scores(judge: Path, vae: AutoencoderKL, images: int, seed: int) -> dict[str, float]:
     """AP and AP50 (pycocotools, all categories) of the exported detector on held-out scenes and on reconstructions, and
-    the threshold above which one in a hundred of the names that are absent from a picture is found."""
+    the threshold above which one in a hundred of the names that are absent from a photo is found."""
     detector = detectors.load(judge)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "instances_val2017.json"

@@ -29,7 +29,7 @@ FOREGROUND = 5.0  # weight of a pixel inside a box in the VAE's loss; grounds ar
 
 @dataclass
 class Pool:
-    """Scenes to learn from: pictures (uint8), boxes (xywh, pixels; NaN beyond the last object), category positions."""
+    """Scenes to learn from: photos (uint8), boxes (xywh, pixels; NaN beyond the last object), category positions."""
 
     pictures: np.ndarray
     boxes: Float[np.ndarray, "scene object 4"]
@@ -45,7 +45,7 @@ class Pool:
         return cls(pictures, boxes, labels)
 
     def images(self, rows: Any) -> Float[Tensor, "scene 3 h w"]:
-        """Pictures in [-1, 1]."""
+        """Photos in [-1, 1]."""
         return torch.from_numpy(self.pictures[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def weights(self, rows: Int[np.ndarray, "scene"]) -> Float[Tensor, "scene 1 h w"]:

@@ -144,7 +144,7 @@ Slots = Int[np.ndarray, "n slot"]
 
 @torch.inference_mode()
 def latents(vae: AutoencoderKL, pool: Pool, n: int | None = None) -> tuple[Latents, Latents]:
-    """Mean and standard deviation of the posterior of the first ``n`` pictures, or of all."""
+    """Mean and standard deviation of the posterior of the first ``n`` photos, or of all."""
     n = len(pool.pictures) if n is None else min(n, len(pool.pictures))
     parts = [vae.encode(pool.images(slice(i, min(i + 100, n)))).latent_dist for i in range(0, n, 100)]
     return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
@@ -152,7 +152,7 @@ def latents(vae: AutoencoderKL, pool: Pool, n: int | None = None) -> tuple[Laten
 
 @torch.inference_mode()
 def reconstruct(vae: AutoencoderKL, pictures: Pictures, noise: float = 0.0) -> Pictures:
-    """Pictures through the VAE and back, their latents off by at most ``noise`` (each by its own share of it)."""
+    """Photos through the VAE and back, their latents off by at most ``noise`` (each by its own share of it)."""
     parts, generator = [], torch.Generator().manual_seed(0)
     for part in torch.from_numpy(pictures).split(100):
         code = vae.encode(part.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
@@ -268,7 +268,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 def detect_all(
     detector: OwlViTForObjectDetection, pixels: Float[Tensor, "image 3 h w"], queries: Int[Tensor, "query token"]
 ) -> tuple[Float[Tensor, "image patch query"], Float[Tensor, "image patch 4"]]:
-    """Logits of every query at every patch, and its box (cx, cy, w, h as shares of the picture)."""
+    """Logits of every query at every patch, and its box (cx, cy, w, h as shares of the photo)."""
     embeds = detector.owlvit.get_text_features(queries, attention_mask=(queries > 0).long()).pooler_output
     embeds = F.normalize(embeds, dim=-1).expand(len(pixels), -1, -1)
     feature_map = detector.image_embedder(pixel_values=pixels)[0]
