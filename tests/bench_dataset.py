@@ -55,13 +55,8 @@ def drawn_boxes(rng: np.random.Generator) -> "pd.DataFrame":
     ids = np.array([i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)])
     w, h = np.exp(rng.normal([4.2, 4.2], 0.9, (n, 2))).clip(2, 480).T.round(2)
     x, y = (rng.random(n) * (640 - w)).round(2), (rng.random(n) * (480 - h)).round(2)
-    category = rng.choice(ids, n, p=popular / popular.sum())
-    return pd.DataFrame(
-        {
-            "image_id": image, "width": 640, "height": 480, "ann_id": np.arange(n), "category_id": category, "x": x,
-            "y": y, "w": w, "h": h, "iscrowd": 0,
-        }
-    )  # fmt: skip
+    table = pd.DataFrame({"image_id": image, "category_id": rng.choice(ids, n, p=popular / popular.sum())})
+    return table.assign(width=640, height=480, ann_id=np.arange(n), x=x, y=y, w=w, h=h, iscrowd=0)
 
 
 def write_official(path: Path, table: "pd.DataFrame", copies: int = 1) -> int:
@@ -83,14 +78,11 @@ def write_official(path: Path, table: "pd.DataFrame", copies: int = 1) -> int:
 
     with path.open("w", encoding="utf-8") as file:
         file.write('{"info": {"year": 2017}, "licenses": [{"id": 1, "name": "none"}], "images": [')
-        file.write(
-            ", ".join(
-                f'{{"license": 1, "file_name": "{row.image_id + copy * step:012d}.jpg", "height": {row.height}, '
-                f'"width": {row.width}, "date_captured": "2013-11-14 17:02:52", "id": {row.image_id + copy * step}}}'
-                for copy in range(copies)
-                for row in images.itertuples()
-            )
-        )
+        rows = ((row, row.image_id + copy * step) for copy in range(copies) for row in images.itertuples())
+        file.write(", ".join(
+            f'{{"license": 1, "file_name": "{id:012d}.jpg", "height": {row.height}, "width": {row.width}, '
+            f'"date_captured": "2013-11-14 17:02:52", "id": {id}}}' for row, id in rows
+        ))  # fmt: skip
         file.write('], "annotations": [')
         for i, record in enumerate(records()):
             file.write((", " if i else "") + record)
@@ -117,17 +109,13 @@ PREDICATES: dict[str, Callable[[Any, Any], bool]] = {
     "below": lambda a, b: a[1] + a[3] / 2 > b[1] + b[3] / 2,
     "inside": lambda a, b: a[0] > b[0] and a[1] > b[1] and a[0] + a[2] < b[0] + b[2] and a[1] + a[3] < b[1] + b[3],
     "surrounding": lambda a, b: PREDICATES["inside"](b, a),
-    "overlapping": lambda a, b: (
-        min(a[0] + a[2], b[0] + b[2]) > max(a[0], b[0]) and min(a[1] + a[3], b[1] + b[3]) > max(a[1], b[1])
-    ),
+    "overlapping": lambda a, b: min(a[0] + a[2], b[0] + b[2]) > max(a[0], b[0])
+    and min(a[1] + a[3], b[1] + b[3]) > max(a[1], b[1]),
     "separated from": lambda a, b: not PREDICATES["overlapping"](a, b),
-    "wider than": lambda a, b: a[2] > b[2],
-    "narrower than": lambda a, b: a[2] < b[2],
-    "taller than": lambda a, b: a[3] > b[3],
-    "shorter than": lambda a, b: a[3] < b[3],
-    "larger than": lambda a, b: a[2] * a[3] > b[2] * b[3],
-    "smaller than": lambda a, b: a[2] * a[3] < b[2] * b[3],
-}
+    "wider than": lambda a, b: a[2] > b[2], "narrower than": lambda a, b: a[2] < b[2],
+    "taller than": lambda a, b: a[3] > b[3], "shorter than": lambda a, b: a[3] < b[3],
+    "larger than": lambda a, b: a[2] * a[3] > b[2] * b[3], "smaller than": lambda a, b: a[2] * a[3] < b[2] * b[3],
+}  # fmt: skip
 
 
 def obvious(path: str) -> int:
@@ -163,11 +151,6 @@ def _child(connection: Any, function: Callable, module: str, arguments: tuple) -
     # not getrusage: it counts what the parent held when it forked
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     connection.send((seconds, worked, n, int(peak[1]) * 1024 / 1e9 if peak else float("nan")))
-
-
-def processor() -> str:
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.machine()
 
 
 def measure(function: Callable, module: str, *arguments: Any) -> tuple[float, float, int, float]:
@@ -245,7 +228,8 @@ def main() -> int:
         table = pd.read_parquet(boxes)
         images = write_official(path, table)
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("pyarrow", "polars", "duckdb", "orjson"))
-        print(f"{images:,} images, {len(table):,} boxes; {processor()}, {os.cpu_count()} cores, Python "
+        processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        print(f"{images:,} images, {len(table):,} boxes; {processor and processor[1]}, {os.cpu_count()} cores, Python "
               f"{platform.python_version()}, {versions}; process start and imports excluded")  # fmt: skip
         print(f"From {boxes.stat().st_size / 1e6:,.0f} MB of Parquet", flush=True)
         seconds, memory, same = side_by_side(boxes, folder, dict.fromkeys(WAYS, args.repeat))

@@ -48,11 +48,11 @@ import tiny_detectors
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
+from pretend import neighbours
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sr4g_utils.dataset import coco, world
-from sr4g_utils.dataset.captions import caption
 from sr4g_utils.dataset.photos import Photos, crop_photo, crop_table
 from sr4g_utils.dataset.prompt_sets import read_prompts
 from sr4g_utils.evaluation import scores, verdicts
@@ -140,26 +140,17 @@ def measured(
     """A stage's part of the record; ``flop`` of one image, ``rate`` the baseline's images/s, ``memory`` in GB."""
     best = peak(device_name(), dtype)
     return {
-        "images": images,
-        "seconds": seconds,
-        "images_per_s": images / seconds,
-        "baseline": baseline,
-        "baseline_images_per_s": rate,
-        "ratio": images / seconds / rate,
-        "dtype": dtype,
-        "tflop_per_image": flop / 1e12,
-        "mfu": images * flop / seconds / best if best else None,
-        "peak_memory_gb": memory,
-    }
+        "images": images, "seconds": seconds, "images_per_s": images / seconds, "baseline": baseline,
+        "baseline_images_per_s": rate, "ratio": images / seconds / rate, "dtype": dtype, "tflop_per_image": flop / 1e12,
+        "mfu": images * flop / seconds / best if best else None, "peak_memory_gb": memory,
+    }  # fmt: skip
 
 
 def told(stage: dict[str, Any]) -> str:
     mfu, memory = stage["mfu"], stage["peak_memory_gb"]
-    return (
-        f", {stage['tflop_per_image']:.3g} TFLOP per image, "
-        + (f"MFU {mfu:.1%}" if mfu else f"no MFU (this device's peak in {stage['dtype']} is not listed)")
-        + (f", at most {memory:.1f} GB" if memory else "")
-    )
+    share = f"MFU {mfu:.1%}" if mfu else f"no MFU (this device's peak in {stage['dtype']} is not listed)"
+    most = f", at most {memory:.1f} GB" if memory else ""
+    return f", {stage['tflop_per_image']:.3g} TFLOP per image, {share}{most}"
 
 
 def table(folder: Path) -> str:
@@ -234,15 +225,9 @@ def flops(work: Callable[[], object]) -> int:
 # ------------------------------------------------------------------------------------------------------------- stages
 
 
-def triplets(n: int) -> pd.DataFrame:
-    names = tiny.NAMES
-    table = pd.DataFrame({"prompt_id": range(n), "subject": names[:n], "object": names[1 : n + 1]})
-    return table.assign(caption=[caption(s, "left of", o) for s, o in zip(table.subject, table.object, strict=True)])
-
-
 def bench_generate(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
     pipeline, _ = load_pipeline(folder / "sd", dtype)
-    prompts, steps = triplets(32 if full else 16), 20 if full else 5
+    prompts, steps = neighbours(32 if full else 16), 20 if full else 5
     sampling = Sampling(images=1, steps=steps, batch=32, group=32)
 
     def stock() -> None:
@@ -308,10 +293,8 @@ def bench_finetune(folder: Path, dtype: str, full: bool) -> dict[str, Any]:
     world.write_annotations(folder / "train.json", split="train", images=256 if full else 64)
     world.write_photos(photos, folder / "train.json", split="train")
     choices = {"batch": batch, "precision": "bfloat16" if full else "float32", "validate_every": 0, "warmup": 1}
-    kept = {"log_every": steps, "checkpoint_every": 10 * steps}
-    finetune(
-        folder / "tuned", folder / "train.json", photos, model=str(folder / "sd"), steps=2 * steps, **choices, **kept
-    )
+    how = {"model": str(folder / "sd"), "steps": 2 * steps, "log_every": steps, "checkpoint_every": 10 * steps}
+    finetune(folder / "tuned", folder / "train.json", photos, **how, **choices)
     spent = steps * batch / float(read_log(folder / "tuned").images_per_s.iloc[-1])  # of the second half
     memory = peak_memory()  # of encoding the photos, too
     forget()
@@ -347,10 +330,8 @@ def plain_loop(
     def run() -> None:
         for _ in range(steps):
             rows = rng.integers(len(captions), size=batch)
-            read = [
-                crop_photo(files.read(table.file_name[int(image)].as_py()), resolution)
-                for image in captions.image[rows]
-            ]
+            names = table.file_name.take(captions.image[rows]).to_pylist()
+            read = [crop_photo(files.read(name), resolution) for name in names]
             pixels = torch.from_numpy(np.stack(read)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
             tokens = pipeline.tokenizer(
                 [texts[row] for row in rows], padding="max_length", truncation=True, return_tensors="pt"

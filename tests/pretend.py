@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from sr4g_utils.dataset.boxes import COCO_CATEGORIES
 from sr4g_utils.dataset.captions import caption
 from sr4g_utils.evaluation.detections import DETECTION_COLUMNS
 from sr4g_utils.relations import BY_NAME, NAMES
@@ -54,6 +55,13 @@ def five_prompts() -> pd.DataFrame:
     """Prompts with captions, to be drawn."""
     table = pd.DataFrame(TRIPLETS, columns=["subject", "relation", "object"])
     return table.assign(prompt_id=np.arange(len(table)) + 7, caption=[caption(*triplet) for triplet in TRIPLETS])
+
+
+def neighbours(n: int) -> pd.DataFrame:
+    """Prompts with captions that put each of COCO's names to the left of the next."""
+    names = [category.name for category in COCO_CATEGORIES[: n + 1]]
+    table = pd.DataFrame({"prompt_id": range(n), "subject": names[:-1], "relation": "left of", "object": names[1:]})
+    return table.assign(caption=list(map(caption, table.subject, table.relation, table.object)))
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:

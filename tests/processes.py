@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -56,6 +58,15 @@ def until(holds: Callable[[], Any], seconds: float = 300) -> Any:
         assert time.monotonic() < end, f"still not so after {seconds} seconds"
         time.sleep(0.02)
     return found
+
+
+def kill(command: list[str], when: Callable[[], Any]) -> None:
+    """Start a command, and kill it once a condition holds (or it is done just before)."""
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not when():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() in (-signal.SIGKILL, 0)
 
 
 def tree(folder: Path, *without: str) -> dict[str, bytes]:

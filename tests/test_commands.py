@@ -41,8 +41,7 @@ def test_the_commands_are_listed(capsys):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == code
-    shown = capsys.readouterr().out
-    assert all(f"    {name} " in shown for name in COMMANDS)
+    assert set(re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)) >= set(COMMANDS)
 
 
 def test_score_prints_a_table_and_leaves_files(here, capsys):
@@ -64,12 +63,11 @@ def test_score_prints_a_table_and_leaves_files(here, capsys):
 def test_score_takes_the_settings_of_others(here, capsys):
     able = PROMPTS[PROMPTS.relation.isin(["left of", "above"])]
     able.to_csv(here / "able.csv", index=False)
-    for options, settings in (
-        (["--as", "geneval"], VARIANTS["geneval"]),
-        (["--as", "visor", "--pairs", "best"], VARIANTS["best-pair"]),
-        (["--rules", "sg2im", "--threshold", "0.85"], {"rules": "sg2im", "threshold": 0.85}),
-    ):
-        assert main(["score", "boxes.csv", "--prompts", "able.csv", "--json", *options]) == 0
+    for options, settings in {
+        "--as geneval": VARIANTS["geneval"], "--as visor --pairs best": VARIANTS["best-pair"],
+        "--rules sg2im --threshold 0.85": {"rules": "sg2im", "threshold": 0.85},
+    }.items():  # fmt: skip
+        assert main(["score", "boxes.csv", "--prompts", "able.csv", "--json", *options.split()]) == 0
         rows = {(row["relation"], row["metric"]): row for row in json.loads(capsys.readouterr().out)["scores"]}
         expected = scores(verdicts(able, BOXES, 4, **settings)).set_index(["relation", "metric"])
         assert [row["count"] for row in rows.values()] == expected["count"].tolist()
@@ -149,8 +147,7 @@ def test_the_wheel_is_whole_and_light(here):
     source = here / "source"  # a build leaves nothing in the checkout
     source.mkdir()
     for name in ("sr4g_utils", "data", "pyproject.toml", "README.md", "LICENSE", "NOTICE", ".gitignore"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, source / name)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
     run(*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", here, source)
     (wheel,) = here.glob("*.whl")
     venv.create(here / "empty", with_pip=True)

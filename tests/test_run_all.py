@@ -91,15 +91,8 @@ def study(tmp_path):
 
 
 def kernel_of(process: subprocess.Popen) -> psutil.Process:
-    def kernels() -> list[psutil.Process]:
-        children = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
-
-    return until(kernels)[0]
-
-
-def wait_for(path: Path) -> None:
-    until(path.exists)
+    run = psutil.Process(process.pid)
+    return until(lambda: [c for c in run.children(recursive=True) if "ipykernel_launcher" in " ".join(c.cmdline())])[0]
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -174,7 +167,6 @@ def test_a_run_its_results_and_what_is_skipped(study):
 
 @pytest.mark.slow("whole runs")
 def test_what_is_a_reason_to_run_again(study):
-    """An output that was touched, a parameter, the source, an input or the package's code."""
     study()
     assert "01_one: nothing changed" in study("--set", "02.n=6") and "6" in (study.results / "run.log").read_text()
     (study.results / "tables" / "numbers.csv").write_text("n\n1\n")
@@ -249,7 +241,7 @@ def paused(study: Study, seconds: int = 60) -> tuple[subprocess.Popen, psutil.Pr
     """A run whose first notebook sleeps, and its kernel."""
     process = study.start("--set", f"pause={seconds}")
     kernel = kernel_of(process)
-    wait_for(study.results / ".state" / "pausing")
+    until((study.results / ".state" / "pausing").exists)
     return process, kernel
 
 

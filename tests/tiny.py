@@ -52,10 +52,6 @@ def _text(tokens: transformers.CLIPTokenizer, length: int, **more) -> dict:
     return {**SIZES, **special, "vocab_size": len(tokens), "max_position_embeddings": length, **more}
 
 
-def _vision(size: int, patch: int) -> dict:
-    return {**SIZES, "image_size": size, "patch_size": patch}
-
-
 def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, full: bool = False) -> Path:
     """A pipeline folder like CompVis/stable-diffusion-v1-4 or stabilityai/stable-diffusion-2-1(-base). ``full`` gives
     v1.4's UNet, VAE and text encoder their published sizes: random weights for measuring speed."""
@@ -93,7 +89,7 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
         "safety_checker": None,
     }  # fmt: skip
     if not two:
-        configs = {"text_config": _text(tokens, 77), "vision_config": _vision(32, 16)}
+        configs = {"text_config": _text(tokens, 77), "vision_config": {**SIZES, "image_size": 32, "patch_size": 16}}
         parts["safety_checker"] = StableDiffusionSafetyChecker(transformers.CLIPConfig(**configs, projection_dim=16))
     if full:
         parts["vae"] = diffusers.AutoencoderKL(
@@ -104,8 +100,7 @@ def stable_diffusion(folder: str | Path, version: str = "v1.4", seed: int = 0, f
         large = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
         parts["text_encoder"] = transformers.CLIPTextModel(transformers.CLIPTextConfig(**_text(tokens, 77, **large)))
         parts["safety_checker"], two = None, True
-    pipeline = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=not two)
-    pipeline.save_pretrained(folder)
+    diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=not two).save_pretrained(folder)
     _published_tokenizer(Path(folder) / "tokenizer")
     as_published(folder)
     return Path(folder)
@@ -117,7 +112,7 @@ OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_
 
 def as_published(folder: str | Path) -> None:
     """Renames a model's weights as the published files have them, and adds what those have more, in safetensors."""
-    rewrite = {"vae": _old_attention, "text_encoder": _old_text, "safety_checker": _old_vision, ".": _old_detector}
+    rewrite = {"vae": _old_attention, "text_encoder": _old_text, "safety_checker": _old_vision, ".": _with_positions}
     for part, rename in rewrite.items():
         for file in (Path(folder) / part).glob("*.safetensors"):
             save_file(rename(load_file(file)), file, metadata={"format": "pt"})
@@ -138,19 +133,16 @@ def _old_attention(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _old_text(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    old = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
-    length = len(old["text_model.embeddings.position_embedding.weight"])
-    return old | {"text_model.embeddings.position_ids": torch.arange(length)[None]}
+    return _with_positions({f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()})
 
 
 def _old_vision(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    old = {re.sub(r"^vision_model\.(?!vision_model)", "vision_model.vision_model.", k): v for k, v in weights.items()}
-    length = len(old["vision_model.vision_model.embeddings.position_embedding.weight"])
-    return old | {"vision_model.vision_model.embeddings.position_ids": torch.arange(length)[None]}
+    pattern = r"^vision_model\.(?!vision_model)"
+    return _with_positions({re.sub(pattern, "vision_model.vision_model.", k): value for k, value in weights.items()})
 
 
-def _old_detector(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """OWL-ViT's and OWLv2's two kinds of positions; RT-DETR has none."""
+def _with_positions(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """OWL-ViT and OWLv2 have two kinds of positions; RT-DETR has none."""
     kinds = [name for name in weights if name.endswith("embeddings.position_embedding.weight")]
     lengths = {name.replace("position_embedding.weight", "position_ids"): len(weights[name]) for name in kinds}
     return weights | {name: torch.arange(length)[None] for name, length in lengths.items()}
@@ -168,7 +160,8 @@ def _published_tokenizer(folder: Path) -> None:
 def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int, full: bool = False) -> Path:
     torch.manual_seed(seed)
     tokens = tokenizer(length=16, pad="!")
-    sizes = {"text_config": _text(tokens, 16), "vision_config": _vision(size, 8), "projection_dim": 32}
+    vision = {**SIZES, "image_size": size, "patch_size": 8}
+    sizes = {"text_config": _text(tokens, 16), "vision_config": vision, "projection_dim": 32}
     if full:  # the configuration's defaults are the published sizes
         special = {key: value for key, value in sizes["text_config"].items() if key.endswith(("_id", "vocab_size"))}
         sizes, size = {"text_config": special}, {"OwlViT": 768, "Owlv2": 960}[kind]

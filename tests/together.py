@@ -7,7 +7,6 @@ files must be those of a process that was alone.
 
 import argparse
 import functools
-import itertools
 import sys
 import tempfile
 import time
@@ -17,16 +16,10 @@ import processes
 
 
 def models_and_prompts(at: Path) -> None:
-    import pandas as pd
-    import tiny
-
-    from sr4g_utils.dataset.captions import caption
+    from pretend import neighbours
 
     processes.models(at)
-    names = tiny.NAMES[:9]
-    table = pd.DataFrame({"prompt_id": range(8), "subject": names[:8], "relation": "left of", "object": names[1:]})
-    table["caption"] = [caption(a, "left of", b) for a, b in itertools.pairwise(names)]
-    table.to_parquet(at / "prompts.parquet")
+    neighbours(8).to_parquet(at / "prompts.parquet")
 
 
 def work(at: Path, folder: Path, part: str, start: float, shard: int, shards: int) -> None:

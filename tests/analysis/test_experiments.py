@@ -145,8 +145,7 @@ def test_the_confirmatory_tests(study):
     assert value == pytest.approx(-10) and (low, high) == pytest.approx((-15, -5))
     table.loc[table.model == "main", "change"] = [-0.3, -0.2, -0.1]
     _, low, high = effects.distance_change(table, "main")
-    seeds = stats.t.ppf(0.975, 2) * 5 / np.sqrt(3)
-    assert (high - low) / 2 == pytest.approx(np.hypot(5, seeds))
+    assert (high - low) / 2 == pytest.approx(np.hypot(5, stats.t.ppf(0.975, 2) * 5 / np.sqrt(3))), "of the seeds, too"
 
 
 def dosed(slope: float, rng: np.random.Generator) -> pd.DataFrame:
@@ -176,7 +175,7 @@ def test_the_slope_of_doses_is_that_of_a_regression_and_their_gains_are_effects(
     table = dosed(1.5, np.random.default_rng(200))
     told = table[(table.model == "main") & table.both_found]
     plain = np.column_stack([np.log2(1 + told.dose), pd.get_dummies(told.prompt_id), pd.get_dummies(told.run)])
-    oracle = np.linalg.lstsq(plain.astype(float), 100.0 * told.correct)[0][0]  # picture by picture
+    oracle = np.linalg.lstsq(plain.astype(float), 100.0 * told.correct)[0][0]  # image by image
     ours = frequency.slopes(table).set_index("part").loc["all"]
     assert ours.slope == pytest.approx(oracle) and ours.pictures == len(told)
     figures.doses(frequency.by_dose(table)).canvas.draw()
@@ -306,7 +305,7 @@ def test_what_families_teach_each_other(study):
 
 
 def boxes_of(share: float, seed: int) -> pd.DataFrame:
-    """A dog and a cat in each picture: in a share of them the dog lies straight in the direction asked for (aslant, if
+    """A dog and a cat in each image: in a share of them the dog lies straight in the direction asked for (aslant, if
     none is), in the others to the right."""
     rng, rows = np.random.default_rng(seed), []
     away = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}

@@ -1,11 +1,7 @@
 """Boxes in a folder of images as a stage and as a command: resuming, shards, kills, the ceiling."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from itertools import product
 
 import numpy as np
@@ -14,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pretend import picture
+from processes import kill
 
 from sr4g_utils.__main__ import main
 from sr4g_utils.dataset.prompt_sets import read_prompts
@@ -99,19 +96,13 @@ def test_only_other_behaviour_makes_other_boxes(images, models, monkeypatch, tmp
 
 
 @pytest.mark.slow("kills")
-def test_killed_at_any_moment(images, models, monkeypatch):
-    """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
+def test_killed_in_the_middle_and_started_again_it_leaves_the_rows_of_the_undisturbed_run(images, models, monkeypatch):
     whole, killed = (images.parent / f"{name}.parquet" for name in ("whole", "killed"))
     prompts = images.parent / "prompts.csv"
     code = "import sr4g_utils.evaluation.detect as d, sr4g_utils.__main__ as m; d.GROUP = 1; exit(m.main())"
     command = [sys.executable, "-c", code, "detect", str(killed), str(images), "--detector", str(models / "owlvit")]
     command += ["--prompts", str(prompts), "--floor", "0.2"]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
-    parts = images.parent / ".killed.parquet.parts"
-    while process.poll() is None and not list(parts.glob("[0-9]*.parquet")):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() in (-signal.SIGKILL, 0), "killed, or done just before"
+    kill(command, lambda: list((images.parent / ".killed.parquet.parts").glob("[0-9]*.parquet")))
     monkeypatch.setattr(detect, "GROUP", 1)
     for path in (killed, whole):
         detect.write_detections(path, images, detector=str(models / "owlvit"), prompts=prompts, floor=0.2)

@@ -1,17 +1,13 @@
 """Images of a prompt set as a stage and as a command: resuming, shards, kills."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pretend import five_prompts
-from processes import tree
+from processes import kill, tree
 
 from sr4g_utils.__main__ import main
 from sr4g_utils.dataset.prompt_sets import SETS
@@ -86,16 +82,11 @@ def test_interrupted_and_shared_runs_end_with_the_same_bytes(models, file, tmp_p
 
 
 @pytest.mark.slow("kills")
-def test_killed_at_any_moment(models, file, tmp_path):
-    """SIGKILL in the middle of the command, then the same again: the bytes of the undisturbed run."""
+def test_killed_in_the_middle_and_started_again_it_leaves_the_bytes_of_the_undisturbed_run(models, file, tmp_path):
     settings = [f"{key}={value}" for key, value in FAST.items()]
     command = [sys.executable, "-m", "sr4g_utils", "generate", str(tmp_path / "killed"), "--prompts", str(file)]
     command += ["--model", str(models / "v1.4"), *(word for each in settings for word in ("--set", each))]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list((tmp_path / "killed").rglob("*.webp"))) < 5:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() in (-signal.SIGKILL, 0), "killed, or done just before"
+    kill(command, lambda: len(list((tmp_path / "killed").rglob("*.webp"))) >= 5)
     for name in ("killed", "whole"):
         generate.write_images(tmp_path / name, file, model=str(models / "v1.4"), sampling=FAST)
     made, expected = (tree(tmp_path / name) for name in ("killed", "whole"))

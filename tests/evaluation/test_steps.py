@@ -19,12 +19,13 @@ from sr4g_utils.store.files import DATA
 from sr4g_utils.store.run import Run
 
 N = 120
-DETECTOR = str(DATA / "models" / "tiny-owlvit")
+MODELS = DATA / "models"
+DETECTOR = str(MODELS / "tiny-owlvit")
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Scenes of two different things, two pictures each, and a prompt that is true of them; a run for its stages."""
+    """Scenes of two different things, two images each, and a prompt that is true of them; a run for its stages."""
     folder, rows = tmp_path_factory.mktemp("scenes"), []
     (folder / "images").mkdir()
     for names, xywh in world.scenes(4 * N, [3]):
@@ -125,9 +126,6 @@ def test_matches_as_a_stage(tmp_path):
     assert found[["x", "y", "w", "h"]].to_numpy() == pytest.approx(drawn, abs=4)
 
 
-MODELS = DATA / "models"
-
-
 def asked(path, objects=("seen", "unseen"), names=("dog", "cat", "bench", "cow")):
     """Test prompts of some names in some sets."""
     pairs = permutations(names, 2)
@@ -187,7 +185,7 @@ def test_from_prompts_to_the_table(tmp_path):
     models = {"base": {"model": str(MODELS / "tiny-sd")}, "elsewhere": {"images": "folder"}}
     options = {"images": 1, "steps": 2, "guidance": 5.0, "scheduler": "DPMSolverMultistepScheduler", "batch": 8}
     path, run = asked(tmp_path / "asked.parquet"), Run(tmp_path / "run", "04_evaluation")
-    how = {"options": options, "dtype": "float32", "detector": str(MODELS / "tiny-owlvit"), "threshold": 0.18}
+    how = {"options": options, "dtype": "float32", "detector": DETECTOR, "threshold": 0.18}
     evaluate = partial(without_relation.evaluate, run, **how, seed=0, about={})
     table = evaluate(models, path, 2)
     assert table.model.unique().tolist() == ["base"] and table.images.tolist() == [2] * 6 + [12]

@@ -39,14 +39,12 @@ def test_a_record_tells_verdict_boxes_and_reason():
         (100, 0, "dog", 0.9, 50, 0, 10, 10),  # right of the cat
         (100, 0, "dog", 0.2, 0, 0, 10, 10),  # left of it: any pair will do
         (100, 0, "cat", 0.8, 30, 0, 10, 10),
-        (100, 1, "dog", 0.9, 50, 5, 10, 10),
-        (100, 1, "cat", 0.8, 30, 0, 10, 10),
-        (100, 2, "dog", 0.9, 50, 0, 10, 10),
+        (100, 1, "dog", 0.9, 50, 5, 10, 10), (100, 1, "cat", 0.8, 30, 0, 10, 10), (100, 2, "dog", 0.9, 50, 0, 10, 10),
         (100, 2, "cat", 0.1, 30, 0, 10, 10),  # not above the threshold
         (100, 3, "sofa", 0.9, 0, 0, 5, 5),  # not asked for
         (101, 0, "cat", 0.8, 30, 0, 10, 10),
         (999, 0, "dog", 0.9, 0, 0, 5, 5),  # another prompt's
-    )
+    )  # fmt: skip
     records = verdicts(prompts, detections)
     assert records.prompt_id.tolist() == [100] * 4 + [101] * 4 and records.image_index.tolist() == [0, 1, 2, 3] * 2
     assert records.correct.tolist() == [True] + [False] * 7

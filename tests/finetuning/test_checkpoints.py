@@ -1,10 +1,11 @@
-"""What survives a kill, when a run starts afresh, and the log of a run."""
+"""What survives a kill, when a run goes on and when it starts afresh, and the log of a run."""
 
 import json
 import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,75 @@ from sr4g_utils.evaluation.scores import MAIN
 from sr4g_utils.finetuning import checkpoints
 from sr4g_utils.finetuning import log as log_module
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
-from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.finetuning.choices import FREE, Choices
 from sr4g_utils.finetuning.log import Log, accelerator_for, gains, read_log
 from sr4g_utils.finetuning.stage import finetune
-from sr4g_utils.store.files import digest
 
 
-def test_a_finished_run_is_not_run_again(world, tmp_path):
-    folder = tmp_path / "run"
-    result = tune(world, folder)
-    before = digest(folder / "log.jsonl"), (folder / "last" / WEIGHTS).stat().st_mtime_ns
-    assert tune(world, folder, checkpoint_every=5) == result  # how often to save is no part of what a run is
-    assert before == (digest(folder / "log.jsonl"), (folder / "last" / WEIGHTS).stat().st_mtime_ns)
+def quickly(*where: Any, **choices: Any) -> dict[str, Any]:
+    quick = {"steps": 4, "batch": 4, "warmup": 1, "validate_every": 0, "detector": None}
+    return tune(*where, **{**quick, **choices})
+
+
+def test_more_steps_of_a_constant_schedule_go_on_and_end_with_the_bytes_of_a_long_run(world, tmp_path, capsys):
+    quickly(world, tmp_path / "short")
+    result = quickly(world, tmp_path / "short", steps=8)
+    assert "short: going on from step 4\n" in capsys.readouterr().err and result["choices"]["steps"] == 8
+    quickly(world, tmp_path / "long", steps=8)
+    for name in ("last", "best"):
+        assert (tmp_path / "short" / name / WEIGHTS).read_bytes() == (tmp_path / "long" / name / WEIGHTS).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long", "short"]
+    written = [tmp_path / "short" / name for name in ("log.jsonl", f"last/{WEIGHTS}")]
+    before = [path.stat().st_mtime_ns for path in written]
+    assert quickly(world, tmp_path / "short", steps=8, checkpoint_every=5) == result  # how often to save is no choice
+    assert before == [path.stat().st_mtime_ns for path in written], "a finished run is not run again"
+
+
+def test_what_is_only_computed_otherwise_goes_on(world, tmp_path, capsys):
+    first = quickly(world, tmp_path / "tuned")
+    otherwise = {"micro_batch": 2, "gradient_checkpointing": True, "channels_last": False, "text_cache_mb": 0}
+    assert {*otherwise} < {*FREE}
+    assert quickly(world, tmp_path / "tuned", **otherwise) == first, "it is finished"
+    quickly(world, tmp_path / "tuned", steps=6, **otherwise)
+    assert "going on from step 4" in capsys.readouterr().err
+    quickly(world, tmp_path / "plain", steps=6)
+    assert distance(*(weights(tmp_path / name / "last") for name in ("tuned", "plain"))) < 1e-4, "but for rounding"
+
+
+def test_trainings_of_other_choices_are_all_kept(world, tmp_path, capsys):
+    folder = tmp_path / "tuned"
+    cosine = {"schedule": "cosine"}
+    for choices in ({}, {"lr": 1e-4, "seed": 1}, cosine, {**cosine, "steps": 6}, {"steps": 3}):
+        quickly(world, folder, **choices)
+    names = ["tuned", "tuned.before", "tuned.before-2", "tuned.before-3", "tuned.before-4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert len({(tmp_path / name / "last" / WEIGHTS).read_bytes() for name in names}) == 5
+    told = capsys.readouterr().err
+    assert f"made with another lr, seed: starting afresh; the old one is {folder}.before\n" in told
+    older = f"starting afresh; the old one is {folder}.before-3 (and older ones: {folder}.before, "
+    assert f"with another steps: {older}" in told
+
+
+def test_the_users_files_beside_the_checkpoints_stay(world, tmp_path):
+    folder = tmp_path / "tuned"
+    (folder / "checkpoints" / "step-notes").mkdir(parents=True)
+    (folder / "checkpoints" / ".mine.partial").mkdir()
+    (folder / "state.json").write_text('{"of": "another tool"}')
+    quickly(world, folder, keep_checkpoints=1)
+    found = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert found == {"step-notes", ".mine.partial", "step-00000004"} and (folder / "state.json").is_file()
+
+
+def test_photos_replaced_by_others_of_equal_size_are_encoded_again(world, tmp_path):
+    world = SimpleNamespace(**{**vars(world), "photos": shutil.copytree(world.photos, tmp_path / "photos")})
+    a, b = sorted(world.photos.glob("*.png"))[:2]
+    kept, store = (a.read_bytes(), b.read_bytes()), tmp_path / "latents"
+    equal = [content.ljust(max(map(len, kept)), b"\0") for content in kept]
+    for n, contents in enumerate((kept, equal[::-1], equal)):
+        a.write_bytes(contents[0])
+        b.write_bytes(contents[1])
+        quickly(world, tmp_path / str(n), latents=store, steps=1)
+    assert len(list(store.iterdir())) == 3
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "optimiser.safetensors", "ema.safetensors", "state.json"])

@@ -20,6 +20,7 @@ from tuning import HELD_OUT, distance, drift, tune, weights
 from sr4g_utils.dataset import prompts
 from sr4g_utils.evaluation import scores as evaluation_scores
 from sr4g_utils.evaluation import verdicts
+from sr4g_utils.evaluation.scores import MAIN
 from sr4g_utils.finetuning import loop
 from sr4g_utils.finetuning.batches import Sampler
 from sr4g_utils.finetuning.choices import Choices
@@ -172,8 +173,7 @@ def test_lora_is_saved_as_a_plain_unet(world, tmp_path):
 
 def test_finding_both_objects_comes_first_and_then_visor_cond():
     start = {"OA": 80.0}
-    nothing = {"OA": 0.0, "VISOR_Cond": None}
-    assert rank(nothing, start, 0.9) < rank({"OA": 1.0, "VISOR_Cond": 0.0}, start, 0.9)
+    assert rank({"OA": 0.0, "VISOR_Cond": None}, start, 0.9) < rank({"OA": 1.0, "VISOR_Cond": 0.0}, start, 0.9)
     assert rank({"OA": 71.0, "VISOR_Cond": 99.0}, start, 0.9) < rank({"OA": 72.0, "VISOR_Cond": 1.0}, start, 0.9)
     assert rank({"OA": 90.0, "VISOR_Cond": 50.0}, start, 0.9) < rank({"OA": 72.0, "VISOR_Cond": 51.0}, start, 0.9)
     assert rank({"OA": 1.0, "VISOR_Cond": 2.0}, None, 0.9)[0]  # nothing to compare with
@@ -188,8 +188,7 @@ def parts(world: SimpleNamespace, pipeline: Any, **choices: Any) -> tuple:
     return asked, detector, validator, dict(pipeline.unet.state_dict())
 
 
-def test_it_is_the_evaluation_itself(world, pipeline):
-    """The same pictures, boxes, verdicts and scores as by the rooms of notebook 04."""
+def test_validation_is_the_evaluation_itself(world, pipeline):
     sampling: dict[str, Any] = {"images": 2, "steps": 2}
     asked, detector, validator, weights = parts(world, pipeline, sampling=sampling, threshold=0.3, pairs="best")
     found = validator(weights)
@@ -203,9 +202,7 @@ def test_it_is_the_evaluation_itself(world, pipeline):
     records = verdicts.verdicts(asked, boxes, images=2, threshold=0.3, pairs="best")
     scores = evaluation_scores.scores(records).query("relation == 'all'").set_index("metric").value
     assert found["images"] == 28 and found["both_found"] == records.both_found.sum() > 0
-    assert [found[name] for name in evaluation_scores.MAIN] == pytest.approx(
-        [scores[n] for n in evaluation_scores.MAIN]
-    )
+    assert [found[name] for name in MAIN] == pytest.approx([scores[name] for name in MAIN])
 
 
 def test_to_have_learnt_to_draw_nothing_is_a_result_but_no_start(world, pipeline):

@@ -28,6 +28,7 @@ from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.latents import Encoded, encode_photos
 from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.relations import NAMES, family
+from sr4g_utils.store.files import write_json
 
 
 def test_captions_are_those_of_the_dataset_without_held_out_categories(world, captions):
@@ -38,8 +39,7 @@ def test_captions_are_those_of_the_dataset_without_held_out_categories(world, ca
     assert {(int(world.table.image_id[i]), captions.text(t)) for i, t in pairs} == written
     assert len(captions) == len(written)
     assert (np.diff(captions.image.astype(np.int64) << 32 | captions.triplet) > 0).all()
-    with_same = true_captions(world.table, same_category=True)
-    assert len(with_same) == pq.read_metadata(world.triplets).num_rows
+    assert len(true_captions(world.table, same_category=True)) == pq.read_metadata(world.triplets).num_rows
     left = captions.without(["cat", "dog"])
     texts = [captions.text(t) for t in np.unique(captions.triplet)]
     assert {left.text(t) for t in np.unique(left.triplet)} == {t for t in texts if not {"cat", "dog"} & set(t.split())}
@@ -48,8 +48,7 @@ def test_captions_are_those_of_the_dataset_without_held_out_categories(world, ca
 
 def test_crop_changes_are_counted(shared):
     table = coco.read(shared / "coco_excerpt" / "annotations" / "instances_val2017.json").without_crowds()
-    cropped = photos.crop_table(table, 512, 0.5)
-    before, after = true_captions(table), true_captions(cropped)
+    before, after = true_captions(table), true_captions(photos.crop_table(table, 512, 0.5))
     old, new = (set(zip(one.image.tolist(), one.triplet.tolist(), strict=True)) for one in (before, after))
     counts = crop_changes(before, after)
     expected = {"before": len(old), "after": len(new), "dropped": len(old - new), "new": len(new - old)}
@@ -187,8 +186,7 @@ def test_withheld_triplets_and_other_families_are_in_no_caption(captions):
 
 def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(captions, encoded, pipeline):
     shown = np.random.default_rng(0).choice(np.unique(captions.triplet), 20, replace=False)
-    texts = [captions.text(n) for n in shown]
-    rows = [(*parse(text), text, i % 5, i % 2 == 1) for i, text in enumerate(texts)]
+    rows = [(*parse(text), text, i % 5, i % 2 == 1) for i, text in enumerate(map(captions.text, shown))]
     asked = pd.DataFrame(rows, columns=["subject", "relation", "object", "caption", "group", "one_image"])
     doses, size, steps = [0, 1, 2, 4, 8], 30, 20
     drawn = dosed(captions, asked, doses, size * steps, seed=1)
@@ -257,8 +255,7 @@ def boxes_and_latents(tmp_path_factory):
     ]  # fmt: skip
     images = [{"id": i, "width": 64, "height": 64, "file_name": f"{i}.png"} for i in range(n)]
     categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
-    content = {"images": images, "categories": categories, "annotations": boxes}
-    (folder / "train.json").write_text(json.dumps(content))
+    write_json(folder / "train.json", {"images": images, "categories": categories, "annotations": boxes})
     table, usable = coco.read(folder / "train.json"), np.arange(n) % 9 != 3
     shard = np.random.default_rng(5).standard_normal((n, 2, 4, 8, 8)).astype(np.float16)
     shown = narrowed(true_captions(table).without(["cat"]), Choices(withheld=0.1, families=["projective"]))
@@ -275,11 +272,8 @@ def test_what_is_drawn_never_changes(boxes_and_latents, choices):
     photos, c = boxes_and_latents, Choices.of({"steps": 12, "batch": 16, **json.loads(choices)})
     captions = narrowed(true_captions(photos.table, c.rules).without(["cat"]), c).of_images(photos.encoded.usable)
     captions = changed(captions, c, dosed_prompts(photos.prompts, c))
-    pipeline = SimpleNamespace(
-        tokenizer=tiny.tokenizer(),
-        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=0.18215)),
-        scheduler=SimpleNamespace(config=SimpleNamespace(num_train_timesteps=1000)),
-    )
+    part = SimpleNamespace(config=SimpleNamespace(scaling_factor=0.18215, num_train_timesteps=1000))
+    pipeline = SimpleNamespace(tokenizer=tiny.tokenizer(), vae=part, scheduler=part)
     sampler = Sampler(captions, photos.encoded, pipeline, c.batch, c.caption_dropout, c.balanced, c.seed)
     digest = hashlib.sha256("\n".join(sampler.texts).encode())
     for step in range(c.steps):

@@ -1,20 +1,30 @@
-"""The stage and its choices: an honest record, defaults that are the paper's, and errors that say what does not fit."""
+"""The stage, as a command, too, and its choices: an honest record, the paper's defaults, and each mistake in a line."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from refusals import refuses
-from tuning import HELD_OUT, distance, tune, weights
+from tuning import HELD_OUT, QUICK, distance, drift, tune, weights
 
-from sr4g_utils.__main__ import NOTEBOOK
-from sr4g_utils.finetuning import stage
+from sr4g_utils.__main__ import NOTEBOOK, main
+from sr4g_utils.finetuning import loop, stage
+from sr4g_utils.finetuning.checkpoints import WEIGHTS
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.log import read_log
 from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.running import profiles
+from sr4g_utils.store.files import ROOT
+from sr4g_utils.store.run import Run
 
 
 def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world, tmp_path):
@@ -47,6 +57,17 @@ def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world, tmp_path
     ({"held_out": ["unicorn"]}, "no category 'unicorn'"),
     ({"doses": [0, 1, 2, 4, 8], "schedule": "cosine"}, "there are no dosed prompts; set dosed in notebook 02"),
     ({"sampling": {"step": 2}}, "sampling"),
+    ({"rules": "coco"}, "rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd"),
+    ({"rules": "geneval"}, "rules='geneval' define left of, .* only, not 'inside'"),
+    ({"families": []}, "families must be some of"), ({"families": ["scale", "size"]},
+     r"families must be some of projective, topological, scale, got \['scale', 'size'\]"),
+    ({"doses": [1, 2]}, r"doses must be 5 numbers, one a group, got \[1, 2\]"),
+    ({"doses": [0, 2, 8, 32, -1], "schedule": "cosine"}, "doses must be at least 0, got -1"),
+    ({"doses": [0, 2, 8, 32, 128]}, "doses are shared out over all steps: take schedule cosine, control none"),
+    ({"told": 0.1}, "told is of a control's captions: take control list or shuffled"),
+    ({"told": 1.1, "control": "list"}, "told must be at least 0 and at most 1, got 1.1"),
+    ({"milestones": [5, 9], "steps": 8}, "milestones: there is no step 9 of 8"),
+    ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
 ])  # fmt: skip
 def test_a_choice_that_cannot_be_is_one_line(world, tmp_path, choices, message):
     with pytest.raises(ValueError, match=message) as caught:
@@ -100,18 +121,57 @@ def test_the_paper_profile_is_the_defaults(tmp_path):
     assert Choices.of({name: section[name] for name in defaults}) and section["splits"] == ["main", "unseen"]
 
 
-@pytest.mark.parametrize(("choices", "message"), [
-    ({"rules": "coco"}, "rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd"),
-    ({"rules": "geneval"}, "rules='geneval' define left of, .* only, not 'inside'"),
-    ({"families": []}, "families must be some of"), ({"families": ["scale", "size"]},
-     r"families must be some of projective, topological, scale, got \['scale', 'size'\]"),
-    ({"doses": [1, 2]}, r"doses must be 5 numbers, one a group, got \[1, 2\]"),
-    ({"doses": [0, 2, 8, 32, -1], "schedule": "cosine"}, "doses must be at least 0, got -1"),
-    ({"doses": [0, 2, 8, 32, 128]}, "doses are shared out over all steps: take schedule cosine, control none"),
-    ({"told": 0.1}, "told is of a control's captions: take control list or shuffled"),
-    ({"told": 1.1, "control": "list"}, "told must be at least 0 and at most 1, got 1.1"),
-    ({"milestones": [5, 9], "steps": 8}, "milestones: there is no step 9 of 8"),
-    ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
-])  # fmt: skip
-def test_rules_and_templates_are_those_of_the_package(choices, message):
-    refuses(message, Choices.of, choices)
+@pytest.fixture
+def profile(world, tmp_path):
+    """A profile of notebook 03 with a run folder that holds the prompts, as notebook 02 leaves them."""
+    section = {
+        **QUICK, "steps": 4, "train_annotations": str(world.annotations), "train_photos": str(world.photos),
+        "model": str(world.models / "v2.1"), "detector": str(world.models / "owlvit"), "unseen": 4,
+        "splits": ["unseen"],
+    }  # fmt: skip
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({NOTEBOOK: section}))
+    for where in ("one", "two"):
+        artifacts = tmp_path / where / "tiny" / "artifacts"
+        artifacts.mkdir(parents=True)
+        shutil.copy(world.prompts, artifacts)
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.mark.slow("real training")
+def test_two_processes_train_what_one_does_and_the_notebook_finds_it(world, profile, tmp_path, monkeypatch):
+    # on a CPU `accelerate launch` starts one process, whatever it is asked for; torch's own launcher starts two
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    module = ["-m", "sr4g_utils", "finetune", "--profile", str(profile), "--runs"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *module, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "best at step" in done.stdout and done.stdout.count("artifacts/finetune_unseen") == 1
+
+    cwd = Path.cwd()
+    assert main(["finetune", "--profile", str(profile), "--runs", str(tmp_path / "one")]) == 0
+    os.chdir(cwd)
+    one, two = (tmp_path / where / "tiny" / "artifacts" / "finetune_unseen" for where in ("one", "two"))
+    assert drift(one, two, world.models / "v2.1") < 0.01
+    a, b = read_log(one), read_log(two)
+    np.testing.assert_allclose(a.loss.dropna(), b.loss.dropna(), rtol=1e-4)
+
+    section = profiles.load_profile(str(profile), [], tmp_path / "two" / "tiny")[NOTEBOOK]
+    parameters = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()} | section
+    stamp = (two / "last" / WEIGHTS).stat().st_mtime_ns
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it is done already"))
+    path, result = stage.stage(Run(tmp_path / "two" / "tiny", NOTEBOOK), "unseen", parameters)
+    assert result["processes"] == 2
+    assert path == two and len(result["held_out"]) == 4 and (two / "last" / WEIGHTS).stat().st_mtime_ns == stamp
+
+
+def test_what_is_wrong_is_one_line(profile, tmp_path, capsys):
+    where = ["--runs", str(tmp_path / "one")]
+    for arguments, message in (
+        (["--profile", "coco"], "the profile coco has no section 03_finetuning"),
+        (["--profile", "lunch"], "unknown profile 'lunch'"),
+        (["--profile", str(profile), "--set", "steps=many"], "--set 03.steps=many: 03_finetuning.steps must be int"),
+        (["--profile", str(profile), "--set", "colour=red"], "03_finetuning has no parameter 'colour'"),
+    ):
+        assert main(["finetune", *where, *arguments]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("finetune: ") and message in told and told.count("\n") == 1

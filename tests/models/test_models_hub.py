@@ -53,8 +53,7 @@ def load(kind: str, **source: object) -> str:
         return str(error)
 
 
-def test_models_from_a_hub(hub, monkeypatch):
-    """Downloaded, by mirror, gated, withdrawn, missing, a wrong revision; then offline from the cache."""
+def test_models_from_a_hub_and_then_offline_from_the_cache(hub, monkeypatch):
     assert load("pipeline", id="CompVis/v1.4", revision=COMMIT) == f"CompVis/v1.4@{COMMIT}"
     assert not any("safety_checker" in path for path in hub.fetched)
     assert load("pipeline", id="a/missing", mirrors=["a/v2.1@main"]) == f"a/v2.1@{hub.commit('a/v2.1@main')}"
@@ -120,8 +119,7 @@ def test_weights_in_a_form_that_is_not_read_are_refused_before_the_download(hub,
     assert {path.removeprefix(f"{id}/") for path in hub.fetched} <= {"model_index.json", "config.json"}
 
 
-def test_what_helps_helps(hub, tmp_path):
-    """The variant, the conversion's revision and the opt-in: each as the message says."""
+def test_what_a_message_advises_helps(hub, tmp_path):
     assert load("pipeline", id="a/half", variant="fp16").startswith("a/half@")
     assert load("pipeline", id="a/pickled", revision="refs/pr/3") == f"a/pickled@{hub.commit('a/pickled@refs/pr/3')}"
     assert not any(path.endswith(".bin") for path in hub.fetched)

@@ -20,7 +20,7 @@ ANSWERS = ("yes", "no", "unclear", "missing")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two models' pictures of twenty spatial prompts, each of a colour of its own."""
+    """Two models' images of twenty spatial prompts, each of a colour of its own."""
     rng = np.random.default_rng(0)
     prompts = pd.DataFrame(
         {"prompt_id": f"p{i}", "subject": "dog", "relation": name, "object": "cat", "caption": f"a dog {name} a cat"}
@@ -184,16 +184,15 @@ def test_answers_saved_by_a_spreadsheet_are_read(page, tmp_path, delimiter):
 
 def test_mistakes_are_named(page, tmp_path):
     table = answers_of(page, "Ann", lambda i: "yes")
-    for change, message in (
-        ({"kit": "other"}, r"a.csv, line 2: an answer to the kit 'other', not to"),
-        ({"item": "x"}, r"a.csv, line 2: the kit has no item 'x'"),
-        ({"answer": "perhaps"}, r"a.csv, line 2: answer 'perhaps' is none of yes, no, unclear, missing"),
-        ({"person": ""}, r"a.csv, line 2: the person has no name"),
-    ):
+    for column, value, message in (
+        ("kit", "other", "an answer to the kit 'other', not to"), ("item", "x", "the kit has no item 'x'"),
+        ("answer", "perhaps", "answer 'perhaps' is none of yes, no, unclear, missing"),
+        ("person", "", "the person has no name"),
+    ):  # fmt: skip
         spoilt = table.copy()
-        spoilt.loc[0, list(change)] = list(change.values())
+        spoilt.loc[0, column] = value
         spoilt.to_csv(tmp_path / "a.csv", index=False)
-        refuses(message, answers.read, page, [tmp_path / "a.csv"])
+        refuses(f"a.csv, line 2: {message}", answers.read, page, [tmp_path / "a.csv"])
     for name in ("a", "b"):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     with pytest.raises(ValueError, match=r"b.csv: 'Ann' answered \w+ in another file, too"):

@@ -4,10 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from processes import kill
 from test_boxes import official
 
 from sr4g_utils.dataset import inputs
@@ -28,7 +26,7 @@ class Server:
     """Serves one body: whole, broken off in the middle (once or always), slowly, or not at all."""
 
     def __init__(self, body: bytes) -> None:
-        self.body, self.mode, self.requests = body, "whole", 0
+        self.body, self.mode, self.requests, self.parts = body, "whole", 0, 0
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,10 +42,10 @@ class Server:
                 for at in range(0, length if broken else len(server.body), length):
                     with contextlib.suppress(OSError):
                         self.wfile.write(server.body[at : at + length])
+                    server.parts += 1
                     time.sleep(0.05 * (server.mode == "slow"))
 
-            def log_message(self, *_: object) -> None:
-                pass
+            def log_message(self, *_: object) -> None: ...
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, args=[0.02], daemon=True).start()
@@ -109,13 +107,8 @@ def test_killed_in_the_middle(server, tmp_path):
     server.mode = "slow"
     code = f"from sr4g_utils.store import files; from pathlib import Path; files.DATA = Path({str(files.DATA)!r});"
     code += f"files.download({NAME!r})"
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=files.ROOT, env=os.environ.copy())
-    while not server.requests:
-        assert child.poll() is None
-        time.sleep(0.05)
-    time.sleep(0.5)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    kill([sys.executable, "-c", code], lambda: server.parts > 9)
+    assert server.parts < len(server.body) // 1000
     assert not (tmp_path / "cache" / NAME).exists()
     server.mode = "whole"
     assert files.download(NAME).read_bytes() == server.body

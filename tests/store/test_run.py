@@ -1,7 +1,10 @@
-"""The run folder: stages, figures, tables and results."""
+"""The run folder: stages, figures, tables and results, and the processes that share one."""
 
 import html
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -206,8 +209,7 @@ def test_reading_what_is_not_there(run):
 def test_tables(run):
     table = pd.DataFrame({"relation": ["left of", "above"], "n": [1234567, 2], "kappa": [0.123456789, None]})
     assert run.table(table, "t", "A caption") is table
-    read = pd.read_csv(run.folder / "tables" / "t.csv")
-    pd.testing.assert_frame_equal(read, table)
+    pd.testing.assert_frame_equal(pd.read_csv(run.folder / "tables" / "t.csv"), table)
     markdown = (run.folder / "tables" / "t.md").read_text()
     assert markdown.startswith("**A caption**\n\n") and "1,234,567" in markdown and "0.1235" in markdown
     assert "–" in markdown and "nan" not in markdown.lower()
@@ -263,3 +265,15 @@ def test_names_in_a_table_part_no_cells_and_are_no_numbers(run):
     assert {line.count("|") for line in lines} == {3} and caption == "**Of a&#124;b and &#95;base**"
     assert [html.unescape(line.split("|")[1].strip()) for line in lines[2:]] == names
     assert (run.folder / "tables" / "names.tex").read_text().startswith("% Of a|b and _base\n")
+
+
+@pytest.mark.slow("kills and races")
+@pytest.mark.parametrize(("script", "arguments", "last"), [
+    ("kill.py", ["--number", "10", "--small"], "studies: the same bytes"),
+    ("together.py", ["--times", "3"], "16 processes at once, 3 times: 0 times something went wrong"),
+])  # fmt: skip
+def test_processes_that_are_killed_or_start_together_leave_the_bytes_of_one(script, arguments, last) -> None:
+    """A small part of what the scripts do at length."""
+    command, where = [sys.executable, files.ROOT / "tests" / script, *arguments], {"PYTHONPATH": str(files.ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **where}, timeout=900)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].endswith(last), done.stdout + done.stderr[-2000:]

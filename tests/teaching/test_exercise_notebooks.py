@@ -19,8 +19,8 @@ from sr4g_utils.teaching.answer import CounterExample
 
 FOLDER = ROOT / "notebooks" / "exercises"
 NAMES = sorted(path.name for path in (FOLDER / "source").iterdir())
-POINTS = {"1_relation": 10, "2_dice": 10, "3_laws": 14, "4_intervals": 12, "5_split": 11, "6_kappa": 7}
 OTHERS = [pytest.param(name, marks=pytest.mark.slow("kernels")) for name in NAMES[1:]]
+POINTS = {"1_relation": 10, "2_dice": 10, "3_laws": 14, "4_intervals": 12, "5_split": 11, "6_kappa": 7}
 
 
 def read(step: str, name: str) -> nbformat.NotebookNode:
@@ -61,10 +61,8 @@ def test_a_notebook_is_as_it_should_be_and_its_stripped_version_fails_every_chec
         else:
             try:
                 exec(cell.source, space)
-            except NotImplementedError:
-                pass
-            except ValueError as error:
-                assert "answer each picture once" in str(error)
+            except (NotImplementedError, ValueError) as error:
+                assert isinstance(error, NotImplementedError) or "answer each picture once" in str(error)
     plt.close("all")
     assert refusals >= 2
     text = json.dumps(read("release", name))
@@ -123,8 +121,7 @@ def course(tmp_path_factory):
     folder = tmp_path_factory.mktemp("course")
     shutil.copytree(FOLDER / "source", folder / "source")
     shutil.copy(FOLDER / "nbgrader_config.py", folder)
-    python(folder, "-m", "nbgrader", "generate_assignment", NAMES[0])
-    python(folder, "-c", RELEASE, *NAMES[1:])
+    python(folder, "-c", RELEASE, *NAMES)
     return folder
 
 
@@ -136,33 +133,9 @@ def test_the_released_version_is_what_nbgrader_makes_of_the_source(course, name)
 
 
 @pytest.mark.slow("nbgrader")
-def test_nbgrader_grades_a_class(course):
-    """Three students: one with the solutions, one who did nothing, one with a wrong answer and a check rewritten."""
-    api = pytest.importorskip("nbgrader.api", reason="nbgrader is not installed (the extra `teach`)")
-    name = "2_dice"
-    solved, untouched, wrong = (read(step, name) for step in ("source", "release", "release"))
-    released = {cell.id: cell for cell in read("release", name).cells}
-    for cell in solved.cells:  # a student hands in the released cells with their answers in them
-        cell.metadata = released[cell.id].metadata
-    for cell in wrong.cells:
-        if cell.id == "dice":
-            cell.source = 'prediction = {"OA": 80}'
-        if cell.id == "check_dice":
-            cell.source = "print('✓ trust me')"
-    for student, notebook in {"ada": solved, "ben": untouched, "eve": wrong}.items():
-        path = course / "submitted" / student / name / f"{name}.ipynb"
-        path.parent.mkdir(parents=True)
-        nbformat.write(notebook, path)
-    python(course, "-m", "nbgrader", "autograde", name)
-    with api.Gradebook(f"sqlite:///{course / 'gradebook.db'}", "sr4g") as book:
-        scores = {student: book.find_submission(name, student).score for student in ("ada", "ben", "eve")}
-        most = book.find_assignment(name).max_score
-    assert scores == {"ada": 7, "ben": 0, "eve": 0} and most == 10, "three points are for the essay, by hand"
-
-
-@pytest.mark.slow("nbgrader")
-def test_the_recipe_for_teachers_gives_a_right_answer_its_points_although_numpy_warns(tmp_path):
-    """The lines of docs/teaching.md in a fresh copy, with release/ as it is in git."""
+def test_the_recipe_for_teachers_grades_a_class(tmp_path):
+    """The lines of docs/teaching.md in a fresh copy, with release/ as it is in git. Three students: one with the
+    solutions, although numpy warns, one who did nothing, one with a wrong answer and a check rewritten."""
     api = pytest.importorskip("nbgrader.api", reason="nbgrader is not installed (the extra `teach`)")
     course, name = tmp_path / "exercises", "1_relation"
     git = ["git", "ls-files", "-z", FOLDER]
@@ -170,25 +143,30 @@ def test_the_recipe_for_teachers_gives_a_right_answer_its_points_although_numpy_
         (course / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(FOLDER / path, course / path)
     answers = {cell.id: cell.source for cell in read("source", name).cells if cell.metadata.get("nbgrader")}
-    handed_in = read("release", name)
-    for cell in handed_in.cells:
+    students = {student: read("release", name) for student in ("ada", "ben", "eve")}
+    for cell in students["ada"].cells:
         if cell.metadata.get("nbgrader", {}).get("solution"):
             cell.source = answers[cell.id]
         if cell.id == "above":
             cell.source = cell.source.replace("### BEGIN", "np.array([1.0]) / 0\n    ### BEGIN")
             cell.source = f"import numpy as np\n{cell.source}"
+    wrong = {"above": "def above(subject, object):\n    return False", "check_above": "print('✓ trust me')"}
+    for cell in students["eve"].cells:
+        cell.source = wrong.get(cell.id, cell.source)
     text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
     steps = [line.partition("#")[0].split() for line in re.findall(r"^nbgrader (.+)$", text, re.MULTILINE)]
     assert [step[0] for step in steps] == ["generate_assignment", "autograde", "formgrade", "generate_feedback"]
     for step in steps:
-        if step[0] == "autograde":
-            path = course / "submitted" / "ada" / name / f"{name}.ipynb"
+        for student, notebook in students.items() if step[0] == "autograde" else ():
+            path = course / "submitted" / student / name / f"{name}.ipynb"
             path.parent.mkdir(parents=True)
-            nbformat.write(handed_in, path)
+            nbformat.write(notebook, path)
         if step[0] != "formgrade":  # a page for a browser
             python(course, "-m", "nbgrader", *step)
     with api.Gradebook(f"sqlite:///{course / 'gradebook.db'}", "sr4g") as book:
-        assert book.find_submission(name, "ada").score == 7, "three points are for the essay, by hand"
+        scores = {student: book.find_submission(name, student).score for student in students}
+        most = book.find_assignment(name).max_score
+    assert scores == {"ada": 7, "ben": 0, "eve": 0} and most == 10, "three points are for the essay, by hand"
     assert (course / "feedback" / "ada" / name / f"{name}.html").is_file()
     warned = nbformat.read(course / "autograded" / "ada" / name / f"{name}.ipynb", as_version=4)
     assert "divide by zero" in next(cell for cell in warned.cells if cell.id == "check_above").outputs[0].text

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import warnings
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -28,10 +29,8 @@ def refused(check, *given, **options) -> str:
 
 
 def test_the_pairs_tell_all_relations_of_all_complete_rules_apart():
-    for name in ("above", "left of", "inside", "overlapping", "larger"):
-        for rules in ("visor", "sg2im"):
-            verdicts = [verdict for *_, verdict in relation._pairs(name, rules)]
-            assert 0.005 < np.mean(verdicts) < 0.995
+    for pair in product(("above", "left of", "inside", "overlapping", "larger"), ("visor", "sg2im")):
+        assert 0.005 < np.mean([verdict for *_, verdict in relation._pairs(*pair)]) < 0.995
     kinds = [kind for kind, *_ in relation._pairs("left of", "sg2im")]
     assert list(dict.fromkeys(kinds)) == list(relation.HINTS), "each kind occurs alone, in this order"
 
@@ -103,12 +102,11 @@ def test_an_answer_that_warns_is_accepted_and_nothing_is_written_to_stderr(capfd
     assert not told.err and "✓ above decides" in told.out and "divide by zero" in told.out
 
 
-def stops(subject, object):
-    x, y = subject
-    return x < y
-
-
 def test_what_is_no_answer_is_told():
+    def stops(subject, object):
+        x, y = subject
+        return x < y
+
     assert "returns None" in refused(relation.check_relation, lambda s, o: None, "above")
     line = stops.__code__.co_firstlineno + 1
     assert f"stops stops in line {line} with ValueError" in refused(relation.check_relation, stops, "above")
@@ -125,8 +123,6 @@ def test_the_expectation_is_what_many_throws_score(generator):
 
 
 RIGHT = {"OA": 64, "VISOR": 32, "VISOR_Cond": 50, "VISOR_1": 78.62, "VISOR_2": 38.4, "VISOR_3": 10, "VISOR_4": 1.05}
-
-
 PREDICTED = [
     ({"OA": 80}, "in the same image"), ({"OA": 0.64}, "given in percent"), ({"OA": 160}, "cannot be one"),
     ({"OA": None}, "Nothing is predicted for OA"), ({"VISOR_Cond": 32}, "count the white squares out"),
@@ -154,13 +150,9 @@ SOLVED = {
 
 
 def test_each_suspect_breaks_one_law_and_the_right_one_none():
-    broken = {
-        (name, suspect)
-        for name, law in SOLVED.items()
-        for suspect, metric in laws.METRICS.items()
-        if not all(law(metric, records) for records in laws.tables())
-    }
-    assert broken == set(laws.LAWS.items())
+    pairs = product(SOLVED, laws.METRICS)
+    broken = [(n, s) for n, s in pairs if not all(SOLVED[n](laws.METRICS[s], records) for records in laws.tables())]
+    assert set(broken) == set(laws.LAWS.items())
     (right,) = set(laws.METRICS) - set(laws.LAWS.values())
     for records in laws.tables():
         row = records.assign(relation="left of", subject="dog", object="cat", **dict.fromkeys(relations.NAMES, False))
@@ -198,8 +190,7 @@ def test_the_claims_are_what_the_intervals_say():
     assert told["c"] is bool(gain.high < 25) is True
     assert rows.high["before"] > rows.low["again"] and again.low > 0 and told["d"] is False
     assert both.low < 0 < both.high and told["e"] is False
-    possible = [25 * n for n in range(5)]
-    assert not any(after.low < score < after.high for score in possible) and told["f"] is False
+    assert not any(after.low < 25 * n < after.high for n in range(5)) and told["f"] is False
     assert told["g"] is bool(after.low < after.value - 2) is True
     intervals.check_claims(told)
     for letter, stands in told.items():
@@ -341,12 +332,10 @@ def test_judgements_of_people_are_read_with_care(tmp_path):
     assert kappa.read_judgements(path).equals(mine[kappa.COLUMNS].astype(str))
     mine.assign(answer=[" Yes", None, *mine.answer[2:]]).to_csv(path, index=False)
     assert kappa.read_judgements(path).answer.tolist() == ["yes", *mine.answer[2:]]
-    for change, told in (
-        ({"answer": "maybe"}, "kit.csv, row 2: the answer is 'maybe'; it must be yes or no"),
-        ({"picture": 0, "question": "?"}, "me answers '\\?' of picture 0 twice"),
-    ):
-        mine.assign(**change).to_csv(path, index=False)
-        refuses(told, kappa.read_judgements, path)
+    mine.assign(answer="maybe").to_csv(path, index=False)
+    refuses("kit.csv, row 2: the answer is 'maybe'; it must be yes or no", kappa.read_judgements, path)
+    mine.assign(picture=0, question="?").to_csv(path, index=False)
+    refuses("me answers '\\?' of picture 0 twice", kappa.read_judgements, path)
     kit = pd.DataFrame({"kit": "k", "person": "ann", "item": ["a", "b", "c", "d"], "seconds": 2})
     kit.assign(answer=["yes", "no", "missing", "unclear"]).to_csv(path, index=False)
     read_ = kappa.read_judgements(path)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from processes import until
 from sr4g_utils import relations
 from sr4g_utils.dataset import captions
 from sr4g_utils.dataset.boxes import COCO_CATEGORIES
-from sr4g_utils.relations import NAMES, RELATIONS, RULES, judge
+from sr4g_utils.relations import BY_NAME, NAMES, RULES, judge
 from sr4g_utils.store.files import ROOT
 from sr4g_utils.teaching import widget
 
@@ -90,29 +91,19 @@ def test_the_browser_judges_as_the_package(name, tmp_path):
 def test_the_browser_offers_the_package_s_rule_sets_and_writes_its_captions():
     assert {"visor", "sg2im", "sstd", "geneval"} <= set(OURS)
     assert set(OURS) <= set(json.loads(node("console.log(JSON.stringify(Object.keys(boxes.RULES)))")))
-    names = [
-        *(category.name for category in COCO_CATEGORIES[:40:4]),
-        "Apple",
-        "unicycle",
-        "hour glass",
-        "the_white cat",
-    ]
-    asked = [(s, r.name, o) for s in names for r in RELATIONS for o in names]
-    phrases = {r.name: r.phrase for r in RELATIONS}
-    given = json.dumps([(widget.options(s, o)["things"], phrases[r]) for s, r, o in asked])
+    others = ["Apple", "unicycle", "hour glass", "the_white cat"]
+    names = [*(category.name for category in COCO_CATEGORIES[:40:4]), *others]
+    asked = list(product(names, NAMES, names))
+    given = json.dumps([(widget.options(s, o)["things"], BY_NAME[name].phrase) for s, name, o in asked])
     template = json.dumps(widget.constants()["template"])
     code = f"console.log(JSON.stringify({given}.map(([things, phrase]) => boxes.caption(things, phrase, {template}))))"
     assert json.loads(node(code)) == [captions.caption(*each) for each in asked]
 
 
 def test_a_box_stays_within_the_picture_and_a_border_runs_where_it_should():
-    code = "console.log(JSON.stringify([{}]))".format(
-        ", ".join(
-            f"boxes.changed([{x}, 20, 100, 80], [{dx}, {dy}], {resize}, [640, 480])"
-            for x in (0, 300, 540) for dx, dy in ((-900, -900), (900, 900), (7.4, 0)) for resize in ("true", "false")
-        )
-    )  # fmt: skip
-    for x, y, w, h in json.loads(node(code)):
+    cases = product((0, 300, 540), ([-900, -900], [900, 900], [7.4, 0]), ("true", "false"))
+    made = [f"boxes.changed([{x}, 20, 100, 80], {by}, {resize}, [640, 480])" for x, by, resize in cases]
+    for x, y, w, h in json.loads(node(f"console.log(JSON.stringify([{', '.join(made)}]))")):
         assert x >= 0 and y >= 0 and w >= 15 and h >= 15 and x + w <= 640 and y + h <= 480
         assert (x, y, w, h) == (int(x), int(y), int(w), int(h))
     # the border runs where the verdict changes: every segment's ends lie on a diagonal, or a circle
@@ -122,8 +113,7 @@ def test_a_box_stays_within_the_picture_and_a_border_runs_where_it_should():
     inside = "(x, y) => (x - 50) ** 2 + (y - 30) ** 2 < 400"
     ring = json.loads(node(f"console.log(JSON.stringify(boxes.border({inside}, [100, 60])))"))
     assert all(abs(np.hypot(x - 50, y - 30) - 20) < 0.1 for x1, y1, x2, y2 in ring for x, y in ((x1, y1), (x2, y2)))
-    length = sum(np.hypot(x2 - x1, y2 - y1) for x1, y1, x2, y2 in ring)
-    assert length == pytest.approx(2 * np.pi * 20, rel=0.02)
+    assert sum(np.hypot(x2 - x1, y2 - y1) for x1, y1, x2, y2 in ring) == pytest.approx(2 * np.pi * 20, rel=0.02)
     assert node("console.log(boxes.border(() => 1, [100, 60]).length)") == "0\n"
 
 
@@ -152,8 +142,7 @@ def test_a_page_is_whole_asks_for_nothing_and_is_the_same_each_time_without_anyw
 
 def test_the_widget_hands_every_option_to_the_browser():
     pytest.importorskip("anywidget", reason="anywidget is not installed")
-    shown = widget.show(subject_box=(1, 2, 30, 40), rules="sstd")
-    state = shown.get_state()
+    state = widget.show(subject_box=(1, 2, 30, 40), rules="sstd").get_state()
     assert state["subject_box"] == [1, 2, 30, 40] and state["rules"] == "sstd" and state["size"] == list(SIZE)
     assert state["constants"] == json.loads(json.dumps(widget.constants())) and "export default" in state["_esm"]
     taken = re.findall(r'"(\w+)"', re.findall(r"const (?:SHARED|GIVEN) = (.*?);", widget.MODULE.read_text()).__str__())
@@ -168,8 +157,7 @@ def test_constants_are_the_package_s():
 
 
 def holding(driver) -> set[str]:
-    chips = driver.find_elements("css selector", ".sr4g-boxes li.holds")
-    return {chip.get_attribute("data-relation") for chip in chips}
+    return {e.get_attribute("data-relation") for e in driver.find_elements("css selector", ".sr4g-boxes li.holds")}
 
 
 def side(driver, role: str) -> list[float]:
@@ -262,8 +250,6 @@ def test_a_phone_shows_it_whole_light_and_dark_and_a_finger_drags(dark, tmp_path
         assert holding(driver) == judged(driver, "visor")
         colour = driver.execute_script("return getComputedStyle(document.querySelector('.sr4g-boxes output')).color")
         assert (sum(map(int, re.findall(r"\d+", colour)[:3])) > 380) == dark
-        if shots := os.environ.get("SR4G_SHOTS"):
-            driver.save_screenshot(f"{shots}/phone_{'dark' if dark else 'light'}.png")
 
 
 CELL = """\
@@ -339,8 +325,6 @@ def test_a_browser_drags_a_box_in_jupyterlab_and_python_hears_of_it(tmp_path):
         wait.until(lambda d: d.find_elements("css selector", ".jp-Notebook .jp-CodeCell"))
         wait.until(lambda d: d.find_elements("css selector", ".jp-Notebook-ExecutionIndicator[data-status='idle']"))
         wait.until(ready)
-        if shots := os.environ.get("SR4G_SHOTS"):
-            driver.save_screenshot(f"{shots}/jupyterlab.png")
         check_boxes_answer(driver)
         moved = tmp_path / "lab" / "moved"
         wait.until(lambda d: moved.is_file() and json.loads(moved.read_text()) == side(d, "subject"))

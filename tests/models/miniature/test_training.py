@@ -27,6 +27,7 @@ from sr4g_utils.relations import NAMES as RELATIONS
 from sr4g_utils.relations import judge
 from sr4g_utils.store.files import DATA
 
+SHIPPED = DATA / "models"
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
@@ -46,8 +47,8 @@ def test_every_caption_is_made_of_known_words_and_fits_and_lists_name_what_is_th
 
 def test_the_relations_that_the_base_meets_are_drawn_at_random():
     """Things that are there, in both orders; and a relation that is as often true as one drawn blindly would be."""
-    pool, rng = Pool.make(400, (0, 77)), np.random.default_rng(0)
-    scenes, texts = pool.unrelated(4000, rng)
+    pool = Pool.make(400, (0, 77))
+    scenes, texts = pool.unrelated(4000, np.random.default_rng(0))
     holds, blind, met = [], [], []
     for scene, text in zip(scenes, texts, strict=True):
         subject, relation, object = parse(text)
@@ -85,7 +86,7 @@ def test_the_threshold_lets_one_absent_name_in_a_hundred_pass():
 
 def states(model, triplets):
     """What a tower says of the subjects, and then of the objects."""
-    pipeline, _ = load_pipeline(DATA / "models" / model)
+    pipeline, _ = load_pipeline(SHIPPED / model)
     with torch.inference_mode():
         tokens = encode_texts(pipeline.tokenizer, [caption(*each) for each in triplets])
         two = pipeline.text_encoder(tokens).last_hidden_state[:, -4:-2].double().numpy()
@@ -150,33 +151,29 @@ def test_stock_diffusers_and_transformers_load_the_folders(exported):
     assert detector(**inputs).logits.shape == (1, 64, 1)
 
 
-@pytest.mark.slow("real training")
-def test_every_file_has_its_checksum(exported):
-    for folder in (exported / "tiny-sd", exported / "tiny-owlvit"):
+def check_sums(models):
+    folders = sorted(path.parent for path in models.rglob("SHA256SUMS"))
+    assert [folder.name for folder in folders] == ["tiny-owlvit", "tiny-sd"]
+    for folder in folders:
         sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
         files = [path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS"]
-        assert {path.relative_to(folder).as_posix() for path in files} == set(sums)
-        for path in files:
-            assert hashlib.sha256(path.read_bytes()).hexdigest() == sums[path.relative_to(folder).as_posix()]
+        found = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        assert found == sums
+
+
+@pytest.mark.slow("real training")
+def test_every_file_has_its_checksum(exported):
+    check_sums(exported)
     assert "linear probe, relation" in (exported / "README.md").read_text()
 
 
 def test_the_command_knows_every_part():
-    """It lists them without importing what trains them."""
-    assert tuple(STEPS) == __main__.PARTS
-
-
-SHIPPED = DATA / "models"
+    assert tuple(STEPS) == __main__.PARTS, "it lists them without importing what trains them"
 
 
 def test_shipped_models_are_whole_and_small_and_their_card_is_what_was_measured():
-    folders = sorted(path.parent for path in SHIPPED.rglob("SHA256SUMS"))
-    assert [folder.name for folder in folders] == ["tiny-owlvit", "tiny-sd"]
+    check_sums(SHIPPED)
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) <= 32 << 20
-    for folder in folders:
-        for line in (folder / "SHA256SUMS").read_text().splitlines():
-            value, name = line.split()
-            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value, name
     about = json.loads((SHIPPED / "training.json").read_text())
     assert (SHIPPED / "README.md").read_text() == export.card(about)
     assert about["scores"]["vae PSNR (dB), held-out scenes"] > 26 and about["scores"]["AP50 reconstructed"] > 0.9
