@@ -1,4 +1,4 @@
-"""Captions that lie beside images: GenEval's ``metadata.jsonl``, ``prompt.txt``, a text of the image's own name."""
+"""Captions that lie beside images: in ``metadata.jsonl``, in ``prompt.txt``, in a text of the image's own name."""
 
 import json
 from collections import defaultdict
@@ -7,7 +7,10 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-FORMS = (".txt", ".caption", ".json", ".jsonl")
+from ..dataset.prompt_files import read_cells
+
+FORMS = (".txt", ".caption", ".json", ".jsonl", ".csv")
+WHOLE = ("metadata", "prompt", "caption")  # names of files that speak of a folder's images
 LONGEST = 1 << 20  # bytes; a longer file is no caption
 
 Caption = tuple[str, str]  # the text, and the file that holds it
@@ -17,8 +20,8 @@ def captions_beside(folder: Path, images: Iterable[str], others: Iterable[str]) 
     """The caption of each image that has one beside it, and the file that holds it; paths within ``folder``.
 
     A caption is the first line of a text, or the "prompt", "caption" or "text" of a JSON object: in a file of the
-    image's own name (``.txt``, ``.caption``, ``.json``), in ``metadata.jsonl`` with its file_name, or, for all images
-    of a folder or of its ``samples``, in a ``metadata.jsonl`` or ``prompt.txt`` of one line.
+    image's own name (``.txt``, ``.caption``, ``.json``), in ``metadata.jsonl`` or ``.csv`` with its file_name, or, for
+    all images of a folder or of its ``samples``, in a file of one line whose name is one of ``WHOLE``.
 
     Raises:
         ValueError: the files beside an image say different things.
@@ -46,15 +49,17 @@ def _captions(folder: Path, at: str) -> dict[str, str]:
     """What a file says, by the name or stem of the image that it says it of."""
     path, text = PurePosixPath(at), (folder / at).read_text(encoding="utf-8-sig", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if path.name == "metadata.jsonl":
-        values = [_parsed(line) for line in lines]
-        named = {value["file_name"]: value for value in values if isinstance(value.get("file_name"), str)}
-        found = named or ({"": values[0]} if len(values) == 1 else {})
-        return {name: text for name, value in found.items() if (text := _caption(value))}
-    if path.suffix == ".jsonl" or (path.name == "prompt.txt" and len(lines) != 1):
-        return {}
-    caption = _caption(_parsed(text) if path.suffix == ".json" else {"text": lines[0] if lines else ""})
-    return {"" if path.name == "prompt.txt" else path.stem: caption} if caption else {}
+    values: list[dict[str, Any]] = [{"text": line} for line in lines]
+    if path.suffix == ".csv":
+        values = read_cells(folder / at).to_dict("records") if path.stem in WHOLE else []
+    elif path.suffix in (".json", ".jsonl"):
+        values = [_parsed(text)] if path.suffix == ".json" else [_parsed(line) for line in lines]
+    found = {value["file_name"]: value for value in values if isinstance(value.get("file_name"), str)}
+    if path.stem in WHOLE and len(values) == 1 and not found:
+        found = {"": values[0]}
+    elif path.stem not in WHOLE and path.suffix != ".jsonl" and values:
+        found = {path.stem: values[0]}
+    return {name: caption for name, value in found.items() if (caption := _caption(value))}
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ..dataset.names import key
 from ..dataset.photos import Photos
 from ..dataset.prompt_sets import check_prompts, others, read_prompts
 from ..models.sampling import Pixels
@@ -115,6 +116,7 @@ class _Rows:
         self.captions = list(map(_spoken, table.caption))
         for row, text in enumerate(self.captions):
             self.texts[text] = _SEVERAL if self.texts.get(text, _LEFT_OUT) != _LEFT_OUT else row
+        self.triplets: list[list[str]] | None = None  # made when first needed
         self.moved: list[str] = []  # images under another prompt's number
 
     def of_id(self, id: str) -> int | None:
@@ -140,7 +142,7 @@ class _Rows:
 
     def _of_caption(self, at: str, row: int | None, caption: str, file: str) -> int:
         """The row that a caption means, which is not (to the letter) that of the image's name."""
-        meant = self.texts.get(_spoken(caption))
+        meant = self.texts.get(_spoken(caption), self._in_other_words(caption, row))
         by_name = ""
         if row is not None and row >= 0:
             by_name = f", but by its name it is of prompt {self.table.prompt_id[row]}, {self.table.caption[row]!r}"
@@ -152,6 +154,18 @@ class _Rows:
         if by_name and meant != row:
             self.moved.append(at)
         return meant
+
+    def _in_other_words(self, caption: str, row: int | None) -> int | None:
+        """The row whose triplet a caption says: that of the image's name, or else the only one."""
+        try:
+            said = read_prompts([caption])[["subject", "relation", "object"]].iloc[0].map(key).tolist()
+        except ValueError:
+            return None
+        if self.triplets is None:
+            columns = (self.table[name].map(key) for name in ("subject", "relation", "object"))
+            self.triplets = list(map(list, zip(*columns, strict=True)))
+        rows = [place for place, triplet in enumerate(self.triplets) if triplet == said]
+        return row if row in rows else rows[0] if len(rows) == 1 else None
 
     def check_order(self, paths: list[str]) -> None:
         """Numbers that fit the prompts both ways, as <prompt>_<number> and as <number>_<prompt>.

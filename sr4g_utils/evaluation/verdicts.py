@@ -156,7 +156,9 @@ def _roles(
     code, labels = pd.factorize(table.label)
     meant = readings(labels, names)
     name = np.array([names.get_loc(meant[label]) if label in meant else -1 for label in labels], int)[code]
-    is_subject, is_object = ((at >= 0) & (name == names.get_indexer(pd.Index(own))[at]) for own in prompted)
+    wanted = [names.get_indexer(pd.Index(own)) for own in prompted]
+    is_subject, is_object = ((at >= 0) & (name == own[at]) for own in wanted)
+    _check_counted_from(prompts.prompt_id, table, at, [np.flatnonzero(name >= 0), name, *wanted])
     never = names.delete(np.unique(name[name >= 0])).tolist()
     unasked = (at >= 0) & (name < 0)
     strange = [labels[i] for i in np.unique(code[unasked])]
@@ -167,6 +169,29 @@ def _roles(
         allowed = None if most and len(never) < len(names) else 1.0  # all: NothingFound
         check_loss(source_of(table), {reason: len(never)}, len(names), "names", {reason: cause}, allow_loss=allowed)
     return is_subject, is_object, {"never_found": never, "other_boxes": int((at < 0).sum())}
+
+
+def _check_counted_from(
+    ids: pd.Series, table: pd.DataFrame, at: Int[np.ndarray, "box"], names: list[np.ndarray]
+) -> None:
+    """Raise ValueError where boxes bear the names of the prompts beside theirs, as ids from 1 in place of 0 make them.
+
+    ``names``: the boxes that bear a prompted name, the names (by number) of all boxes, and of all prompts' two things.
+    """
+    named, name, subject, object = names
+    if not (pd.api.types.is_integer_dtype(ids) and pd.api.types.is_integer_dtype(table.prompt_id) and len(named)):
+        return
+
+    def fits(row: Int[np.ndarray, "box"]) -> float:
+        return float(((row >= 0) & ((name == subject[row]) | (name == object[row])))[named].mean())
+
+    own, index = fits(at), pd.Index(ids)
+    for shift, remedy in ((-1, "subtract 1"), (1, "add 1")):
+        other = fits(index.get_indexer(table.prompt_id + shift))
+        if 1 - own > limit("allow_loss") and other > max(0.5, 2 * own):
+            told = f"{own:.0%} of the boxes bear a name of their own prompt, {other:.0%} one of prompt_id {shift:+d}"
+            remedy = f"is prompt_id counted from another number? {remedy} (SR4G_ALLOW_LOSS=1 takes it as it is)"
+            raise ValueError(f"{source_of(table)}: {told}: {remedy}")
 
 
 def _few(names: list[str]) -> str:

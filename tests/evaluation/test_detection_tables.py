@@ -215,18 +215,26 @@ def test_boxes_of_another_form_are_refused_unless_allowed(tmp_path, boxes, told,
 
 
 def test_ids_and_names_of_another_list_are_told(capsys):
-    boxes = table().assign(prompt_id=lambda boxes: boxes.prompt_id + 3)
+    boxes = table().assign(prompt_id=lambda boxes: boxes.prompt_id + 4)
     records = verdicts.verdicts(PROMPTS, boxes, 2)
     told = capsys.readouterr().err
-    assert "3 of 12 prompts (25%) are left out: without boxes; and 12 of 48 boxes have a prompt_id" in told
+    assert "4 of 12 prompts (33%) are left out: without boxes; and 16 of 48 boxes have a prompt_id" in told
     assert "such as 19: are these the prompts that were drawn?" in told and len(records) == 24
-    refuses("9 of 12 prompts", verdicts.verdicts, PROMPTS, boxes.assign(prompt_id=boxes.prompt_id + 6), 2)
+    refuses("8 of 12 prompts", verdicts.verdicts, PROMPTS, boxes.assign(prompt_id=boxes.prompt_id + 4), 2)
     verdicts.verdicts(PROMPTS[:6], table(), 2)  # of some prompts only
     verdicts.verdicts(PROMPTS, table()[:20], 2)  # a weak model
     assert not capsys.readouterr().err
     german = {"dog": "Hund", "tv": "Fernseher", "couch": "Sofabank", "wine glass": "Weinglas"}
     labels = table().assign(label=lambda boxes: boxes.label.replace(german))
     refuses("4 of 5 names .* never among the labels.* Are they spelt", verdicts.verdicts, PROMPTS, labels, 2)
+
+
+@pytest.mark.parametrize(("shift", "remedy"), [(1, "subtract 1"), (-1, "add 1")])
+def test_ids_that_are_counted_from_another_number_are_refused(shift, remedy, monkeypatch):
+    boxes = table().assign(prompt_id=lambda boxes: boxes.prompt_id + shift)
+    refuses(rf"100% one of prompt_id \{-shift:+d}.*{remedy}", verdicts.verdicts, PROMPTS, boxes, 2)
+    monkeypatch.setenv("SR4G_ALLOW_LOSS", "1")
+    assert len(verdicts.verdicts(PROMPTS, boxes, 2)) == 24
 
 
 def published(prompts: pd.DataFrame, table: pd.DataFrame) -> dict:

@@ -188,6 +188,8 @@ BESIDE = {  # where a caption stands, by what holds it
     "prompt.txt": ("{i}/samples/{n}.png", "{i}/prompt.txt", "{c}\n"),
     "of the same name": ("{i}_{n}.jfif", "{i}_{n}.txt", "{c}\nNegative prompt: ugly\nSteps: 20"),
     "JSON": ("photo {i}{n}.png", "photo {i}{n}.json", '{{"caption": "{c}", "seed": 3}}'),
+    "CSV": ("x{i}{n}.png", "metadata.csv", "file_name,text\nx{i}{n}.png,{c}\n"),
+    "a folder's JSON": ("{i}/samples/{n}.png", "{i}/metadata.json", '{{"prompt": "{c}"}}'),
     "file_name": ("x{i}{n}.png", "metadata.jsonl", '{{"file_name": "x{i}{n}.png", "text": "{c}"}}\n'),
 }
 
@@ -199,13 +201,26 @@ def test_a_caption_beside_an_image_wins_over_its_number(tmp_path, holder, capsys
     for i, n in product(range(4), range(2)):
         put(tmp_path, at := name.format(i=i, n=n), words := beside.format(i=i, n=n))
         expected[at] = captions[i]
-        with (tmp_path / words).open("a" if holder == "file_name" else "w") as file:
-            file.write(text.format(i=i, n=n, c=captions[i]))
+        written = text.format(i=i, n=n, c=captions[i])
+        with (tmp_path / words).open("a" if "file_name" in text else "w") as file:
+            file.write(written if file.tell() == 0 else written.removeprefix("file_name,text\n"))
     said = said_of(tmp_path, capsys, FORTY[:4])
     listed = list_images(tmp_path, FORTY[:4])
     assert dict(zip(listed.file_name, listed.caption, strict=True)) == expected and len(expected) == 8
     assert list(listed.image_index) == [0, 1] * 4
     assert ("8 of 8 images" in said and "another prompt's number" in said) == name.startswith("{i")
+
+
+def test_a_caption_in_other_words_says_the_same_triplet(tmp_path):
+    put(tmp_path, *(f"{i:05}/samples/0.png" for i in range(2)))
+    for i, words in enumerate(["A cup on the top of a TV.", "a dog on the left of a cat"]):
+        (tmp_path / f"{i:05}" / "prompt.txt").write_text(words)
+    assert list(list_images(tmp_path, PROMPTS.assign(prompt_id=[0, 1])).file_name) == [
+        "00001/samples/0.png",
+        "00000/samples/0.png",
+    ]
+    (tmp_path / "00000" / "prompt.txt").write_text("a cat on the left of a dog")
+    assert "that is no prompt's" in refusal(tmp_path, PROMPTS.assign(prompt_id=[0, 1]))
 
 
 def test_captions_that_contradict_are_refused(tmp_path):
