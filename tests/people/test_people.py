@@ -273,7 +273,7 @@ def test_published_systems_stand_beside_ours():
     assert table.loc["stable diffusion 1.4", "VISOR_Cond"] == 62.98 and table.source.notna().all()  # microsoft/VISOR
     row = table.loc["SD 1.5"]  # one row: of the detector that saw all images
     assert row.source == "scored by us from published boxes (Faster R-CNN)" and round(row.VISOR_Cond, 1) == 59.2
-    assert set(table.prompts) == {"seen objects", "SpatialBench-UC", "SR2D"} and len(table) == 6
+    assert set(table.prompts) == {"seen objects", "SpatialBench-UC", "SR2D"} and len(table) == 12
 
 
 @pytest.fixture(scope="module")
