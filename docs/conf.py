@@ -114,11 +114,12 @@ def write_tables(source: Path, folder: Path, name: str) -> bool:
         if path.parent.name != "tables" or path.suffix != ".md" or not path.is_file():
             continue
         caption, _, *lines = path.read_text(encoding="utf-8").splitlines()
+        lines, note = ([line for line in lines if line.startswith("|") is of_table] for of_table in (True, False))
         links = [_download(kind, path.with_suffix(f".{kind.lower()}"), path.stem, source) for kind in ("CSV", "TEX")]
         parts += [f"## {called[f'tables/{path.stem}']}. {caption.strip('*')}", " · ".join(links)]
         if len(lines) > ROWS + 2:
             parts.append(f"The first {ROWS} of {len(lines) - 2:,} rows; the CSV has all.")
-        parts.append("\n".join(lines[: ROWS + 2]))
+        parts += ["\n".join(lines[: ROWS + 2]), *filter(None, note)]
     if len(parts) > 1:
         write_text(source / "tables" / f"{name}.md", "\n\n".join(parts) + "\n")
     return len(parts) > 1

@@ -59,7 +59,7 @@ class Score:
         judged = self.judged
         if file := judged.get("published"):
             return f"verdicts as published in {file['file']} (sha256 {file['sha256'][:12]})"
-        detector, file = judged["detector"] or {"id": "a detector that is not named"}, judged["boxes"]
+        detector, file = judged.get("detector") or {"id": "a detector that is not named"}, judged.get("boxes")
         weights = f"sha256 {files.hash_of(detector['files'])[:12]}" if "files" in detector else None
         at = detector.get("commit") or detector.get("revision") or weights
         name = f"{detector['id']}@{at}" if at else detector["id"]
@@ -69,8 +69,9 @@ class Score:
     def on(self) -> str:
         """On which prompts and images."""
         prompts, images = self.judged["prompts"], self.judged["images"]["number"]
-        name, sha256 = prompts["name"], prompts["sha256"][:12]
-        return f"{prompts['number']:,} prompts of {name} (sha256 {sha256}), {images:,} images"
+        name, sha256, seed = prompts["name"], prompts["sha256"][:12], self.judged.get("seed")
+        text = f"{prompts['number']:,} prompts of {name} (sha256 {sha256}), {images:,} images"
+        return text if seed is None else f"{text}, seed {seed}"
 
     def how(self) -> str:
         """How the images were judged, in a paragraph."""
@@ -110,6 +111,22 @@ class Score:
 
     def _repr_html_(self) -> str:
         return f"{self.table().to_html(index=False, border=0)}<p>{html.escape(self.how())}</p>"
+
+
+def of_run(record: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
+    """The scores of a run, by set of objects and model, from its record: notebook 04's ``results/scores.json``."""
+    table, about = pd.DataFrame(record["rows"]), record["about"]
+    numbers = ["value", "low", "high", "chance"]
+    table[numbers] = table[numbers].astype(float)  # null where nothing can be measured
+    prompts = {"name": "the study", "left_out": 0, **about["prompts"]}
+    of_all = {name: about[name] for name in ("detector", "threshold", "pairs", "rules", "seed")}
+    scores_of = {}
+    for key, rows in table.groupby(["objects", "model"], sort=False):
+        drawn = rows[(rows.relation == "all") & (rows.metric == "OA")].iloc[0]
+        images = {"number": int(drawn["of"]), "counted": "those of the run"}
+        judged = of_all | {"boxes": None, "prompts": prompts | {"number": int(drawn.prompts)}, "images": images}
+        scores_of[key] = Score(rows, pd.DataFrame(), judged)
+    return scores_of
 
 
 def _number(value: float, low: float | None = None, high: float | None = None) -> str:

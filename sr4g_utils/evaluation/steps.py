@@ -42,6 +42,13 @@ def write_prompts(
     return run.stage("prompts_test.parquet", prompts.write_test_prompts, files, **drawn)
 
 
+def prompts_about(source: Any, drawn: Mapping[str, int], prompts: pd.DataFrame) -> dict[str, Any]:
+    """What a result says of its prompts: the set's or file's name, how many, of which objects, and their hash."""
+    name = "the study" if source is None else Path(str(source)).name
+    sha256 = prompt_sets.prompts_hash(prompts)
+    return {"name": name, "number": len(prompts), "drawn": dict(drawn), "sha256": sha256}
+
+
 def draw(
     run: Run, models: Mapping[str, Mapping[str, Any]], prompt_file: Path, options: Mapping[str, Any], dtype: str,
     place: str = "images",

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.score import Score, of_run
+from ..evaluation.scores import MAIN
 from ..store import files
 from ..store.files import read_json
 from . import crate, done, index, pages, profiles
@@ -152,8 +154,18 @@ def report(folder: Path, notebooks: dict[str, float | None]) -> dict[str, Any]:
         name: {"state": "skipped" if took is None else "run", "seconds": took or 0.0}
         for name, took in notebooks.items()
     }
+    scores = read_json(folder / "artifacts" / "results" / "scores.json") if "04_evaluation" in notebooks else None
     return {"folder": str(folder), "index": str(folder / "index.html"), "notebooks": states, "seconds": seconds,
-            "made": sums, "headline": [{key: row[key] for key in keys} for row in rows]}  # fmt: skip
+            "made": sums, "headline": [{key: row[key] for key in keys} for row in rows],
+            "scores": [_score(*key, score) for key, score in (of_run(scores) if scores else {}).items()]}  # fmt: skip
+
+
+def _score(objects: str, model: str, score: Score) -> dict[str, Any]:
+    """A model's main scores over all relations with their counts and chance, who judged them, and a line to cite."""
+    rows = score.to_json()["scores"]
+    keys = ("metric", "value", "low", "high", "count", "of", "chance")
+    main = [{key: row[key] for key in keys} for row in rows if row["relation"] == "all" and row["metric"] in MAIN]
+    return {"objects": objects, "model": model, "scores": main, "judged": score.judged, "cite": score.cite()}
 
 
 def in_words(record: dict[str, Any]) -> str:
@@ -166,4 +178,8 @@ def in_words(record: dict[str, Any]) -> str:
         if row["difference"] is not None:
             scores = f"{row['before']:.1f} → {row['after']:.1f}, {row['difference']:+.1f} points ({ends})"
             lines.append(f"{row['model']}, {row['objects']} objects: VISOR_Cond {scores}.")
+    for score in record["scores"] if len({score["model"] for score in record["scores"]}) == 1 else ():
+        chance = next(row["chance"] for row in score["scores"] if row["metric"] == "VISOR_Cond")
+        luck = "" if chance is None else f"; chance of VISOR_Cond: {chance:.1f}"
+        lines.append(f"{score['model']}, {score['objects']} objects: {score['cite']}{luck}")
     return "\n".join([*lines, f"Done. Open {record['index']}"])

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 from PIL import Image
 
+from ..evaluation.score import of_run
 from ..evaluation.scores import MAIN
 from ..evaluation.tables import WORLDS
 from ..store.files import read_json, write_text
@@ -108,6 +109,7 @@ def answers(folder: Path, names: Sequence[str], linked: Mapping[str, str] | None
         "headline": headline(folder, names),
         "metrics": list(MAIN),
         "scores": scores(folder),
+        "judged": judged(folder),
         "people": people(folder),
         "notebooks": notebooks(folder, names, linked),
         "made_with": [f"{key} {', '.join(values)}" for key, values in versions(folder).items()],
@@ -154,6 +156,16 @@ def scores(folder: Path) -> list[list[str]]:
         chance = _interval([records[-1].get("chance")])
         rows.append([objects, model, *values, chance, changes.get((objects, model), "–")])
     return rows
+
+
+def judged(folder: Path) -> dict[str, Any] | None:
+    """Who judged the scores, and a line to cite for each model and set of objects."""
+    record = read_json(folder / "artifacts" / "results" / "scores.json")
+    scores = of_run(record) if record else {}
+    if not scores:
+        return None
+    cites = {f"{model}, {objects} objects": score.cite() for (objects, model), score in scores.items()}
+    return {"by": next(iter(scores.values())).by(), "cites": cites}
 
 
 def people(folder: Path) -> list[list[str]]:

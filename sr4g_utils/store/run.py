@@ -55,6 +55,7 @@ class Run:
         self.notebook = notebook
         self.inputs: dict[str, str | None] = {}
         self.outputs: list[str] = []
+        self.note = ""  # what stands below each table: how its numbers were judged
         for part in ("artifacts", "figures", "tables", "notebooks"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         for part in ("figures", "tables", "artifacts/results", ".state"):
@@ -182,8 +183,8 @@ class Run:
         latex = tabulate(rows, headers, "latex_booktabs", missingval="--", **form)
         texts = {
             "csv": table.to_csv(index=False),
-            "md": f"**{markdown(caption)}**\n\n{markdown_table}",
-            "tex": f"% {' '.join(caption.split())}\n{latex}",
+            "md": f"**{markdown(caption)}**\n\n{markdown_table}" + (self.note and f"\n\n{markdown(self.note)}"),
+            "tex": f"% {' '.join(caption.split())}\n{latex}" + (self.note and f"\n% {self.note}"),
         }
         for suffix, text in texts.items():
             write_text(path := self.folder / "tables" / f"{name}.{suffix}", text.rstrip("\n") + "\n")

@@ -10,7 +10,7 @@ import pytest
 from browser import browser, check_fits, check_loads_nothing, check_nothing_asked
 from matplotlib import pyplot as plt
 
-from sr4g_utils.running import index, profiles
+from sr4g_utils.running import execute, index, profiles
 from sr4g_utils.store import files
 from sr4g_utils.store.files import ROOT
 from sr4g_utils.store.run import Run
@@ -137,7 +137,33 @@ def test_the_scores_are_the_recorded_ones(study):
         if row["relation"] == "all" and row["metric"] in index.MAIN:
             shown = f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
             assert any(line.startswith(f"{row['objects']} {row['model']} ") and shown in line for line in lines), row
+    judges = "Judged by boxes of tiny-owlvit@sha256 b93fb380a262, threshold 0.18, best pair, rules visor."
+    assert judges in soup.text and len(soup.select("details p")) == 6
     assert f"python {scores['provenance']['python']}" in soup.text and scores["provenance"]["machine"] in soup.text
+
+
+def test_a_run_of_one_model_says_its_score_and_who_judged_it_at_its_end(tmp_path):
+    """Also of three prompts, where there is no interval."""
+    record = files.read_json(RECORDED / "miniature" / "scores.json")
+    rows = [row for row in record["rows"] if row["model"] == "base" and row["objects"] == "all"]
+    path = tmp_path / "artifacts" / "results" / "scores.json"
+    files.write_json(path, record | {"rows": rows})
+    said = execute.report(tmp_path, {"04_evaluation": None})
+    (score,) = said["scores"]
+    assert {row["metric"] for row in score["scores"]} == set(index.MAIN) and score["judged"]["threshold"] == 0.18
+    words = execute.in_words(json.loads(json.dumps(said)))
+    judges = (
+        "392 prompts of the study (sha256 2d09c67d9168), 784 images, seed 0; boxes of tiny-owlvit@sha256 b93fb380a262"
+    )
+    assert f"base, all objects: {score['cite']}; chance of VISOR_Cond: 43.1" in words and judges in words
+    assert "OA 84.7 [81.7, 87.3], VISOR 38.3 [34.4, 42.3], VISOR_Cond 45.2 [40.9, 49.6]" in words
+    files.write_json(path, record | {"rows": [row | {"low": None, "high": None} for row in rows]})
+    assert "OA 84.7, VISOR 38.3, VISOR_Cond 45.2 (" in execute.in_words(execute.report(tmp_path, {"04_evaluation": 1}))
+    files.write_json(path, record)
+    assert (
+        "To cite" not in (words := execute.in_words(execute.report(tmp_path, {"04_evaluation": 1})))
+        and "OA" not in words
+    )
 
 
 COUNTS = "claim,reported,ours,ours / reported,source\ncaptions,9900000,9815810,0.99,arXiv\n"

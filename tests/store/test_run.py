@@ -265,6 +265,10 @@ def test_names_in_a_table_part_no_cells_and_are_no_numbers(run):
     assert {line.count("|") for line in lines} == {3} and caption == "**Of a&#124;b and &#95;base**"
     assert [html.unescape(line.split("|")[1].strip()) for line in lines[2:]] == names
     assert (run.folder / "tables" / "names.tex").read_text().startswith("% Of a|b and _base\n")
+    run.note = "Judged by a_ at 0.1"
+    run.table(pd.DataFrame({"a": [1]}), "judged", "A caption")
+    assert (run.folder / "tables" / "judged.md").read_text().endswith("|\n\nJudged by a&#95; at 0.1\n")
+    assert (run.folder / "tables" / "judged.tex").read_text().endswith("\n% Judged by a_ at 0.1\n")
 
 
 @pytest.mark.slow("kills and races")
