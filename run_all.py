@@ -13,6 +13,7 @@ Results are in RUNS/PROFILE: open index.html there. What has not changed since i
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -110,11 +111,13 @@ def main(argv: list[str] | None = None) -> int:
             return status
         if args.verify:
             return verify.verify(folder)
+        plan.check({name: profile[name] for name in names}, folder)
         held = [files.lock(folder / ".lock"), files.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)
     except (ValueError, OSError) as error:
-        print(f"run_all.py: {error}", file=sys.stderr)
+        closed = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES)
+        print(f"run_all.py: {error}{'; pass --runs DIR, a folder to write to' if closed else ''}", file=sys.stderr)
         return 2
     return work(names, profile, folder, args)
 
@@ -174,8 +177,7 @@ def swept(args: argparse.Namespace) -> int:
 def beside(runs: list[Path], into: Path) -> int:
     from sr4g_utils.running import summary  # imports scipy: not for --help
 
-    summary.main(runs, into)
-    return 0
+    return int(summary.main(runs, into) > 0)
 
 
 def stop_on_signals() -> None:

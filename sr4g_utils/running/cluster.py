@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,18 @@ class Job:
         return DelayedSubmission(self)
 
 
+LIMIT = 24 * 60  # minutes that a job has; submitit gives a local one two
+AGAIN = 20  # how often a job goes on when its time is up; submitit allows three
+
+
 def submit(
     commands: Mapping[str, Sequence[str]], folder: Path, where: str, jobs: int | None, options: Sequence[str]
 ) -> dict[str, Any]:
-    """Submit commands as an array of jobs, requeued when they are preempted or run out of time: submitit's by name.
+    """Submit commands as jobs, requeued when they are preempted or run out of time: submitit's by name.
 
     Args:
-        where: "slurm", or "local" for processes of this machine.
-        jobs: how many run at a time; None for as many as the cluster gives.
+        where: "slurm", an array; or "local" for processes of this machine, which are waited for.
+        jobs: how many run at a time; None for as many as the cluster gives, and for one on this machine.
         options: ``KEY=VALUE`` of submitit's executor, such as ``timeout_min=600`` or ``slurm_partition=gpu``.
 
     Raises:
@@ -47,7 +52,7 @@ def submit(
         import submitit
     except ImportError:
         raise ValueError("--on needs submitit: pip install 'sr4g_utils[cluster]', or pip install submitit") from None
-    values = {}
+    values: dict[str, Any] = {"timeout_min": LIMIT}
     for option in options:
         key, equals, text = option.partition("=")
         if not equals:
@@ -56,15 +61,51 @@ def submit(
     if jobs and where == "slurm":
         values["slurm_array_parallelism"] = jobs
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    shared = {"SR4G_STAGES": str(folder / ".stages")}
+    work = {name: Job(line, folder / f"{name}.txt", shared) for name, line in commands.items()}
     try:
-        executor = submitit.AutoExecutor(folder / ".submitit", cluster=where)
+        executor = submitit.AutoExecutor(folder / ".submitit", cluster=where, **{f"{where}_max_num_timeout": AGAIN})
         executor.update_parameters(name="sr4g", **values)
-        shared = {"SR4G_STAGES": str(folder / ".stages")}
+        limit = values["timeout_min"]
+        print(f"a job has {limit} min (--job timeout_min=…), and goes on up to {AGAIN} times when they are over")
+        if where == "local":
+            return _run_here(executor, work, jobs or 1)
         with executor.batch():
-            array = [executor.submit(Job(line, folder / f"{name}.txt", shared)) for name, line in commands.items()]
+            return {name: executor.submit(job) for name, job in work.items()}
     except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"--on {where}: {' '.join(str(error).split())}") from None
-    return dict(zip(commands, array, strict=True))
+
+
+def _run_here(executor: Any, work: Mapping[str, Job], most: int) -> dict[str, Any]:
+    """Jobs on this machine, ``most`` at a time, until all are through: submitit would start all of them at once."""
+    started: dict[str, Any] = {}
+
+    def wait(left: int) -> None:
+        while sum(not job.done() for job in started.values()) > left:
+            time.sleep(0.2)
+
+    try:
+        for name, job in work.items():
+            wait(most - 1)
+            started[name] = executor.submit(job)
+            print(f"{name}: job {started[name].job_id}, output {job.output}", flush=True)
+        wait(0)
+    except KeyboardInterrupt:
+        for job in started.values():
+            job.cancel()
+        raise
+    return started
+
+
+def failures(jobs: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Why each job that is through failed; one that was lost or whose time was up too often has no result."""
+    failed = {}
+    for name, job in jobs.items():
+        if (error := job.exception()) is not None:
+            output = folder / f"{name}.txt"
+            ended = isinstance(error, RuntimeError) or not output.is_file()
+            failed[name] = " ".join(str(error).split()) if ended else f"its job was lost; {reason(output)}"
+    return failed
 
 
 def reason(output: Path) -> str:

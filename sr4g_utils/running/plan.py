@@ -11,15 +11,18 @@ from typing import Any
 
 import msgspec
 
-from ..dataset.prompt_sets import SETS
+from ..dataset.prompt_sets import SETS, read_prompts
 from ..dataset.prompts import THINGS
 from ..models.sampling import Sampling, against_card, of_model, recommended_sampling
+from ..models.source import ModelError, Source
 from ..relations import NAMES
 from ..store import files
+from ..store.settings import meant
 from . import profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
 IMAGE_BYTES = 1.5  # of a lossless image, per pixel (measured at 512 × 512: 389 kB)
+WORDS = ("download", "templates")  # what a parameter may say in place of a model
 STATES = 5  # numbers of 4 bytes per weight while training: weight, average, gradient, two moments
 
 
@@ -53,16 +56,76 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
     return [line for title, lines in sections.items() if lines for line in (title, *lines)]
 
 
+def check(profile: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Look for the files and folders that a run is given, and read its prompts, before the first kernel starts.
+
+    Args:
+        profile: the parameters of each notebook that is to run. folder: the run folder.
+
+    Raises:
+        ValueError: one is not there, or the prompts cannot be read; parameter, path and remedy are named.
+    """
+    for notebook, own in profile.items():
+        for name, (annotation, _) in profiles.declared(notebook).items():
+            value = own.get(name)
+            if "PathLike" not in annotation or name == "run_folder" or value is None or value in WORDS:
+                continue
+            if name == "models":
+                for model, entry in value.items():
+                    _check_entry(f"{notebook}.models: {model}", entry, folder, "03_finetuning" in profile)
+            elif "dict" in annotation:
+                _check_model(f"{notebook}.{name}", value)
+            else:
+                for path in value if isinstance(value, list) else [value]:
+                    if str(path).partition(":")[0] not in profiles.NAMED_SOURCES and path not in SETS:
+                        _check_path(f"{notebook}.{name}", path)
+        if own.get("prompts") and own["prompts"] not in SETS:
+            read_prompts(own["prompts"])
+
+
+def _check_entry(where: str, entry: Mapping[str, Any], folder: Path, tunes: bool) -> None:
+    if "images" in entry:
+        _check_path(where, entry["images"])
+        if Path(entry["images"]).is_dir() and not any(files.walk(Path(entry["images"]))):
+            raise ValueError(f"{where}: the folder {entry['images']} is empty; name the folder that holds the images")
+    if "model" in entry:
+        _check_model(where, entry["model"])
+    if (unet := entry.get("unet")) and not (tunes and not Path(unet).is_absolute()):
+        _check_path(where, folder / "artifacts" / unet)
+
+
+def _check_model(where: str, value: Any) -> None:
+    try:
+        source = Source.of(value)
+    except ModelError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if source.folder and not Path(source.folder).exists():
+        raise ValueError(f"{where}: there is no folder {source.folder}{source.alike() or '; check the path'}")
+    if source.checksums:
+        _check_path(where, source.checksums)
+
+
+def _check_path(where: str, value: str | Path) -> None:
+    path = Path(value)
+    if not path.exists():
+        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ValueError(f"{where}: {path} is not there{meant(path.name, names)}; check the path")
+
+
 def _with_defaults(profile: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: {k: d for k, (_, d) in profiles.declared(name).items()} | dict(own) for name, own in profile.items()}
 
 
 def hours(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> dict[str, float]:
     """A profile's hours on each GPU for which the rates of all its work are noted; arguments as in :func:`plan`."""
-    work = {kind: images for kind, images in _images(_with_defaults(profile)).items() if images != 0}
+    return _hours(_images(_with_defaults(profile)), notes.get("rates") or {})
+
+
+def _hours(images: Mapping[str, int | None], by_gpu: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    work = {kind: number for kind, number in images.items() if number != 0}
     times = {}
-    for gpu, rates in (notes.get("rates") or {}).items():
-        rate = rates | {"validate": rates.get("generate")}
+    for gpu, rates in by_gpu.items():
+        rate: dict[str, Any] = {**rates, "validate": rates.get("generate")}
         if work and all(images and rate.get(kind) for kind, images in work.items()):
             times[gpu] = sum(images / rate[kind] / 3600 for kind, images in work.items() if images)
     return times
@@ -189,4 +252,5 @@ def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None
         ]
         number = "all prompts' images" if images is None else f"{images:,.0f} images to {purposes[kind]}"
         lines.append(f"  {number}: {'; '.join(hours) or 'GPU hours not measured (run `make bench` and note the rate)'}")
-    return lines
+    total = _hours(work, about.rates)
+    return lines + [f"  in all: {value:,.1f} GPU hours on {gpu}" for gpu, value in total.items()]

@@ -1,6 +1,7 @@
 """Several runs beside each other: scores, seeds, paired differences, and what differed between the runs."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -209,8 +210,15 @@ def differences(runs: Sequence[Finished]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-def main(folders: Sequence[Path], into: Path) -> None:
+def lost(folders: Sequence[Path]) -> list[Path]:
+    """The folders of sweeps' runs, among some folders, that have no scores: they failed, or their jobs were lost."""
+    runs = [path.parent / path.name.removesuffix(".yaml") for folder in folders for path in folder.glob("*.yaml")]
+    return sorted(run for run in runs if not _results(run))
+
+
+def main(folders: Sequence[Path], into: Path) -> int:
     """``run_all.py --summary``: write ``summary.html`` and ``summary.csv`` for all finished runs in some folders.
+    Returns the number of runs of a sweep that are missing.
 
     Raises:
         ValueError: one of them holds no finished run.
@@ -231,6 +239,11 @@ def main(folders: Sequence[Path], into: Path) -> None:
     if len(runs) > 1 and every.empty:
         print("No two of the runs have verdicts on the same prompts: there are no differences between them.")
     print(f"{len(runs)} runs beside each other: {into / 'summary.html'} and summary.csv")
+    missing = lost(folders)
+    for run in missing:
+        why = "it is not through, failed or was lost"
+        print(f"MISSING: {run.name} has no scores: {why}; see {run}.txt", file=sys.stderr)
+    return len(missing)
 
 
 def _page(runs: Sequence[Finished], scores: pd.DataFrame, seeds: Sequence[pd.DataFrame], every: pd.DataFrame) -> str:

@@ -103,23 +103,30 @@ def run(
     The processes keep ``held``, the descriptor of the sweep's lock: a sweep that is killed leaves its runs at work, and
     nobody starts them a second time. A KeyboardInterrupt goes on after the runs at work were asked to stop and did.
     """
-    waiting, failed = list(commands), {}
+    waiting, failed, took = list(commands), {}, []
+    shown: dict[str, str] = {}  # by run, how far it is
     at_work: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     options: dict[str, Any] = {"env": environment(folder, jobs), "start_new_session": True, "pass_fds": [held]}
     try:
         while waiting or at_work:
             while waiting and len(at_work) < jobs:
                 name = waiting.pop(0)
-                say(f"{name}: started")
+                say(f"{name}: started; output {folder / name}.txt")
                 with (folder / f"{name}.txt").open("w") as output:
                     process = subprocess.Popen(commands[name], stdout=output, stderr=subprocess.STDOUT, **options)
                 at_work[name] = process, time.monotonic()
             time.sleep(0.1)
             for name, (process, began) in list(at_work.items()):
                 if process.poll() is None:
+                    if (at := standing(folder / f"{name}.txt")) != shown.get(name, ""):
+                        say(f"{name}: {at}")
+                    shown[name] = at
                     continue
                 del at_work[name]
-                say(f"{name}: {'failed' if process.returncode else 'done'} in {time.monotonic() - began:.0f} s")
+                took.append(time.monotonic() - began)
+                left = len(waiting) + len(at_work)
+                rest = f"; {left} left, some {sum(took) / len(took) * left / jobs / 60:.1f} min" if left else ""
+                say(f"{name}: {'failed' if process.returncode else 'done'} in {took[-1]:.0f} s{rest}")
                 if process.returncode:
                     failed[name] = cluster.reason(folder / f"{name}.txt")
     finally:
@@ -128,6 +135,14 @@ def run(
         for process, _ in at_work.values():
             process.wait()
     return failed
+
+
+def standing(output: Path) -> str:
+    """How far a run is, of its output's end: "[2/5] 02_dataset"; "" if no notebook has begun."""
+    with output.open("rb") as file:
+        file.seek(max(0, output.stat().st_size - 8192))
+        found = re.findall(rb"\[\d+/\d+\] [0-9a-z_]+(?=:)", file.read())
+    return found[-1].decode() if found else ""
 
 
 def tell(args: Namespace, points: Mapping[str, list[str]], folder: Path) -> None:
@@ -182,11 +197,14 @@ def main(args: Namespace, options: Sequence[str]) -> tuple[int, list[Path]]:
     commands = {name: command(path, options) for name, path in paths.items()}
     if args.on:
         jobs = cluster.submit(commands, folder, args.on, args.jobs, args.job)
-        for name, job in jobs.items():
-            print(f"{name}: job {job.job_id}, output {folder / name}.txt")
-        print(f"{len(jobs)} jobs submitted; when they are through: run_all.py --summary {folder}")
-        return 0, []
-    failed = run(commands, folder, args.jobs or 1, lambda text: print(text, flush=True), held.fileno())
+        if args.on != "local":
+            for name, job in jobs.items():
+                print(f"{name}: job {job.job_id}, output {folder / name}.txt")
+            print(f"{len(jobs)} jobs submitted; when they are through: run_all.py --summary {folder} names those lost")
+            return 0, []
+        failed = cluster.failures(jobs, folder)
+    else:
+        failed = run(commands, folder, args.jobs or 1, lambda text: print(text, flush=True), held.fileno())
     for name, why in failed.items():
         print(f"run_all.py: {name} failed: {why}", file=sys.stderr)
     return int(bool(failed)), [folder / name for name in points if name not in failed]

@@ -73,6 +73,9 @@ def verify(folder: Path) -> int:
     """
     results = compared(folder)
     if not results:
+        if (files.DATA / "profiles" / f"{folder.name}.yaml").is_file():
+            why = "on purpose: its numbers are of a test, of your own models or of a sweep"
+            raise ValueError(f"--verify: the profile {folder.name} has no record, {why}; --summary compares two runs")
         raise ValueError(f"--verify: data/results holds nothing of the profile {folder.name}; --record puts it there")
     for name, lines in results.items():
         print(f"{name}: {'differs' if lines else 'agrees'}")

@@ -104,7 +104,7 @@ def test_a_second_run_repeats_nothing_and_a_new_threshold_draws_nothing(study):
     assert image.stat().st_mtime_ns == made
     assert json.loads((study / "artifacts" / "results" / "scores.json").read_text())["about"]["threshold"] == 0.2
     verified = run_all(study.parent, "--verify")
-    assert verified.returncode == 2 and "data/results holds nothing of the profile smoke" in verified.stderr
+    assert verified.returncode == 2 and "the profile smoke has no record, on purpose" in verified.stderr
 
 
 def test_any_model_is_evaluated_on_a_file_of_two_prompts(tmp_path):

@@ -158,10 +158,12 @@ def test_a_run_of_one_model_says_its_score_and_who_judged_it_at_its_end(tmp_path
     assert f"base, all objects: {score['cite']}; chance of VISOR_Cond: 43.1" in words and judges in words
     assert "OA 84.7 [81.7, 87.3], VISOR 38.3 [34.4, 42.3], VISOR_Cond 45.2 [40.9, 49.6]" in words
     files.write_json(path, record | {"rows": [row | {"low": None, "high": None} for row in rows]})
-    assert "OA 84.7, VISOR 38.3, VISOR_Cond 45.2 (" in execute.in_words(execute.report(tmp_path, {"04_evaluation": 1}))
+    assert "OA 84.7, VISOR 38.3, VISOR_Cond 45.2 (" in execute.in_words(
+        execute.report(tmp_path, {"04_evaluation": 1.0})
+    )
     files.write_json(path, record)
     assert (
-        "To cite" not in (words := execute.in_words(execute.report(tmp_path, {"04_evaluation": 1})))
+        "To cite" not in (words := execute.in_words(execute.report(tmp_path, {"04_evaluation": 1.0})))
         and "OA" not in words
     )
 

@@ -69,3 +69,33 @@ def test_every_profile_has_a_plan_and_the_default_downloads_nothing() -> None:
     assert "annotations_trainval2017.zip: 0.25 GB" in plans["coco"] and "val2017.zip: 0.82 GB" not in plans["coco"]
     with pytest.raises(ValueError, match="unknown field `speed`; its keys are gigabytes, unet_parameters"):
         lines("paper", speed=3)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"prompts": "mine.csv"}, r"prompts: .*/mine\.csv is not there .did you mean 'mine2\.csv'"),
+    ({"prompts": "wrong.csv"}, r"wrong\.csv: .*column"),
+    ({"models": "{a: {images: pictres}}"}, r"models: a: .*/pictres is not there .did you mean 'pictures'"),
+    ({"models": "{a: {images: empty}}"}, r"models: a: the folder .*/empty is empty"),
+    ({"models": "{a: {model: ./tiny}}"}, r"models: a: there is no folder .*/tiny"),
+    ({"models": "{a: {model: x/y, unet: finetune_main/last}}"}, r"models: a: .*finetune_main/last is not there"),
+    ({"detector": "{folder: gone}"}, r"detector: there is no folder .*/gone"),
+    ({"detector": "{id: a/b, checksums: sums}"}, r"detector: .*/sums is not there"),
+    ({"detector": "{name: a/b}"}, r"detector: model: .*unknown field `name`"),
+    ({"val_annotations": "gone.json"}, r"val_annotations: .*/gone\.json is not there"),
+])  # fmt: skip
+def test_what_is_not_there_is_told_before_the_first_kernel_starts(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("pictures", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pictures" / "0.png").write_text("")
+    (tmp_path / "mine2.csv").write_text("subject,relation,object\ndog,left of,cat\n")
+    (tmp_path / "wrong.csv").write_text("subjekt,relation,object\ndog,left of,cat\n")
+    (tmp_path / "p.yaml").write_text("04_evaluation: {prompts: mine2.csv, models: {a: {images: pictures}}}\n")
+
+    def check(*settings: str) -> None:
+        plan.check(profiles.load_profile("p.yaml", list(settings), tmp_path / "run"), tmp_path / "run")
+
+    check("inception=download", "second_judge=templates", "val_photos=miniature", "detector=a/b", "prompts=sr2d")
+    with pytest.raises(ValueError, match=message) as caught:
+        check(*(f"{key}={value}" for key, value in settings.items()))
+    assert "\n" not in str(caught.value)

@@ -208,3 +208,11 @@ def test_a_run_of_few_prompts_has_no_intervals_and_runs_without_a_common_prompt_
     make_run(tmp_path / "a" / "other", 0, "visor", prompts.tail(3))
     assert differences_of(tmp_path / "a").empty
     assert "No two of the runs have verdicts on the same prompts" in capsys.readouterr().out
+
+
+def test_a_run_of_a_sweep_that_was_lost_is_named(tmp_path, capsys):
+    make_run(tmp_path / "seed=0", 0, "visor", make_prompts(4).assign(caption=lambda t: t.prompt_id.astype(str)))
+    for name in ("seed=0", "seed=1,lr=0.5"):
+        (tmp_path / f"{name}.yaml").write_text("04_evaluation:\n")
+    assert summary.main([tmp_path], tmp_path) == 1
+    assert "MISSING: seed=1,lr=0.5 has no scores: it is not through, failed or was lost" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import processes
 import pytest
@@ -174,10 +175,64 @@ def test_a_sweep_that_is_killed_leaves_runs_that_nobody_starts_twice(study):
 def test_jobs_of_a_cluster(study):
     pytest.importorskip("submitit", reason="needs the extra `cluster`: pip install submitit")
     output = study(*GRID, "--on", "local", "--job", "timeout_min=5")
-    assert len(re.findall(r"n=\d,shade=\w+: job \d+", output)) == 4 and "4 jobs submitted" in output
+    assert len(re.findall(r"n=\d,shade=\w+: job \d+", output)) == 4 and "a job has 5 min" in output
     for name in ("n=1,shade=red", "n=1,shade=blue", "n=2,shade=red", "n=2,shade=blue"):
         wait_for(study.results / name / ".state" / "01_one.done.json")
     assert study.made() == ALL
+
+
+class FakeJob:
+    """A job of submitit that is through when it was looked at three times."""
+
+    def __init__(self, job: object, number: int, error: Exception | None) -> None:
+        self.job, self.job_id, self.error, self.looks = job, number, error, 0
+
+    def done(self) -> bool:
+        self.looks += 1
+        return self.looks > 3
+
+    def exception(self) -> Exception | None:
+        return self.error
+
+
+def test_jobs_here_run_so_many_at_a_time_and_one_that_is_lost_fails_the_sweep(tmp_path, monkeypatch, capsys):
+    from sr4g_utils.running import cluster
+
+    monkeypatch.setattr(cluster.time, "sleep", lambda _: None)
+    most, made = [], []
+    errors = [None, RuntimeError("the cat is missing"), LookupError("Job has not produced any output"), None, None]
+
+    def submit(job: object) -> FakeJob:
+        most.append(1 + sum(other.looks <= 3 for other in made))
+        made.append(FakeJob(job, len(made), errors[len(made)]))
+        return made[-1]
+
+    (tmp_path / "c.txt").write_text("[2/5] 02_dataset: done\n")
+    work = {name: cluster.Job(["true"], tmp_path / f"{name}.txt", {}) for name in "abcde"}
+    jobs = cluster._run_here(SimpleNamespace(submit=submit), work, 2)
+    assert (
+        max(most) == 2 and all(job.looks > 3 for job in jobs.values()) and "e: job 4, output" in capsys.readouterr().out
+    )
+    failed = cluster.failures(jobs, tmp_path)
+    assert failed["b"] == "the cat is missing" and failed["c"].startswith("its job was lost; [2/5] 02_dataset: done")
+    assert list(failed) == ["b", "c"]
+
+
+def test_a_sweep_says_how_far_its_runs_are_and_how_long_the_rest_takes(tmp_path):
+    script = "echo '[1/2] 01_one:  50%|'; echo '[2/2] 02_two: done in 1 s'; while [ ! -e {0}.go ]; do sleep 0.1; done"
+    told: list[str] = []
+
+    def say(text: str) -> None:
+        told.append(text)
+        if "[2/2] 02_two" in text:
+            (tmp_path / f"{text.partition(':')[0]}.go").touch()
+
+    commands = {name: ["sh", "-c", script.format(tmp_path / name)] for name in ("a", "b")}
+    with (tmp_path / ".lock").open("w") as held:
+        assert sweep.run(commands, tmp_path, 1, say, held.fileno()) == {}
+    assert f"a: started; output {tmp_path}/a.txt" in told and "a: [2/2] 02_two" in told
+    assert re.search(r"a: done in \d+ s; 1 left, some \d+\.\d min", "\n".join(told))
+    assert re.fullmatch(r"b: done in \d+ s", told[-1])
 
 
 def test_a_job_goes_on_when_its_time_is_up(tmp_path):
