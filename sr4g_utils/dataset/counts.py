@@ -54,6 +54,14 @@ def funnel(tables: dict[str, BoxTable], frequencies: dict[str, pd.DataFrame]) ->
     return pd.DataFrame(columns).rename_axis("step").reset_index()
 
 
+def never_together(table: BoxTable) -> list[tuple[str, str]]:
+    """The pairs of categories that share no image, in the order of ids (``data/apart.yaml`` holds train2017's)."""
+    shown = np.zeros((len(table.image_id), len(table.names)), bool)
+    shown[table.image, table.category] = True
+    shared = shown.T.astype(np.int32) @ shown.astype(np.int32)
+    return [(table.names[i], table.names[j]) for i, j in np.argwhere(np.triu(shared == 0, 1))]
+
+
 def object_frequencies(frequencies: pd.DataFrame) -> pd.DataFrame:
     """Captions that name each category, as subject, as object and in either place; most frequent first."""
     sums = {f"as_{side}": frequencies.groupby(side).n_images.sum() for side in ("subject", "object")}

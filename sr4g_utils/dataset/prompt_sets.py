@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..relations import BY_NAME, NAMES, RELATIONS, family
-from ..store.files import DATA, download, write_table, write_text
+from ..store.files import DATA, download, shipped, write_table, write_text
 from ..store.limits import check_loss
 from . import boxes
 from .captions import caption, with_article
@@ -117,6 +117,17 @@ def read_prompts(source: str | Path | pd.DataFrame | Sequence[Any]) -> pd.DataFr
         raise ValueError(f"prompts: {str(source)!r} is neither a file nor one of {', '.join(SETS)}")
     rows = read_rows(path)
     return _of_table(rows, str(source)) if isinstance(rows, pd.DataFrame) else _of_rows(rows, str(source))
+
+
+MET = ("together", "never together")  # two things of a prompt, in the photos of COCO train2017
+
+
+def with_met(table: pd.DataFrame) -> pd.DataFrame:
+    """The prompts with ``met``: do their two things share a photo of COCO train2017? 491 of its 3,160 pairs never do:
+    no fine-tuning on it shows the pair, whatever the captions name. For prompts of COCO's names."""
+    apart = {frozenset((one, other)) for one, others in shipped("apart.yaml").items() for other in others}
+    pairs = map(frozenset, zip(table.subject, table.object, strict=True))
+    return table.assign(met=[MET[pair in apart] for pair in pairs])
 
 
 def prompts_hash(table: pd.DataFrame) -> str:
@@ -276,13 +287,13 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
 @prompt_set("sr2d", 25_280)
 def _sr2d() -> pd.DataFrame:
     published = json.loads(sr2d([category.name for category in boxes.COCO_CATEGORIES]))
-    return _of_rows(dict(enumerate(published, 1)), "sr2d")
+    return with_met(_of_rows(dict(enumerate(published, 1)), "sr2d"))
 
 
 @prompt_set("sr4g", 62_460)
 def _sr4g() -> pd.DataFrame:
     """What :func:`prompts.write_study_prompts` makes of COCO train2017's boxes, with 16 categories held out."""
-    return pd.read_parquet(DATA / "prompts" / "sr4g.parquet")
+    return with_met(pd.read_parquet(DATA / "prompts" / "sr4g.parquet"))
 
 
 @prompt_set("geneval", 100)

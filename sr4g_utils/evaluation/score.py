@@ -54,6 +54,18 @@ class Score:
             rows.append({"relation": relation, "prompts": prompts, **cells, "chance": table.chance["VISOR_Cond"]})
         return pd.DataFrame(rows)
 
+    def per_pair(self) -> pd.DataFrame:
+        """A row for the prompts whose two things share a photo of COCO train2017, and one for those whose never do; no
+        row for other prompts than COCO's."""
+        rows = []
+        for name, part in self.verdicts.groupby("met") if "met" in self.verdicts else ():
+            own = Score(scores(part).merge(chances(part), how="left"), part, self.judged).table().set_index("metric")
+            cells = {metric: f"{own.percent[metric]} ({own.counts[metric]})" for metric in MAIN}
+            rows.append(
+                {"things": name, "prompts": part.prompt_id.nunique(), **cells, "chance": own.chance["VISOR_Cond"]}
+            )
+        return pd.DataFrame(rows)[::-1].reset_index(drop=True)
+
     def by(self) -> str:
         """Who or what judged: the detector, the threshold, the pairs of boxes and the rules."""
         judged = self.judged
@@ -90,7 +102,8 @@ class Score:
     def to_json(self) -> dict[str, Any]:
         """All of it but the verdicts, as JSON can hold it; null is a score of 0 / 0, or an interval of too few."""
         rows = self.scores.astype(object).where(self.scores.notna(), None)
-        return {"scores": rows.to_dict("records"), "judged": self.judged, "cite": self.cite()}
+        pairs = self.per_pair().to_dict("records")
+        return {"scores": rows.to_dict("records"), "pairs": pairs, "judged": self.judged, "cite": self.cite()}
 
     def write(self, folder: str | Path) -> None:
         """Leave scores.csv, scores.parquet, scores.json and verdicts.parquet in a folder; of a folder of images also
@@ -107,10 +120,13 @@ class Score:
             gallery.write_page(page, {self.folder.resolve().name: (gallery.address(self.folder, page), shown)})
 
     def __str__(self) -> str:
-        return f"{self.table().to_string(index=False)}\n\n{textwrap.fill(self.how(), 100)}\n\nTo cite: {self.cite()}"
+        pairs = "" if (table := self.per_pair()).empty else f"{table.to_string(index=False)}\n\n"
+        how = textwrap.fill(self.how(), 100)
+        return f"{self.table().to_string(index=False)}\n\n{pairs}{how}\n\nTo cite: {self.cite()}"
 
     def _repr_html_(self) -> str:
-        return f"{self.table().to_html(index=False, border=0)}<p>{html.escape(self.how())}</p>"
+        tables = [table.to_html(index=False, border=0) for table in (self.table(), self.per_pair()) if len(table)]
+        return f"{''.join(tables)}<p>{html.escape(self.how())}</p>"
 
 
 def of_run(record: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
@@ -201,8 +217,14 @@ def _score(records: pd.DataFrame, table: pd.DataFrame, prompts: Any, by: dict[st
         "intervals": {"level": 0.95, "over": "prompts", "resamples": 0, "seed": None},
         "version": __version__,
     }
-    by_chance = chance(records).rename(columns={"value": "chance"})
-    return Score(scores(records).merge(by_chance, on=["relation", "metric"], how="left"), records, judged)
+    if "met" in table and table.met.nunique() > 1:
+        records = records.assign(met=records.prompt_id.map(table.set_index("prompt_id").met))
+    return Score(scores(records).merge(chances(records), how="left"), records, judged)
+
+
+def chances(records: pd.DataFrame) -> pd.DataFrame:
+    """:func:`scores.chance`, its value under the name chance."""
+    return chance(records).rename(columns={"value": "chance"})
 
 
 def _is_published(path: Path) -> bool:

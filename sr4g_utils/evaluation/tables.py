@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..dataset.prompt_sets import MET
 from ..dataset.prompts import OBJECT_SETS
 from ..store.files import read_json, read_table, reported, write_table
 from . import scores, selection, statistics, verdicts
@@ -52,12 +53,16 @@ def judged_line(about: Mapping[str, Any]) -> str:
 
 
 def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
-    """Each set of objects that occurs, and its prompts' ids; "all" last, if there is more than one."""
+    """Each set of objects that occurs, and its prompts' ids; "all", if there is more than one; and the pairs of things
+    that fine-tuning's photos show together, or never, if there are both (:func:`prompt_sets.with_met`)."""
     for name in (*OBJECT_SETS, "all"):
         if (prompts.objects == name).any():
             yield name, prompts.prompt_id[prompts.objects == name]
     if prompts.objects.nunique() > 1:
         yield "all", prompts.prompt_id
+    if "met" in prompts and prompts.met.nunique() > 1:
+        for name in MET:
+            yield name, prompts.prompt_id[prompts.met == name]
 
 
 def outcomes(models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

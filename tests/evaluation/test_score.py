@@ -12,7 +12,7 @@ from scipy import special
 from slowly import VISORS
 
 from sr4g_utils import __version__, score
-from sr4g_utils.dataset.prompt_sets import prompts_hash
+from sr4g_utils.dataset.prompt_sets import prompts_hash, read_prompts
 from sr4g_utils.evaluation import score as score_module
 from sr4g_utils.evaluation.detections import read_visor_results
 from sr4g_utils.evaluation.scores import MAIN, chance, scores
@@ -147,3 +147,21 @@ def test_mistakes_are_named(tmp_path):
     }.items():  # fmt: skip
         refuses(message, score, **arguments)
     refuses(r"not ndarray of float64 \(40, 60\)", score_module._pixels, pixels[..., 0] * 1.0)
+
+
+def test_things_that_never_meet_have_a_row_of_their_own():
+    prompts = read_prompts("sr2d")
+    prompts = pd.concat([prompts[prompts.met == name].head(10) for name in ("together", "never together")])
+    rows = [
+        (row.prompt_id, 0, name, 0.9, x, 10, 10, 10)
+        for k, row in enumerate(prompts.itertuples()) if k != 12
+        for x, name in ((10, row.subject), (60, row.object))
+    ]  # fmt: skip
+    boxes = pd.DataFrame(rows, columns=["prompt_id", "image_index", "label", "score", *"xywh"])
+    result = score(boxes, prompts, per_prompt=1)
+    table = result.per_pair()
+    assert table.things.tolist() == ["together", "never together"] and table.prompts.tolist() == [10, 10]
+    assert table.OA[0].startswith("100.0") and table.OA[1].startswith("90.0") and "(9 of 10)" in table.OA[1]
+    assert "never together" in str(result) and "never together" in result._repr_html_()
+    assert result.to_json()["pairs"][1]["things"] == "never together"
+    assert score(boxes, prompts.drop(columns="met"), per_prompt=1).per_pair().empty
