@@ -37,6 +37,7 @@ exclude_patterns = ["extra", "files"]
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3  # for links to a section
 nb_execution_mode = "off"
+nb_code_prompt_show = nb_code_prompt_hide = "Parameters"  # nothing else is folded
 nb_ipywidgets_js: dict[str, Any] = {}  # which would be loaded from a CDN
 html_theme = "furo"
 html_math_renderer = "mathml"
