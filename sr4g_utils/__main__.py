@@ -122,9 +122,11 @@ def detect(args: argparse.Namespace) -> int:
 def _of_score(add: Add) -> None:
     add("images", help="a folder of images, a table of boxes (.parquet, .csv, .json, .jsonl) or VISOR's results_*.json")
     add("--prompts", help=f"{', '.join(SETS)} or a file; a folder made by `sr4g generate` holds its own")
-    add("--detector", help="of a folder, as for detect (default: google/owlvit-base-patch32); of boxes, its name")
+    about = "of a folder, as for detect (default: google/owlvit-base-patch32); of boxes, its name"
+    add("--detector", action="append", default=[], help=f"{about}; several: scores by each, and how far they agree")
     add("--as", dest="like", default="visor", choices=LIKE, help="whose threshold, rules and pairs are taken")
-    add("--threshold", type=float, help="another threshold: boxes above it count (VISOR's: 0.1, GenEval's: 0.3)")
+    about = "another threshold: boxes above it count (VISOR's: 0.1, GenEval's: 0.3)"
+    add("--threshold", type=float, action="append", help=f"{about}; of several detectors, one for all or for each")
     add("--rules", choices=RULES, help="other rules than those")
     add("--pairs", choices=("any", "best"), help="any pair of boxes may obey, or that of the best scores must")
     add("--corners", action="store_true", help="the table has corners x1, y1, x2, y2 in place of x, y, w, h")
@@ -142,6 +144,7 @@ def score(args: argparse.Namespace) -> None:
 
     examples:
       sr4g score images/ --prompts mine.csv
+      sr4g score images/ --prompts mine.csv --detector A --threshold 0.1 --detector B --threshold 0.3
       sr4g score boxes.csv --prompts geneval --as geneval --threshold 0.3 --per-relation
       sr4g score results_sd.json --prompts sr2d --json
     """
@@ -151,7 +154,7 @@ def score(args: argparse.Namespace) -> None:
         files.share_cores()
     names = ("prompts", "threshold", "like", "rules", "pairs", "corners", "per_prompt", "batch", "dtype")
     options = {name: getattr(args, name) for name in names}
-    detector = files.read_setting(args.detector) if args.detector else None
+    detector = [files.read_setting(text) for text in args.detector]
     boxes = args.out / "boxes.parquet" if args.out and folder else None
     result = judged(args.images, detector=detector, boxes=boxes, **options)
     if args.out:

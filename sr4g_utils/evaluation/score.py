@@ -3,8 +3,9 @@
 import html
 import tempfile
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from . import detect, gallery
 from .detections import from_corners, positions, read_detections, read_visor_results, record_of
 from .images import list_images
 from .scores import MAIN, chance, scores
+from .tables import second_opinion
 from .verdicts import THRESHOLD, settings_like, verdicts
 
 DETECTOR = "google/owlvit-base-patch32"  # VISOR's
@@ -145,6 +147,67 @@ def of_run(record: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
     return scores_of
 
 
+@dataclass(frozen=True)
+class Scores(Score):
+    """What several detectors say of the same images: ``scores`` and ``verdicts`` by the column ``detector``, the score
+    by ``each``, and ``agreement``: :func:`tables.second_opinion` of every two of them."""
+
+    each: dict[str, Score] = field(default_factory=dict)  # by the detector's name
+    agreement: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @classmethod
+    def of(cls, each: Sequence[Score]) -> "Scores":
+        names = [one.judged["detector"]["id"] for one in each]
+        if len(set(names)) < len(names):
+            names = [f"{i} {name}" for i, name in enumerate(names, 1)]
+        by = dict(zip(names, each, strict=True))
+        opinions = [
+            second_opinion(by[first].verdicts, by[second].verdicts).assign(first=first, second=second)
+            for first, second in combinations(names, 2)
+        ]
+        scored, records = (_by(by, part) for part in (lambda one: one.scores, lambda one: one.verdicts))
+        judged = {"detectors": [one.judged for one in each]}
+        return cls(scored, records, judged, each=by, agreement=pd.concat(opinions, ignore_index=True))
+
+    def table(self, relation: str = "all") -> pd.DataFrame:
+        return _by(self.each, lambda one: one.table(relation))
+
+    def per_relation(self) -> pd.DataFrame:
+        return _by(self.each, Score.per_relation)
+
+    def how(self) -> str:
+        return " ".join(one.how() for one in self.each.values())
+
+    def cite(self) -> str:
+        return " | ".join(one.cite() for one in self.each.values())
+
+    def to_json(self) -> dict[str, Any]:
+        rows = self.agreement.astype(object).where(self.agreement.notna(), None)
+        return {"detectors": [one.to_json() for one in self.each.values()], "agreement": rows.to_dict("records")}
+
+    def write(self, folder: str | Path) -> None:
+        """:meth:`Score.write`, agreement.csv, and what is each detector's own in the folders 1, 2, …"""
+        super().write(folder)
+        for number, one in enumerate(self.each.values(), 1):
+            one.write(Path(folder) / str(number))
+        with files.atomic(Path(folder) / "agreement.csv") as partial:
+            self.agreement.to_csv(partial, index=False)
+
+    def __str__(self) -> str:
+        agreement = self.agreement.round(2).to_string(index=False)
+        return "\n\n".join([*map(str, self.each.values()), f"How far they agree:\n{agreement}"])
+
+    def _repr_html_(self) -> str:
+        agreement = self.agreement.round(2).to_html(index=False, border=0)
+        return "".join(one._repr_html_() for one in self.each.values()) + f"<p>How far they agree:</p>{agreement}"
+
+
+def _by(each: Mapping[str, Score], part: Callable[[Score], pd.DataFrame]) -> pd.DataFrame:
+    """A part of each detector's score, under the column ``detector``."""
+    table = pd.concat([part(one).assign(detector=name) for name, one in each.items()], ignore_index=True)
+    return table[["detector", *table.columns.drop("detector")]]
+
+
 def _number(value: float, low: float | None = None, high: float | None = None) -> str:
     if np.isnan(value):
         return "–"
@@ -152,7 +215,7 @@ def _number(value: float, low: float | None = None, high: float | None = None) -
 
 
 def score(
-    images: Any, prompts: Any = None, *, detector: Any = None, threshold: float | None = None,
+    images: Any, prompts: Any = None, *, detector: Any = None, threshold: float | Sequence[float] | None = None,
     like: str = "visor", pairs: str | None = None, rules: str | None = None,
     corners: bool = False, per_prompt: int | None = None,
     boxes: str | Path | None = None, batch: int = 64, dtype: str = "float32",
@@ -165,18 +228,26 @@ def score(
             boxes: a table, or its file (:func:`detections.read_detections`). Or a file of VISOR's published results.
         prompts: what :func:`prompt_sets.read_prompts` reads: a name, a file, a table, or a list of sentences or of
             (subject, relation, object). A folder made by ``sr4g generate`` holds its own.
-        detector: a :class:`models.Source`; by default VISOR's. Of boxes, only what to call it.
+        detector: a :class:`models.Source`; by default VISOR's. Of boxes, only what to call it. Of images, a list of
+            several gives :class:`Scores`: by each, and how far they agree.
         like: whose threshold, pairs and rules, "visor" or "geneval" (``verdicts.LIKE``).
-        threshold, pairs, rules: in place of one of those (as in ``verdicts``); boxes above the threshold count.
+        threshold, pairs, rules: in place of one of those (as in ``verdicts``); boxes above the threshold count. Of
+            several detectors, one threshold for all or one for each.
         corners: the file of boxes has x1, y1, x2, y2.
         per_prompt: how many images a prompt has, where a table of boxes does not tell.
-        boxes: a Parquet file to keep the boxes of a folder in; an interrupted call goes on from there.
+        boxes: a Parquet file to keep the boxes of a folder in; an interrupted call goes on from there. Of several
+            detectors, one file each (boxes_1.parquet, …).
         batch, dtype: of the detector.
 
     Raises:
         ValueError: prompts, images or boxes that cannot be; nothing found at all. ImportError: images are given, and
             what a detector needs is not installed. models.ModelError: the detector does not load.
     """
+    if isinstance(detector, list | tuple) or isinstance(threshold, list | tuple):
+        options: dict[str, Any] = {"like": like, "pairs": pairs, "rules": rules, "batch": batch, "dtype": dtype}
+        options |= {"corners": corners, "per_prompt": per_prompt}
+        each = [score(images, prompts, **options, **one) for one in _each(images, detector, threshold, boxes)]
+        return Scores.of(each) if len(each) > 1 else each[0]
     own = dict(zip(("threshold", "pairs", "rules"), settings_like(like, THRESHOLD, "any", "visor"), strict=True))
     path = Path(images).expanduser() if isinstance(images, str | Path) else None
     if path is not None and not path.exists():
@@ -205,6 +276,23 @@ def score(
     result = _score(records, table, prompts, {"detector": about, "boxes": file, **settings})
     of_folder = path is not None and path.is_dir() and isinstance(listed, pd.DataFrame)
     return replace(result, folder=path, listed=listed) if of_folder else result
+
+
+def _each(images: Any, detector: Any, threshold: Any, boxes: Any) -> list[dict[str, Any]]:
+    """What is each detector's own of the arguments of :func:`score`."""
+    detectors, thresholds = (
+        list(value) if isinstance(value, list | tuple) else [value] for value in (detector or [None], threshold)
+    )
+    n = len(detectors)
+    path = Path(images).expanduser() if isinstance(images, str | Path) else None
+    if n > 1 and (isinstance(images, pd.DataFrame) or (path and path.is_file())):
+        raise ValueError(f"detector: {n} are named, but boxes are those of one; score each file by itself")
+    thresholds = thresholds * n if len(thresholds) == 1 else thresholds
+    if len(thresholds) != n:
+        raise ValueError(f"threshold: {len(thresholds)} for {n} detectors; give one, or one for each")
+    kept = [boxes and Path(boxes).with_stem(f"{Path(boxes).stem}_{i}") for i in range(1, n + 1)] if n > 1 else [boxes]
+    names = ("detector", "threshold", "boxes")
+    return [dict(zip(names, own, strict=True)) for own in zip(detectors, thresholds, kept, strict=True)]
 
 
 def _score(records: pd.DataFrame, table: pd.DataFrame, prompts: Any, by: dict[str, Any]) -> Score:

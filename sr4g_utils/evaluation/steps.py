@@ -1,6 +1,7 @@
 """Notebook 04's steps, from files to files: images, boxes, verdicts, the ceiling, a second judge, quality."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 from ..dataset import inputs, prompt_sets, prompts
 from ..dataset.photos import Photos
 from ..models import sampling
+from ..models.source import Source
 from ..store.files import read_table, write_table
 from ..store.run import Run
 from . import detect, generate, glyph_judge, quality, tables
@@ -22,6 +24,18 @@ from .images import list_images
 from .statistics import ratio
 
 TEMPLATES = "templates"  # the second judge that matches the miniature's own cards
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The second of two detectors, which sees all images by a threshold of its own."""
+
+    detector: Any
+    threshold: float
+
+    def __str__(self) -> str:
+        return f"{Source.of(self.detector).name}, threshold {self.threshold}"
+
 
 Files = dict[str, Path]  # by the model's name
 Features = dict[str, tuple[Path, Files]]  # by the space's name: of photos, and of each model's images
@@ -170,11 +184,23 @@ def ceiling(
     return scores[scores.relation == "all"].drop(columns="relation")
 
 
+def judges(detector: Any, threshold: Any, second: Any) -> tuple[Any, float, Any]:
+    """The detector, its threshold and the second judge. Of a list of two detectors, the other one is the second judge;
+    ``threshold`` may be a list, too. ValueError: a list of another length."""
+    if not isinstance(detector, list):
+        detector = [detector]
+    thresholds = threshold if isinstance(threshold, list) else [threshold] * len(detector)
+    if not 1 <= len(detector) == len(thresholds) <= 2:
+        counts = f"{len(detector)} detectors and {len(thresholds)} thresholds"
+        raise ValueError(f"detector: {counts}; give one or two detectors, and one threshold for all or one for each")
+    return detector[0], thresholds[0], Judge(detector[1], thresholds[1]) if detector[1:] else second
+
+
 def second_judge(
     run: Run, judging: Any, images: Files, prompt_file: Path, records: Records, tests: pd.DataFrame, judged: Any
 ) -> dict[str, pd.DataFrame]:
-    """Another judge's verdicts on the first image of each prompt: a detector's, or ``TEMPLATES``; none for None.
-    NothingFound: it found nothing in any image."""
+    """Another judge's verdicts on the first image of each prompt: a detector's, or ``TEMPLATES``; on all images for a
+    :class:`Judge`; none for None. NothingFound: it found nothing in any image."""
     second = {}
     for name, folder in images.items() if judging else ():
         files, path = {"images": folder, "prompts": prompt_file}, f"second/{name}.parquet"
@@ -182,9 +208,12 @@ def second_judge(
             boxes, _ = run.stage(path, glyph_judge.write_matches, files)
             least = {"threshold": 0.0}  # what the templates match, they have judged
         else:
-            boxes, _ = run.stage(path, detect.write_detections, files, heavy=True, detector=judging)
-            least = {}
-        second_boxes, first = (table[table.image_index == 0] for table in (read_detections(boxes), records[name]))
+            source = judging.detector if isinstance(judging, Judge) else judging
+            boxes, _ = run.stage(path, detect.write_detections, files, heavy=True, detector=source)
+            least = {"threshold": judging.threshold} if isinstance(judging, Judge) else {}
+        second_boxes, first = read_detections(boxes), records[name]
+        if not isinstance(judging, Judge):
+            second_boxes, first = (table[table.image_index == 0] for table in (second_boxes, first))
         second[name] = evaluation_verdicts.verdicts(tests, second_boxes, first, **(judged | least))
     if second:
         evaluation_verdicts.unfound(second)
@@ -200,8 +229,7 @@ def second_opinion(
     if not second:
         return
     opinions = pd.concat(
-        tables.second_opinion(records[name][records[name].image_index == 0], table).assign(model=name)
-        for name, table in second.items()
+        tables.second_opinion(records[name], table).assign(model=name) for name, table in second.items()
     )
     alike = {name: tables.agreed(records[name], table) for name, table in second.items()}
     changes, agreed = (
@@ -215,6 +243,24 @@ def second_opinion(
         (agreed, "scores_agreed", "Scores of the images on which both judges say the same, 95 % intervals"),
     ):
         yield run.table(run.result(table, name, **about), name, caption)
+
+
+def by_judge(
+    run: Run,
+    records: Records,
+    second: Records,
+    judging: Any,
+    tests: pd.DataFrame,
+    resamples: int,
+    seed: int,
+    about: Any,
+) -> Iterator[pd.DataFrame]:
+    """The scores by each of two detectors, and the gain from the first model that each sees: :func:`tables.by_judge` as
+    table and result ``judges``. None but for a :class:`Judge`."""
+    if second and isinstance(judging, Judge):
+        by = {about["detector"]["id"]: records, str(judging): second}
+        table = run.result(tables.by_judge(by, tests, resamples, seed), "judges", **about)
+        yield run.table(table, "judges", "Scores by each detector, and the gain that each sees, 95 % intervals")
 
 
 def features(

@@ -186,6 +186,29 @@ def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def by_judge(
+    judges: Mapping[str, Mapping[str, pd.DataFrame]], prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
+) -> pd.DataFrame:
+    """OA, VISOR and VISOR_Cond by each judge, and the gain from the first model that it sees.
+
+    Args:
+        judges: by the judge's name, its verdicts by the model's name.
+
+    Returns:
+        Columns judge, objects, model, metric, value, low, high, gain, gain_low, gain_high (points; null for the first
+        model).
+    """
+    rows = []
+    for judge, models in judges.items():
+        scored, changes = score_table(models, prompts), change_table(models, prompts, resamples, seed)
+        changes = changes.rename(columns={"difference": "gain", "low": "gain_low", "high": "gain_high"})
+        keys = ["relation", "objects", "model", "metric"]
+        table = scored.merge(changes[[*keys, "gain", "gain_low", "gain_high"]], on=keys, how="left")
+        rows.append(table[(table.relation == "all") & table.metric.isin(MAIN)].assign(judge=judge))
+    columns = ["judge", *keys[1:], "value", "low", "high", "gain", "gain_low", "gain_high"]
+    return pd.concat(rows, ignore_index=True)[columns]
+
+
 def agreed(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """The first judge's verdicts on the images of which the second says the same: both objects found or not, and the
     relation obeyed or not. Images that look alike to two judges are clearer ones than the rest."""

@@ -136,7 +136,9 @@ def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
     named: list[Any] = []
     for own in values.values():
         models = [spec.get("model") for spec in own.get("models", {}).values()]
-        named += [source for source in (own.get("model"), own.get("detector"), *models) if source]
+        judging = own.get("detector")
+        judging = judging if isinstance(judging, list) else [judging]
+        named += [source for source in (own.get("model"), *judging, *models) if source]
     lines = []
     for source in named:
         if not isinstance(source, Mapping):

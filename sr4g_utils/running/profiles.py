@@ -128,7 +128,7 @@ def absolute(notebook: str, name: str, value: Any, seen_from: Path) -> Any:
     if "PathLike" not in annotation:
         return value
     if isinstance(value, list):
-        return [_absolute(item, seen_from, hub=False) for item in value]
+        return [_absolute(item, seen_from, hub="dict" in annotation) for item in value]
     return _absolute(value, seen_from, hub="dict" in annotation)
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_detectors
 from PIL import Image
 from pretend import draw, make_prompts, picture
 from refusals import refuses
@@ -17,6 +18,7 @@ from sr4g_utils.evaluation import score as score_module
 from sr4g_utils.evaluation.detections import read_visor_results
 from sr4g_utils.evaluation.scores import MAIN, chance, scores
 from sr4g_utils.evaluation.statistics import student
+from sr4g_utils.evaluation.tables import second_opinion
 from sr4g_utils.evaluation.verdicts import VARIANTS, verdicts
 
 PROMPTS = make_prompts()
@@ -112,6 +114,36 @@ def test_images_in_memory_are_judged_as_their_folder_is(models, tmp_path):
     zeroth = expected.verdicts[expected.verdicts.image_index == 0].reset_index(drop=True)
     pd.testing.assert_frame_equal(first.verdicts, zeroth)
     assert score({2: pixels[2]}, **options).verdicts.prompt_id.tolist() == [2, 2]
+
+
+def test_two_detectors_are_scored_each_and_their_agreement(models, tmp_path):
+    triplets = [("dog", "left of", "cat"), ("tv", "above", "person"), ("cat", "right of", "tv")]
+    pixels = [[picture(40, 60, 10 * i + n) for n in range(2)] for i in range(3)]
+    (tmp_path / "images").mkdir()
+    for i, n in np.ndindex(3, 2):
+        Image.fromarray(pixels[i][n]).save(tmp_path / "images" / f"{i}_{n}.png")
+    words, labels = str(models / "owlvit"), str(tiny_detectors.build("yolos", tmp_path / "yolos"))
+    options = {"detector": [words, labels], "threshold": [0.02, 0.1], "boxes": tmp_path / "boxes.parquet"}
+    result = score(tmp_path / "images", triplets, **options)
+    alone = [score(pixels, triplets, detector=words, threshold=0.02), score(pixels, triplets, detector=[labels])]
+    for name, one in zip(("owlvit", "yolos"), alone, strict=True):
+        found = result.each[name]
+        assert found.judged["threshold"] == one.judged["threshold"]
+        pd.testing.assert_frame_equal(found.verdicts, one.verdicts)
+        own = result.scores[result.scores.detector == name].drop(columns="detector").reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, one.scores)
+        assert one.table().to_string(index=False) in str(result)
+    agreement = second_opinion(*(one.verdicts for one in alone))
+    pd.testing.assert_frame_equal(result.agreement.drop(columns=["first", "second"]), agreement)
+    assert "How far they agree" in str(result) and "How far they agree" in result._repr_html_()
+    result.write(tmp_path / "out")
+    assert len(pd.read_csv(tmp_path / "out" / "agreement.csv")) == len(agreement) == 2
+    assert [one["judged"]["threshold"] for one in json.loads(json.dumps(result.to_json()))["detectors"]] == [0.02, 0.1]
+    assert sorted(path.name for path in tmp_path.glob("boxes*")) == ["boxes_1.parquet", "boxes_2.parquet"]
+    twice = score(pixels, triplets, detector=[words, words], threshold=[0.02, 0.03])
+    assert list(twice.each) == ["1 owlvit", "2 owlvit"]
+    refuses("detector: 2 are named, but boxes are those of one", score, BOXES, PROMPTS, detector=["a", "b"])
+    refuses("threshold: 2 for 1 detectors; give one, or one for each", score, BOXES, PROMPTS, threshold=[0.1, 0.2])
 
 
 def test_published_results_are_scored(tmp_path):

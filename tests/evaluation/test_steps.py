@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from refusals import refuses
 
 from sr4g_utils.dataset import world
 from sr4g_utils.dataset.captions import listing
@@ -110,6 +111,33 @@ def test_the_second_judge_finds_what_was_drawn():
         false += [glyph_judge.find(picture, name) is not None for name in absent]
     assert np.mean(np.array(overlaps) > 0.5) > 0.8
     assert np.mean(false) < 0.2
+
+
+def test_two_detectors_judge_all_images(drawn):
+    """The scores by each, their agreement, and the gain from the first model that each sees."""
+    run, images, asked = drawn
+    detector, threshold, second_judge = steps.judges([DETECTOR, DETECTOR], [0.18, 0.5], "templates")
+    assert (detector, threshold, str(second_judge)) == (DETECTOR, 0.18, "tiny-owlvit, threshold 0.5")
+    folders, tests = images | {"again": images["scenes"]}, pd.read_parquet(asked)
+    judged = {"threshold": threshold, "pairs": "best", "rules": "visor"}
+    found, about = steps.find(run, folders, asked, detector)
+    records = steps.judge(run, folders, asked, found, **judged)
+    second = steps.second_judge(run, second_judge, folders, asked, records, tests, judged)
+    assert all(len(table) == 2 * len(tests) for table in second.values())
+    expected = steps.judge(run, folders, asked, found, **(judged | {"threshold": 0.5}))
+    pd.testing.assert_frame_equal(second["scenes"], expected["scenes"])
+    arguments = tests, 1000, 0, {"detector": about}
+    opinions, *_ = steps.second_opinion(run, records, second, *arguments)
+    assert opinions.judged.iloc[0] == 2 * len(tests)
+    (table,) = steps.by_judge(run, records, second, second_judge, *arguments)
+    assert list(dict.fromkeys(table.judge)) == ["tiny-owlvit", str(second_judge)] and len(table) == 2 * 2 * 3
+    oa = table[(table.metric == "OA") & (table.model == "again")].set_index("judge")
+    for name, verdicts in (("tiny-owlvit", records), (str(second_judge), second)):
+        assert oa.value[name] == pytest.approx(100 * verdicts["again"].both_found.mean()) and oa.gain[name] == 0
+    assert list(steps.by_judge(run, records, second, "templates", *arguments)) == []
+    assert steps.judges("a", 0.1, "templates") == ("a", 0.1, "templates")
+    for wrong in ((["a", "b", "c"], 0.1), (["a", "b"], [0.1, 0.2, 0.3]), ("a", [0.1, 0.2])):
+        refuses("give one or two detectors, and one threshold for all or one for each", steps.judges, *wrong, None)
 
 
 def test_matches_as_a_stage(tmp_path):

@@ -88,6 +88,9 @@ def test_paths_of_a_profile_follow_the_profile_and_those_of_a_setting_the_caller
         assert own["detector"] == {"folder": str(at / "weights"), "checksums": str(at / "SUMS")}
         assert found["02_dataset"]["train_annotations"] == str(at / "a.json")
         assert own["prompts"] == str(caller / "set.csv" if child else at / "mine.csv")
+        two = load(at / "mine.yaml", "detector=[owner/name, {folder: ./weights}, ./weights]", "threshold=[0.1, 0]")
+        theirs = str(caller / "weights")
+        assert two["04_evaluation"]["detector"] == ["owner/name", {"folder": theirs}, theirs]
         assert own.get("second_judge") == (str(at / "sub" / "weights") if child else None)
 
 
