@@ -90,7 +90,8 @@ def test_quick_tests_cover_every_room():
     marked, whole = re.compile(r"mark\.slow\b(\(\"[^\"]+\"\))?"), re.compile(r"\npytestmark = \[?\s*pytest\.mark\.slow")
     for room in {path.parent.relative_to(ROOT / "sr4g_utils") for path in (ROOT / "sr4g_utils").rglob("__init__.py")}:
         tests = slow = 0
-        for path in (ROOT / "tests" / room).glob("test_*.py"):
+        own = ROOT / "tests" / room
+        for path in [*own.glob("test_*.py"), *own.parent.glob(f"test_{room.name}.py")]:
             text = path.read_text(encoding="utf-8")
             assert all(marked.findall(text)), f"{path}: give the reason"
             tests += (here := text.count("\ndef test_"))
