@@ -10,7 +10,7 @@ PINNED ?= constraints.txt
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: run test test-all bench lint notebooks site clean
+.PHONY: run test test-all bench lint verify notebooks site clean
 
 run: $(VENV)/installed  ## the default profile; more with ARGS="--profile coco"
 	$(BIN)/python run_all.py $(ARGS)
@@ -30,6 +30,9 @@ lint: $(VENV)/all
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+
+verify: $(VENV)/installed  ## each finished run beside the record of its profile, in one table
+	$(BIN)/python run_all.py --verify --profile all
 
 notebooks: $(VENV)/installed  ## run the default profile and put its outputs into the notebooks of the checkout
 	$(BIN)/python run_all.py --refresh

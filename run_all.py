@@ -53,7 +53,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--refresh", action="store_true",
         help="afterwards put the outputs of the default profile into the notebooks of the checkout")  # fmt: skip
     add("--verify", action="store_true", help="run nothing; compare the finished run with the recorded results of its "
-        "profile, and fail if they differ")  # fmt: skip
+        "profile, and fail if they differ; with --profile all: each finished run")  # fmt: skip
     several(parser)
     add("--runs", type=Path, default=files.ROOT / "runs", metavar="DIR",
         help="where run folders are (default: runs/ in the checkout)")  # fmt: skip
@@ -101,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
             return swept(args)
         if args.refresh and (args.profile != DEFAULT or args.settings):
             raise ValueError(f"--refresh is for the profile {DEFAULT} as it is, without --set")
+        if args.verify and args.profile == "all":
+            return verify.verify_all(args.runs)
         folder = profiles.run_folder(args.runs, args.profile)
         profile = profiles.load_profile(args.profile, args.settings, folder)
         names = chosen(profile, args)

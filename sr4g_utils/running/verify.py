@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from ..store import files
 from ..store.files import atomic, read_json
 
@@ -84,3 +86,19 @@ def verify(folder: Path) -> int:
     agreeing = sum(not lines for lines in results.values())
     print(f"{agreeing} of {len(results)} results agree. {TOLERANCE}")
     return int(agreeing < len(results))
+
+
+def verify_all(runs: Path) -> int:
+    """Compare every finished run with the record of its profile, and print a row for each that has a record; 1 if any
+    result differs or none was run."""
+    rows = []
+    for record in sorted(path for path in (files.DATA / "results").iterdir() if path.is_dir()):
+        folder = runs / record.name
+        if not (folder / "artifacts" / "results").is_dir():
+            rows.append((record.name, "not run", f"run_all.py --profile {record.name}"))
+            continue
+        results = compared(folder)
+        differing = [name for name, lines in results.items() if lines]
+        rows.append((record.name, f"{len(results) - len(differing)} of {len(results)} agree", ", ".join(differing)))
+    print(tabulate(rows, ["profile", "results", "what differs, or how to make it"]))
+    return int(any(row[2] and row[1] != "not run" for row in rows) or all(row[1] == "not run" for row in rows))

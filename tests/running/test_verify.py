@@ -1,14 +1,18 @@
 """A run's results beside those recorded for its profile."""
 
 import json
+import re
+import shutil
 
 import pytest
 from pretend import draw, make_prompts
 
+from run_all import main
 from sr4g_utils.dataset.prompts import draw_prompts
 from sr4g_utils.evaluation import tables, verdicts
 from sr4g_utils.running import verify
 from sr4g_utils.store import files
+from sr4g_utils.store.files import DATA
 from sr4g_utils.store.run import Run
 
 
@@ -70,3 +74,16 @@ def test_verify_names_what_differs_and_what_is_missing(world, tmp_path, monkeypa
     assert verify.verify(tmp_path / "small") == 1
     told = capsys.readouterr().out
     assert "scores: differs" in told and "missing: run the profile first" in told and verify.TOLERANCE in told
+
+
+def test_every_finished_run_has_a_row(tmp_path, capsys):
+    """One that agrees, one whose results are not all there, and those that were not run."""
+    shutil.copytree(DATA / "results" / "coco", tmp_path / "coco" / "artifacts" / "results")
+    assert main(["--verify", "--profile", "all", "--runs", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    n = len(list((DATA / "results" / "coco").glob("*.json")))
+    assert re.search(rf"^coco +{n} of {n} agree$", out, re.MULTILINE)
+    assert re.search(r"^people +not run +run_all.py --profile people$", out, re.MULTILINE)
+    (tmp_path / "coco" / "artifacts" / "results" / "funnel.json").unlink()
+    assert main(["--verify", "--profile", "all", "--runs", str(tmp_path)]) == 1
+    assert re.search(rf"^coco +{n - 1} of {n} agree +funnel$", capsys.readouterr().out, re.MULTILINE)
