@@ -15,7 +15,7 @@ import processes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_run_all import Study, is_gone, kernel_of, wait_for
+from test_run_all import Study, is_gone, kernel_of
 
 import run_all
 from sr4g_utils.running import sweep
@@ -147,7 +147,7 @@ def test_what_cannot_be_is_said_before_anything_runs(tmp_path, monkeypatch, caps
 def test_a_sweep_that_is_stopped_stops_its_runs_and_goes_on(study, number):
     process = study.start(*GRID, "--set", "pause=60", "-j", "2")
     kernel = kernel_of(process)
-    wait_for(study.results / "n=1,shade=red" / "artifacts" / "common.txt")
+    processes.until((study.results / "n=1,shade=red" / "artifacts" / "common.txt").exists)
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and err.strip().endswith("run_all.py: interrupted; run again to go on")
@@ -159,14 +159,14 @@ def test_a_sweep_that_is_stopped_stops_its_runs_and_goes_on(study, number):
 @pytest.mark.slow("kills")
 def test_a_sweep_that_is_killed_leaves_runs_that_nobody_starts_twice(study):
     process = study.start(*GRID, "--set", "pause=6")
-    wait_for(study.results / "n=1,shade=red" / "artifacts" / "common.txt")
+    processes.until((study.results / "n=1,shade=red" / "artifacts" / "common.txt").exists)
     kernel = kernel_of(process)
     kernel.suspend()  # until the next one was refused, however long it takes to start
     process.kill()
     process.wait()
     assert "miniature_sweep is in use by another run or its kernel; wait" in study(*GRID, code=2)
     kernel.resume()
-    wait_for(study.results / "n=1,shade=red" / "artifacts" / "own.txt")
+    processes.until((study.results / "n=1,shade=red" / "artifacts" / "own.txt").exists)
     processes.until(lambda: "in use" not in study(*GRID, "--set", "pause=0", code=None))
     assert study.made() == ALL
 
@@ -177,7 +177,7 @@ def test_jobs_of_a_cluster(study):
     output = study(*GRID, "--on", "local", "--job", "timeout_min=5")
     assert len(re.findall(r"n=\d,shade=\w+: job \d+", output)) == 4 and "a job has 5 min" in output
     for name in ("n=1,shade=red", "n=1,shade=blue", "n=2,shade=red", "n=2,shade=blue"):
-        wait_for(study.results / name / ".state" / "01_one.done.json")
+        processes.until((study.results / name / ".state" / "01_one.done.json").exists)
     assert study.made() == ALL
 
 
@@ -279,7 +279,7 @@ def test_a_process_that_is_killed_at_it_lets_the_next_one_make_it(store):
         time.sleep(60)
 
     first = processes.fork(lambda: run.made(store / "a", "key", slow), store / "log")
-    wait_for(store / "begun")
+    processes.until((store / "begun").exists)
     os.kill(first, signal.SIGKILL)
     processes.wait(first)
     assert run.made(store / "b", "key", lambda: (store / "b").write_text("whole")) == 5
