@@ -208,6 +208,13 @@ def _by(each: Mapping[str, Score], part: Callable[[Score], pd.DataFrame]) -> pd.
     return table[["detector", *table.columns.drop("detector")]]
 
 
+def judged_line(about: Mapping[str, Any]) -> str:
+    """Who judged a run's images, and on which prompts, in a line: of what its results say (``about``)."""
+    images = {"number": sum(about["images"].values())}
+    told = Score(pd.DataFrame(), pd.DataFrame(), {**about, "images": images})
+    return f"Judged by {told.by()}; {told.on()}."
+
+
 def _number(value: float, low: float | None = None, high: float | None = None) -> str:
     if np.isnan(value):
         return "–"

@@ -14,7 +14,6 @@ from ..store.files import read_json, read_table, reported, write_table
 from . import scores, selection, statistics, verdicts
 from .detections import read_detections
 from .images import list_images
-from .score import Score
 from .scores import MAIN
 from .statistics import agreement
 
@@ -43,13 +42,6 @@ def verdict_files(artifacts: Path) -> dict[str, Path]:
     rows = (read_json(artifacts / "results" / "scores.json") or {}).get("rows", [])
     paths = {name: artifacts / f"verdicts_{name}.parquet" for name in dict.fromkeys(row["model"] for row in rows)}
     return {name: path for name, path in paths.items() if path.is_file()}
-
-
-def judged_line(about: Mapping[str, Any]) -> str:
-    """Who judged a run's images, and on which prompts, in a line: of what its results say (``about``)."""
-    images = {"number": sum(about["images"].values())}
-    told = Score(pd.DataFrame(), pd.DataFrame(), {**about, "images": images})
-    return f"Judged by {told.by()}; {told.on()}."
 
 
 def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
