@@ -20,7 +20,7 @@ from . import detect, gallery
 from .detections import from_corners, positions, read_detections, read_visor_results, record_of
 from .images import list_images
 from .scores import MAIN, chance, scores
-from .tables import second_opinion
+from .statistics import second_opinion
 from .verdicts import THRESHOLD, settings_like, verdicts
 
 DETECTOR = "google/owlvit-base-patch32"  # VISOR's
@@ -150,7 +150,7 @@ def of_run(record: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
 @dataclass(frozen=True)
 class Scores(Score):
     """What several detectors say of the same images: ``scores`` and ``verdicts`` by the column ``detector``, the score
-    by ``each``, and ``agreement``: :func:`tables.second_opinion` of every two of them."""
+    by ``each``, and ``agreement``: :func:`statistics.second_opinion` of every two of them."""
 
     each: dict[str, Score] = field(default_factory=dict)  # by the detector's name
     agreement: pd.DataFrame = field(default_factory=pd.DataFrame)

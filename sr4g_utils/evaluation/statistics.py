@@ -208,3 +208,26 @@ def cohen(first: pd.Series, second: pd.Series) -> float:
     share = table.reindex(index=names, columns=names, fill_value=0).to_numpy(np.float64) / max(len(first), 1)
     chance = float(share.sum(axis=0) @ share.sum(axis=1))
     return (float(np.trace(share)) - chance) / (1 - chance) if len(first) and chance < 1 else np.nan
+
+
+def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """How far two judges agree on the images that both have, from their verdicts.
+
+    Returns:
+        A row for "both objects found" and one for "relation holds" (where both judges found both objects): judged
+        (images), both_yes, first_only, second_only, both_no; agreement (percent) with low and high
+        (:func:`ratio`, the cluster being the prompt), and Cohen's kappa.
+    """
+    both = first.merge(second, on=["prompt_id", "image_index"], suffixes=("", "_second"))
+    both_found = both[both.both_found & both.both_found_second]
+    rows = []
+    for what, part, column in (("both objects found", both, "both_found"), ("relation holds", both_found, "correct")):
+        a, b = part[column].to_numpy(bool), part[f"{column}_second"].to_numpy(bool)
+        counts = np.array([(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()])
+        accuracy, _, _, kappa = agreement(counts)
+        agreed = pd.Series(a == b).groupby(part.prompt_id.to_numpy()).agg(["sum", "size"]).to_numpy(np.float64)
+        (low,), (high,) = ratio(agreed[:, :1], agreed[:, 1:])
+        row = dict(zip(("both_yes", "first_only", "second_only", "both_no"), counts.tolist(), strict=True))
+        rows.append({"verdict": what, "judged": len(part), **row, "agreement": 100 * accuracy, "low": 100 * low,
+                     "high": 100 * high, "kappa": kappa})  # fmt: skip
+    return pd.DataFrame(rows)

@@ -15,13 +15,12 @@ from ..models import sampling
 from ..models.source import Source
 from ..store.files import read_table, write_table
 from ..store.run import Run
-from . import detect, generate, glyph_judge, quality, tables
+from . import detect, generate, glyph_judge, quality, statistics, tables
 from . import gallery as evaluation_gallery
 from . import scores as evaluation_scores
 from . import verdicts as evaluation_verdicts
 from .detections import read_detections
 from .images import list_images
-from .statistics import ratio
 
 TEMPLATES = "templates"  # the second judge that matches the miniature's own cards
 
@@ -130,7 +129,7 @@ def absent(
                 for asked, table in tables
             )
             counts = (other.n_object > 0).groupby(other.prompt_id).agg(["sum", "size"]).to_numpy(float)
-            low, high = (100 * end[0] for end in ratio(counts[:, :1], counts[:, 1:]))
+            low, high = (100 * end[0] for end in statistics.ratio(counts[:, :1], counts[:, 1:]))
             shares = {"OA": 100 * own.both_found.mean(), "absent": 100 * (other.n_object > 0).mean()}
             rows.append({"model": model, "threshold": least, **shares, "low": low, "high": high, "images": len(own)})
     if not rows:
@@ -229,7 +228,7 @@ def second_opinion(
     if not second:
         return
     opinions = pd.concat(
-        tables.second_opinion(records[name], table).assign(model=name) for name, table in second.items()
+        statistics.second_opinion(records[name], table).assign(model=name) for name, table in second.items()
     )
     alike = {name: tables.agreed(records[name], table) for name, table in second.items()}
     changes, agreed = (

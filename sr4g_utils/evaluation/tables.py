@@ -5,17 +5,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..dataset.prompt_sets import MET
 from ..dataset.prompts import OBJECT_SETS
 from ..store.files import read_json, read_table, reported, write_table
-from . import scores, selection, statistics, verdicts
+from . import scores, selection, verdicts
 from .detections import read_detections
 from .images import list_images
 from .scores import MAIN
-from .statistics import agreement
 
 WORLDS = {
     "miniature": "The **miniature world**: pictograms drawn by the project, a tiny Stable Diffusion and a tiny OWL-ViT "
@@ -153,29 +151,6 @@ def in_words(changes: pd.DataFrame) -> list[str]:
         change = f"{row.before:.1f} → {row.after:.1f} ({row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}])"
         sentences.append(f"{row.model}, {row.objects} objects: {row.metric} {change}, {than} before{aside}")
     return sentences
-
-
-def second_opinion(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """How far two judges agree on the images that both have, from their verdicts.
-
-    Returns:
-        A row for "both objects found" and one for "relation holds" (where both judges found both objects): judged
-        (images), both_yes, first_only, second_only, both_no; agreement (percent) with low and high
-        (:func:`statistics.ratio`, the cluster being the prompt), and Cohen's kappa.
-    """
-    both = first.merge(second, on=["prompt_id", "image_index"], suffixes=("", "_second"))
-    both_found = both[both.both_found & both.both_found_second]
-    rows = []
-    for what, part, column in (("both objects found", both, "both_found"), ("relation holds", both_found, "correct")):
-        a, b = part[column].to_numpy(bool), part[f"{column}_second"].to_numpy(bool)
-        counts = np.array([(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()])
-        accuracy, _, _, kappa = agreement(counts)
-        agreed = pd.Series(a == b).groupby(part.prompt_id.to_numpy()).agg(["sum", "size"]).to_numpy(np.float64)
-        (low,), (high,) = statistics.ratio(agreed[:, :1], agreed[:, 1:])
-        row = dict(zip(("both_yes", "first_only", "second_only", "both_no"), counts.tolist(), strict=True))
-        rows.append({"verdict": what, "judged": len(part), **row, "agreement": 100 * accuracy, "low": 100 * low,
-                     "high": 100 * high, "kappa": kappa})  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 def by_judge(

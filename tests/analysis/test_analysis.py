@@ -120,11 +120,11 @@ def test_tables_hold_what_visor_says_of_each_part(world):
 
 def test_two_judges_agree_as_far_as_they_do_and_where_they_do(world):
     prompts, detections, records = world
-    same = tables.second_opinion(records["base"], records["base"])
+    same = statistics.second_opinion(records["base"], records["base"])
     assert (same.agreement == 100).all() and same.kappa.tolist() == [1, 1] and same.judged[0] == 4 * len(prompts)
     blind = detections["base"].drop(detections["base"][detections["base"].label == "cat"].sample(frac=0.5).index)
     first, second = records["base"].query("image_index == 0"), evaluation_verdicts.verdicts(prompts, blind, 4)
-    table = tables.second_opinion(first, second).set_index("verdict")
+    table = statistics.second_opinion(first, second).set_index("verdict")
     found, holds = table.loc["both objects found"], table.loc["relation holds"]
     assert found.judged == len(prompts) and found.second_only == 0 and 40 < found.agreement < 75
     assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.judged == found.both_yes
@@ -133,7 +133,7 @@ def test_two_judges_agree_as_far_as_they_do_and_where_they_do(world):
     verdicts = [table.set_index(key)[["both_found", "correct"]].apply(tuple, axis=1) for table in (first, second)]
     expected = [image for image, verdict in verdicts[0].items() if verdicts[1][image] == verdict]
     assert list(alike[key].itertuples(index=False, name=None)) == expected and list(alike) == list(first)
-    opinion = tables.second_opinion(first, second).set_index("verdict")
+    opinion = statistics.second_opinion(first, second).set_index("verdict")
     found, holds = opinion.loc["both objects found"], opinion.loc["relation holds"]
     assert len(alike) == holds.both_yes + holds.both_no + found.both_no
     score = tables.score_table({"base": alike}, prompts).query("objects == 'all' and relation == 'all'")

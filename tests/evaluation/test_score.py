@@ -17,8 +17,7 @@ from sr4g_utils.dataset.prompt_sets import prompts_hash, read_prompts
 from sr4g_utils.evaluation import score as score_module
 from sr4g_utils.evaluation.detections import read_visor_results
 from sr4g_utils.evaluation.scores import MAIN, chance, scores
-from sr4g_utils.evaluation.statistics import student
-from sr4g_utils.evaluation.tables import second_opinion
+from sr4g_utils.evaluation.statistics import second_opinion, student
 from sr4g_utils.evaluation.verdicts import VARIANTS, verdicts
 
 PROMPTS = make_prompts()

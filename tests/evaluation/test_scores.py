@@ -248,7 +248,7 @@ def test_one_hopeless_model_does_not_stop_the_others(capsys):
     bias = analysis_bias.bias(models, 50)
     told = claims.table(changes, bias, None, None, "hopeless", "hopeless").set_index("what")
     assert told.test.drop("points of OA, all objects").eq("not testable here").all()
-    opinion = tables.second_opinion(hopeless, good)
+    opinion = statistics.second_opinion(hopeless, good)
     assert opinion.agreement[0] < 100 and opinion.judged[1] == 0 and np.isnan(opinion.agreement[1])
     frequency = analysis_frequency.gain_by_frequency(good, hopeless, prompts, 50)
     boxes = {"good": boxes_of(prompts, 2).assign(width=99, height=99), "hopeless": nothing}
