@@ -1,6 +1,6 @@
 """The figures of notebook 04: scores, distances from photos, contact sheets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from textwrap import wrap
 from typing import Any
@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 
 from ..dataset.figures import COLOURS, MARKERS, OBJECT, SUBJECT, draw_box, estimates, spread
 from ..relations import NAMES
+from .scores import MAIN
 
 
 def look_of(table: pd.DataFrame) -> list[tuple[str, Any, str, float]]:
@@ -159,5 +160,24 @@ def closeness(table: pd.DataFrame, space: str) -> Figure:
         axis.set_xlabel(metric if metric == "KID" else f"{metric} (%)")
         axis.grid(False, axis="y")
     axes[0].set_title(f"features: {space}", loc="left", fontsize="medium")
+    figure.tight_layout()
+    return figure
+
+
+def by_threshold(tables: Mapping[str, pd.DataFrame], chosen: float) -> Figure:
+    """OA, VISOR and VISOR_Cond against the threshold, a row of panels for each judge; the dashed line is the threshold
+    ``chosen`` for the first one. ``tables``: of :func:`tables.by_threshold`, by the judge's name."""
+    figure, axes = plt.subplots(len(tables), 3, figsize=(10, 2.8 * len(tables)), squeeze=False, sharey=True)
+    for row, (judge, table) in zip(axes, tables.items(), strict=True):
+        for axis, metric in zip(row, MAIN, strict=True):
+            for model, colour, marker, _ in look_of(table):
+                part = table[(table.model == model) & (table.metric == metric)]
+                axis.plot(part.threshold, part.value, color=colour, marker=marker, markersize=4, label=model)
+                axis.fill_between(part.threshold, part.low, part.high, color=colour, alpha=0.15)
+            if row is axes[0]:
+                axis.axvline(chosen, color="black", linestyle="--", linewidth=1)
+            axis.set(title=metric, xlabel=f"threshold ({judge})", ylim=(0, 100))
+        row[0].set_ylabel("%")
+    axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.tight_layout()
     return figure

@@ -141,6 +141,32 @@ def same_images_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame)
     )
 
 
+def by_threshold(
+    prompts: pd.DataFrame, boxes: Mapping[str, pd.DataFrame], images: Mapping[str, pd.DataFrame], **judged: Any
+) -> pd.DataFrame:
+    """OA, VISOR and VISOR_Cond of each model against the detector's threshold: at 15 thresholds that part the boxes'
+    scores evenly, and at ``judged["threshold"]``.
+
+    Args:
+        boxes, images: each model's detections, and its images as :func:`verdicts.verdicts` takes them.
+        judged: its threshold, pairs and rules.
+
+    Returns:
+        Columns model, threshold, metric, value, low, high (percentages); no row where nothing is found.
+    """
+    scores_of_boxes = np.concatenate([table.score.to_numpy() for table in boxes.values()])
+    chosen = np.quantile(scores_of_boxes, np.linspace(0.02, 0.98, 15)) if len(scores_of_boxes) else []
+    rows = []
+    for threshold, model in product(sorted({*np.round(chosen, 4), judged["threshold"]}), boxes):
+        how = judged | {"threshold": float(threshold), "nothing": "record"}
+        records = verdicts.verdicts(prompts, boxes[model], images[model], **how)
+        if not records.attrs["nothing_found"]:
+            table = scores.scores(records).query("relation == 'all'")
+            rows.append(table[table.metric.isin(MAIN)].assign(model=model, threshold=threshold))
+    columns = ["model", "threshold", "metric", "value", "low", "high"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
 def in_words(changes: pd.DataFrame) -> list[str]:
     """A sentence for each row of a :func:`change_table`: what changed, whether it can be told from no change, and how
     many images were left aside because one of the models lacks them."""

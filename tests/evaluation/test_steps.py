@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pretend import draw, make_prompts
 from refusals import refuses
 
 from sr4g_utils.dataset import world
 from sr4g_utils.dataset.captions import listing
 from sr4g_utils.dataset.prompts import THINGS
-from sr4g_utils.evaluation import figures, glyph_judge, steps, without_relation
+from sr4g_utils.evaluation import figures, glyph_judge, scores, steps, tables, verdicts, without_relation
 from sr4g_utils.evaluation.detections import read_detections
 from sr4g_utils.models import detectors
 from sr4g_utils.relations import NAMES, judge
@@ -220,3 +221,17 @@ def test_from_prompts_to_the_table(tmp_path):
     assert (run.folder / "artifacts" / "results" / "plain.json").is_file()
     assert evaluate({"elsewhere": {"images": "folder"}}, path, 2).empty and evaluate(models, path, 0).empty
     assert evaluate(models, asked(path, ["seen"], ("dog", "cat")), 2).empty
+
+
+def test_scores_against_the_threshold_are_those_of_each_threshold():
+    prompts = make_prompts()
+    boxes = {"base": draw(prompts, 0.5, 1), "tuned": draw(prompts, 0.9, 2)}
+    how = {"threshold": 0.3, "pairs": "best", "rules": "visor"}
+    table = tables.by_threshold(prompts, boxes, dict.fromkeys(boxes, 4), **how)
+    assert set(table.model) == set(boxes) and 0.3 in set(table.threshold) and table.threshold.nunique() > 3
+    row = table[(table.model == "tuned") & (table.threshold == 0.3) & (table.metric == "OA")].iloc[0]
+    ours = scores.scores(verdicts.verdicts(prompts, boxes["tuned"], 4, **how))
+    assert row.value == ours.value[0] and row.low == ours.low[0]
+    oa = table[(table.model == "base") & (table.metric == "OA")].sort_values("threshold").value
+    assert (oa.diff().dropna() <= 0).all()
+    assert len(figures.by_threshold({"detector": table}, 0.3).axes) == 3
