@@ -133,8 +133,8 @@ def test_two_detectors_judge_all_images(drawn):
     (table,) = steps.by_judge(run, records, second, second_judge, *arguments)
     assert list(dict.fromkeys(table.judge)) == ["tiny-owlvit", str(second_judge)] and len(table) == 2 * 2 * 3
     oa = table[(table.metric == "OA") & (table.model == "again")].set_index("judge")
-    for name, verdicts in (("tiny-owlvit", records), (str(second_judge), second)):
-        assert oa.value[name] == pytest.approx(100 * verdicts["again"].both_found.mean()) and oa.gain[name] == 0
+    for name, judged in (("tiny-owlvit", records), (str(second_judge), second)):
+        assert oa.value[name] == pytest.approx(100 * judged["again"].both_found.mean()) and oa.gain[name] == 0
     assert list(steps.by_judge(run, records, second, "templates", *arguments)) == []
     assert steps.judges("a", 0.1, "templates") == ("a", 0.1, "templates")
     for wrong in ((["a", "b", "c"], 0.1), (["a", "b"], [0.1, 0.2, 0.3]), ("a", [0.1, 0.2])):
