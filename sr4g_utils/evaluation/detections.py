@@ -50,7 +50,7 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
         if suffix == ".parquet":
             table = pd.read_parquet(path)
         elif suffix == ".csv":
-            table = pd.read_csv(path, encoding="utf-8-sig")
+            table = _csv(path)
         else:
             text = StringIO(path.read_text(encoding="utf-8-sig"))
             exact = {"dtype": False, "precise_float": True}
@@ -60,6 +60,18 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
         raise ValueError(f"{path}: not readable as detections ({why})") from error
     table.attrs |= {"source": str(path)} | ({"detector": True} if record_of(path) else {})  # for later messages
     return check_detections(from_corners(table) if corners else table, str(path))
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    """A CSV, also as a spreadsheet saves it: with semicolons or tabs, decimal commas, capitals and empty rows."""
+    with path.open(encoding="utf-8-sig") as file:
+        header, first = file.readline(), file.readline()
+    delimiter = max(",;\t", key=header.count)
+    decimal = "," if delimiter != "," and re.search(r"\d,\d", first) else "."
+    table = pd.read_csv(path, encoding="utf-8-sig", sep=delimiter, decimal=decimal, skipinitialspace=True)
+    known = {name: name.strip().lower() for name in table if name.strip().lower() in {*DETECTION_COLUMNS, *CORNERS}}
+    table = table.loc[:, [not (name.startswith("Unnamed: ") and table[name].isna().all()) for name in table]]
+    return table.rename(columns=known).dropna(how="all")
 
 
 def record_of(path: Path) -> dict[str, Any] | None:

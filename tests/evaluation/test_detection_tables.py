@@ -197,6 +197,14 @@ def test_boxes_are_read_with_all_their_digits(tmp_path, form):
     assert (read.x == boxes.x).all() and (read.score == boxes.score).all()
 
 
+@pytest.mark.parametrize(("delimiter", "decimal"), [(",", "."), (";", ","), (";", "."), ("\t", ",")])
+def test_boxes_saved_by_a_spreadsheet_are_read(tmp_path, delimiter, decimal):
+    boxes = table().rename(columns={"prompt_id": "Prompt_ID", "score": " Score"})
+    text = boxes.to_csv(index=False, sep=delimiter, decimal=decimal, lineterminator="\r\n") + delimiter * 7 + "\r\n"
+    (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    pd.testing.assert_frame_equal(read_detections(tmp_path / "b.csv"), table(), check_dtype=False)
+
+
 def side_by_side(**columns) -> pd.DataFrame:
     return pd.concat([table(), table()], ignore_index=True).assign(**columns)
 
