@@ -142,7 +142,7 @@ def same_images_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame)
 
 
 def by_threshold(
-    prompts: pd.DataFrame, boxes: Mapping[str, pd.DataFrame], images: Mapping[str, pd.DataFrame], **judged: Any
+    prompts: pd.DataFrame, boxes: Mapping[str, pd.DataFrame], images: Mapping[str, Any], **judged: Any
 ) -> pd.DataFrame:
     """OA, VISOR and VISOR_Cond of each model against the detector's threshold: at 15 thresholds that part the boxes'
     scores evenly, and at ``judged["threshold"]``.
