@@ -263,6 +263,13 @@ def test_what_is_no_file_is_told_at_once(tmp_path, make):
     assert "7_0.png: is a pipe, a device or a link to nothing" in refusal(tmp_path)
 
 
+def test_a_picture_above_the_limit_is_one_line_before_it_is_unpacked(tmp_path, monkeypatch):
+    Image.new("RGB", (40, 30)).save(tmp_path / "0_0.png")
+    monkeypatch.setenv("SR4G_PHOTO_PIXELS", "1000")
+    refuses("0_0.png is not a readable photo .*1,200 is above the limit of 1,000.*SR4G_PHOTO_PIXELS",
+            lambda: list(images.read_images(tmp_path, PROMPTS[:1])))  # fmt: skip
+
+
 @mutate.numbers(200)
 def test_mutated_image_folders_end_in_a_right_list_or_one_line(number):
     ends = mutate.run("images", number)
