@@ -142,7 +142,8 @@ class _Rows:
 
     def _of_caption(self, at: str, row: int | None, caption: str, file: str) -> int:
         """The row that a caption means, which is not (to the letter) that of the image's name."""
-        meant = self.texts.get(_spoken(caption), self._in_other_words(caption, row))
+        if (meant := self.texts.get(_spoken(caption))) is None:
+            meant = self._in_other_words(caption, row)
         by_name = ""
         if row is not None and row >= 0:
             by_name = f", but by its name it is of prompt {self.table.prompt_id[row]}, {self.table.caption[row]!r}"
@@ -197,8 +198,8 @@ def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str], ours: boo
     rows, beside = _Rows(folder, table, left_out), {} if ours else captions_beside(folder, paths, others)
     _check_unread(folder, paths, others, rows)
     of = [rows.of(at, beside.get(at)) for at in paths]
-    if not (ours or beside):
-        rows.check_order(paths)
+    if not ours:
+        rows.check_order([at for at in paths if at not in beside])
     if rows.moved:
         count = f"{len(rows.moved):,} of {len(paths):,} images, such as {rows.moved[0]},"
         say(f"WARNING: {folder}: {count} have another prompt's number; the captions beside them are taken")
