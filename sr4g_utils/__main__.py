@@ -21,7 +21,7 @@ from .models.names import FLOOR
 from .models.sampling import Sampling
 from .models.source import PRECISIONS
 from .relations import RULES
-from .store import files
+from .store import files, limits
 
 NOTEBOOK = "03_finetuning"  # declares the parameters of fine-tuning
 RAW = argparse.RawDescriptionHelpFormatter
@@ -49,6 +49,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         text = inspect.cleandoc(work.__doc__ or "")
         own = commands.add_parser(name, help=text.splitlines()[0], description=text, formatter_class=RAW)
         options(own.add_argument)
+        about = "share of a file's records that may be left out (default: 0.5)"
+        own.add_argument("--allow-loss", type=float, metavar="SHARE", help=about)
     return parser.parse_args(argv)
 
 
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     files.hush_advice()
     try:
+        limits.set_limit("allow_loss", vars(args).pop("allow_loss"))
         return COMMANDS[args.command][1](args) or 0
     except ModuleNotFoundError as error:
         print(f"{args.command}: {files.extra_of(error)}", file=sys.stderr)
@@ -210,7 +213,7 @@ def finetune(args: argparse.Namespace) -> None:
         if not state.is_main_process:
             follow()
             continue
-        path, result = stage(Run(folder, "finetune"), split, parameters)
+        path, result = stage(Run(folder, "finetune", parameters["allow_loss"]), split, parameters)
         print(f"{path}: best at step {result['best']['step']:,} of {result['choices']['steps']:,}")
 
 

@@ -26,6 +26,8 @@ def warnings(tables: dict[str, BoxTable]) -> list[str]:
         if table.merged:
             ids = ", ".join(map(str, table.merged))
             lines.append(f"{split}: the categories {ids} share a name with another and count as it")
+        if len(np.unique(table.category)) == 1:
+            lines.append(f"{split}: boxes of one category only: no caption and no prompt is about two different things")
         if missing := sorted(set(table.names) - {table.names[i] for i in np.unique(table.category)}):
             some = ", ".join(missing[:5]) + ", …" * (len(missing) > 5)
             lines.append(f"{split}: no box of {len(missing)} categories ({some})")

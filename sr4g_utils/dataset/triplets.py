@@ -24,6 +24,7 @@ from ..store.files import atomic
 from . import coco
 from .boxes import BoxTable, Category
 from .captions import caption
+from .names import among
 
 CONVERSES = [NAMES.index(BY_NAME[name].converse) for name in NAMES]
 PAIRS_AT_ONCE = 1 << 16  # pairs judged together: large enough for numpy, small enough for the cache
@@ -371,9 +372,7 @@ def held_out_categories(categories: Sequence[Category], n: int | Sequence[str]) 
         ValueError: ``n`` is negative or not below the number of categories, or names a category that is none.
     """
     if not isinstance(n, int):
-        if unknown := sorted(set(n) - {category.name for category in categories}):
-            raise ValueError(f"unseen: the annotations have no category {unknown[0]!r}")
-        return list(n)
+        return among([category.name for category in categories], n, "unseen: the annotations have no category")
     if not 0 <= n < len(categories):
         raise ValueError(f"unseen: {n} categories cannot be held out of {len(categories)}")
     families: dict[str, list[str]] = {}
@@ -430,13 +429,15 @@ def sample(
 
 
 def examples(table: BoxTable, triplets: str | Path, n: int, seed: int, rules: str = "visor") -> pd.DataFrame:
-    """``n`` random captions of different categories, a relation at a time, each with a pair of boxes that shows it.
+    """``n`` random captions of different categories (where there are none, of one), a relation at a time, each with a
+    pair of boxes that shows it.
 
     Columns: caption, file_name, width, height, subject, object, subject_box and object_box (xywh).
     """
     text = ["file_name", "subject", "relation", "object", "caption"]
     read = pq.read_table(triplets, columns=["image_id", *text, "subject_id", "object_id"], read_dictionary=text)
     different = np.flatnonzero(read["subject_id"].to_numpy() != read["object_id"].to_numpy())
+    different = different if len(different) else np.arange(len(read))
     relation = read["relation"].combine_chunks()
     codes = np.array([NAMES.index(name) for name in relation.dictionary.to_pylist()])[relation.indices.to_numpy()]
     chosen = different[sample(codes[different], n, np.random.default_rng(seed))]

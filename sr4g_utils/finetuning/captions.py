@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int, Int32
 from ..dataset import triplets
 from ..dataset.boxes import BoxTable
 from ..dataset.captions import caption
+from ..dataset.names import among
 from ..relations import NAMES
 
 
@@ -46,9 +47,7 @@ class Captions:
 
     def without(self, held_out: Sequence[str]) -> "Captions":
         """Those that name none of the categories. Raises ValueError where there is no such category."""
-        if unknown := sorted(set(held_out) - set(self.names)):
-            raise ValueError(f"held_out: the annotations have no category {unknown[0]!r}")
-        held = np.isin(self.names, list(held_out))
+        held = np.isin(self.names, among(self.names, held_out, "held_out: the annotations have no category"))
         subject, object = np.divmod(self.triplet // len(NAMES), len(self.names))
         return self.rows(~(held[subject] | held[object]))
 

@@ -34,6 +34,7 @@ from .files import (
     write_json,
     write_text,
 )
+from .limits import set_limit
 
 RECORDED = "recorded"  # what a parameter says in place of a path: take the recorded result
 Result = tuple[pd.DataFrame, dict[str, Any]]  # a table, and what it was made from
@@ -48,9 +49,11 @@ class Run:
 
     Opening it takes a shared lock for as long as the process lives, so that a second run sees that a kernel is still at
     work here. All inputs and outputs are recorded, in ``.state``, for the decision whether a notebook is done.
+    ``allow_loss``: see :func:`limits.check_loss`.
     """
 
-    def __init__(self, folder: str | Path, notebook: str) -> None:
+    def __init__(self, folder: str | Path, notebook: str, allow_loss: float | int | None = None) -> None:
+        set_limit("allow_loss", allow_loss)
         self.folder = Path(folder).resolve()
         self.notebook = notebook
         self.inputs: dict[str, str | None] = {}

@@ -16,7 +16,8 @@ RANGES: dict[str, tuple[float, float] | tuple[float, float, str]] = {
     **dict.fromkeys(
         ("dosed", "doses", "unseen", "warmup", "validate_every", "lora_rank", "text_cache_mb", "steps_offset"), NUMBER
     ),
-    **dict.fromkeys(("told", "caption_dropout", "min_kept", "max_unusable", "oa_floor", "weight_decay"), SHARE),
+    **dict.fromkeys(("told", "caption_dropout", "min_kept", "max_unusable", "allow_loss"), SHARE),
+    **dict.fromkeys(("oa_floor", "weight_decay"), SHARE),
     **dict.fromkeys(("withheld", "ema", "threshold"), LESS),
     "lr": (1e-12, 1),
     "max_grad_norm": (1e-12, LARGE),

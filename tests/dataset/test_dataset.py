@@ -153,6 +153,21 @@ def test_memory_follows_the_boxes_however_many_categories_there_are_or_boxes_in_
     assert len(triplets.examples(table, tmp_path / "t.parquet", 5, 0)) == 5
 
 
+def test_one_category_only(tmp_path):
+    """Captions of two of a kind, and no division by the number of different things."""
+    table = many(1)
+    found = written(table, tmp_path / "t.parquet")
+    assert set(found.caption) == {caption("thing 0", relation, "thing 0") for relation in found.relation}
+    assert len(triplets.examples(table, tmp_path / "t.parquet", 3, 0)) == 3
+    counted = triplets.frequencies(tmp_path / "t.parquet")
+    assert all(map(np.isnan, counts.roles(counted).values())) and len(counts.pair_frequencies(counted)) == 1
+    assert [line for line in counts.warnings({"train": table, "val": table}) if "of one category only" in line]
+
+
+def test_held_out_names_are_meant_however_they_are_spelt():
+    assert triplets.held_out_categories(CATEGORIES, ["Bicycle ", "motor_cycle"]) == ["bicycle", "motorcycle"]
+
+
 @pytest.mark.parametrize("id", [1, 2**31 - 2, 3_405_691_582, 2**53 + 1, 2**63 - 8])
 def test_ids_of_64_bits(tmp_path, id):
     found = written(many(5, id=id), tmp_path / "t.parquet")

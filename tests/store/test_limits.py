@@ -3,6 +3,7 @@
 import pytest
 
 from sr4g_utils.store.limits import LIMITS, check_loss, limit, set_limit
+from sr4g_utils.store.run import Run
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_a_limit_that_cannot_be_is_an_error(monkeypatch, value):
             use()
 
 
-def test_a_limit_that_is_set_holds_until_it_is_set_anew(monkeypatch):
+def test_a_limit_that_is_set_holds_until_it_is_set_anew(monkeypatch, tmp_path):
     monkeypatch.delenv("SR4G_ALLOW_LOSS", raising=False)
     assert all(least <= default <= most for default, least, most in LIMITS.values()) and limit("allow_loss") == 0.5
     monkeypatch.setenv("SR4G_ALLOW_LOSS", "0.25")  # so that it is put back
@@ -44,3 +45,6 @@ def test_a_limit_that_is_set_holds_until_it_is_set_anew(monkeypatch):
     assert limit("allow_loss") == 0.25
     set_limit("allow_loss", 0.75)
     assert limit("allow_loss") == 0.75
+    for given, holds in ((None, 0.75), (0.5, 0.5), (1, 1)):
+        Run(tmp_path, "01_test", given)
+        assert limit("allow_loss") == holds
