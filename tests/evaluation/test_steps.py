@@ -225,7 +225,8 @@ def test_from_prompts_to_the_table(tmp_path):
 
 def test_scores_against_the_threshold_are_those_of_each_threshold():
     prompts = make_prompts()
-    boxes = {"base": draw(prompts, 0.5, 1), "tuned": draw(prompts, 0.9, 2)}
+    rng, boxes = np.random.default_rng(0), {"base": draw(prompts, 0.5, 1), "tuned": draw(prompts, 0.9, 2)}
+    boxes = {name: table.assign(score=rng.uniform(0.1, 0.9, len(table))) for name, table in boxes.items()}
     how = {"threshold": 0.3, "pairs": "best", "rules": "visor"}
     table = tables.by_threshold(prompts, boxes, dict.fromkeys(boxes, 4), **how)
     assert set(table.model) == set(boxes) and 0.3 in set(table.threshold) and table.threshold.nunique() > 3
