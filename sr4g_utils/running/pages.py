@@ -79,12 +79,13 @@ def contents(notebook: Any) -> list[tuple[str, str]]:
 
 def _neighbours(name: str, names: Sequence[str]) -> list[tuple[str, str, str, str]]:
     """The page before and after: which it is, its address, its number and its title."""
-    around = list(names)
-    at = around.index(name) if name in around else len(around)
-    sides = [("prev", around[max(at - 1, 0) : at]), ("next", around[at + 1 : at + 2])]
-    found = [(rel, other) for rel, others in sides for other in others]
-    titles = {other: profiles.title(other).partition(":")[0].partition(" · ") for _, other in found}
-    return [(rel, f"{other}.html", titles[other][0], titles[other][2]) for rel, other in found]
+    at = names.index(name) if name in names else len(names)
+    rows = []
+    for rel, others in (("prev", names[max(at - 1, 0) : at]), ("next", names[at + 1 : at + 2])):
+        for other in others:
+            number, _, title = profiles.title(other).partition(":")[0].partition(" · ")
+            rows.append((rel, f"{other}.html", number, title))
+    return rows
 
 
 def _without_links(source: str) -> str:
