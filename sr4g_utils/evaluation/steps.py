@@ -15,7 +15,7 @@ from ..models import sampling
 from ..models.source import Source
 from ..store.files import read_table, write_table
 from ..store.run import Run
-from . import detect, generate, glyph_judge, quality, statistics, tables
+from . import detect, generate, glyph_judge, outlines, quality, statistics, tables
 from . import gallery as evaluation_gallery
 from . import scores as evaluation_scores
 from . import verdicts as evaluation_verdicts
@@ -66,10 +66,14 @@ def draw(
     run: Run, models: Mapping[str, Mapping[str, Any]], prompt_file: Path, options: Mapping[str, Any], dtype: str,
     place: str = "images",
 ) -> tuple[Files, dict[str, Any]]:  # fmt: skip
-    """The folder of each model's images and the record of how they came about: drawn here (in ``place`` of the run), or
-    given as ``images``."""
+    """The folder of each model's images and the record of how they came about: drawn here (in ``place`` of the run),
+    given as ``images``, or the outlines of ``boxes`` in their place."""
     folders, about = {}, {}
     for name, spec in models.items():
+        if "boxes" in spec:
+            given = {"prompts": prompt_file, "boxes": Path(spec["boxes"]).resolve()}
+            folders[name], about[name] = run.stage(f"outlines/{name}", outlines.write_outlines, given)
+            continue
         if "images" in spec:
             folders[name], about[name] = run.read(spec["images"]), {"images": Path(spec["images"]).name}
             continue
@@ -86,6 +90,10 @@ def find(
     boxes, about = {}, None
     for name, folder in images.items():
         files, path = {"images": folder, "prompts": prompt_file}, f"{place}/{name}.parquet"
+        if not outlines.of_images({name: folder}):
+            boxes[name], own = run.stage(path, outlines.copy_boxes, {"outlines": folder})
+            about = about or own
+            continue
         boxes[name], about = run.stage(path, detect.write_detections, files, heavy=True, detector=detector)
     return boxes, about and about["detector"]
 
@@ -119,7 +127,7 @@ def absent(
     (percent of the images) with low and high, and images. Empty where there are too few names, and nothing is kept."""
     others, count = run.stage("prompts_absent.parquet", write_absent, {"prompts": prompt_file}, seed=seed)
     rows = []
-    others_boxes, _ = find(run, images if count else {}, others, detector, "absent")
+    others_boxes, _ = find(run, outlines.of_images(images) if count else {}, others, detector, "absent")
     for model, found in others_boxes.items():
         listed = list_images(images[model], others)
         tables = [(read_table(prompt_file), boxes[model]), (read_table(others), found)]
@@ -201,7 +209,7 @@ def second_judge(
     """Another judge's verdicts on the first image of each prompt: a detector's, or ``TEMPLATES``; on all images for a
     :class:`Judge`; none for None. NothingFound: it found nothing in any image."""
     second = {}
-    for name, folder in images.items() if judging else ():
+    for name, folder in outlines.of_images(images).items() if judging else ():
         files, path = {"images": folder, "prompts": prompt_file}, f"second/{name}.parquet"
         if judging == TEMPLATES:
             boxes, _ = run.stage(path, glyph_judge.write_matches, files)
@@ -268,8 +276,8 @@ def features(
 ) -> Features:  # fmt: skip
     """The features of photos and of each model's images, in each space (name: network) that is given one. None for 0
     photos."""
-    by_space = {}
-    for name, space in spaces.items() if count else ():
+    by_space, images = {}, outlines.of_images(images)
+    for name, space in spaces.items() if count and images else ():
         if None in space.values():
             continue
         files, folder = _true_photos(run, annotations, photos), next(iter(images.values()))

@@ -103,9 +103,10 @@ def evaluate(
     run: Run, models: Mapping[str, Any], prompt_file: Path, number: int, options: Mapping[str, Any], dtype: str,
     detector: Any, threshold: float, seed: int, about: Any,
 ) -> pd.DataFrame:  # fmt: skip
-    """Every model's :func:`scores`, from prompts to table and result ``plain``; models whose images were made elsewhere
-    are left out. Empty, and nothing is kept, for a number of 0, without a model, or if prompts name too few things."""
-    models = {name: spec for name, spec in models.items() if "images" not in spec}
+    """Every model's :func:`scores`, from prompts to table and result ``plain``; models of which there are only images
+    or boxes are left out. Empty, and nothing is kept, for a number of 0, without a model, or if prompts name too few
+    things."""
+    models = {name: spec for name, spec in models.items() if "model" in spec}
     if not (number and models):
         return pd.DataFrame()
     files = {"prompts": prompt_file}

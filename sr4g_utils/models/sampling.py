@@ -48,7 +48,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sampling
 
 
-ENTRY = ("model", "unet", "images", "sampling")  # what a profile may say of a model that is evaluated
+ENTRY = ("model", "unet", "images", "boxes", "sampling")  # what a profile may say of a model that is evaluated
 
 
 def of_model(name: str, entry: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,10 +59,11 @@ def of_model(name: str, entry: Mapping[str, Any], common: Mapping[str, Any]) -> 
     """
     if other := settings.unknown(entry, ENTRY):
         raise ValueError(f"models: {name} has an unknown key {other[0]!r}{other[1]}; its keys are {', '.join(ENTRY)}")
-    if ("model" in entry) == ("images" in entry):
-        raise ValueError(f"models: {name} needs either a model or a folder of images")
-    if "images" in entry and "sampling" in entry:
-        raise ValueError(f"models: {name} is a folder of images, which are not sampled here; leave sampling out")
+    if sum(key in entry for key in ("model", "images", "boxes")) != 1:
+        raise ValueError(f"models: {name} needs either a model, a folder of images or a file of boxes")
+    if "model" not in entry and (key := next((key for key in ("unet", "sampling") if key in entry), None)):
+        kind = "a folder of images, which are" if "images" in entry else "a file of boxes of images, which are"
+        raise ValueError(f"models: {name} is {kind} not sampled here; leave {key} out")
     own = entry.get("sampling") or {}
     if not isinstance(own, Mapping):
         raise ValueError(f"models: {name}: sampling must be a mapping such as {{steps: 4, guidance: 0}}, got {own!r}")

@@ -13,6 +13,7 @@ import msgspec
 
 from ..dataset.prompt_sets import SETS, read_prompts
 from ..dataset.prompts import THINGS
+from ..evaluation.detections import read_detections
 from ..models.sampling import Sampling, against_card, of_model, recommended_sampling
 from ..models.source import ModelError, Source
 from ..relations import NAMES
@@ -88,6 +89,9 @@ def _check_entry(where: str, entry: Mapping[str, Any], folder: Path, tunes: bool
         _check_path(where, entry["images"])
         if Path(entry["images"]).is_dir() and not any(files.walk(Path(entry["images"]))):
             raise ValueError(f"{where}: the folder {entry['images']} is empty; name the folder that holds the images")
+    if "boxes" in entry:
+        _check_path(where, entry["boxes"])
+        read_detections(entry["boxes"])
     if "model" in entry:
         _check_model(where, entry["model"])
     if (unet := entry.get("unet")) and not (tunes and not Path(unet).is_absolute()):

@@ -10,11 +10,12 @@ from PIL import Image
 from pretend import draw, make_prompts
 from refusals import refuses
 
-from sr4g_utils.dataset import world
+from sr4g_utils.dataset import prompt_sets, world
 from sr4g_utils.dataset.captions import listing
 from sr4g_utils.dataset.prompts import THINGS
-from sr4g_utils.evaluation import figures, glyph_judge, scores, steps, tables, verdicts, without_relation
+from sr4g_utils.evaluation import figures, glyph_judge, outlines, scores, steps, tables, verdicts, without_relation
 from sr4g_utils.evaluation.detections import read_detections
+from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.models import detectors
 from sr4g_utils.relations import NAMES, judge
 from sr4g_utils.store.files import DATA
@@ -236,3 +237,28 @@ def test_scores_against_the_threshold_are_those_of_each_threshold():
     oa = table[(table.model == "base") & (table.metric == "OA")].sort_values("threshold").value
     assert (oa.diff().dropna() <= 0).all()
     assert len(figures.by_threshold({"detector": table}, 0.3).axes) == 3
+
+
+def test_boxes_of_others_are_a_model_with_the_verdicts_that_they_have_alone(tmp_path, capsys):
+    """Outlines stand in place of the images; what needs their pixels leaves them out; ids of the file may be texts."""
+    names = [("dog", "left of", "cat"), ("cup", "above", "bed"), ("bus", "right of", "car")]
+    table = prompt_sets.read_prompts(names)
+    found = pd.DataFrame(
+        [(f"{p}", i, name, 0.9, 40 * (n == i % 2), 8.0 * n, 20, 10) for p, names in enumerate(names) for i in range(2)
+         for n, name in enumerate(names[::2])],
+        columns=["prompt_id", "image_index", "label", "score", "x", "y", "w", "h"],
+    )  # fmt: skip
+    table.to_parquet(tmp_path / "prompts.parquet")
+    found.to_csv(tmp_path / "boxes.csv", index=False)
+    run = Run(tmp_path / "run", "04_evaluation")
+    models = {"org/mine": {"boxes": str(tmp_path / "boxes.csv")}}
+    folders, about = steps.draw(run, models, tmp_path / "prompts.parquet", {}, "float32")
+    assert "has no width and height of the images: taken as 60 × 18" in capsys.readouterr().err
+    boxes, judging = steps.find(run, folders, tmp_path / "prompts.parquet", "never/loaded")
+    assert judging == about["org/mine"]["boxes"] and judging["id"] == "boxes.csv"
+    assert str(tmp_path / "boxes.csv") in run.inputs
+    records = steps.judge(run, folders, tmp_path / "prompts.parquet", boxes, threshold=0.1)["org/mine"]
+    alone = verdicts.verdicts(table, found, threshold=0.1)
+    assert records.correct.tolist() == alone.correct.tolist() and set(records.correct) == {True, False}
+    assert not outlines.of_images(folders) and len(list_images(folders["org/mine"], table)) == 6
+    assert steps.absent(run, folders, tmp_path / "prompts.parquet", boxes, "never/loaded", 0.1, 0, {}).empty

@@ -144,8 +144,9 @@ def test_a_model_is_sampled_as_its_entry_says() -> None:
     ({"model": "a/b", "sampling": {"steps": 0}}, ": sampling: steps must be at least 1, got 0"),
     ({"model": "a/b", "sampling": 4}, ": sampling must be a mapping"),
     ({"images": "a", "sampling": {"steps": 4}}, " is a folder of images"),
-    ({"images": "a", "model": "a/b"}, " needs either a model or a folder of images"),
-    ({"unet": "a"}, " needs either"),
+    ({"images": "a", "model": "a/b"}, " needs either a model, a folder of images or a file of boxes"),
+    ({"unet": "a"}, " needs either"), ({"boxes": "a", "images": "b"}, " needs either"),
+    ({"boxes": "a", "unet": "b"}, " is a file of boxes of images, which are not sampled here; leave unet out"),
 ])  # fmt: skip
 def test_an_entry_that_cannot_be_is_one_line(entry, message) -> None:
     with pytest.raises(ValueError, match=f"models: mine{message}") as caught:
