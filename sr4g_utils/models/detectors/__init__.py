@@ -8,7 +8,7 @@ A further family is a subclass of :class:`Detector` that names its ``family``, a
 among those that are asked in words in :mod:`.words`, among those that know a list of names in :mod:`.labels`.
 """
 
-from . import labels, words
+from . import words, labels  # noqa: I001 (errors list the default's family first)
 from .detector import FAMILIES, Detector, load
 
 __all__ = ["FAMILIES", "Detector", "labels", "load", "words"]
