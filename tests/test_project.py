@@ -77,7 +77,7 @@ def test_every_import_is_declared_and_each_install_brings_what_it_is_for():
     code = [path.read_text(encoding="utf-8") for path in (*(ROOT / "sr4g_utils").rglob("*.py"), ROOT / "run_all.py")]
     for name in profiles.notebooks():
         code += ["".join(cell["source"]) for cell in profiles.cells(name) if cell["cell_type"] == "code"]
-    assert imported(*code) - declared("study", "cluster", "site", "fid") == set()
+    assert imported(*code) - declared("study", "cluster", "site", "fid", "reward") == set()
     tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
     assert imported(*tests) - declared("all", "bench", "fid") == set()
     assert not declared() & {"torch", "scipy", "matplotlib", "jupyterlab"}

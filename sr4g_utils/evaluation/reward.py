@@ -5,6 +5,7 @@ cats obeys everything), every further instance of either thing costs ``EXTRA``, 
 that the prompt does not say is reported. Nothing is written, and memory does not grow with calls.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -207,3 +208,36 @@ class Reward:
             return self(columns[image], columns[prompt]).tolist()
 
         return reward
+
+    def metric(self) -> Any:
+        """The mean reward of all images since the last reset, as a torchmetrics metric for loggers: ``update(images,
+        prompts)`` and ``compute()``, null before the first image. ``pip install '.[reward]'`` brings torchmetrics."""
+        import torch
+        from torchmetrics import Metric
+
+        reward = self
+
+        class MeanReward(Metric):
+            higher_is_better, full_state_update = True, False
+            settings: torch.Tensor
+            total: torch.Tensor
+            count: torch.Tensor
+
+            def __init__(self) -> None:
+                super().__init__()
+                # a MetricCollection merges metrics whose states are equal after the first batch: settings must differ
+                about = [getattr(reward, name) for name in ("rules", "pairs", "soft", "threshold", "extra", "also")]
+                text = repr([reward.detector.record, *about]).encode()
+                number = float(int.from_bytes(hashlib.sha256(text).digest()[:6], "big"))
+                for name, value, reduced in (("settings", number, "max"), ("total", 0.0, "sum"), ("count", 0.0, "sum")):
+                    self.add_state(name, torch.tensor(value, dtype=torch.float64), dist_reduce_fx=reduced)
+
+            def update(self, images: Any, prompts: Sequence[Any]) -> None:
+                rewards = reward(images, prompts)
+                self.total += rewards.sum()
+                self.count += len(rewards)
+
+            def compute(self) -> torch.Tensor:
+                return self.total / self.count
+
+        return MeanReward()

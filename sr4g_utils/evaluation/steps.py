@@ -270,6 +270,19 @@ def by_judge(
         yield run.table(table, "judges", "Scores by each detector, and the gain that each sees, 95 % intervals")
 
 
+def by_threshold(
+    run: Run, boxes: Mapping[str, pd.DataFrame], records: Records, second: Records, tests: pd.DataFrame, judged: Any
+) -> dict[str, pd.DataFrame]:
+    """:func:`tables.by_threshold` of the detector and of the second judge, if there is one; kept as one table."""
+    judges = {"detector": tables.by_threshold(tests, boxes, records, **judged)}
+    if second:
+        seen = {name: read_detections(run.folder / "artifacts" / "second" / f"{name}.parquet") for name in second}
+        judges["second judge"] = tables.by_threshold(tests, seen, second, **judged)
+    together = pd.concat(judges, names=["judge"]).reset_index(level="judge")
+    run.table(together, "by_threshold", "Scores against the judge's threshold, by judge and model, 95 % intervals")
+    return judges
+
+
 def features(
     run: Run, images: Files, prompt_file: Path, spaces: Mapping[str, Any], annotations: Any, photos: Any, count: int,
     seed: int,

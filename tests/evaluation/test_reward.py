@@ -10,7 +10,6 @@ from PIL import Image
 from torchmetrics import MetricCollection
 
 from sr4g_utils.evaluation.reward import REACH, Reward, instances, margin, triplet_of
-from sr4g_utils.evaluation.reward_metric import RewardMetric
 from sr4g_utils.relations import BY_NAME, NAMES, RELATIONS, RULES, judge
 from sr4g_utils.store.files import DATA
 
@@ -146,7 +145,7 @@ def test_a_collection_keeps_two_settings_apart(order):
     """Their first batch agrees, the second does not: a dog above and a little left of a cat is left by visor alone."""
     slanted = [("dog", 0.9, 38, 0, 20, 20), ("cat", 0.9, 44, 60, 20, 20)]
     stub = Stub([DOG, CAT])
-    metrics = MetricCollection({rules: RewardMetric(stub, rules=rules) for rules in order})
+    metrics = MetricCollection({rules: Reward(stub, rules=rules).metric() for rules in order})
     metrics.update([SHAPE], [PROMPT])
     stub.scenes = (slanted,)
     metrics.update([SHAPE], [PROMPT])
