@@ -110,7 +110,7 @@ def load_detector(
         folder, commit, files = hub.find(source, "config.json", partial(_detector, families=families))
     except ModelError as error:
         known = f"; detectors are {', '.join(families)}"
-        raise ModelError(f"{error}{known * (known not in str(error))}") from None
+        raise ModelError(f"{error}{known * (source.folder is None and known not in str(error))}") from None
     kind = str(checks.read(folder / "config.json", source)["model_type"])
     family = families[kind]
     hashes = checks.verify(folder, files, source)
