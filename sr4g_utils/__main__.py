@@ -21,7 +21,7 @@ from .models.names import FLOOR
 from .models.sampling import Sampling
 from .models.source import PRECISIONS
 from .relations import RULES
-from .store import files, limits
+from .store import files, limits, settings
 
 NOTEBOOK = "03_finetuning"  # declares the parameters of fine-tuning
 RAW = argparse.RawDescriptionHelpFormatter
@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     files.hush_advice()
     try:
         limits.set_limit("allow_loss", vars(args).pop("allow_loss"))
+        for name, value in vars(args).items():
+            settings.check(name, value, f"--{name.replace('_', '-')}")
         return COMMANDS[args.command][1](args) or 0
     except ModuleNotFoundError as error:
         print(f"{args.command}: {files.extra_of(error)}", file=sys.stderr)

@@ -178,3 +178,9 @@ def test_the_wheel_is_whole_and_light(here):
 
 def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+@pytest.mark.parametrize("option", [("--threshold", "nan"), ("--threshold", "-0.1"), ("--per-prompt", "0")])
+def test_a_number_that_cannot_be_is_told_at_once(option, capsys):
+    assert main(["score", "boxes.csv", "--prompts", "sr2d", *option]) == 1
+    assert re.fullmatch(rf"score: {option[0]} must be at least .*, got .*\n", capsys.readouterr().err)

@@ -156,7 +156,8 @@ def read_profile(profile: str, children: tuple[Path, ...] = ()) -> tuple[Path, d
     """
     path = profile_path(profile, children[-1].parent if children else Path())
     try:
-        sections = files.read_yaml(path.read_text(encoding="utf-8-sig"))
+        with path.open(encoding="utf-8-sig") as file:
+            sections = files.read_yaml(file.read(files.YAML_LENGTH + 1))  # which is refused
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     parent = sections.pop("extends", None) if isinstance(sections, dict) else None

@@ -11,7 +11,7 @@ COUNT, NUMBER, SHARE, LESS = (1, LARGE), (0, LARGE), (0, 1), (0, 1, "below")
 RANGES: dict[str, tuple[float, float] | tuple[float, float, str]] = {
     **dict.fromkeys(("images", "steps", "batch", "group", "micro_batch", "per_relation", "test_per_relation"), COUNT),
     **dict.fromkeys(("validation_per_relation", "validation_prompts", "checkpoint_every", "keep_checkpoints"), COUNT),
-    **dict.fromkeys(("log_every", "milestones"), COUNT),
+    **dict.fromkeys(("log_every", "milestones", "per_prompt"), COUNT),
     **dict.fromkeys(("plain_steps", "plain_prompts", "ceiling_per_relation", "quality_photos"), NUMBER),
     **dict.fromkeys(
         ("dosed", "doses", "unseen", "warmup", "validate_every", "lora_rank", "text_cache_mb", "steps_offset"), NUMBER

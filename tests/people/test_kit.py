@@ -161,7 +161,7 @@ def test_generated_pictures_meet_their_detections(page, tmp_path, capsys):
     ]  # fmt: skip
     pd.DataFrame(found).to_parquet(tmp_path / "d.parquet")
     files = [f"{model}={tmp_path / 'd.parquet'}" for model in ("base", "tuned")]
-    command = ["answers", str(page), str(tmp_path / "ann.csv"), "--resamples", "20", "--out", str(tmp_path / "out")]
+    command = ["answers", str(page), str(tmp_path / "ann.csv"), "--resamples", "100", "--out", str(tmp_path / "out")]
     assert main([*command, "--detections", *files]) == 0
     table = pd.read_csv(tmp_path / "out" / "with_rules.csv").set_index(["relation", "rules"])
     assert table.loc[("left of", "visor"), "recall"] == 1 and table.loc[("right of", "visor"), "recall"] == 0
