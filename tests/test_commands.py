@@ -80,7 +80,7 @@ def test_what_is_wrong_is_one_line(here, capsys):
         (["boxes.csv"], "boxes.csv: does not say what was asked for; give the prompts, too"),
         (["boxes.csv", "--prompts", "mine.csv", "--corners"], "the column 'x1' is missing; corners are x1, y1, x2, y2"),
         (["few.csv", "--prompts", "mine.csv"], "--per-prompt"),
-        (["boxes.csv", "--prompts", "mine.csv", "--threshold", "2"], "the detector found nothing"),
+        (["boxes.csv", "--prompts", "mine.csv", "--threshold", "0.9999"], "the detector found nothing"),
         (
             ["boxes.csv", "--prompts", "mine.csv", "--allow-loss", "2"],
             "allow_loss: must be a number from 0 to 1, got 2.0",
