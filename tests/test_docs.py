@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 
 import numpy as np
@@ -307,6 +308,40 @@ def test_a_section_with_measured_numbers_says_where_they_come_from(name):
         if re.search(r"\d+(\.\d+)? (s|GB|MB|images/s|times|TFLOP|minutes)\b", prose):
             said = r"[Mm]easured|computed|published|counted|at hand|by sha256|was run once"
             assert re.search(said, prose), section.splitlines()[0]
+
+
+TRAPS = [
+    re.split(r"(?<!\\)\|", line)[1:-1]
+    for line in PAGES["traps.md"].splitlines()
+    if line.startswith("| ") and not line.startswith("| of |")
+]
+FINDINGS = sorted((ROOT / "findings").glob("*.sh"))
+
+
+@pytest.mark.parametrize("row", TRAPS, ids=[row[1].strip()[:40] for row in TRAPS])
+def test_a_trap_is_held_by_a_test_or_a_script(row):
+    assert len(row) == 5 and all(map(str.strip, row))
+    held = re.findall(r"`([^`]+)`", row[-1])
+    assert held
+    for name in held:
+        path, _, test = name.partition("::")
+        assert f"def {test}(" in (ROOT / path).read_text() if test else (ROOT / path) in FINDINGS, name
+
+
+@pytest.mark.parametrize("path", FINDINGS, ids=[path.stem for path in FINDINGS])
+def test_a_finding_has_the_form_that_contributing_gives(path):
+    text = path.read_text(encoding="utf-8")
+    head, _, code = text.partition("set -euo pipefail\n")
+    code, end = code.split("<<'PY'\n")[1], code.splitlines()[-1]
+    assert text.startswith("#!/usr/bin/env bash\n# ") and end == "PY" and path.stat().st_mode & 0o100
+    assert all(line.startswith("#") and len(line) <= 130 for line in head.splitlines())
+    for part in ("# Expected: ", "# Happens: ", "# Seen with ", "#     "):
+        assert f"\n{part}" in head, part
+    packages = re.search("pip. install --quiet --disable-pip-version-check (.*)", text)[1].split()
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", package) for package in packages)
+    assert "assert " in code and "sr4g" not in code and subprocess.run(["bash", "-n", path]).returncode == 0
+    compile(code.removesuffix("PY\n"), path.name, "exec")
+    assert f"findings/{path.name}" in PAGES["traps.md"]
 
 
 @pytest.mark.slow("real data")

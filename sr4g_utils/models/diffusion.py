@@ -162,4 +162,9 @@ def _scheduler(pipeline: DiffusionPipeline, sampling: Sampling) -> Any:
     if lacks := [key for key in chosen if key not in takes]:
         raise ValueError(f"sampling: {kind.__name__} has no {lacks[0]}; leave it out")
     fresh: Any = kind
-    return fresh.from_config(own, **laid | chosen)
+    scheduler = fresh.from_config(own, **laid | chosen)
+    most = scheduler.config.get("num_train_timesteps", sampling.steps + 2) - 2
+    if scheduler.config.get("timestep_spacing") == "leading" and sampling.steps > most:  # some would stay at timestep 1
+        remedy = f"take at most {most}, or timestep_spacing: trailing"
+        raise ValueError(f"sampling: steps: {sampling.steps} do not fit the model's timesteps; {remedy}")
+    return scheduler

@@ -65,6 +65,8 @@ def test_a_named_scheduler_lays_its_steps_alike_in_a_published_folder_and_in_the
         chosen = diffusion.scheduling(own, Sampling(scheduler=name, timestep_spacing="trailing", steps_offset=0))
         assert chosen["class"] == name and (chosen["timestep_spacing"], chosen["steps_offset"]) == ("trailing", 0)
         assert diffusion.scheduling(own, Sampling())["class"] == "PNDMScheduler", "the model's own, as it is"
+    with pytest.raises(ValueError, match="steps: 1000 do not fit the model's timesteps; take at most 998"):
+        diffusion._scheduler(saved, Sampling(scheduler=name, timestep_spacing="leading", steps=1_000))
     with pytest.raises(ValueError, match="ScoreSdeVeScheduler has no timestep_spacing; leave it out"):
         diffusion._scheduler(own, Sampling(scheduler="ScoreSdeVeScheduler", timestep_spacing="leading"))
 
