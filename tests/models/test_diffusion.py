@@ -50,9 +50,9 @@ LAID = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistep
 
 
 @pytest.mark.parametrize("name", LAID)
-def test_a_named_scheduler_lays_its_steps_alike_in_a_published_folder_and_in_the_same_saved_by_diffusers(folder, name):
+def test_a_named_scheduler_lays_its_steps_alike_in_a_published_folder_and_in_the_same_saved_by_diffusers(models, name):
     """A saved folder has all of its class's defaults as if somebody had chosen them."""
-    saved = diffusers.StableDiffusionPipeline.from_pretrained(folder / "v1.4", safety_checker=None)
+    saved = diffusers.StableDiffusionPipeline.from_pretrained(models / "v1.4", safety_checker=None)
     assert saved.scheduler.config["timestep_spacing"] == "leading"
     beta = {key: saved.scheduler.config[key] for key in ("beta_start", "beta_end", "beta_schedule")}
     published = diffusers.DDPMPipeline(None, diffusers.PNDMScheduler(**beta, skip_prk_steps=True, steps_offset=1))
