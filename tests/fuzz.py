@@ -31,18 +31,23 @@ from sr4g_utils.dataset.photos import Photos
 from sr4g_utils.dataset.prompt_sets import check_prompts, read_prompts
 from sr4g_utils.evaluation.detections import DETECTION_COLUMNS, read_detections, read_visor_results
 from sr4g_utils.evaluation.images import list_images
-from sr4g_utils.models import checks
+from sr4g_utils.finetuning import checkpoints
+from sr4g_utils.models import checks, detectors
 from sr4g_utils.models.source import Source
 from sr4g_utils.people import answers, kit, published, vsr
 from sr4g_utils.running import profiles
+from sr4g_utils.store.files import DATA
 
 Files = dict[str, bytes]
 FILES: dict[str, Callable[[], Files]] = {}  # the right ones, by reader
 READERS: dict[str, Callable[[Path], Any]] = {}
 
 
-def reader(files: Callable[[], Files], damaged: str = "*") -> Callable[[Callable[[Path], Any]], Callable[[Path], Any]]:
-    """Register a reader of these files. One whose name matches ``damaged`` is damaged; the reader gets its path."""
+def reader(
+    files: Callable[[], Files], damaged: str = "*", forms: bool = True
+) -> Callable[[Callable[[Path], Any]], Callable[[Path], Any]]:
+    """Register a reader of these files. One whose name matches ``damaged`` is damaged, in the ways of its form or, as a
+    disk damages our own files, in its bytes; the reader gets its path."""
 
     def register(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
         right = cache(files)
@@ -52,7 +57,7 @@ def reader(files: Callable[[], Files], damaged: str = "*") -> Callable[[Callable
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(data)
             name = random.choice([name for name in right() if fnmatch(name, damaged)])
-            (folder / name).write_bytes(damage(random, name, right()[name]))
+            (folder / name).write_bytes(damage(random, name if forms else "", right()[name]))
             read(folder / name)
 
         mutate.PARTS[read.__name__] = part
@@ -371,6 +376,43 @@ def model_files(path: Path) -> None:
         checks.verify(path.parent, ["config.json", "model.safetensors"], source)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
+
+
+TINY = DATA / "models" / "tiny-owlvit"
+
+
+@reader(lambda: {path.name: path.read_bytes() for path in TINY.iterdir()}, "*.json")
+def detector_folders(path: Path) -> None:
+    """Whole, but for one configuration or vocabulary."""
+    path.with_name("SHA256SUMS").unlink(missing_ok=True)
+    try:
+        detectors.load(str(path.parent))
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+KEY_OF_RUN = {"steps": 8, "lr": 0.1, "schedule": "constant"}
+
+
+def _run() -> Files:
+    weights, files = safetensors.numpy.save({"a": np.ones((2, 3), np.float32)}), {}
+    for step in (4, 8):
+        at = f"run/checkpoints/step-{step:08}"
+        state = {"step": step, "key": KEY_OF_RUN, "optimiser": {"0.step": step}}
+        files |= {f"{at}/{name}.safetensors": weights for name in ("weights", "optimiser", "ema")}
+        files[f"{at}/state.json"] = json.dumps(state, indent=1).encode()
+    return files
+
+
+@reader(_run, "*-00000008/*", forms=False)
+def checkpoint_folders(path: Path) -> None:
+    """The newest is damaged: it or the one before it is taken, or its key is no longer this run's."""
+    state = checkpoints._look(folder := path.parents[2], KEY_OF_RUN)
+    if not state:
+        assert path.name == "state.json" and folder.with_name(f"{folder.name}.before").is_dir()
+        return
+    for name in ("weights", "optimiser", "ema"):
+        assert safetensors.numpy.load_file(Path(state["checkpoint"]) / f"{name}.safetensors")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ ALL = 400  # of each reader
 @pytest.mark.parametrize("number", [10, pytest.param(ALL, marks=pytest.mark.slow("thousands of damaged files"))])
 def test_damaged_files_end_in_a_result_or_in_one_line(name, number):
     ends = mutate.run(name, number)
-    assert sum(ends.values()) == number and (number < ALL or min(ends["right"], ends["refused"]) > 9)
+    assert sum(ends.values()) == number
+    if number == ALL:  # of damaged checkpoints none is refused: the one before it is taken
+        assert ends["right"] > 9 and (ends["refused"] > 9 or name == "checkpoint_folders")
 
 
 def test_five_thousand_damaged_files_are_read():

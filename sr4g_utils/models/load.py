@@ -117,6 +117,7 @@ def load_detector(
     with _one_line(source.name):
         options = {"local_files_only": True, "trust_remote_code": False}
         processor = getattr(transformers, family.loader).from_pretrained(folder, **options)
+        resolution = family.resolution(processor)
     _check_vocabulary(processor, source.name)
     model = _part(getattr(transformers, family.architecture), folder, files, source, precision)
     model = model.to(torch.device(device or default_device())).eval()
@@ -124,7 +125,7 @@ def load_detector(
         **_record(source, commit, hashes, dtype),
         "class": type(model).__name__,
         "model_type": kind,
-        "resolution": family.resolution(processor),
+        "resolution": resolution,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     return model, processor, record

@@ -56,6 +56,8 @@ class Detector:
     def resolution(cls, processor: Any) -> list[int] | dict[str, int]:
         """Height and width to which images are resized, or the rule where that depends on the image."""
         size = dict(_image_processor(processor).size)
+        if not all(isinstance(side, int) and side > 0 for side in size.values()):
+            raise ValueError(f"its processor's size is {size}, no number of pixels")
         return [size["height"], size["width"]] if size.keys() == {"height", "width"} else size
 
     def known(self, names: Sequence[str], query: str | None = None) -> Any:
