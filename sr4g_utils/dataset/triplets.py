@@ -279,7 +279,7 @@ class _TripletColumns:
         self.template = template
         kinds = len(names) ** 2 * len(NAMES)  # a triplet's code is below it
         self.code = np.int32 if kinds < 1 << 31 else np.int64
-        self.captions = pa.array(self.written(range(kinds))) if kinds <= KINDS_AT_ONCE else None
+        self.captions = pa.array(self.written(np.arange(kinds))) if kinds <= KINDS_AT_ONCE else None
         ids = np.array([category.id for category in table.categories])
         self.category_id = ids.astype(np.int64 if (np.abs(ids) >= 1 << 31).any() else np.int32)
         self.held_out = np.isin(names, list(held_out)).astype(np.int8)
@@ -297,19 +297,18 @@ class _TripletColumns:
             }
         )  # fmt: skip
 
-    def written(self, codes: Iterable[int]) -> list[str]:
+    def written(self, codes: Int[np.ndarray, "triplet"]) -> list[str]:
         """The captions of triplets by their codes: (subject · categories + object) · relations + relation."""
-        names = self.table.names
-        parts = ((*divmod(pair, len(names)), relation) for pair, relation in (divmod(c, len(NAMES)) for c in codes))
-        return [caption(names[s], NAMES[r], names[o], self.template) for s, o, r in parts]
+        pair, relation = np.divmod(codes, len(NAMES))
+        subject, object = np.divmod(pair, len(self.names))
+        names, parts = self.table.names, (subject.tolist(), relation.tolist(), object.tolist())
+        return [caption(names[s], NAMES[r], names[o], self.template) for s, r, o in zip(*parts, strict=True)]
 
     def texts(self, codes: Int[np.ndarray, "row"]) -> pa.Array:
         """A caption for each row. A file repeats its texts in each row group: those that occur in it."""
         if self.captions is None:
             used, place = np.unique(codes, return_inverse=True)
-            return pa.DictionaryArray.from_arrays(
-                pa.array(place.astype(np.int32)), pa.array(self.written(used.tolist()))
-            )
+            return pa.DictionaryArray.from_arrays(pa.array(place.astype(np.int32)), pa.array(self.written(used)))
         used = np.zeros(len(self.captions), bool)
         used[codes] = True
         place = (np.cumsum(used, dtype=np.int32) - 1)[codes]
