@@ -182,17 +182,22 @@ def _open_vocabulary(folder: str | Path, kind: str, size: int, seed: int, full: 
     return Path(folder)
 
 
-def pixart(folder: str | Path, seed: int = 0) -> Path:
-    """A pipeline folder like PixArt-alpha/PixArt-XL-2-512x512: a T5, and its ``spiece.model``."""
+def t5_tokenizer(folder: Path) -> transformers.T5Tokenizer:
+    """A T5's tokenizer, from a ``spiece.model`` that it leaves in the folder."""
     import sentencepiece
 
-    torch.manual_seed(seed)
-    with (Path(folder).parent / "spiece.model").open("wb") as model:
+    with (folder / "spiece.model").open("wb") as model:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(NAMES), model_writer=model, vocab_size=100, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
             minloglevel=2,
         )  # fmt: skip
-    tokens = transformers.T5Tokenizer(vocab_file=model.name, extra_ids=0)
+    return transformers.T5Tokenizer(vocab_file=model.name, extra_ids=0)
+
+
+def pixart(folder: str | Path, seed: int = 0) -> Path:
+    """A pipeline folder like PixArt-alpha/PixArt-XL-2-512x512: a T5, and its ``spiece.model``."""
+    torch.manual_seed(seed)
+    tokens = t5_tokenizer(Path(folder).parent)
     text = transformers.T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
     pipeline = diffusers.PixArtAlphaPipeline(
         tokenizer=tokens, text_encoder=transformers.T5EncoderModel(text),
@@ -206,7 +211,7 @@ def pixart(folder: str | Path, seed: int = 0) -> Path:
     )  # fmt: skip
     pipeline.save_pretrained(folder)
     (Path(folder) / "tokenizer" / "tokenizer.json").unlink()
-    Path(model.name).rename(Path(folder) / "tokenizer" / "spiece.model")
+    (Path(folder).parent / "spiece.model").rename(Path(folder) / "tokenizer" / "spiece.model")
     return Path(folder)
 
 

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pandas as pd
 from PIL import Image
 
@@ -30,7 +29,8 @@ def write_images(
 
     What is finished stays; a run that was killed goes on where it was and ends with the same bytes. Of several
     processes with the same arguments, ``shard`` k of ``shards`` n makes the groups k, k + n, … Beside the images lie
-    the prompts (``prompts.parquet``) and ``record.json``: the model's record, the sampling and the prompt set's hash.
+    the prompts (``prompts.parquet``) and ``record.json``: the model's record, the sampling as the pipeline did it, the
+    arguments of its calls and the prompt set's hash.
     What was made of another model, sampling or prompt set is moved to ``<folder>.before`` first, and that is said; a
     folder that holds something else is refused.
 
@@ -49,16 +49,19 @@ def write_images(
     table = check_prompts(files.read_table(prompts), str(prompts))
     if not 0 <= shard < shards:
         raise ValueError(f"shard {shard} of {shards}: shards are numbered from 0 to {shards - 1}")
-    from ..models import diffusion  # torch: not for --help
+    from ..models import diffusion, pipelines  # torch: not for --help
     from ..models.load import load_pipeline
 
     _look(folder)  # an error now, not after the model is loaded
-    pipeline, about = load_pipeline(model, dtype, unet=unet)
+    pipeline, about = load_pipeline(model, dtype, unet=unet, offload=sampling.offload)
+    sampling = pipelines.applied(pipeline, sampling)
     if warning := against_card(about["id"], sampling, recommended_sampling(about["id"])):
         print(warning, file=sys.stderr)
     asked = {"number": len(table), "sha256": prompts_hash(table)}
-    record = {"model": about, "sampling": msgspec.to_builtins(sampling), "prompts": asked, "behaviour": BEHAVIOUR}
+    record = {"model": about, "sampling": sampling.record(), "prompts": asked, "behaviour": BEHAVIOUR}
     record["scheduler"] = diffusion.scheduling(pipeline, sampling)
+    if about["class"] != "StableDiffusionPipeline":  # whose every argument is in its sampling
+        record["call"] = pipelines.call_record(pipeline, sampling)
     _begin(folder, table, record, alone=shards == 1)
     groups = dict(list(enumerate(diffusion.groups(table, sampling.group)))[shard::shards])
     todo = {n: group for n, group in groups.items() if not _finished(folder / f"{n:05}", group.prompt_id, sampling)}
@@ -103,7 +106,9 @@ def _begin(folder: Path, table: pd.DataFrame, record: dict[str, Any], alone: boo
 
 def _configuration(record: dict[str, Any]) -> dict[str, Any]:
     """What of a record decides whether images belong to it: not the versions of libraries."""
-    return {**record, "model": {key: record["model"].get(key) for key in ("files", "dtype", "class")}}
+    sampling = {key: value for key, value in record["sampling"].items() if key != "offload"}  # the same images
+    model = {key: record["model"].get(key) for key in ("files", "dtype", "class")}
+    return {**record, "model": model, "sampling": sampling}
 
 
 def _finished(folder: Path, ids: pd.Series, sampling: Sampling) -> bool:

@@ -6,13 +6,16 @@ scheduler adds on the way. So two models, two prompt sets or two machines start 
 
 **What its bytes depend on.** Prompts form fixed groups, and a group is always made in the same batches. Same group,
 batch size, library versions and hardware: same bytes, however often the run was interrupted and however many processes
-shared it. Otherwise a sum may be rounded in another order, and pixels differ by a few levels.
+shared it. Otherwise a sum may be rounded in another order, and pixels differ by a few levels. Some classes draw
+something else in a batch than alone: that is checked, and such a one draws one image at a time.
 """
 
+import functools
 import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import diffusers
@@ -23,8 +26,10 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import UInt8
 
 from ..store.files import say
-from .limits import AdaptiveBatches, check_words, not_numbers, tokenizers
+from . import pipelines
+from .limits import AdaptiveBatches, check_words, is_full, not_numbers, tokenizers
 from .sampling import Pixels, Sampling
+from .source import ModelError
 
 Wanted = tuple[Any, str, int]  # prompt_id, caption and number of an image
 Images = UInt8[np.ndarray, "image height width 3"]
@@ -44,7 +49,8 @@ def sample(
     """Images of every prompt, ``sampling.images`` each, in the order of the prompts.
 
     Batches reach across prompts, but not from one group of ``sampling.group`` prompts into the next. When a batch does
-    not fit into memory, it is halved, that is said, and the rest goes on with the smaller one.
+    not fit into memory, it is halved, that is said, and the rest goes on with the smaller one. An image of each
+    group's first batch is drawn alone, too; if it differs, the group is drawn one image at a time, which is said.
 
     Args:
         pipeline: from :func:`models.load_pipeline`; left as it was. prompts: columns prompt_id and caption.
@@ -54,23 +60,31 @@ def sample(
 
     Raises:
         ValueError: a caption that the pipeline's vocabulary lacks words for, an unknown scheduler, or pixels that are
-            none. FloatingPointError: the model gives NaN or infinity.
+            none. ModelError: the pipeline fails. FloatingPointError: the model gives NaN or infinity.
     """
-    for tokenizer in tokenizers(pipeline):
-        check_words(tokenizer, [*prompts.caption, sampling.negative_prompt])
-    own, pipeline.scheduler = pipeline.scheduler, _scheduler(pipeline, sampling)
+    sampling = pipelines.applied(pipeline, sampling)
+    longest = pipelines.defaults(pipeline).get("max_sequence_length")
+    check_words(tokenizers(pipeline), [*prompts.caption, sampling.negative_prompt], longest)
+    changed = {"scheduler": _scheduler(pipeline, sampling), **pipelines.guiders(pipeline, sampling.guidance)}
+    own = {name: getattr(pipeline, name) for name in changed}
     pipeline.set_progress_bar_config(disable=True)
     batches = AdaptiveBatches(sampling.batch)
     try:
+        for name, part in changed.items():
+            setattr(pipeline, name, part)
         for group in groups(prompts, sampling.group):
             rows = zip(group.prompt_id, group.caption, strict=True)
             wanted = [(id, text, i) for id, text in rows for i in range(sampling.images)]
             call = _caller(pipeline, list(group.caption), sampling)
-            for part, images in batches(wanted, call):
+            for n, (part, images) in enumerate(batches(wanted, call)):
+                if not n and _depends_on_batch(pipeline, call, part, images):
+                    batches.size = 1
+                    images = np.concatenate([call([one]) for one in part])
                 for (id, _, index), image in zip(part, images, strict=True):
                     yield id, index, image
     finally:
-        pipeline.scheduler = own
+        for name, part in own.items():
+            setattr(pipeline, name, part)
 
 
 def groups(table: pd.DataFrame, size: int) -> list[pd.DataFrame]:
@@ -79,36 +93,75 @@ def groups(table: pd.DataFrame, size: int) -> list[pd.DataFrame]:
 
 def _caller(pipeline: DiffusionPipeline, texts: list[str], sampling: Sampling) -> Callable[[Sequence[Wanted]], Images]:
     """A function that draws a batch of images. Stable Diffusion's prompts are encoded here, each once."""
-    options: dict[str, Any] = {
-        "num_inference_steps": sampling.steps,
-        "guidance_scale": sampling.guidance,
-        "output_type": "np",  # which a pipeline converts to [0, 1] itself; not all do so for "pt"
-    }
+    options = pipelines.arguments(pipeline, sampling)
     if isinstance(pipeline, StableDiffusionPipeline):
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         with torch.inference_mode():
-            guided = sampling.guidance > 1
+            guided = options["guidance_scale"] > 1
             negative = [sampling.negative_prompt] * len(distinct)
-            states, empty = pipeline.encode_prompt(list(distinct), pipeline.device, 1, guided, negative)
+            states, empty = pipeline.encode_prompt(list(distinct), pipeline._execution_device, 1, guided, negative)
 
         def prompt(texts: list[str]) -> dict[str, Any]:
             rows = [distinct[text] for text in texts]
             return {"prompt_embeds": states[rows], "negative_prompt_embeds": empty[rows] if guided else None}
     else:
-        takes = inspect.signature(pipeline.__call__).parameters
-        options = {name: value for name, value in options.items() if name in takes}
 
         def prompt(texts: list[str]) -> dict[str, Any]:
             negative = {"negative_prompt": [sampling.negative_prompt] * len(texts)}
-            return {"prompt": texts, **(negative if sampling.negative_prompt and "negative_prompt" in takes else {})}
+            return {"prompt": texts, **(negative if sampling.negative_prompt else {})}
 
     def call(wanted: Sequence[Wanted]) -> Images:
         texts, generators = [text for _, text, _ in wanted], [noise(sampling.seed, text, i) for _, text, i in wanted]
-        with torch.inference_mode():
-            images = pipeline(**prompt(texts), **options, generator=generators).images
-        return _pixels(images, texts, type(pipeline).__name__, str(pipeline.dtype).removeprefix("torch."))
+        try:
+            with torch.inference_mode():
+                images = pipeline(**prompt(texts), **options, generator=generators)[0]
+        except Exception as error:
+            if is_full(error):
+                raise
+            raise ModelError(_failure(type(pipeline).__name__, texts, error)) from error
+        images = _pixels(images, texts, type(pipeline).__name__, str(pipeline.dtype).removeprefix("torch."))
+        if sampling.size and list(images.shape[1:3]) != sampling.size:
+            here, wished = ("{} x {}".format(*size) for size in (images.shape[1:3], sampling.size))
+            kind = type(pipeline).__name__
+            raise ValueError(f"sampling: {kind} draws {here} pixels where size is {wished}; let size be what it draws")
+        return images
 
     return call
+
+
+def _failure(kind: str, texts: list[str], error: Exception) -> str:
+    """What to say of a pipeline that fails, whatever its error is."""
+    remedy = "see whether diffusers draws this prompt by itself"
+    if len(texts) > 1:
+        remedy = "it may draw one image at a time: set batch to 1 in sampling"
+    if isinstance(error, NameError) and error.name and not find_spec(error.name):  # diffusers' optional packages
+        remedy = f"install the package {error.name} (pip install {error.name})"
+    more = f" and {len(texts) - 1} more" * (len(texts) > 1)
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    return f"{kind} fails on the prompt {texts[0]!r}{more}: {reason}; {remedy}"
+
+
+LEVELS = 3  # by which an image may differ between batches in float32, where sums are rounded in another order
+MEAN_LEVELS = 8  # on average over pixels, in half precision, whose errors add up from step to step
+
+
+def _depends_on_batch(pipeline: DiffusionPipeline, call: Callable, part: Sequence[Wanted], images: Images) -> bool:
+    """Whether an image of a batch differs from itself drawn alone: the one of the shortest prompt, which is padded
+    most, if that is not the first image; of equally short ones the last."""
+    if len(part) == 1 or isinstance(pipeline, StableDiffusionPipeline):
+        return False
+    at = min(range(1, len(part)), key=lambda i: (len(part[i][1]), -i))
+    difference = np.abs(call([part[at]])[0].astype(int) - images[at])
+    if difference.max() <= LEVELS or (pipeline.dtype != torch.float32 and difference.mean() <= MEAN_LEVELS):
+        return False
+    _say_once(
+        f"WARNING: {type(pipeline).__name__} draws {part[at][1]!r} otherwise in a batch than alone (by up to "
+        f"{difference.max()} of 255 levels): going on one image at a time; with batch: 1 in sampling this is not tried"
+    )
+    return True
+
+
+_say_once = functools.cache(say)
 
 
 def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> Images:

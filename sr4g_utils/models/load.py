@@ -47,14 +47,14 @@ INTERFACE = (
 
 def load_pipeline(
     source: Any, dtype: str = "float32", device: str | torch.device | None = None, unet: str | Path | None = None,
-    safety_checker: bool = False,
+    safety_checker: bool = False, offload: bool = False,
 ) -> tuple[DiffusionPipeline, dict[str, Any]]:  # fmt: skip
     """A text-to-image pipeline, any of diffusers that draws from prompts alone, on its device, and the record of it.
 
     Args:
         source: see :meth:`Source.of`. dtype: one of ``PRECISIONS``. device: see :func:`default_device`.
         unet: folder of a fine-tuned UNet (``config.json`` and safetensors) to take the place of the pipeline's own.
-        safety_checker: keep the pipeline's checker, if it has one.
+        safety_checker: keep the pipeline's checker, if it has one. offload: the device holds one part at a time.
 
     Returns:
         The pipeline, and a JSON-able record: id, revision, commit, class, prediction_type, resolution (pixels), dtype,
@@ -83,16 +83,16 @@ def load_pipeline(
     with _one_line(source.name):
         options = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
         pipeline = DiffusionPipeline.from_pretrained(folder, **options, **loaded, **unchecked)
-    pipeline.to(torch.device(device or default_device()))
     for part in filter(None, (getattr(pipeline, name, None) for name in ("unet", "vae"))):
-        part.to(memory_format=torch.channels_last)  # convolutions are a tenth faster on a CPU, more on a GPU
-    denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+        if all(weight.dim() < 5 for weight in part.parameters()):  # those of videos have no such format
+            part.to(memory_format=torch.channels_last)  # convolutions are a tenth faster on a CPU, more on a GPU
+    _place(pipeline, torch.device(device or default_device()), offload, source.name)
     models = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     record = {
         **_record(source, commit, hashes, dtype),
         "class": type(pipeline).__name__,
         "prediction_type": pipeline.scheduler.config.get("prediction_type"),
-        "resolution": _resolution(pipeline, denoiser),
+        "resolution": pipelines.resolution(pipeline),
         "safety_checker": getattr(pipeline, "safety_checker", None) is not None,
         "parameters": sum(p.numel() for model in models for p in model.parameters()),
         "unet": Path(unet).name if unet is not None else None,
@@ -146,14 +146,15 @@ def _detector(config: dict[str, Any], source: Source, families: Mapping[str, Any
     return {"": True}
 
 
-def _resolution(pipeline: DiffusionPipeline, denoiser: Any) -> list[int] | None:
-    """Height and width in pixels at which the model was trained, as far as its configuration says."""
-    config = getattr(denoiser, "config", None)
-    sample = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
-    if sample is None or not hasattr(pipeline, "vae_scale_factor"):
-        return None
-    height, width = (sample, sample) if isinstance(sample, int) else sample
-    return [height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor]
+def _place(pipeline: DiffusionPipeline, device: torch.device, offload: bool, name: str) -> None:
+    """Put a pipeline on its device, whole or one part at a time."""
+    if not offload:
+        pipeline.to(device)
+    elif device.type == "cpu":
+        print(f"{name}: offload does nothing without a GPU", file=sys.stderr)
+    else:
+        with _one_line(name):
+            pipeline.enable_model_cpu_offload(device=device)
 
 
 def _record(source: Source, commit: str | None, hashes: dict[str, str], dtype: str) -> dict[str, Any]:

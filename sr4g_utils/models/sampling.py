@@ -1,7 +1,7 @@
 """How images are sampled: what a profile may say of it, checked; and what models' cards say of it."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,17 +21,22 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps as it does by default, in every model alike: which noise levels it visits is no property of the weights, and
     a folder that diffusers saved names its old class's way for all others. ``timestep_spacing`` and ``steps_offset``
     choose another way.
+
+    ``guidance`` and ``size`` are the pipeline's own where they are None. Guidance is the argument that means it in the
+    pipeline's class; where it means nothing, that is said, and the record has None.
     """
 
     images: int = 4  # per prompt
     steps: int = 50
-    guidance: float = 7.5
+    guidance: float | None = None
     scheduler: str | None = None
     timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
     steps_offset: int | None = None
     negative_prompt: str = ""
+    size: Annotated[list[int], msgspec.Meta(min_length=2, max_length=2)] | None = None  # height and width in pixels
+    offload: bool = False  # a GPU holds one part of the pipeline at a time: less memory, the same images
     seed: int = 0
-    batch: int = 16  # images made together
+    batch: int = 16  # the most images made together
     group: int = 16  # prompts that are resumed and sharded together
 
     @classmethod
@@ -47,7 +52,12 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             settings.check(name, getattr(sampling, name), f"sampling: {name}")
         return sampling
 
+    def record(self) -> dict[str, Any]:
+        """For the record: every field, but for those that nobody chose and that records from before do not have."""
+        return {key: value for key, value in msgspec.to_builtins(self).items() if value or key not in LATER}
 
+
+LATER = ("size", "offload")  # fields that are in a record only where they are chosen
 ENTRY = ("model", "unet", "images", "boxes", "sampling")  # what a profile may say of a model that is evaluated
 
 
@@ -85,9 +95,11 @@ def against_card(id: str, sampling: Sampling, card: Mapping[str, Any] | None) ->
     if card is None:
         return None
     steps, guidance = card["steps"], card["guidance"]
-    if sampling.steps <= max(4, 2 * steps) and max(1.0, sampling.guidance) == max(1.0, guidance):
+    here = sampling.guidance  # None: what the pipeline does by itself
+    if sampling.steps <= max(4, 2 * steps) and (here is None or max(1.0, here) == max(1.0, guidance)):
         return None
     wanted = f"{steps} step{'s'[: steps > 1]} at guidance {guidance:g}"
-    here = f"here it is sampled with {sampling.steps} at {sampling.guidance:g}, and scores too low"
+    way = f"{sampling.steps} at " + ("the pipeline's own" if here is None else f"{here:g}")
     remedy = f"Put `sampling: {{steps: {steps}, guidance: {guidance:g}}}` into its entry of models"
-    return f"WARNING: {id} is distilled: its model card samples it with {wanted}, {here}. {remedy}"
+    return f"""WARNING: {id} is distilled: its model card samples it with {wanted}, here it is sampled with {way}, and
+scores too low. {remedy}""".replace("\n", " ")

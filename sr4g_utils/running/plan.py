@@ -4,6 +4,7 @@ Everything is computed from the profile's parameters; what they do not say (size
 GPU) stands in the profile's section ``plan``. A rate that nobody has measured is called so, never guessed.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,7 +123,8 @@ def _with_defaults(profile: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
 
 def hours(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> dict[str, float]:
     """A profile's hours on each GPU for which the rates of all its work are noted; arguments as in :func:`plan`."""
-    return _hours(_images(_with_defaults(profile)), notes.get("rates") or {})
+    values = _with_defaults(profile)
+    return _hours(_images(values), _rates(values, notes.get("rates") or {}, notes.get("resolution")))
 
 
 def _hours(images: Mapping[str, int | None], by_gpu: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -221,6 +223,22 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
     return work
 
 
+def _ways(values: Mapping[str, Mapping[str, Any]]) -> list[Sampling]:
+    """How each model that notebook 04 draws with is sampled."""
+    own = values.get("04_evaluation", {"models": {}})
+    drawn = {name: entry for name, entry in own["models"].items() if "model" in entry}
+    return [Sampling.of(of_model(name, entry, own["sampling"])) for name, entry in drawn.items()]
+
+
+def _rates(
+    values: Mapping[str, Mapping[str, Any]], rates: Mapping[str, Mapping[str, float]], resolution: int | None
+) -> dict[str, dict[str, float]]:
+    """The rates by GPU, without those of drawing where images have another size than the one they were measured at."""
+    sizes = [way.size for way in _ways(values)] + [values.get("03_finetuning", {}).get("sampling", {}).get("size")]
+    other = any(size and list(size) != [resolution, resolution] for size in sizes)
+    return {gpu: {k: rate for k, rate in own.items() if not (other and k == "generate")} for gpu, own in rates.items()}
+
+
 def _disk(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None], about: Notes) -> list[str]:
     lines = []
     if (tuning := values.get("03_finetuning")) and about.resolution and about.unet_parameters:
@@ -228,16 +246,22 @@ def _disk(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None
         kept = len(tuning["splits"]) * (tuning["keep_checkpoints"] + 1) * 4 * 4 * about.unet_parameters / 1e9
         lines.append(f"  latents of {PHOTOS:,} photos at {about.resolution} pixels: {latents:.0f} GB")
         lines.append(f"  checkpoints (weights, average, optimiser; {tuning['keep_checkpoints']} kept): {kept:.0f} GB")
-    if (images := work.get("generate")) and about.resolution:
-        lines.append(f"  {images:,.0f} images: {images * IMAGE_BYTES * about.resolution**2 / 1e9:.0f} GB")
+    ways, own = _ways(values), about.resolution
+    if (images := work.get("generate")) and (own or all(way.size for way in ways)):
+        pixels = sum(way.images * math.prod(way.size or [own or 0] * 2) for way in ways)
+        size = images * IMAGE_BYTES * pixels / sum(way.images for way in ways) / 1e9
+        lines.append(f"  {images:,.0f} images: {size:.0f} GB")
     return lines
 
 
 def _memory(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
+    offloaded = sum(way.offload for way in _ways(values))
+    lines = [f"  models that are on the GPU one part at a time (offload): {offloaded}"] * bool(offloaded)
     if "03_finetuning" not in values or not about.unet_parameters:
-        return []
+        return lines
     state = STATES * 4 * about.unet_parameters / 1e9
     return [
+        *lines,
         f"  {state:.0f} GB for {about.unet_parameters / 1e6:,.0f} million weights in training, without activations",
         "  less with micro_batch, gradient_checkpointing, adam_8bit or lora_rank",
     ]
@@ -248,15 +272,18 @@ def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None
     if tuning := values.get("03_finetuning"):
         splits = ", ".join(tuning["splits"])
         lines.append(f"  fine-tuning ({splits}): {tuning['steps']:,} steps of {tuning['batch']} images each")
+    by_gpu = _rates(values, about.rates, about.resolution)
+    if sizes := sorted({" x ".join(map(str, way.size)) for way in _ways(values) if way.size}):
+        lines.append(f"  images of {', '.join(sizes)} pixels")
     purposes = {"finetune": "fine-tune on", "validate": "validate on", "generate": "generate"}
     for kind, images in work.items():
         hours = [
             f"{images / rates[rate] / 3600:,.1f} GPU hours on {gpu} at {rates[rate]:g} images/s"
-            for gpu, rates in about.rates.items()
+            for gpu, rates in by_gpu.items()
             for rate in ["generate" if kind == "validate" else kind]
             if images and rate in rates
         ]
         number = "all prompts' images" if images is None else f"{images:,.0f} images to {purposes[kind]}"
         lines.append(f"  {number}: {'; '.join(hours) or 'GPU hours not measured (run `make bench` and note the rate)'}")
-    total = _hours(work, about.rates)
+    total = _hours(work, by_gpu)
     return lines + [f"  in all: {value:,.1f} GPU hours on {gpu}" for gpu, value in total.items()]

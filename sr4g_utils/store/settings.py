@@ -22,7 +22,7 @@ RANGES: dict[str, tuple[float, float] | tuple[float, float, str]] = {
     "lr": (1e-12, 1),
     "max_grad_norm": (1e-12, LARGE),
     "guidance": (0, 1000),
-    "resolution": (8, 65_536),
+    **dict.fromkeys(("resolution", "size"), (8, 65_536)),
     "resamples": (100, 10**7),  # fewer give no p below 0.01
     "seed": (0, 2**32 - 1),  # what numpy, pandas and torch all take
 }

