@@ -1,5 +1,6 @@
 """Models checked and loaded from local folders: whole, as published, and drawing from prompts; else one line."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -7,12 +8,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import copytree, rmtree
 
 import diffusers
 import pytest
 import tiny
+import tiny_pipelines
 import torch
 import transformers
 import yaml
@@ -341,11 +344,14 @@ USELESS = {
     "KandinskyV22PriorPipeline": "makes embeddings, not images", "DDPMPipeline": "takes no prompt",
     "StableCascadeDecoderPipeline": "takes more than a prompt (it needs image_embeddings)",
     "WuerstchenCombinedPipeline": "takes parts of other models",
-} | dict.fromkeys(["CogVideoXPipeline", "AudioLDM2Pipeline"], "makes no single images") | dict.fromkeys([
+} | dict.fromkeys(
+    ["CogVideoXPipeline", "AudioLDM2Pipeline", "LLaDA2Pipeline"], "makes no single images"
+) | dict.fromkeys([
     "StableDiffusionInpaintPipeline", "StableDiffusionXLImg2ImgPipeline",  # the latter is SDXL's refiner
-    "StableDiffusionControlNetPipeline", "FluxControlPipeline",
+    "StableDiffusionControlNetPipeline", "FluxControlPipeline", "JoyImageEditPlusPipeline",
 ], "takes an image besides the prompt")  # fmt: skip
 USEFUL = [
+    "Flux2KleinKVPipeline", "DreamLitePipeline", "HunyuanImagePipeline",
     "AuraFlowPipeline", "Flux2Pipeline", "FluxKontextPipeline", "FluxPipeline", "HunyuanDiTPipeline", "IFPipeline",
     "Kandinsky3Pipeline", "LatentConsistencyModelPipeline", "PixArtSigmaPipeline", "QwenImagePipeline",
     "SanaSprintPipeline", "StableDiffusion3Pipeline", "StableDiffusionXLPipeline", "ZImagePipeline",
@@ -357,6 +363,31 @@ def test_pipelines_that_draw_nothing_from_a_prompt_alone(pipeline, name):
     index(_class_name=name)(pipeline)
     assert f"v1.4 is a {name}, which {USELESS[name]}; name a text-to-image model" in refused(pipeline)
     assert all(pipelines.classes({"_class_name": useful}, Source(id="a/b")) == {} for useful in USEFUL)
+
+
+@pytest.mark.slow("imports each of diffusers' pipelines")
+def test_the_table_of_pipelines_is_what_diffusers_has():
+    """`docs/evaluate.md`: every class that draws from a prompt alone, by the guidance that null is."""
+    rows: dict[str, list[str]] = {}
+    for name in dir(diffusers):
+        kind = getattr(diffusers, name) if name.endswith("Pipeline") else None
+        if isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline) and not pipelines._useless(kind):
+            tested = "**" * (name in tiny_pipelines.NAMES)
+            rows.setdefault(guidance_by_default(kind), []).append(f"{tested}{name.removesuffix('Pipeline')}{tested}")
+    text = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    table = text.split("| `guidance: null` | classes |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
+    expected = [f"| {guidance} | {', '.join(sorted(names))} |" for guidance, names in rows.items()]
+    assert sorted(table) == sorted(expected), "\n".join(sorted(expected))
+
+
+def guidance_by_default(kind: type) -> str:
+    takes = pipelines.defaults(kind)
+    if "guider" in inspect.signature(kind.__init__).parameters:
+        return "its guider's"
+    for name in ("guidance_scale", "true_cfg_scale", "decoder_guidance_scale"):
+        if takes.get(name) is not None:
+            return f"{takes[name]:g}"
+    return "a schedule of 48 steps" if "guidance_schedule" in takes else "none"
 
 
 def test_packages_that_are_missing_are_named(tmp_path):
@@ -379,6 +410,10 @@ def test_packages_that_are_missing_are_named(tmp_path):
         "(pip install sentencepiece)",
         "kolors: a KolorsPipeline needs sentencepiece; install that first (pip install …)",
     ], done.stderr
+    index(tokenizer=["transformers", "PixtralProcessor"])(pixart)
+    if not find_spec("torchvision"):  # FLUX.2's; a stand-in is there
+        line = "pixart: its tokenizer is a PixtralProcessor, which needs torchvision; install that first"
+        assert line in refused(pixart)
 
 
 def test_a_unet_of_another_architecture(models, tmp_path):
@@ -469,6 +504,9 @@ def test_words():
     check_words(tokenizer, [])
     with pytest.raises(ValueError, match=r"prompt 'a a a a a .* has 80 tokens, but the model reads 75; shorten it"):
         check_words(tokenizer, ["a " * 80])
+    check_words([tokenizer, tiny.tokenizer(length=100)], ["a " * 80])  # CLIP's beside a T5's: one reads it whole
+    with pytest.raises(ValueError, match="has 80 tokens, but the model reads 68"):
+        check_words([tokenizer, tiny.tokenizer(length=300)], ["a " * 80], longest=70)
     tokenizers = pytest.importorskip("tokenizers")  # now a vocabulary of whole words
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1, "dog": 2}, unk_token="?"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()

@@ -101,7 +101,7 @@ class Pixelwise(diffusers.DiffusionPipeline):
         ramp = torch.linspace(-1, 1, 4).expand(len(prompt), 3, 4, 4)
         arrays = (ramp / 2 + 0.5).permute(0, 2, 3, 1).numpy()
         kinds = {"pt": lambda: ramp, "np": lambda: arrays, "pil": lambda: self.numpy_to_pil(arrays)}
-        return SimpleNamespace(images=kinds[output_type]())
+        return (kinds[output_type](),)
 
 
 class Images(Pixelwise):
