@@ -142,7 +142,7 @@ def sana(folder: Path) -> Parts:
     }  # fmt: skip
 
 
-def qwen_image(folder: Path) -> Parts:
+def _qwen2_5() -> Any:
     layers = {"hidden_size": 16, "intermediate_size": 16}
     rope = {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}
     heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262}
@@ -151,6 +151,35 @@ def qwen_image(folder: Path) -> Parts:
         vision_config={**layers, "depth": 1, "num_heads": 2, "out_hidden_size": 16},
         image_token_id=259, video_token_id=260, vision_start_token_id=257, vision_end_token_id=258,
     )  # fmt: skip
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _attentive(transformer: torch.nn.Module) -> None:
+    """Random weights that read their texts: else all prompts give nearly the same image."""
+    with torch.no_grad():
+        for name, weight in transformer.named_parameters():
+            weight.mul_(100 if "add_v_proj.weight" in name else 10 if "attn.to_out.0.weight" in name else 1)
+
+
+def hunyuan_image(folder: Path) -> Parts:
+    transformer = diffusers.HunyuanImageTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=4, attention_head_dim=8, num_layers=1, num_single_layers=1,
+        num_refiner_layers=1, patch_size=(1, 1), text_embed_dim=16, text_embed_2_dim=32, rope_axes_dim=(4, 4),
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLHunyuanImage(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32, 64, 64, 64), layers_per_block=1,
+        scaling_factor=0.476986, spatial_compression_ratio=8, sample_size=128,
+    )  # fmt: skip
+    _attentive(transformer)
+    glyphs = transformers.T5Config(vocab_size=384, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=4)
+    return {
+        "transformer": transformer, "vae": vae, "text_encoder": _qwen2_5(), "tokenizer": _bytes(),
+        "text_encoder_2": transformers.T5EncoderModel(glyphs), "tokenizer_2": transformers.ByT5Tokenizer(),
+        "guider": diffusers.AdaptiveProjectedMixGuidance(), "ocr_guider": diffusers.AdaptiveProjectedMixGuidance(),
+    }  # fmt: skip
+
+
+def qwen_image(folder: Path) -> Parts:
     transformer = diffusers.QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=3,
         joint_attention_dim=16, guidance_embeds=False, axes_dims_rope=(8, 4, 4),
@@ -159,12 +188,8 @@ def qwen_image(folder: Path) -> Parts:
         base_dim=24, z_dim=4, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[False, True],
         latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
     )  # fmt: skip
-    with torch.no_grad():  # else its prompts are all alike
-        for block in transformer.transformer_blocks:
-            block.attn.add_v_proj.weight.mul_(100)
-            block.attn.to_out[0].weight.mul_(10)
-    text = transformers.Qwen2_5_VLForConditionalGeneration(config)
-    return {"transformer": transformer, "vae": vae, "text_encoder": text, "tokenizer": _bytes()}
+    _attentive(transformer)
+    return {"transformer": transformer, "vae": vae, "text_encoder": _qwen2_5(), "tokenizer": _bytes()}
 
 
 def z_image(folder: Path) -> Parts:
@@ -184,7 +209,7 @@ def z_image(folder: Path) -> Parts:
 BUILDERS: dict[str, Callable[[Path], Parts]] = {
     "StableDiffusionXLPipeline": sdxl, "StableDiffusion3Pipeline": sd3, "FluxPipeline": flux,
     "Flux2Pipeline": flux2, "Flux2KleinKVPipeline": flux2_klein_kv, "SanaPipeline": sana,
-    "QwenImagePipeline": qwen_image, "ZImagePipeline": z_image,
+    "HunyuanImagePipeline": hunyuan_image, "QwenImagePipeline": qwen_image, "ZImagePipeline": z_image,
 }  # fmt: skip
 NAMES = ["StableDiffusionPipeline", "PixArtAlphaPipeline", *BUILDERS]
 

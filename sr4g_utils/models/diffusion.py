@@ -154,14 +154,12 @@ def _depends_on_batch(pipeline: DiffusionPipeline, call: Callable, part: Sequenc
     difference = np.abs(call([part[at]])[0].astype(int) - images[at])
     if difference.max() <= LEVELS or (pipeline.dtype != torch.float32 and difference.mean() <= MEAN_LEVELS):
         return False
-    _say_once(
-        f"WARNING: {type(pipeline).__name__} draws {part[at][1]!r} otherwise in a batch than alone (by up to "
-        f"{difference.max()} of 255 levels): going on one image at a time; with batch: 1 in sampling this is not tried"
-    )
+    kind, saves = type(pipeline).__name__, "batch: 1 in sampling saves the attempt"
+    _say_once(f"WARNING: {kind} draws something else in a batch than alone: going on one image at a time; {saves}")
     return True
 
 
-_say_once = functools.cache(say)
+_say_once = functools.cache(say)  # not for each group
 
 
 def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> Images:

@@ -99,9 +99,10 @@ def _class(part: str, value: list[Any], source: Source) -> Any:
         kind = simple_get_class_obj(library, name)
     except AttributeError:
         raise ModelError(f"{named} a {name}, which {library} does not have in the version here; upgrade it") from None
-    if missing := getattr(kind, "_backends", ()):  # transformers has stand-ins for what it cannot import
-        raise ModelError(f"{named} a {name}, which needs {' and '.join(missing)}; install that first (pip install …)")
     if not issubclass(kind, KINDS):
+        if missing := getattr(kind, "_backends", ()):  # a stand-in for what transformers cannot import
+            needs = " and ".join(missing)
+            raise ModelError(f"{named} a {name}, which needs {needs}; install that first (pip install …)")
         kinds = "no network, tokenizer, scheduler, guider or processor"
         raise ModelError(f"{named} a {name}, which is {kinds}; name another model")
     return kind
@@ -133,19 +134,16 @@ def guidance_argument(pipeline: Any) -> str | None:
     takes = defaults(pipeline)
     network = getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
     embedded = bool(getattr(getattr(network, "config", None), "guidance_embeds", False))
-    if getattr(pipeline, "guider", None) is not None:
-        return "guider"
+    if (guider := getattr(pipeline, "guider", None)) is not None:
+        return "guider" if "guidance_scale" in guider.config else None
     if "distilled_guidance_scale" in takes:  # HunyuanImage without a guider
         return "distilled_guidance_scale" if embedded else None
     if "true_cfg_scale" in takes and not embedded:
         return None if takes.get("guidance_scale") is not None else "true_cfg_scale"
     if getattr(pipeline.config, "is_distilled", False):  # FLUX.2 Klein of few steps
         return None
-    if (
-        takes.get("guidance_scale") is not None
-        or (embedded and "guidance_scale" in takes)
-        or "guidance_schedule" in takes
-    ):
+    chosen = embedded or "guidance_schedule" in takes  # then None is no default that means "ignored"
+    if takes.get("guidance_scale") is not None or ("guidance_scale" in takes and chosen):
         return "guidance_scale"
     return "decoder_guidance_scale" if "decoder_guidance_scale" in takes else None  # unCLIP's; FLUX.2 Klein KV has none
 
@@ -164,7 +162,7 @@ def applied(pipeline: Any, sampling: Sampling) -> Sampling:
             say(f"WARNING: {kind} ignores guidance as this model was made; the record says null, not {guidance:g}")
         guidance = None
     elif name is not None and guidance is None:
-        guidance = pipeline.guider.config.get("guidance_scale") if name == "guider" else takes[name]
+        guidance = pipeline.guider.config["guidance_scale"] if name == "guider" else takes[name]
     if negative and ("negative_prompt" not in takes or ("true_cfg_scale" in takes and name != "true_cfg_scale")):
         say(f"WARNING: {kind} does not read a negative prompt as it is sampled here; the record says none")
         negative = ""
@@ -194,7 +192,7 @@ def arguments(pipeline: Any, sampling: Sampling) -> dict[str, Any]:
 
 def guiders(pipeline: Any, guidance: float | int | None) -> dict[str, Any]:
     """The parts of a pipeline that apply another guidance than it does by default, changed to that."""
-    if guidance_argument(pipeline) != "guider" or guidance == pipeline.guider.config.get("guidance_scale"):
+    if guidance_argument(pipeline) != "guider" or guidance == pipeline.guider.config["guidance_scale"]:
         return {}
     parts = {name: part for name in ("guider", "ocr_guider") if (part := getattr(pipeline, name, None)) is not None}
     return {name: part.new(guidance_scale=guidance) for name, part in parts.items()}

@@ -157,7 +157,11 @@ def test_any_failure_of_a_pipeline_is_one_line(pipeline, error, line):
 
 
 SMALL = {"FluxPipeline": [16, 16], "Flux2Pipeline": [16, 16], "Flux2KleinKVPipeline": [16, 16]}
-SMALL |= {"QwenImagePipeline": [32, 32], "ZImagePipeline": [32, 32]}  # their own sizes are no model's, and large
+SMALL |= {
+    "HunyuanImagePipeline": [16, 16],
+    "QwenImagePipeline": [32, 32],
+    "ZImagePipeline": [32, 32],
+}  # their own sizes are no model's, and large
 UNBINNED = {"PixArtAlphaPipeline": [8, 8], "SanaPipeline": [32, 32]}
 
 
