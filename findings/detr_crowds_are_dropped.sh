@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# transformers: DETR's image processor drops crowds, and counts no one.
+# transformers: DETR's image processor drops crowds and empty boxes without a word.
 #
 # Expected: annotations that are given to the processor come back as labels, as many, or the number left out is said.
 # Happens: crowd regions and boxes without a size are left out, boxes that reach beyond the image are cut, and the

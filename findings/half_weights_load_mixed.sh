@@ -6,7 +6,7 @@
 # A pipeline whose parts were saved as float16 has a float32 UNet beside a float16 text encoder, and fails or rounds
 # where the two meet.
 # Seen with torch 2.13.0 diffusers 0.42.1 transformers 5.24.0 accelerate 1.15.0, Python 3.11:
-#     saved as torch.float16; UNet2DConditionModel loads as torch.float32, CLIPTextModel as torch.float16
+#     saved as torch.float16; UNet2DConditionModel loads as torch.float32, CLIPTextModel loads as torch.float16
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
