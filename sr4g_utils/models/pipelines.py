@@ -150,7 +150,7 @@ def guidance_argument(pipeline: Any) -> str | None:
 
 def applied(pipeline: Any, sampling: Sampling) -> Sampling:
     """Sampling as a pipeline of this class does it: guidance that is its default where none is chosen, and None where
-    it ignores guidance, which is said; a negative prompt where it reads one.
+    it ignores guidance, which is said; a negative prompt where it reads one; offload where it is loaded so.
 
     Raises:
         ValueError: a size that it does not take.
@@ -170,7 +170,8 @@ def applied(pipeline: Any, sampling: Sampling) -> Sampling:
         negative = negative or " "  # else it would draw without guidance
     if sampling.size and not {"height", "width"} <= takes.keys():
         raise ValueError(f"sampling: {kind} draws in one size only; leave size out")
-    return msgspec.structs.replace(sampling, guidance=guidance, negative_prompt=negative)
+    offload = sampling.offload and any(hasattr(part, "_hf_hook") for part in pipeline.components.values())
+    return msgspec.structs.replace(sampling, guidance=guidance, negative_prompt=negative, offload=offload)
 
 
 def arguments(pipeline: Any, sampling: Sampling) -> dict[str, Any]:

@@ -231,6 +231,17 @@ def test_what_a_call_takes_is_what_is_recorded(tmp_path, pipeline, capsys):
     assert Sampling(size=[32, 48]).record()["size"] == [32, 48] and not {"size", "offload"} & Sampling().record().keys()
 
 
+def test_offload_is_recorded_where_it_is_done(models, capsys, monkeypatch):
+    loaded, _ = load.load_pipeline(models / "v1.4", device="cpu", offload=True)
+    assert capsys.readouterr().err == "v1.4: offload does nothing without a GPU\n"
+    assert not pipelines.applied(loaded, Sampling(offload=True)).offload
+    calls = []
+    monkeypatch.setattr(type(loaded), "enable_model_cpu_offload", lambda self, device: calls.append(device))
+    load._place(loaded, torch.device("cuda", 1), True, "v1.4")
+    loaded.unet._hf_hook = None  # as accelerate marks what it moves
+    assert calls == [torch.device("cuda", 1)] and pipelines.applied(loaded, Sampling(offload=True)).offload
+
+
 def test_guidance_in_a_part_of_its_own():
     """HunyuanImage 2.1's; a pipeline's own is left alone."""
 
