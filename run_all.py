@@ -96,7 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.list:
             return list_all()
         if args.summary:
-            return beside(args.summary, args.summary[0] if len(args.summary) == 1 else args.runs)
+            own = len(args.summary) == 1 and files.DATA not in args.summary[0].resolve().parents
+            return beside(args.summary, args.summary[0] if own else args.runs)
         if args.sweep:
             return swept(args)
         if args.refresh and (args.profile != DEFAULT or args.settings):

@@ -149,7 +149,14 @@ def _with_others(table: pd.DataFrame, prompts: Iterable[tuple[Any, str]]) -> pd.
 
 
 def _of_table(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The prompts of a table: of triplets, or of sentences."""
+    """The prompts of a table: of triplets, or of sentences; its columns' names in any case."""
+    known = {*NEEDED, *SENTENCE}
+    lower = {name: str(name).strip().lower() for name in table if name not in known}
+    table = table.rename(columns={a: b for a, b in lower.items() if b in known and b not in table})
+    if not {"subject", "relation", "object", "meta_prompt", *SENTENCE} & set(table):
+        have = ", ".join(map(str, table))[:200]
+        needs = f"prompts have {', '.join(NEEDED)}, or a sentence in a column {', '.join(SENTENCE)}"
+        raise ValueError(f"{source}: the column 'subject' is missing; {needs}; this table has {have or 'no column'}")
     if "meta_prompt" in table or (not {"subject", "relation", "object"} & set(table) and {*SENTENCE} & set(table)):
         return _of_rows(dict(zip(table.index, table.to_dict("records"), strict=True)), source)
     return _named(table, source)

@@ -80,12 +80,12 @@ def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int
     """Images (uint8, h, w, 3), ``columns`` of them side by side, with the boxes that decided, the verdict and its
     reason; the subject's box blue, the object's orange. ``rows``: the verdicts, with a column ``heading``."""
     lines = -(-len(rows) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns, 3.5 * lines), squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(2.3 * columns, 3.2 * lines), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, row, image in zip(axes.flat, rows.to_dict("records"), images, strict=False):
         h, w = image.shape[:2]
-        axis.imshow(image, extent=(0, w, h, 0))
+        axis.imshow(image, extent=(0, w, h, 0), interpolation="nearest")
         for role, colour in (("subject", SUBJECT), ("object", OBJECT)):
             if row[f"n_{role}"]:
                 draw_box(axis, np.array([row[f"{role}_{side}"] for side in "xywh"]), colour, "")
@@ -105,7 +105,7 @@ def found(records: pd.DataFrame, images: Sequence[UInt8[np.ndarray, "h w 3"]], b
     decided, and the verdict."""
     figure, axes = plt.subplots(1, len(images), figsize=(2.8 * len(images), 3.4), squeeze=False)
     for axis, image, rows, record in zip(axes[0], images, boxes, records.to_dict("records"), strict=True):
-        axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
+        axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest")
         axis.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
         for row in rows.itertuples():
             colour = SUBJECT if row.label == record["subject"] else OBJECT
@@ -167,7 +167,7 @@ def closeness(table: pd.DataFrame, space: str) -> Figure:
 def by_threshold(tables: Mapping[str, pd.DataFrame], chosen: float) -> Figure:
     """OA, VISOR and VISOR_Cond against the threshold, a row of panels for each judge; the dashed line is the threshold
     ``chosen`` for the first one. ``tables``: of :func:`tables.by_threshold`, by the judge's name."""
-    figure, axes = plt.subplots(len(tables), 3, figsize=(10, 2.8 * len(tables)), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(len(tables), 3, figsize=(9, 2.3 * len(tables)), squeeze=False, sharey=True)
     for row, (judge, table) in zip(axes, tables.items(), strict=True):
         for axis, metric in zip(row, MAIN, strict=True):
             for model, colour, marker, _ in look_of(table):

@@ -62,8 +62,11 @@ def _turns(
     unit: Float[np.ndarray, "pair"], step: Float[np.ndarray, "pair move"], holds: Bool[np.ndarray, "pair"],
 ) -> Bool[np.ndarray, "pair move"]:  # fmt: skip
     """Whether the verdict is another one when the subject's box is moved by so many units."""
-    moved = subject[:, None] + (step * unit[:, None])[..., None] * MOVES
-    moved[..., 2:] = np.maximum(moved[..., 2:], 1e-3)
+    change = (step * unit[:, None])[..., None] * MOVES
+    too_much = np.maximum(1e-3 - subject[:, None, 2:] - change[..., 2:], 0)  # a box shrinks about its centre to nothing
+    change[..., 2:] += too_much
+    change[..., :2] -= too_much / 2
+    moved = subject[:, None] + change
     n = len(MOVES)
     others, sizes, which = (np.repeat(part, n, axis=0) for part in (object, size, relation))
     after = judge(moved.reshape(-1, 4), others, rules, sizes)[np.arange(n * len(subject)), which]

@@ -20,7 +20,7 @@ from . import detect, gallery
 from .detections import from_corners, positions, read_detections, read_visor_results, record_of
 from .images import list_images
 from .scores import MAIN, chance, scores
-from .statistics import second_opinion
+from .statistics import FEWEST, second_opinion
 from .verdicts import THRESHOLD, settings_like, verdicts
 
 DETECTOR = "google/owlvit-base-patch32"  # VISOR's
@@ -91,8 +91,12 @@ class Score:
         """How the images were judged, in a paragraph."""
         left_out = self.judged["prompts"]["left_out"]
         more = f" {left_out:,} prompts of the set name none of the relations and are left out." if left_out else ""
-        numbers = "Intervals: 95 %, over prompts; chance: relations permuted among the prompts. Both are computed, not "
-        numbers += f"drawn, so there is no seed. sr4g_utils {__version__}."
+        few = self.scores.low.isna().all()
+        ends = f"No intervals: fewer than {FEWEST} prompts" if few else "Intervals: 95 %, over prompts"
+        numbers = (
+            f"{ends}; chance: relations permuted among the prompts. What is given is computed, not drawn, so there "
+        )
+        numbers += f"is no seed. sr4g_utils {__version__}."
         return f"How it was judged: {self.by()}; {self.on()} ({self.judged['images']['counted']}).{more} {numbers}"
 
     def cite(self) -> str:

@@ -58,11 +58,11 @@ def validation_curve(log: pd.DataFrame) -> Figure:
 
 def images(rows: Sequence[UInt8[np.ndarray, "n h w 3"]], names: Sequence[str], titles: Sequence[str] = ()) -> Figure:
     """Images in a grid: a row for each array, with its name to the left, and a title above each column."""
-    columns, size = len(rows[0]), (1.6 * len(rows[0]) + 1, 1.75 * len(rows))
+    columns, size = len(rows[0]), (1.4 * len(rows[0]) + 1, 1.55 * len(rows))
     figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
     for line, name, row in zip(axes, names, rows, strict=True):
         for axis, image in zip(line, row, strict=True):
-            axis.imshow(image)
+            axis.imshow(image, interpolation="nearest")  # as it is, and a small file
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize="small")
     for axis, title in zip(axes[0], titles, strict=False):

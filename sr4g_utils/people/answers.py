@@ -148,7 +148,8 @@ def with_rules(answers: pd.DataFrame, verdicts: pd.DataFrame, resamples: int = 1
     """How far each rule set agrees with each person and with the majority, over all relations and per relation.
 
     A kit of photos draws as many questions from rare strata as from common ones. Its answers are weighted, so that the
-    numbers describe the pairs that it was drawn from. "Undecidable" counts as not true, and so does a tie.
+    numbers describe the pairs that it was drawn from. "Undecidable" counts as not true. Questions on which people tie
+    have no majority.
 
     Args:
         answers, verdicts: from :func:`read`, and from :func:`by_rules` or :func:`by_detections`.
@@ -161,8 +162,8 @@ def with_rules(answers: pd.DataFrame, verdicts: pd.DataFrame, resamples: int = 1
     weights = _weights(first)
     views = {person: part.set_index("item").verdict == "true" for person, part in first.groupby("person", sort=False)}
     if len(views) > 1:
-        votes = first.assign(true=first.verdict == "true").groupby("item").true.mean() > 0.5
-        views = {"majority": votes, **views}
+        share = first.assign(true=first.verdict == "true").groupby("item").true.mean()
+        views = {"majority": share[share != 0.5] > 0.5, **views}
     rows, relations = [], first.drop_duplicates("item").set_index("item").relation
     for rules in verdicts.columns.drop("item"):
         verdict = verdicts.set_index("item")[rules].dropna().astype(bool)

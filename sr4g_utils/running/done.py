@@ -1,6 +1,6 @@
 """Which notebooks of a run are done."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,17 @@ def finish(
     ``before``, figures, tables and results that it no longer makes go: they are of another configuration."""
     record = read_json(state_file(folder, notebook, "files")) or {"inputs": {}, "outputs": []}
     outputs = [*record["outputs"], *(str(path.relative_to(folder)) for path in also)]
-    for name in set(before) - set(outputs):
-        if name.startswith(("figures/", "tables/", "artifacts/results/")):
-            (folder / name).unlink(missing_ok=True)
+    clear(set(before) - set(outputs), folder)
     digests = {name: digest(folder / name) for name in outputs}
     about = {"key": _key(notebook, parameters), "inputs": record["inputs"], "outputs": digests}
     write_json(state_file(folder, notebook, "done"), about)
+
+
+def clear(names: Iterable[str], folder: Path) -> None:
+    """Remove the figures, tables and results among what a notebook wrote."""
+    for name in names:
+        if name.startswith(("figures/", "tables/", "artifacts/results/")):
+            (folder / name).unlink(missing_ok=True)
 
 
 def outputs(notebook: str, folder: Path) -> list[str]:

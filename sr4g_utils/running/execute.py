@@ -40,6 +40,8 @@ def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, forc
             if changed := done.replaced(name, profile[name], folder):
                 print(f"{head}: replaces its last run there; changed: {', '.join(changed)}. --runs DIR keeps both")
             before = done.start(name, folder)
+            if changed:  # where this run fails, the last one's numbers must not stand for its own
+                done.clear(before, folder)
             (folder / crate.NAME).unlink(missing_ok=True)  # it tells of a run that ended
             index.write_index(folder, profile)  # a run that is killed has said that it is unfinished
             notebook = execute(name, profile[name], folder, head)

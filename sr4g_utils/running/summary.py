@@ -221,8 +221,10 @@ def main(folders: Sequence[Path], into: Path) -> int:
     Returns the number of runs of a sweep that are missing.
 
     Raises:
-        ValueError: one of them holds no finished run.
+        ValueError: one of them is not there, or holds no finished run.
     """
+    if gone := [folder for folder in folders if not folder.is_dir()]:
+        raise ValueError(f"--summary: {gone[0]}: no such folder; name folders of runs, or folders of them")
     paths = finished_in(folders)
     unique = len({path.name for path in paths}) == len(paths)
     numbered: dict[tuple[Any, ...], int] = {}

@@ -55,7 +55,8 @@ def test_every_notebook_leaves_its_results(study):
 
 COUNTS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "twenty-one", "twenty-two",
+    "twenty-three", "twenty-four", "twenty-five",
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_an_opening_counts_what_is_written(study, name):
     opening = "".join(cells(name)[0]["source"])
     made = [Path(path) for path in dict.fromkeys(outputs(name, study))]
     for kind, suffix in (("table", ".md"), ("figure", ".png")):
-        (said,) = re.findall(rf"(\w+) {kind}s?\b(?! more)", opening.partition("**Writes**")[2])
+        (said,) = re.findall(rf"([\w-]+) {kind}s?\b(?! more)", opening.partition("**Writes**")[2])
         found = [path.stem for path in made if path.parts[0] == f"{kind}s" and path.suffix == suffix]
         assert said == COUNTS[len(found)], found
 

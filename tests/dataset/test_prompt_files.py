@@ -238,3 +238,13 @@ def test_what_is_left_out_or_not_drawn_is_remembered_in_files(tmp_path: Path) ->
 def test_mutated_prompt_files_end_in_a_right_table_or_one_line(number: int) -> None:
     ends = mutate.run("prompts", number)
     assert min(ends["right"], ends["refused"]) > number / 4
+
+
+def test_headers_in_any_case_and_what_a_table_has(tmp_path):
+    (tmp_path / "a.csv").write_text("Prompt\na dog to the left of a cat\n")
+    assert prompt_sets.read_prompts(tmp_path / "a.csv").subject.tolist() == ["dog"]
+    (tmp_path / "b.csv").write_text("sentence,id\na dog to the left of a cat,1\n")
+    with pytest.raises(
+        ValueError, match="or a sentence in a column prompt, caption, text; this table has sentence, id"
+    ):
+        prompt_sets.read_prompts(tmp_path / "b.csv")

@@ -103,8 +103,9 @@ def test_a_model_that_this_loop_cannot_train_is_named(world, pipeline):
 def test_every_choice_is_a_parameter_and_declared_once():
     declared = {name: value for name, (_, value) in profiles.declared(NOTEBOOK).items()}
     own = set(profiles.for_cell(NOTEBOOK, declared)) - {"choices"}
-    assert len(own) < 27 and "choices" not in declared, "the notebook opens with few of them"
+    assert len(own) <= 27 and "choices" not in declared, "the notebook opens with few of them"
     others = {"run_folder", "train_annotations", "train_photos", "model", "detector", "splits", "unseen", "plain_steps"}
+    others |= {"allow_loss"}
     assert set(declared) == {*others, *Choices.__struct_fields__} and others < own
     flat, nested = Choices.among(declared), Choices.among(profiles.for_cell(NOTEBOOK, declared))
     assert flat == nested == Choices.among(profiles.for_cell(NOTEBOOK, {name: declared[name] for name in own}))

@@ -152,9 +152,8 @@ def test_a_run_of_one_model_says_its_score_and_who_judged_it_at_its_end(tmp_path
     (score,) = said["scores"]
     assert {row["metric"] for row in score["scores"]} == set(index.MAIN) and score["judged"]["threshold"] == 0.18
     words = execute.in_words(json.loads(json.dumps(said)))
-    judges = (
-        "392 prompts of the study (sha256 2d09c67d9168), 784 images, seed 0; boxes of tiny-owlvit@sha256 b93fb380a262"
-    )
+    prompts = record["about"]["prompts"]["sha256"][:12]
+    judges = f"392 prompts of the study (sha256 {prompts}), 784 images, seed 0; boxes of tiny-owlvit@sha256 b93fb3"
     assert f"base, all objects: {score['cite']}; chance of VISOR_Cond: 43.1" in words and judges in words
     assert "OA 84.7 [81.7, 87.3], VISOR 38.3 [34.4, 42.3], VISOR_Cond 45.2 [40.9, 49.6]" in words
     files.write_json(path, record | {"rows": [row | {"low": None, "high": None} for row in rows]})
