@@ -163,6 +163,11 @@ def swept(args: argparse.Namespace) -> int:
     """A run for each combination of values, and the page that puts them beside each other."""
     if args.verify or args.record or args.refresh:
         raise ValueError("--verify, --record and --refresh are for one run; leave --sweep out")
+    if args.job and not args.on:
+        raise ValueError("--job is for jobs that are submitted: give --on slurm or --on local, too")
+    fixed, varied = ({setting.partition("=")[0] for setting in part} for part in (args.settings, args.sweep))
+    if both := fixed & varied:
+        raise ValueError(f"--set {min(both)}: --sweep varies it; leave one of the two out")
     stop_on_signals()
     choices = {"--only": args.only, "--from": [args.first], "--until": [args.last]}
     options = [part for name, values in choices.items() if any(values) for part in (name, *values)]

@@ -225,6 +225,8 @@ def main(folders: Sequence[Path], into: Path) -> int:
     """
     if gone := [folder for folder in folders if not folder.is_dir()]:
         raise ValueError(f"--summary: {gone[0]}: no such folder; name folders of runs, or folders of them")
+    if gone := [folder for folder in folders if not folder.is_dir()]:
+        raise ValueError(f"--summary: {gone[0]}: no such folder; name folders of runs, or folders of them")
     paths = finished_in(folders)
     unique = len({path.name for path in paths}) == len(paths)
     numbered: dict[tuple[Any, ...], int] = {}

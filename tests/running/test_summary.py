@@ -216,3 +216,8 @@ def test_a_run_of_a_sweep_that_was_lost_is_named(tmp_path, capsys):
         (tmp_path / f"{name}.yaml").write_text("04_evaluation:\n")
     assert summary.main([tmp_path], tmp_path) == 1
     assert "MISSING: seed=1,lr=0.5 has no scores: it is not through, failed or was lost" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nix: no such folder"):
+        summary.main([tmp_path / "nix"], tmp_path)

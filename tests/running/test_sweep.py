@@ -304,3 +304,12 @@ def test_without_a_store_nothing_is_shared(tmp_path, monkeypatch):
     monkeypatch.delenv("SR4G_STAGES", raising=False)
     assert run.made(tmp_path / "a", "key", lambda: 1) == 1
     assert run.made(tmp_path / "a", "key", lambda: 2) == 2 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options,says", [
+    (["--job", "timeout_min=10"], "--job is for jobs that are submitted"),
+    (["--set", "seed=3"], "--set seed: --sweep varies it"),
+])  # fmt: skip
+def test_what_a_sweep_would_ignore_is_refused(options, says, capsys):
+    assert run_all.main(["--profile", "smoke", "--sweep", "seed=0,1", *options]) == 2
+    assert says in capsys.readouterr().err

@@ -10,7 +10,7 @@ from pretend import draw, make_prompts
 from run_all import main
 from sr4g_utils.dataset.prompts import draw_prompts
 from sr4g_utils.evaluation import tables, verdicts
-from sr4g_utils.running import verify
+from sr4g_utils.running import done, verify
 from sr4g_utils.store import files
 from sr4g_utils.store.files import DATA
 from sr4g_utils.store.run import Run
@@ -87,3 +87,11 @@ def test_every_finished_run_has_a_row(tmp_path, capsys):
     (tmp_path / "coco" / "artifacts" / "results" / "funnel.json").unlink()
     assert main(["--verify", "--profile", "all", "--runs", str(tmp_path)]) == 1
     assert re.search(rf"^coco +{n - 1} of {n} agree +funnel$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_what_a_changed_run_clears_are_its_numbers(tmp_path):
+    names = ["figures/a.png", "tables/a.md", "artifacts/results/a.json", "artifacts/images.parquet"]
+    for name in names:
+        files.write_text(tmp_path / name, "former")
+    done.clear([*names, "tables/gone.md"], tmp_path)
+    assert [name for name in names if (tmp_path / name).exists()] == names[3:]
