@@ -355,14 +355,15 @@ def test_the_limits_count_the_photos_that_show_what_no_caption_names(tmp_path):
     assert told in flat(PAGES["limits.md"])
 
 
-def test_the_rewards_examples_run(monkeypatch, tmp_path, capsys):
+def test_the_rewards_examples_run(monkeypatch):
     """From the repository's folder, as printed; the picture goes elsewhere."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(Image.Image, "save", lambda image, name: setattr(monkeypatch, "saved", (image.size, name)))
+    saved = []
+    monkeypatch.setattr(Image.Image, "save", lambda image, name: saved.append((image.size, name)))
     first, second = blocks(PAGES["reward.md"], "python")
     names: dict = {}
     exec(first, names)
-    assert monkeypatch.saved == ((64, 64), "best.png") and len(names["rewards"]) == 8 and max(names["rewards"]) > 0.5
+    assert saved == [((64, 64), "best.png")] and len(names["rewards"]) == 8 and max(names["rewards"]) > 0.5
     exec(second, names)
     scores, _ = names["score"](names["images"], [names["prompt"]] * 8, None)
     assert scores == names["function"](images=names["images"], prompts=[names["prompt"]] * 8)

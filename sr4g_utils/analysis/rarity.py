@@ -77,17 +77,17 @@ def count(sources: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     rows = []
     for source, captions in sources.items():
-        found, size = hits(captions), captions.groupby("photo").size().to_numpy(float)
+        hit, size = hits(captions), captions.groupby("photo").size().to_numpy(float)
         for wording, kinds in {"own": ["own"], "all": ["own", "others"]}.items():
-            said = pd.DataFrame({name: found[name][kinds].any(axis=1) for name in NAMES})
-            said[ANY] = said.any(axis=1)
-            n = said.sum()
-            per_photo = said.groupby(captions.photo.to_numpy()).sum().to_numpy(float)
+            says = pd.DataFrame({name: hit[name][kinds].any(axis=1) for name in NAMES})
+            says[ANY] = says.any(axis=1)
+            n = says.sum()
+            per_photo = says.groupby(captions.photo.to_numpy()).sum().to_numpy(float)
             low, high = ratio(per_photo, np.broadcast_to(size[:, None], per_photo.shape))
-            placed = {name: _placed(name, found[name].sum(), kinds) / len(captions) for name in NAMES}
-            for i, name in enumerate(said):
+            placed = {name: _placed(name, hit[name].sum(), kinds) / len(captions) for name in NAMES}
+            for i, name in enumerate(says):
                 names = NAMES if name == ANY else [name]
-                read = np.sum([WORDS[each]["read"][kind] for each in names for kind in kinds], axis=0)
+                read = np.sum([WORDS[relation]["read"][kind] for relation in names for kind in kinds], axis=0)
                 pair = n[[name, BY_NAME[name].opposite]].sum() if name != ANY else 0
                 rows.append(
                     {
@@ -95,7 +95,7 @@ def count(sources: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                         "hits": int(n[name]), "percent": 100 * n[name] / len(captions), "low": 100 * low[i],
                         "high": 100 * high[i], "share_of_pair": 100 * n[name] / pair if pair else None,
                         "read": int(read[0]), "true": int(read[1]),
-                        "placed": 100 * np.sum([placed[each] for each in names]),
+                        "placed": 100 * np.sum([placed[relation] for relation in names]),
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
@@ -111,9 +111,9 @@ def sample(sources: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The hits that were read: of each relation and wording the first ``SAMPLE`` by the SHA-256 of their caption."""
     parts = []
     for source, captions in sources.items():
-        found = hits(captions)
-        for relation, wording in found:
-            rows = captions[found[relation, wording]]
+        hit = hits(captions)
+        for relation, wording in hit:
+            rows = captions[hit[relation, wording]]
             parts.append(rows.assign(source=source, relation=relation, wording=wording))
     every = pd.concat(parts)
     every["order"] = [hashlib.sha256(caption.encode()).hexdigest() for caption in every.caption]

@@ -93,11 +93,11 @@ def table_html(table: pd.DataFrame) -> str:
     texts.columns = table.columns
     same = np.array([len(table) > 3 and column.nunique() == 1 for _, column in texts.items()], bool)
     same &= table.columns.nlevels == 1 and not same.all()
-    told = ", ".join(f"{name} {column.iloc[0]}" for name, column in texts.loc[:, same].items())
+    constants = ", ".join(f"{name} {column.iloc[0]}" for name, column in texts.loc[:, same].items())
     is_named = any(table.index.names) or not pd.api.types.is_integer_dtype(table.index)
     texts.columns.names = table.columns.names if is_named else [None] * table.columns.nlevels
     text = texts.loc[:, ~same].to_html(index=is_named, border=0, max_rows=pd.get_option("display.max_rows"))
-    return text + (f"<p>In each of these rows: {html.escape(told)}.</p>" if told else "")
+    return text + (f"<p>In each of these rows: {html.escape(constants)}.</p>" if constants else "")
 
 
 def _texts(column: pd.Series, decimals: int) -> pd.Series:

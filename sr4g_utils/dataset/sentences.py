@@ -64,7 +64,7 @@ def _name(text: str) -> str:
     plain = 0 < len(words) <= LONGEST and all(_NAME.fullmatch(word) and word not in taken for word in words)
     if not plain or "of" in (words[0], words[-1]):
         return ""
-    last, one = words[-1], re.match(r"\s*an? ", text)
+    last, singular = words[-1], re.match(r"\s*an? ", text)
     runs = last.endswith("ing") and last not in known["nouns"]  # "dog barking"
     barks = last.endswith("s") and not last.endswith(("ss", "us", "is")) and last not in known["plurals"]
-    return "" if len(words) > 1 and (runs or (barks and one)) else " ".join(words)  # "a dog barks"
+    return "" if len(words) > 1 and (runs or (barks and singular)) else " ".join(words)  # "a dog barks"

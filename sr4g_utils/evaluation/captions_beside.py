@@ -38,8 +38,8 @@ def captions_beside(folder: Path, images: Iterable[str], others: Iterable[str]) 
         keys = [(place, path.name), (place, path.stem), (whole, "")]
         held = [caption for at, name in keys for caption in captions.get((at.as_posix(), name), ())]
         if len({" ".join(text.lower().split()) for text, _ in held}) > 1:
-            said = " and ".join(f"{text!r} ({at})" for text, at in held)
-            raise ValueError(f"{folder / image}: the captions beside it are {said}; keep the one that was drawn")
+            texts = " and ".join(f"{text!r} ({at})" for text, at in held)
+            raise ValueError(f"{folder / image}: the captions beside it are {texts}; keep the one that was drawn")
         if held:
             beside[image] = held[0]
     return beside
@@ -54,12 +54,12 @@ def _captions(folder: Path, at: str) -> dict[str, str]:
         values = read_cells(folder / at).to_dict("records") if path.stem in WHOLE else []
     elif path.suffix in (".json", ".jsonl"):
         values = [_parsed(text)] if path.suffix == ".json" else [_parsed(line) for line in lines]
-    found = {value["file_name"]: value for value in values if isinstance(value.get("file_name"), str)}
-    if path.stem in WHOLE and len(values) == 1 and not found:
-        found = {"": values[0]}
+    by_file = {value["file_name"]: value for value in values if isinstance(value.get("file_name"), str)}
+    if path.stem in WHOLE and len(values) == 1 and not by_file:
+        by_file = {"": values[0]}
     elif path.stem not in WHOLE and path.suffix != ".jsonl" and values:
-        found = {path.stem: values[0]}
-    return {name: caption for name, value in found.items() if (caption := _caption(value))}
+        by_file = {path.stem: values[0]}
+    return {name: caption for name, value in by_file.items() if (caption := _caption(value))}
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -138,11 +138,11 @@ def _check_pixels(table: pd.DataFrame, source: str) -> None:
         ("have w above x and h above y", corners, are_corners),
     ):
         number, share = int(rows.sum()), rows.mean() if len(rows) else 0.0
-        told = f"{source}: {number:,} of {len(table):,} boxes {what}; {remedy}"
+        problem = f"{source}: {number:,} of {len(table):,} boxes {what}; {remedy}"
         if share > limit("allow_loss"):
-            raise ValueError(f"{told}; if they are right, SR4G_ALLOW_LOSS=1 takes them")
+            raise ValueError(f"{problem}; if they are right, SR4G_ALLOW_LOSS=1 takes them")
         if number and share >= NOTABLE:
-            say(f"WARNING: {told}")
+            say(f"WARNING: {problem}")
 
 
 def source_of(table: pd.DataFrame) -> str:

@@ -171,7 +171,7 @@ def by_threshold(tables: Mapping[str, pd.DataFrame], chosen: float) -> Figure:
     for row, (judge, table) in zip(axes, tables.items(), strict=True):
         for axis, metric in zip(row, MAIN, strict=True):
             for model, colour, marker, _ in look_of(table):
-                part = table[(table.model == model) & (table.metric == metric)]
+                part = table[(table.model == model) & (table.metric == metric) & table.low.notna()]  # of enough prompts
                 axis.plot(part.threshold, part.value, color=colour, marker=marker, markersize=4, label=model)
                 axis.fill_between(part.threshold, part.low, part.high, color=colour, alpha=0.15)
             if row is axes[0]:

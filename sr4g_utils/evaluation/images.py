@@ -159,13 +159,13 @@ class _Rows:
     def _in_other_words(self, caption: str, row: int | None) -> int | None:
         """The row whose triplet a caption says: that of the image's name, or else the only one."""
         try:
-            said = read_prompts([caption])[["subject", "relation", "object"]].iloc[0].map(key).tolist()
+            triplet_said = read_prompts([caption])[["subject", "relation", "object"]].iloc[0].map(key).tolist()
         except ValueError:
             return None
         if self.triplets is None:
             columns = (self.table[name].map(key) for name in ("subject", "relation", "object"))
             self.triplets = list(map(list, zip(*columns, strict=True)))
-        rows = [place for place, triplet in enumerate(self.triplets) if triplet == said]
+        rows = [place for place, triplet in enumerate(self.triplets) if triplet == triplet_said]
         return row if row in rows else rows[0] if len(rows) == 1 else None
 
     def check_order(self, paths: list[str]) -> None:
@@ -197,23 +197,23 @@ def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str], ours: boo
     paths, others = _files(folder)
     rows, beside = _Rows(folder, table, left_out), {} if ours else captions_beside(folder, paths, others)
     _check_unread(folder, paths, others, rows)
-    of = [rows.of(at, beside.get(at)) for at in paths]
+    row_of = [rows.of(at, beside.get(at)) for at in paths]
     if not ours:
         rows.check_order([at for at in paths if at not in beside])
     if rows.moved:
         count = f"{len(rows.moved):,} of {len(paths):,} images, such as {rows.moved[0]},"
         say(f"WARNING: {folder}: {count} have another prompt's number; the captions beside them are taken")
     images: list[tuple[int, int, str, str]] = []
-    for place, (at, row) in enumerate(zip(paths, of, strict=True)):
+    for place, (at, row) in enumerate(zip(paths, row_of, strict=True)):
         match = _NAME.fullmatch(at)
         number = int(match["number"]) if match and not rows.moved else place
         base = match["base"] if match else at.rpartition("/")[0]
         images += [(row, number, at, base or ".")] * (row != _LEFT_OUT)
     if not images:
-        what = f"no image of these prompts, {len(of)} of others" if of else f"no image ({', '.join(SUFFIXES)})"
+        what = f"no image of these prompts, {len(row_of)} of others" if row_of else f"no image ({', '.join(SUFFIXES)})"
         raise ValueError(f"{folder}: holds {what}")
     columns = ["row", "number", "file_name", "base"]
-    return pd.DataFrame(sorted(images), columns=columns), len(of) - len(images)
+    return pd.DataFrame(sorted(images), columns=columns), len(row_of) - len(images)
 
 
 def _check_unread(folder: Path, paths: list[str], others: list[str], rows: _Rows) -> None:

@@ -26,28 +26,29 @@ def write_outlines(path: Path, prompts: Path, boxes: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file cannot be read, or does not tell how many images a prompt has.
     """
-    asked, found = files.read_table(prompts).reset_index(drop=True), read_detections(boxes)
-    at = positions(found.prompt_id, asked.prompt_id, str(boxes))
-    found, at = found[at >= 0].reset_index(drop=True), at[at >= 0]
-    prompt, number, place, how = scored_images(asked, found, at, None)
-    if not {"width", "height"} <= set(found):
-        width, height = (int(np.ceil((found[a] + found[b]).max())) for a, b in ("xw", "yh"))
+    table, detections = files.read_table(prompts).reset_index(drop=True), read_detections(boxes)
+    at = positions(detections.prompt_id, table.prompt_id, str(boxes))
+    detections, at = detections[at >= 0].reset_index(drop=True), at[at >= 0]
+    prompt, number, place, how = scored_images(table, detections, at, None)
+    if not {"width", "height"} <= set(detections):
+        width, height = (int(np.ceil((detections[a] + detections[b]).max())) for a, b in ("xw", "yh"))
         taken = (
             f"taken as {width} × {height}, the farthest edges; rules other than visor and geneval need the true ones"
         )
         files.say(f"WARNING: {boxes}: has no width and height of the images: {taken}")
-        found = found.assign(width=width, height=height)
-    found = found.assign(prompt_id=asked.prompt_id.to_numpy()[at])
+        detections = detections.assign(width=width, height=height)
+    detections = detections.assign(prompt_id=table.prompt_id.to_numpy()[at])
     path.mkdir(parents=True, exist_ok=True)
-    by_image, usual = dict(tuple(found.groupby(place))), (int(found.width.median()), int(found.height.median()))
+    by_image = dict(tuple(detections.groupby(place)))
+    usual = (int(detections.width.median()), int(detections.height.median()))
     for i, (row, index) in enumerate(zip(prompt.tolist(), number.tolist(), strict=True)):
         own = by_image.get(i)
         size = usual if own is None else (int(own.width.iloc[0]), int(own.height.iloc[0]))
         image = Image.new("RGB", size, "lightgrey")
         for box in own.itertuples() if own is not None else ():
             ImageDraw.Draw(image).rectangle((box.x, box.y, box.x + box.w, box.y + box.h), outline="dimgrey")
-        image.save(path / f"{asked.prompt_id.iloc[row]}_{index}.webp", lossless=True, method=0)
-    files.write_table(path / BOXES, found)
+        image.save(path / f"{table.prompt_id.iloc[row]}_{index}.webp", lossless=True, method=0)
+    files.write_table(path / BOXES, detections)
     name = Path(boxes).name
     about = {"boxes": {"id": name, "files": {name: files.digest(Path(boxes))}}, "images": how}
     files.write_json(path / RECORD, about)

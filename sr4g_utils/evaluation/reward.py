@@ -12,65 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from ..dataset.prompt_sets import read_prompts
 from ..models.names import spelling
-from ..relations import NAMES, judge, rules_named
+from ..relations import NAMES, rules_named
+from .margins import REACH, margin
 from .score import DETECTOR, pixels_of
 from .verdicts import THRESHOLD, judged
 
 EXTRA = 0.25  # what each further instance of the subject or the object costs
 SAME = 0.5  # boxes of one name that share more of the smaller one are one instance
-REACH = 2.0  # how far a box is moved at most, in units of the boxes' size; from here on a margin is full
-_STEPS = REACH / 2.0 ** np.arange(10, -1, -1)  # a first look at where the verdict turns; then halved
-# x, y, w, h: moved in 16 directions; grown and shrunk about the centre in width, in height and in both
-MOVES = np.array(
-    [(np.cos(a), np.sin(a), 0.0, 0.0) for a in np.linspace(0, 2 * np.pi, 16, endpoint=False)]
-    + [(-w / 2, -h / 2, float(w), float(h)) for w in (-1, 0, 1) for h in (-1, 0, 1) if w or h]
-).round(12)  # straight up is not a little to the right
-
-Boxes = Float[np.ndarray, "pair 4"]
 Triplet = tuple[str, str, str]
-
-
-def margin(
-    subject: Boxes, object: Boxes, relation: Int[np.ndarray, "pair"], rules: str, size: Float[np.ndarray, "pair 2"]
-) -> Float[np.ndarray, "pair"]:
-    """How far each pair is from the border of its relation, in units of the boxes' size (the root of the mean area).
-
-    The smallest of ``MOVES`` of the subject's box that turns the verdict, so it serves every rule set: positive where
-    the relation holds, negative where it does not, ``REACH`` at most. Relations are positions in ``NAMES``, boxes xywh,
-    sizes the images' width and height, in pixels.
-    """
-    holds = judge(subject, object, rules, size)[np.arange(len(subject)), relation]
-    unit = np.sqrt((subject[:, 2:].prod(1) + object[:, 2:].prod(1)) / 2)
-    low, high = np.zeros((len(subject), len(MOVES))), np.full((len(subject), len(MOVES)), np.inf)
-    for step in _STEPS:  # where the verdict first turns
-        here = np.isinf(high) & _turns(subject, object, relation, rules, size, unit, np.full_like(low, step), holds)
-        high[here] = step
-        low[np.isinf(high)] = step
-    for _ in range(10):
-        middle = (low + np.minimum(high, REACH)) / 2
-        turned = _turns(subject, object, relation, rules, size, unit, middle, holds) & np.isfinite(high)
-        low, high = np.where(turned | np.isinf(high), low, middle), np.where(turned, middle, high)
-    return np.where(holds, 1, -1) * np.minimum(high.min(axis=1), REACH)
-
-
-def _turns(
-    subject: Boxes, object: Boxes, relation: Int[np.ndarray, "pair"], rules: str, size: Float[np.ndarray, "pair 2"],
-    unit: Float[np.ndarray, "pair"], step: Float[np.ndarray, "pair move"], holds: Bool[np.ndarray, "pair"],
-) -> Bool[np.ndarray, "pair move"]:  # fmt: skip
-    """Whether the verdict is another one when the subject's box is moved by so many units."""
-    change = (step * unit[:, None])[..., None] * MOVES
-    too_much = np.maximum(1e-3 - subject[:, None, 2:] - change[..., 2:], 0)  # a box shrinks about its centre to nothing
-    change[..., 2:] += too_much
-    change[..., :2] -= too_much / 2
-    moved = subject[:, None] + change
-    n = len(MOVES)
-    others, sizes, which = (np.repeat(part, n, axis=0) for part in (object, size, relation))
-    after = judge(moved.reshape(-1, 4), others, rules, sizes)[np.arange(n * len(subject)), which]
-    return after.reshape(step.shape) != holds[:, None]
 
 
 def instances(xywh: Float[np.ndarray, "box 4"]) -> int:
@@ -168,17 +121,18 @@ class Reward:
         roles = {role: np.equal(label, name).astype(bool) for role, name in names.items()}
         boxes = boxes.assign(image=image, **{f"is_{role}": mask for role, mask in roles.items()})
         boxes[["width", "height"]] = size[image]
-        asked = boxes[roles["subject"] | roles["object"]].reset_index(drop=True)
-        records = judged(wanted.assign(prompt_id=np.arange(len(wanted)), image_index=0), asked, self.pairs, self.rules)
+        own_boxes = boxes[roles["subject"] | roles["object"]].reset_index(drop=True)
+        numbered = wanted.assign(prompt_id=np.arange(len(wanted)), image_index=0)
+        records = judged(numbered, own_boxes, self.pairs, self.rules)
         xywh = boxes[[*"xywh"]].to_numpy(np.float64)
         for role, mask in roles.items():
             records[f"n_{role}"] = [instances(xywh[mask & (image == i)]) for i in range(len(records))]
-        found, correct = records.both_found.to_numpy(bool), records.correct.to_numpy(bool)
-        s, o = (records.loc[found, [f"{role}_{side}" for side in "xywh"]].to_numpy(float) for role in roles)
-        relation = np.array([NAMES.index(name) for name in wanted.relation])[found]
+        both, correct = records.both_found.to_numpy(bool), records.correct.to_numpy(bool)
+        s, o = (records.loc[both, [f"{role}_{side}" for side in "xywh"]].to_numpy(float) for role in roles)
+        relation = np.array([NAMES.index(name) for name in wanted.relation])[both]
         far = np.full(len(records), np.nan)
-        far[found] = margin(s, o, relation, self.rules, size[found])
-        value = np.where(found, 0.5 + far / (2 * REACH), 0) if self.soft else correct.astype(float)
+        far[both] = margin(s, o, relation, self.rules, size[both])
+        value = np.where(both, 0.5 + far / (2 * REACH), 0) if self.soft else correct.astype(float)
         extra = (records.n_subject - 1).clip(lower=0) + (records.n_object - 1).clip(lower=0)
         value = np.nan_to_num(value - self.extra * extra.to_numpy()).clip(0, 1)
         others = boxes[~(roles["subject"] | roles["object"])].groupby("image").label.unique()
@@ -194,11 +148,11 @@ class Reward:
         sentence. ``info`` has the shares of images with both things and of those that obey."""
 
         def reward(images: Any, prompts: Sequence[str], metadata: Sequence[Any] | None = None, **_: Any) -> Any:
-            given = [
+            wanted = [
                 about if isinstance(about, dict) and "include" in about else prompt
                 for prompt, about in zip(prompts, metadata or [None] * len(prompts), strict=True)
             ]
-            table = self.verdicts(images, given)
+            table = self.verdicts(images, wanted)
             info = {name: table[name].astype(float).tolist() for name in ("both_found", "correct")}
             return table.reward.tolist(), info
 

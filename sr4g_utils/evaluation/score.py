@@ -93,10 +93,8 @@ class Score:
         more = f" {left_out:,} prompts of the set name none of the relations and are left out." if left_out else ""
         few = self.scores.low.isna().all()
         ends = f"No intervals: fewer than {FEWEST} prompts" if few else "Intervals: 95 %, over prompts"
-        numbers = (
-            f"{ends}; chance: relations permuted among the prompts. What is given is computed, not drawn, so there "
-        )
-        numbers += f"is no seed. sr4g_utils {__version__}."
+        numbers = f"{ends}; chance: relations permuted among the prompts. Nothing of it is drawn, so there is no seed. "
+        numbers += f"sr4g_utils {__version__}."
         return f"How it was judged: {self.by()}; {self.on()} ({self.judged['images']['counted']}).{more} {numbers}"
 
     def cite(self) -> str:
@@ -180,14 +178,14 @@ class Scores(Score):
         return _by(self.each, Score.per_relation)
 
     def how(self) -> str:
-        return " ".join(one.how() for one in self.each.values())
+        return " ".join(part.how() for part in self.each.values())
 
     def cite(self) -> str:
-        return " | ".join(one.cite() for one in self.each.values())
+        return " | ".join(part.cite() for part in self.each.values())
 
     def to_json(self) -> dict[str, Any]:
         rows = self.agreement.astype(object).where(self.agreement.notna(), None)
-        return {"detectors": [one.to_json() for one in self.each.values()], "agreement": rows.to_dict("records")}
+        return {"detectors": [part.to_json() for part in self.each.values()], "agreement": rows.to_dict("records")}
 
     def write(self, folder: str | Path) -> None:
         """:meth:`Score.write`, agreement.csv, and what is each detector's own in the folders 1, 2, …"""
@@ -203,7 +201,7 @@ class Scores(Score):
 
     def _repr_html_(self) -> str:
         agreement = self.agreement.round(2).to_html(index=False, border=0)
-        return "".join(one._repr_html_() for one in self.each.values()) + f"<p>How far they agree:</p>{agreement}"
+        return "".join(part._repr_html_() for part in self.each.values()) + f"<p>How far they agree:</p>{agreement}"
 
 
 def _by(each: Mapping[str, Score], part: Callable[[Score], pd.DataFrame]) -> pd.DataFrame:
@@ -215,8 +213,8 @@ def _by(each: Mapping[str, Score], part: Callable[[Score], pd.DataFrame]) -> pd.
 def judged_line(about: Mapping[str, Any]) -> str:
     """Who judged a run's images, and on which prompts, in a line: of what its results say (``about``)."""
     images = {"number": sum(about["images"].values())}
-    told = Score(pd.DataFrame(), pd.DataFrame(), {**about, "images": images})
-    return f"Judged by {told.by()}; {told.on()}."
+    of_run = Score(pd.DataFrame(), pd.DataFrame(), {**about, "images": images})
+    return f"Judged by {of_run.by()}; {of_run.on()}."
 
 
 def _number(value: float, low: float | None = None, high: float | None = None) -> str:
@@ -257,8 +255,9 @@ def score(
     if isinstance(detector, list | tuple) or isinstance(threshold, list | tuple):
         options: dict[str, Any] = {"like": like, "pairs": pairs, "rules": rules, "batch": batch, "dtype": dtype}
         options |= {"corners": corners, "per_prompt": per_prompt}
-        each = [score(images, prompts, **options, **one) for one in _each(images, detector, threshold, boxes)]
-        return Scores.of(each) if len(each) > 1 else each[0]
+        own_options = _each(images, detector, threshold, boxes)
+        by_each = [score(images, prompts, **options, **own) for own in own_options]
+        return Scores.of(by_each) if len(by_each) > 1 else by_each[0]
     own = dict(zip(("threshold", "pairs", "rules"), settings_like(like, THRESHOLD, "any", "visor"), strict=True))
     path = Path(images).expanduser() if isinstance(images, str | Path) else None
     if path is not None and not path.exists():
@@ -276,13 +275,13 @@ def score(
     listed: pd.DataFrame | int | None = per_prompt
     if file or isinstance(images, pd.DataFrame):
         found = read_detections(path, corners) if path else from_corners(images) if corners else images
-        made = record_of(path) if path else None
-        about = made["detector"] if made else {"id": str(detector)} if detector else None
+        file_record = record_of(path) if path else None
+        about = file_record["detector"] if file_record else {"id": str(detector)} if detector else None
     else:
         options = {"detector": detector or DETECTOR, "batch": batch, "dtype": dtype}
         found, listed, table, about = _detected(path or images, table, boxes, options)
-    given = {"threshold": threshold, "pairs": pairs, "rules": rules}
-    settings: dict[str, Any] = own | {name: value for name, value in given.items() if value is not None}
+    choices = {"threshold": threshold, "pairs": pairs, "rules": rules}
+    settings: dict[str, Any] = own | {name: value for name, value in choices.items() if value is not None}
     records = verdicts(table, found, listed, **settings)
     result = _score(records, table, prompts, {"detector": about, "boxes": file, **settings})
     of_folder = path is not None and path.is_dir() and isinstance(listed, pd.DataFrame)

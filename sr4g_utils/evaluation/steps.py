@@ -71,8 +71,8 @@ def draw(
     folders, about = {}, {}
     for name, spec in models.items():
         if "boxes" in spec:
-            given = {"prompts": prompt_file, "boxes": Path(spec["boxes"]).resolve()}
-            folders[name], about[name] = run.stage(f"outlines/{name}", outlines.write_outlines, given)
+            inputs = {"prompts": prompt_file, "boxes": Path(spec["boxes"]).resolve()}
+            folders[name], about[name] = run.stage(f"outlines/{name}", outlines.write_outlines, inputs)
             continue
         if "images" in spec:
             folders[name], about[name] = run.read(spec["images"]), {"images": Path(spec["images"]).name}
@@ -253,15 +253,9 @@ def second_opinion(
 
 
 def by_judge(
-    run: Run,
-    records: Records,
-    second: Records,
-    judging: Any,
-    tests: pd.DataFrame,
-    resamples: int,
-    seed: int,
+    run: Run, records: Records, second: Records, judging: Any, tests: pd.DataFrame, resamples: int, seed: int,
     about: Any,
-) -> Iterator[pd.DataFrame]:
+) -> Iterator[pd.DataFrame]:  # fmt: skip
     """The scores by each of two detectors, and the gain from the first model that each sees: :func:`tables.by_judge` as
     table and result ``judges``. None but for a :class:`Judge`."""
     if second and isinstance(judging, Judge):

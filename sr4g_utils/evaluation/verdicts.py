@@ -189,9 +189,9 @@ def _check_counted_from(
     for shift, remedy in ((-1, "subtract 1"), (1, "add 1")):
         other = fits(index.get_indexer(table.prompt_id + shift))
         if 1 - own > limit("allow_loss") and other > max(0.5, 2 * own):
-            told = f"{own:.0%} of the boxes bear a name of their own prompt, {other:.0%} one of prompt_id {shift:+d}"
+            problem = f"{own:.0%} of the boxes bear a name of their own prompt, {other:.0%} one of prompt_id {shift:+d}"
             remedy = f"is prompt_id counted from another number? {remedy} (SR4G_ALLOW_LOSS=1 takes it as it is)"
-            raise ValueError(f"{source_of(table)}: {told}: {remedy}")
+            raise ValueError(f"{source_of(table)}: {problem}: {remedy}")
 
 
 def _few(names: list[str]) -> str:

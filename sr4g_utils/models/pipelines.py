@@ -122,7 +122,7 @@ def resolution(pipeline: Any) -> list[int] | None:
 def defaults(pipeline: Any) -> dict[str, Any]:
     """What a pipeline's call takes, and the default of each (an argument without one: None)."""
     takes = inspect.signature(pipeline.__call__).parameters.values()
-    return {each.name: None if each.default is each.empty else each.default for each in takes}
+    return {argument.name: None if argument.default is argument.empty else argument.default for argument in takes}
 
 
 def guidance_argument(pipeline: Any) -> str | None:

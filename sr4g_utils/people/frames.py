@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..dataset.boxes import COCO_CATEGORIES, BoxTable
-from ..evaluation.statistics import agreement, interval, outcomes, ratio
+from ..evaluation.statistics import Clusters, agreement, interval, outcomes, ratio
 from ..relations import BY_NAME, PEOPLE_HALF_WIDTH
 from .fitted_rule import angles
 
@@ -30,11 +30,11 @@ def answers(judgements: pd.DataFrame, tables: Sequence[BoxTable]) -> pd.DataFram
         ``reversed``: whether the answer is that of the mirrored photo; null where the boxes lie on neither side.
     """
     rows = judgements[judgements.relation.isin(SIDES)]
-    said = angles(rows, tables)
+    captions = angles(rows, tables)
     mirrored = angles(rows.assign(relation=[BY_NAME[name].opposite for name in rows.relation]), tables)
-    holds, other = (part.angle.to_numpy() < PEOPLE_HALF_WIDTH for part in (said, mirrored))
-    turned = pd.Series(said.label.to_numpy(bool) != holds, said.index, dtype="boolean").where(holds != other)
-    return said.assign(kind=said.object.map(kind_of), holds=holds, reversed=turned)
+    holds, other = (part.angle.to_numpy() < PEOPLE_HALF_WIDTH for part in (captions, mirrored))
+    turned = pd.Series(captions.label.to_numpy(bool) != holds, captions.index, dtype="boolean").where(holds != other)
+    return captions.assign(kind=captions.object.map(kind_of), holds=holds, reversed=turned)
 
 
 def reversed_shares(table: pd.DataFrame) -> pd.DataFrame:
@@ -48,10 +48,10 @@ def reversed_shares(table: pd.DataFrame) -> pd.DataFrame:
     for half, part in table.dropna(subset="reversed").groupby("half"):
         for kind in KINDS:
             photos = part[part.kind == kind].groupby("image_id").reversed.agg(["sum", "size"]).to_numpy(float)
-            n, of = photos.sum(0) if len(photos) else (0, 0)
+            n, total = photos.sum(0) if len(photos) else (0, 0)
             (low,), (high,) = ratio(photos[:, :1], photos[:, 1:])
-            row = {"half": half, "kind": kind, "captions": int(of), "reversed": int(n)}
-            rows.append(row | {"percent": 100 * n / of if of else np.nan, "low": 100 * low, "high": 100 * high})
+            row = {"half": half, "kind": kind, "captions": int(total), "reversed": int(n)}
+            rows.append(row | {"percent": 100 * n / total if total else np.nan, "low": 100 * low, "high": 100 * high})
     result = pd.DataFrame(rows)
     fitted = result[result.half == "fitted on"].set_index("kind")
     silent = fitted.index[fitted.low > fitted.high["without"]]
@@ -68,12 +68,9 @@ def silence(table: pd.DataFrame, shares: pd.DataFrame, resamples: int, seed: int
     part = table[table.half == "held out"]
     speaks = ~part.kind.isin(shares.kind[shares.silent]).to_numpy()
     hits = outcomes(part.holds.to_numpy(bool), part.label.to_numpy(bool)).astype(float)
-    photo = np.unique(part.image_id, return_inverse=True)[1]
-    counts = np.zeros((photo.max() + 1, 2, 4))
-    np.add.at(counts, photo, np.stack([hits, hits * speaks[:, None]], 1))
-    drawn = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
-    kappa = agreement(counts.sum(0))[..., 3]
-    samples = agreement(np.einsum("rp,pkc->rkc", drawn, counts))[..., 3]
+    counts = np.concatenate([hits, hits * speaks[:, None]], axis=1)  # four of all, and of those where it speaks
+    sums = Clusters(part.image_id, resamples, seed).sums(part.image_id, counts)
+    kappa, samples = (agreement(sum.reshape(*sum.shape[:-1], 2, 4))[..., 3] for sum in (counts.sum(0), sums))
     rows = []
     for name, n, value, sample in (
         ("all captions", len(part), kappa[0], samples[:, 0]),

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from ..evaluation.reward import MOVES
+from ..evaluation.margins import MOVES, moved
 from ..evaluation.statistics import cohen
 from ..relations import NAMES, RULES, judge
 from .agreement import ROLES, judged
@@ -21,18 +21,16 @@ def margin(
     """How far the subject's box is from a border of each relation: the smallest change that turns the verdict.
 
     The box is moved in 16 directions, and made wider, narrower, taller or shorter about its centre, in steps of 1/128
-    of the image's longer side, up to a half. This uses verdicts alone, so it serves every rule set and relation. A box
-    shrinks to 1 pixel at least. Boxes are xywh in pixels, ``size`` is the width and height of each image, and margins
-    are in units of the longer side; 0.5 where nothing turns the verdict.
+    of the image's longer side, up to a half. A box shrinks to 1 pixel at least. Boxes are xywh in pixels, ``size`` is
+    each image's width and height, and margins are in units of the longer side; 0.5 where nothing turns the verdict.
     """
     before = judge(subject, object, rules, size)
     smallest = np.full(before.shape, STEPS[-1])
     times = len(MOVES)
     others, sizes = np.repeat(object, times, axis=0), np.repeat(size, times, axis=0)
     for step in STEPS[::-1]:  # downwards, so that the smallest step is written last
-        moved = subject[:, None] + step * size.max(axis=1)[:, None, None] * MOVES
-        moved[..., 2:] = np.maximum(moved[..., 2:], 1.0)
-        after = judge(moved.reshape(-1, 4), others, rules, sizes).reshape(len(subject), times, len(NAMES))
+        boxes = moved(subject, np.repeat(step * size.max(axis=1, keepdims=True), times, axis=1), 1.0)
+        after = judge(boxes.reshape(-1, 4), others, rules, sizes).reshape(len(subject), times, len(NAMES))
         smallest[(after != before[:, None]).any(axis=1)] = step
     return smallest
 

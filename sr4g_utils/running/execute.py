@@ -46,8 +46,8 @@ def run(names: list[str], profile: dict[str, dict[str, Any]], folder: Path, forc
             index.write_index(folder, profile)  # a run that is killed has said that it is unfinished
             notebook = execute(name, profile[name], folder, head)
             there = [n for n in profile if n in names or (notebook.with_name(f"{n}.html")).is_file()]
-            made = [notebook, pages.to_html(notebook, there)]
-            done.finish(name, profile[name], folder, also=made, before=before)
+            written = [notebook, pages.to_html(notebook, there)]
+            done.finish(name, profile[name], folder, also=written, before=before)
             took[name] = time.monotonic() - began
             print(f"{head}: done in {took[name]:.0f} s", flush=True)
     except BaseException:

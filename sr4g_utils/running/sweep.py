@@ -141,8 +141,8 @@ def standing(output: Path) -> str:
     """How far a run is, of its output's end: "[2/5] 02_dataset"; "" if no notebook has begun."""
     with output.open("rb") as file:
         file.seek(max(0, output.stat().st_size - 8192))
-        found = re.findall(rb"\[\d+/\d+\] [0-9a-z_]+(?=:)", file.read())
-    return found[-1].decode() if found else ""
+        marks = re.findall(rb"\[\d+/\d+\] [0-9a-z_]+(?=:)", file.read())
+    return marks[-1].decode() if marks else ""
 
 
 def tell(args: Namespace, points: Mapping[str, list[str]], folder: Path) -> None:

@@ -230,8 +230,8 @@ def labels(notebook: str, outputs: Sequence[str]) -> dict[str, str]:
     number = re.sub(r"^0*(\d*).*", r"\1", notebook)  # of 04_evaluation: 4
     names: dict[str, str] = {}
     for kind, part, suffix in (("Figure", "figures", ".png"), ("Table", "tables", ".md")):
-        made = [path.removesuffix(suffix) for path in outputs if path.startswith(f"{part}/") and path.endswith(suffix)]
-        names |= {path: f"{kind} {number}.{i}" for i, path in enumerate(made, 1)}
+        paths = [path.removesuffix(suffix) for path in outputs if path.startswith(f"{part}/") and path.endswith(suffix)]
+        names |= {path: f"{kind} {number}.{i}" for i, path in enumerate(paths, 1)}
     return names
 
 

@@ -5,11 +5,12 @@ import json
 import re
 import zipfile
 
+import pandas as pd
 import pytest
 
 from sr4g_utils.analysis import rarity
 from sr4g_utils.relations import NAMES, RELATIONS
-from sr4g_utils.store.files import DATA
+from sr4g_utils.store.files import DATA, ROOT
 
 CAPTIONS = [
     "A dog to the LEFT of a cat .", "a bird above the trees", "a bird over the trees above the sea", "a dogabove",
@@ -85,3 +86,23 @@ def test_the_sample_that_was_read_is_drawn_again(shared):
         record["about"]["sources"]["Flickr8k"]
         == hashlib.sha256((shared / "captions" / "Flickr8k.token.txt").read_bytes()).hexdigest()
     )
+
+
+def test_notebook_02_tells_the_recorded_shares():
+    cells = json.loads((ROOT / "notebooks" / "02_dataset.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = next("".join(cell["source"]) for cell in cells if cell["id"] == "rarity-result")
+    table = pd.DataFrame(json.loads((DATA / "results" / "coco" / "caption_words.json").read_text())["rows"])
+
+    def ends(relation, wording, column, form):
+        values = table[(table.relation == relation) & table.wording.isin(wording)][column]
+        return f"{values.min():{form}} to {values.max():{form}} %"
+
+    for wording, form in (("own", ".1f"), ("all", ".0f")):
+        assert (
+            ends(rarity.ANY, [wording], "percent", form) in text
+            and ends(rarity.ANY, [wording], "placed", ".1f") in text
+        )
+    for relation in ("above", "inside"):
+        assert ends(relation, ["own", "all"], "share_of_pair", ".0f") in text
+    sides = table[table.relation.isin(["left of", "right of"]) & (table.wording == "all")]
+    assert f"{sides.hits.sum()} of {sides.drop_duplicates('source').captions.sum():,} captions" in text

@@ -46,14 +46,14 @@ class Labelled(Detector):
 
     def find(self, pixels: Pixels, sizes: Sizes, ask: Asked, known: Known, floor: float) -> Found:
         """The forward pass and the stock post-processing, of which the names asked for are kept."""
-        made = self.model(pixel_values=pixels)
-        logits = made.logits.float()
-        self._numbers(logits, made.pred_boxes)
+        output = self.model(pixel_values=pixels)
+        logits = output.logits.float()
+        self._numbers(logits, output.pred_boxes)
         score, box, label = self.best(logits)
         matches = self._matches(label, ask, known)
         image, kept = torch.nonzero(matches.any(dim=2) & (score > floor), as_tuple=True)
         name = ask[image, matches[image, kept].float().argmax(dim=1)]
-        where = in_pixels(made.pred_boxes.float()[image, box[image, kept]], sizes[image])
+        where = in_pixels(output.pred_boxes.float()[image, box[image, kept]], sizes[image])
         return image, name, score[image, kept], where
 
     def best(self, logits: Logits) -> Best:
@@ -166,18 +166,18 @@ class Mask2Former(EachLabel, family="mask2former"):
 
     def find(self, pixels: Pixels, sizes: Sizes, ask: Asked, known: Known, floor: float) -> Found:
         """The forward pass and the stock post-processing; masks are made large for the names asked for only."""
-        made = self.model(pixel_values=pixels)
-        classes, masks = made.class_queries_logits.float(), made.masks_queries_logits.float()
+        output = self.model(pixel_values=pixels)
+        classes, masks = output.class_queries_logits.float(), output.masks_queries_logits.float()
         self._numbers(classes, masks)
         score, box, label = self.best(classes)
         matches = self._matches(label, ask, known)
         image, kept = torch.nonzero(matches.any(dim=2) & (score > floor), as_tuple=True)
         name, score = ask[image, matches[image, kept].float().argmax(dim=1)], score[image, kept]
-        found = [torch.empty((0, 5), device=score.device)]
+        boxes_found = [torch.empty((0, 5), device=score.device)]
         for number in range(len(pixels)):  # one image's masks at a time, for the memory
             own = image == number
-            found.append(self._boxes(masks[number, box[number, kept[own]]], sizes[number].tolist()))
-        share, where = torch.cat(found).split([1, 4], dim=1)
+            boxes_found.append(self._boxes(masks[number, box[number, kept[own]]], sizes[number].tolist()))
+        share, where = torch.cat(boxes_found).split([1, 4], dim=1)
         score = score * share[:, 0]
         seen = (score > floor) & (where[:, 2] > 0)
         return image[seen], name[seen], score[seen], where[seen]

@@ -39,10 +39,10 @@ class OwlVit(Detector, family="owlvit"):
         if new := [text for text in dict.fromkeys(texts) if text not in self.queries]:
             check_words(self.processor.tokenizer, new)
             tokens = self.processor.tokenizer(new, padding="max_length", return_tensors="pt").to(self.model.device)
-            made = self.towers.get_text_features(
+            embeddings = self.towers.get_text_features(
                 input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
             ).pooler_output
-            self.queries.update(zip(new, made / torch.linalg.norm(made, dim=-1, keepdim=True), strict=True))
+            self.queries.update(zip(new, embeddings / torch.linalg.norm(embeddings, dim=-1, keepdim=True), strict=True))
         return torch.stack([self.queries[text] for text in texts]) if texts else torch.empty(0)
 
     def find(self, pixels: Pixels, sizes: Sizes, ask: Asked, known: torch.Tensor, floor: float) -> Found:
@@ -135,13 +135,13 @@ class GroundingDino(Detector, family="grounding-dino"):
             texts.append(torch.tensor([*text, last]))
         there = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
         tokens = {"input_ids": pad_sequence(texts, batch_first=True), "attention_mask": there}
-        made = self.model(pixel_values=pixels, **{name: each.to(pixels.device) for name, each in tokens.items()})
-        logits, spans = made.logits.float(), spans.to(pixels.device)
+        output = self.model(pixel_values=pixels, **{name: each.to(pixels.device) for name, each in tokens.items()})
+        logits, spans = output.logits.float(), spans.to(pixels.device)
         by_name = [logits.masked_fill(~spans[:, None, query], -torch.inf).amax(2) for query in range(ask.shape[1])]
         score, best = torch.stack(by_name, 2).sigmoid().max(2)
-        self._numbers(score, made.pred_boxes)
+        self._numbers(score, output.pred_boxes)
         image, box = torch.nonzero(score > floor, as_tuple=True)
-        where = in_pixels(made.pred_boxes.float()[image, box], sizes[image])
+        where = in_pixels(output.pred_boxes.float()[image, box], sizes[image])
         return image, ask.gather(1, best)[image, box], score[image, box], where
 
 
