@@ -250,7 +250,8 @@ def _each(prompts: int, at: Number, index: Number, source: str) -> int:
         without += "was found, where VISOR's script counts the images of its file only"
         remedy = "if they were not drawn, leave them out or pass images=, a table of those that were"
         say(f"WARNING: {source}: {without}; {remedy}")
-    say(f"verdicts: {per_prompt} images per prompt, by the largest image_index; pass images= if there are more")
+    more = "if there are more, say how many (images=, --per-prompt)"
+    say(f"verdicts: {per_prompt} images per prompt, by the largest image_index; {more}")
     return per_prompt
 
 

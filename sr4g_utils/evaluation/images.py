@@ -68,8 +68,10 @@ def list_images(folder: str | Path, prompts: str | Path | pd.DataFrame | None = 
         many = f"{counts.get(odd, 0)} images, not {per_prompt}"
         raise ValueError(f"{folder}: prompt {table.prompt_id[odd]} has {many}; {hint}")
     if not promised:
-        without = {"without any image": len(table) - len(counts)}
-        remedy = {"without any image": "draw them, or give only the prompts that were drawn"}
+        undrawn = table.prompt_id.drop(counts.index)
+        without = {"without any image": len(undrawn)}
+        such = "".join(f"such as prompt {id}; " for id in undrawn[:1])
+        remedy = {"without any image": f"{such}draw them, or give only the prompts that were drawn"}
         check_loss(str(folder), without, len(table), "prompts", remedy)
     rows = table.drop(columns=["file_name", "image_index"], errors="ignore").iloc[images.row].reset_index(drop=True)
     joined = rows.join(images[["image_index", "file_name"]])
@@ -137,6 +139,9 @@ class _Rows:
             match = _NAME.fullmatch(at)
             other = match and row is None and self.of_id(match["number"]) is not None
             swapped = f"; read as <number>_<prompt_id> it is of prompt {match['number']}" if match and other else ""
+            counted = list(self.table.prompt_id) == list(range(len(self.table)))
+            if match and counted and match["id"] == str(len(self.table)):
+                swapped = "; are the images numbered from 1? give the prompts a column prompt_id that counts from 1"
             raise ValueError(f"{self.folder / at}: belongs to {what}; {named}{swapped}")
         return row
 

@@ -155,14 +155,13 @@ def test_the_recipe_for_teachers_grades_a_class(tmp_path):
         cell.source = wrong.get(cell.id, cell.source)
     text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
     steps = [line.partition("#")[0].split() for line in re.findall(r"^nbgrader (.+)$", text, re.MULTILINE)]
-    assert [step[0] for step in steps] == ["generate_assignment", "autograde", "formgrade", "generate_feedback"]
+    assert [step[0] for step in steps] == ["generate_assignment", "autograde", "generate_feedback"]
     for step in steps:
         for student, notebook in students.items() if step[0] == "autograde" else ():
             path = course / "submitted" / student / name / f"{name}.ipynb"
             path.parent.mkdir(parents=True)
             nbformat.write(notebook, path)
-        if step[0] != "formgrade":  # a page for a browser
-            python(course, "-m", "nbgrader", *step)
+        python(course, "-m", "nbgrader", *step)
     with api.Gradebook(f"sqlite:///{course / 'gradebook.db'}", "sr4g") as book:
         scores = {student: book.find_submission(name, student).score for student in students}
         most = book.find_assignment(name).max_score
