@@ -217,11 +217,10 @@ def people(s: Geometry, o: Geometry, size: Size | None) -> Columns:
 
 
 def _given(rules: str, size: Size | None) -> Size:
-    if size is None:
-        raise ValueError(
-            f"rules={rules!r} judge boxes as shares of the image: the images' size is missing (of detections: 'width' "
-            "and 'height')"
-        )
+    if size is None or not (size > 0).all():
+        lacks = "is missing" if size is None else "must be above 0"
+        remedy = "give them (of a table of boxes: columns width and height), or choose other rules"
+        raise ValueError(f"rules={rules!r} judge boxes as shares of the image, whose size {lacks}; {remedy}")
     return size
 
 

@@ -269,7 +269,7 @@ def test_bad_arguments_are_named():
     one, two = np.ones((1, 4)), np.ones((2, 4))
     refuses("rules: unknown rule set 'coco'; choose one of visor, sg2im, sstd, geneval", judge, one, one, "coco")
     for rules in SECTORS:
-        wanted = f"rules='{rules}' judge boxes as shares of the image: the images' size is missing"
+        wanted = f"rules='{rules}' judge boxes as shares of the image, whose size is missing"
         refuses(wanted, judge, one, one, rules)
     check = getattr(judge, "__wrapped__", judge)  # without the tests' own check of shapes
     refuses(r"must both be \(pair, 4\) xywh; got \(1, 4\) and \(2, 4\)", check, one, two)

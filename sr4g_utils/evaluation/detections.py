@@ -27,6 +27,8 @@ BEHAVIOUR = 1  # raised by hand when the same detector gives other boxes; boxes 
 DETECTION_COLUMNS = ("prompt_id", "image_index", "label", "score", "x", "y", "w", "h")
 CORNERS = ("x1", "y1", "x2", "y2")  # of a box, left and top, right and bottom, where a file has them
 Number = Int[np.ndarray, "_"]
+AS_CORNERS = f"name them {', '.join(CORNERS)} and say so (corners=True, in a command --corners)"
+AS_MANY = "say how many (score: per_prompt= or --per-prompt; verdicts: images=, a number or a table of them)"
 MANY, FAR = 20, 1.2  # boxes from which their form can be told; parts of an image that no box in it reaches
 _NUMBERS = ["score", "x", "y", "w", "h", "image_index"]
 
@@ -94,7 +96,7 @@ def check_detections(table: pd.DataFrame, source: str = "detections") -> pd.Data
     """The table itself, when it is one of detections; see :func:`read_detections`."""
     if missing := [name for name in DETECTION_COLUMNS if name not in table]:
         found = [name for name in table if str(name).lower() in (*CORNERS, "xmin", "ymin", "xmax", "ymax")]
-        hint = f"; {', '.join(found)} look like corners: name them {', '.join(CORNERS)} and pass corners (--corners)"
+        hint = f"; {', '.join(found)} look like corners: {AS_CORNERS}"
         needed = f"needed are {', '.join(DETECTION_COLUMNS)}{hint * bool(found)}"
         raise ValueError(f"{source}: the column {missing[0]!r} is missing; {needed}")
     if twice := [name for name in DETECTION_COLUMNS if list(table).count(name) > 1]:
@@ -131,7 +133,7 @@ def _check_pixels(table: pd.DataFrame, source: str) -> None:
     inner = (x > 0) & (y > 0) & ~small
     alike = len(np.unique(np.stack([x, y, w, h])[:, inner], axis=1).T) if 2 * inner.sum() > len(table) else 0
     corners = np.full(len(table), alike >= MANY and bool(((w > x) & (h > y))[inner].all()))
-    are_corners = "are they corners? name them x1, y1, x2, y2 and pass corners (--corners)"
+    are_corners = f"are they corners? {AS_CORNERS}"
     for what, rows, remedy in (
         ("lie in one pixel", small, "are they shares of the image? multiply x, w by its width and y, h by its height"),
         ("reach far beyond their image", beyond, are_corners),
@@ -229,7 +231,7 @@ def scored_images(
     stride = int(number.max()) + 1
     image = pd.Index(prompt * stride + number).get_indexer(pd.Index(np.where(index < stride, at * stride + index, -1)))
     if (beyond := table[(at >= 0) & ((image < 0) | (index >= stride))]).size:
-        row, scored = beyond.iloc[0], f"{how.partition(',')[0]} are scored; pass the images that were generated"
+        row, scored = beyond.iloc[0], f"{how.partition(',')[0]} are scored; {AS_MANY}"
         raise ValueError(f"{source_of(table)}: prompt {row.prompt_id} has image_index {row.image_index}, but {scored}")
     return prompt, number, image, how
 
@@ -243,15 +245,13 @@ def _each(prompts: int, at: Number, index: Number, source: str) -> int:
     if not len(seen) or fewest < LEAST * seen.max() or boxes["at"].nunique() < LEAST * prompts:
         counts = f"{boxes['at'].nunique():,} of {prompts:,} prompts have a box, and one image_index below {per_prompt} "
         counts += f"has boxes of {fewest:,}, another of {seen.max() if len(seen) else 0:,}"
-        remedy = "pass images=, their number or a table of them (a command's --per-prompt)"
-        raise ValueError(f"{source}: the table does not tell how many images a prompt has: {counts}; {remedy}")
+        raise ValueError(f"{source}: the table does not tell how many images a prompt has: {counts}; {AS_MANY}")
     if bare := prompts - boxes["at"].nunique():
         without = f"{bare:,} of {prompts:,} prompts have no box: each counts as {per_prompt} images in which nothing "
         without += "was found, where VISOR's script counts the images of its file only"
-        remedy = "if they were not drawn, leave them out or pass images=, a table of those that were"
+        remedy = "if they were not drawn, leave them out of the prompts"
         say(f"WARNING: {source}: {without}; {remedy}")
-    more = "if there are more, say how many (images=, --per-prompt)"
-    say(f"verdicts: {per_prompt} images per prompt, by the largest image_index; {more}")
+    say(f"{source}: {per_prompt} images per prompt, by the largest image_index; if there are more, {AS_MANY}")
     return per_prompt
 
 

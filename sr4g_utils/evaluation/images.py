@@ -91,7 +91,7 @@ def _prompts(folder: Path, wanted: str | Path | pd.DataFrame | None, ours: bool)
     """The prompts of a folder's images, and those of their set (id and caption) whose images are left out."""
     own = folder / "prompts.parquet"
     if wanted is None and not own.is_file():
-        raise ValueError(f"{folder}: made elsewhere (it has no prompts.parquet), so give the file of its prompts")
+        raise ValueError(f"{folder}: made elsewhere (it has no prompts.parquet), so give its prompts (prompts=, --prompts)")
     if isinstance(wanted, pd.DataFrame):
         table = check_prompts(wanted, "prompts").reset_index(drop=True)
     else:

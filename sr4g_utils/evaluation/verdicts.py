@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from ..dataset.prompt_sets import NEEDED, check_prompts
 from ..models.names import readings
 from ..relations import BY_NAME, NAMES, judge, rules_named
+from ..store import settings
 from ..store.files import say
 from ..store.limits import check_loss, limit
 from .detections import check_detections, check_ids, positions, scored_images, source_of
@@ -79,6 +80,7 @@ def verdicts(
         NothingFound: no detection above the threshold belongs to any prompt's objects. ValueError: no prompt_id in
             common, an image that does not exist, a table that does not tell how many there are, or other bad arguments.
     """
+    settings.check("threshold", threshold, "threshold")
     everything = prompts
     prompts = check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)].reset_index(drop=True)
     for field, value, choices in (("pairs", pairs, ("any", "best")), ("nothing", nothing, ("raise", "record"))):
@@ -119,7 +121,10 @@ def judged(records: pd.DataFrame, boxes: pd.DataFrame, pairs: str, rules: str) -
         image, s, o, first = has, s[first], o[first], np.arange(len(has))
     xywh = boxes[["x", "y", "w", "h"]].to_numpy(np.float64)
     size = boxes[["width", "height"]].to_numpy(np.float64)[s] if {"width", "height"} <= set(boxes) else None
-    holds = judge(xywh[s], xywh[o], rules, size)  # every pair and relation: one call is cheaper than one per image
+    try:
+        holds = judge(xywh[s], xywh[o], rules, size)  # every pair and relation: one call is cheaper than one per image
+    except ValueError as error:
+        raise ValueError(f"{source_of(boxes)}: {error}") from None
     some = np.zeros((n, len(NAMES)), bool)
     if len(has):
         some[has] = np.logical_or.reduceat(holds, first)

@@ -74,10 +74,7 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Choices":
         """The choices, checked. Raises ValueError for an unknown name, or a value that cannot be; it is named."""
-        try:
-            choices = msgspec.convert(dict(values), cls)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"fine-tuning: {error}; the choices are {', '.join(cls.__struct_fields__)}") from None
+        choices = settings.convert(dict(values), cls, "fine-tuning")
         for name in cls.__struct_fields__:
             settings.check(name, getattr(choices, name), f"fine-tuning: {name}")
         if fault := next(choices._faults(), None):

@@ -31,7 +31,7 @@ def find(source: Source, index: str, parts_of: PartsOf) -> tuple[Path, str | Non
     if source.folder is not None:
         folder = Path(source.folder).expanduser()
         if not folder.exists():
-            remedy = source.alike() or "; correct the profile's 'folder', or give an 'id'"
+            remedy = source.alike() or "; check the path, or give an id on the Hub"
             raise source.error(f"there is no folder {folder}{remedy}")
         if not (folder / index).is_file():
             raise source.error(checks.instead(folder, index))

@@ -42,12 +42,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, values: "Sampling | dict[str, Any]") -> "Sampling":
         """Checked sampling parameters. ValueError: an unknown key or a value that cannot be, in one line."""
-        try:
-            sampling = values if isinstance(values, cls) else msgspec.convert(values, cls)
-        except msgspec.ValidationError as error:
-            other = settings.unknown(values if isinstance(values, Mapping) else (), cls.__struct_fields__)
-            keys = f"its keys are {', '.join(cls.__struct_fields__)}"
-            raise ValueError(f"sampling: {error}{other[1] if other else ''}; {keys}") from None
+        sampling = values if isinstance(values, cls) else settings.convert(values, cls, "sampling")
         for name in cls.__struct_fields__:
             settings.check(name, getattr(sampling, name), f"sampling: {name}")
         return sampling

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from ..store import settings
+
 _ON_THE_HUB = re.compile(r"(?!.*\.(?:safetensors|ckpt|pth?|bin)$)\w[\w.-]*(?:/[\w][\w.-]*)?")  # what an id can be
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -45,9 +47,9 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             local = Path(value).expanduser().exists() or not _ON_THE_HUB.fullmatch(str(value))
             return cls(folder=str(value)) if local else cls(id=str(value))
         try:
-            source = value if isinstance(value, cls) else msgspec.convert(value, cls)
-        except msgspec.ValidationError as error:
-            raise ModelError(f"model: {error}; its keys are {', '.join(cls.__struct_fields__)}") from None
+            source = value if isinstance(value, cls) else settings.convert(value, cls, "model")
+        except ValueError as error:
+            raise ModelError(str(error)) from None
         if source.folder is None and source.id and not _ON_THE_HUB.fullmatch(source.id):
             raise ModelError(f"model: {source.id!r} is no id on the Hub (owner/name); a path is given as 'folder'")
         if not (source.id or source.folder):

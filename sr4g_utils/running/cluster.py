@@ -1,6 +1,8 @@
 """Runs as jobs of a cluster, through submitit: an array that is requeued when its time is up."""
 
+import builtins
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +11,7 @@ from typing import Any
 
 from ..store import files
 from ..store.files import ROOT
+from ..store.settings import in_words
 
 
 class Job:
@@ -35,6 +38,27 @@ LIMIT = 24 * 60  # minutes that a job has; submitit gives a local one two
 AGAIN = 20  # how often a job goes on when its time is up; submitit allows three
 
 
+def checked(options: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The options of a sweep's jobs by name; arguments and errors as in :func:`submit`, which need no cluster."""
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError("--on needs submitit: pip install 'sr4g_utils[cluster]', or pip install submitit") from None
+    values: dict[str, Any] = {"timeout_min": LIMIT}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise ValueError(f"--job {option}: expected KEY=VALUE of submitit's executor, such as timeout_min=600")
+        values[key] = files.read_setting(text)
+        try:
+            submitit.AutoExecutor(folder / ".submitit", cluster="debug").update_parameters(**{key: values[key]})
+        except (NameError, AssertionError, TypeError) as error:
+            problem = str(error).splitlines()[0]
+            problem = re.sub(r"type .*<class '(\w+)'>\)?", lambda found: in_words(getattr(builtins, found[1])), problem)
+            raise ValueError(f"--job {option}: {problem}") from None
+    return values
+
+
 def submit(
     commands: Mapping[str, Sequence[str]], folder: Path, where: str, jobs: int | None, options: Sequence[str]
 ) -> dict[str, Any]:
@@ -48,16 +72,9 @@ def submit(
     Raises:
         ValueError: submitit is not installed, there is no such cluster, or it does not know an option.
     """
-    try:
-        import submitit
-    except ImportError:
-        raise ValueError("--on needs submitit: pip install 'sr4g_utils[cluster]', or pip install submitit") from None
-    values: dict[str, Any] = {"timeout_min": LIMIT}
-    for option in options:
-        key, equals, text = option.partition("=")
-        if not equals:
-            raise ValueError(f"--job {option}: expected KEY=VALUE of submitit's executor, such as timeout_min=600")
-        values[key] = files.read_setting(text)
+    values = checked(options, folder)
+    import submitit
+
     if jobs and where == "slurm":
         values["slurm_array_parallelism"] = jobs
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -19,7 +19,7 @@ from ..models.sampling import Sampling, against_card, of_model, recommended_samp
 from ..models.source import ModelError, Source
 from ..relations import NAMES
 from ..store import files
-from ..store.settings import meant
+from ..store.settings import convert, meant
 from . import profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
@@ -44,10 +44,7 @@ def plan(profile: Mapping[str, Mapping[str, Any]], notes: Mapping[str, Any]) -> 
         profile: each notebook's parameters, as :func:`profiles.load_profile` gives them.
         notes: its section ``plan``; see :class:`Notes`. A ValueError names an unknown key or a value of a wrong type.
     """
-    try:
-        about = msgspec.convert(notes, Notes)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"plan: {error}; its keys are {', '.join(Notes.__struct_fields__)}") from None
+    about = convert(notes, Notes, "plan")
     values = _with_defaults(profile)
     work = _images(values)
     sections = {

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -105,9 +105,11 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
         has = f"it has {', '.join(declared(notebook))}"
         raise ValueError(f"{where}: {notebook} has no parameter {name!r}{meant(name, declared(notebook))}; {has}")
     annotation, _ = declared(notebook)[name]
-    kind = eval(annotation, {"PathLike": str, "Literal": Literal})  # our own notebooks' annotations
+    kind, words = (  # our own notebooks' annotations
+        eval(annotation, {"PathLike": path, "Literal": Literal}) for path in (str, os.PathLike)
+    )
     if name in CHOICES:
-        annotation, kind = f"one of {', '.join(CHOICES[name])}", Literal[tuple(CHOICES[name])]
+        kind = words = Literal[tuple(CHOICES[name])]
     candidates = [value]
     if str in (kind, *get_args(kind)) and (text is not None or not isinstance(value, list | dict)):
         candidates.append(text if text is not None else str(value))
@@ -119,7 +121,7 @@ def checked(notebook: str, name: str, value: Any, where: str, text: str | None =
             limits.check(name, converted, f"{where}: {notebook}.{name}")
             return converted
     hint = meant(value, CHOICES[name]) if name in CHOICES else ""
-    raise ValueError(f"{where}: {notebook}.{name} must be {annotation}, got {value!r}{hint}")
+    raise ValueError(f"{where}: {notebook}.{name} must be {limits.in_words(words)}, got {limits.shown(value)}{hint}")
 
 
 def absolute(notebook: str, name: str, value: Any, seen_from: Path) -> Any:
@@ -209,7 +211,9 @@ def claim(folder: Path, profile: str) -> None:
     write_json(folder / ".state" / "profile.json", os.path.relpath(profile_path(profile), folder))
 
 
-def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, dict[str, Any]]:
+def load_profile(
+    profile: str, settings: Sequence[str], folder: Path, swept: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """The parameters of every notebook that a profile runs: its file's values, then ``--set``.
 
     Args:
@@ -217,6 +221,7 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
             notebook that declares the key; a section named after a notebook goes to that one.
         settings: ``[NOTEBOOK.]KEY=VALUE``; VALUE is YAML, but a text is taken as it is, with " #" and ": " in it.
             Relative paths are seen from the caller, those of the file from its folder.
+        swept: more of them, from ``--sweep``.
         folder: the run folder, which becomes the parameter ``run_folder``.
 
     Raises:
@@ -237,17 +242,18 @@ def load_profile(profile: str, settings: list[str], folder: Path) -> dict[str, d
     if unused := [key for key in common if key not in known]:
         hint = meant(unused[0], known)
         raise ValueError(f"{path}: no notebook of this profile has the parameter {unused[0]!r}{hint}")
-    for setting in settings:
+    for option, setting in [*(("--set", text) for text in settings), *(("--sweep", text) for text in swept)]:
         target, equals, text = setting.partition("=")
         scope, dot, key = target.rpartition(".")
+        where = f"{option} {setting}"
         if not equals or not key:
-            raise ValueError(f"--set {setting}: expected [NOTEBOOK.]KEY=VALUE")
-        scopes = [resolve(scope, "--set")] if dot else [name for name in values if key in declared(name)]
+            raise ValueError(f"{where}: expected [NOTEBOOK.]KEY=VALUE")
+        scopes = [resolve(scope, where)] if dot else [name for name in values if key in declared(name)]
         if not scopes or scopes[0] not in values:
             lack = f"is {scope}" if dot else f"has {key!r}{meant(key, known)}"
-            raise ValueError(f"--set {setting}: no notebook of this profile {lack}")
+            raise ValueError(f"{where}: no notebook of this profile {lack}")
         for notebook in scopes:
-            value = checked(notebook, key, files.read_setting(text), f"--set {setting}", text)
+            value = checked(notebook, key, files.read_setting(text), where, text)
             values[notebook][key] = absolute(notebook, key, value, Path.cwd())
     for notebook, mine in values.items():  # now, not after hours of other work
         _check({name: default for name, (_, default) in declared(notebook).items()} | mine)

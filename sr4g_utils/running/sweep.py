@@ -73,7 +73,7 @@ def write_profiles(profile: str, settings: list[str], points: Mapping[str, list[
     texts = {}
     about = profiles.read_profile(profile)[1].get("plan")
     for name, own in points.items():
-        values: dict[str, Any] = profiles.load_profile(profile, [*settings, *own], folder / name)
+        values: dict[str, Any] = profiles.load_profile(profile, settings, folder / name, own)
         for notebook in values.values():
             del notebook["run_folder"]
         values |= {"plan": about} if about else {}
@@ -152,7 +152,7 @@ def tell(args: Namespace, points: Mapping[str, list[str]], folder: Path) -> None
     alone = measured_minutes(whole, profiles.load_profile(args.profile, args.settings, whole))
     total: dict[str, float] = {}
     for name, own in points.items():
-        profile = profiles.load_profile(args.profile, [*args.settings, *own], folder / name)
+        profile = profiles.load_profile(args.profile, args.settings, folder / name, own)
         done = sum(is_done(notebook, values, folder / name) for notebook, values in profile.items())
         minutes = measured_minutes(folder / name)
         hours = plan.hours(profile, notes) or {}
@@ -189,6 +189,8 @@ def main(args: Namespace, options: Sequence[str]) -> tuple[int, list[Path]]:
     """
     points = grid(args.sweep)
     folder = args.runs.expanduser().resolve() / f"{Path(args.profile).stem}_sweep"
+    if args.on:
+        cluster.checked(args.job, folder)
     if args.dry_run:
         tell(args, points, folder)
         return 0, []

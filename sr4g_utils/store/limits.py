@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 
 from .files import say
+from .settings import percent
 
 LIMITS: dict[str, tuple[float, float, float]] = {  # default, least, most
     "allow_loss": (0.5, 0.0, 1.0),  # share of a file's records that may be left out
@@ -47,7 +48,8 @@ def _checked(name: str, value: float | int | str, least: float, most: float) -> 
     except ValueError:
         number = -inf
     if not least <= number <= most:
-        raise ValueError(f"{name}: must be a number from {least:g} to {most:g}, got {value!r}")
+        hint = percent(number, most)
+        raise ValueError(f"{name}: must be a number from {least:g} to {most:g}, got {value!r}{hint}")
     return number
 
 

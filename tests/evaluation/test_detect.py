@@ -126,7 +126,7 @@ def test_the_command_says_what_is_wrong_and_that_a_detector_finds_nothing(images
     assert "made elsewhere (it has no prompts.parquet), so give the file of its prompts" in capsys.readouterr().err
     monkeypatch.setenv("SR4G_ALLOW_LOSS", "1")
     assert main(["detect", path, str(images), "--detector", "{folder: nowhere}", "--prompts", "sr2d"]) == 1
-    assert capsys.readouterr().err.strip().endswith("correct the profile's 'folder', or give an 'id'")
+    assert capsys.readouterr().err.strip().endswith("check the path, or give an id on the Hub")
 
 
 def test_ceiling_on_real_photos(shared, models, tmp_path):

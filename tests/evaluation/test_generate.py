@@ -99,4 +99,4 @@ def test_the_command_says_what_is_wrong(models, tmp_path, capsys):
     told = f"generate: prompts: 'nothing' is neither a file nor one of {', '.join(SETS)}\n"
     assert capsys.readouterr().err == told
     assert main(["generate", *command, "sr2d", "--set", "steps=many"]) == 1
-    assert "Expected `int`, got `str`" in capsys.readouterr().err
+    assert "steps must be a whole number, got 'many'" in capsys.readouterr().err

@@ -160,13 +160,14 @@ def test_a_table_with_one_image_per_prompt_is_not_scored_as_four(capsys):
     assert value(evaluation_scores.scores(records))["OA"] == 100 and len(records) == 10
     assert records.attrs["images"] == "images=1 per prompt, by the largest image_index"
     verdicts.verdicts(PROMPTS, boxes_of(PROMPTS, 3), threshold=0.1)
-    assert "verdicts: 3 images per prompt, by the largest image_index" in capsys.readouterr().err
+    assert "detections: 3 images per prompt, by the largest image_index" in capsys.readouterr().err
     for boxes in (
         boxes_of(PROMPTS, 4).assign(image_index=lambda t: t.image_index + 1),  # numbered from 1
         pd.concat([boxes_of(PROMPTS, 2), boxes_of(PROMPTS[:5], 4)]),  # unequal numbers
         boxes_of(PROMPTS[:3], 4),  # the images of a part of the prompts
     ):
-        refuses(r"detections: the table does not tell how many images.*pass images=", verdicts.verdicts, PROMPTS, boxes)
+        message = r"detections: the table does not tell how many images.*per_prompt= or --per-prompt"
+        refuses(message, verdicts.verdicts, PROMPTS, boxes)
 
 
 def test_each_model_is_scored_on_its_own_images_and_compared_on_the_common_ones():

@@ -136,9 +136,9 @@ def test_damaged_folders(pipeline, message):
 
 
 @pytest.mark.parametrize(("value", "message"), [
-    ({"id": "a/b", "rev": "x"}, "unknown field `rev`; its keys are id, revision, mirrors"),
-    ({"id": 3}, "Expected `str | null`, got `int`"), ({}, "neither 'folder' nor 'id' is given"),
-    ({"folder": "nowhere"}, "there is no folder nowhere; correct the profile's 'folder', or give an 'id'"),
+    ({"id": "a/b", "rev": "x"}, "unknown key 'rev'; its keys are id, revision, mirrors"),
+    ({"id": 3}, "id must be text or null, got 3"), ({}, "neither 'folder' nor 'id' is given"),
+    ({"folder": "nowhere"}, "there is no folder nowhere; check the path, or give an id on the Hub"),
     ("../models/nowhere", "there is no folder ../models/nowhere"),
     ("data/models/tiny/sdd", "there is no folder data/models/tiny/sdd"), ("a.safetensors", "there is no folder a.safe"),
     ({"id": "data/models/tiny"}, "'data/models/tiny' is no id on the Hub (owner/name); a path is given as 'folder'"),

@@ -140,7 +140,7 @@ def test_a_model_is_sampled_as_its_entry_says() -> None:
 
 @pytest.mark.parametrize(("entry", "message"), [
     ({"model": "a/b", "samplng": {}}, " has an unknown key 'samplng' .did you mean 'sampling'.*its keys are model, "),
-    ({"model": "a/b", "sampling": {"step": 4}}, ": sampling: .*`step`"),
+    ({"model": "a/b", "sampling": {"step": 4}}, ": sampling: unknown key 'step'"),
     ({"model": "a/b", "sampling": {"steps": 0}}, ": sampling: steps must be at least 1, got 0"),
     ({"model": "a/b", "sampling": 4}, ": sampling must be a mapping"),
     ({"images": "a", "sampling": {"steps": 4}}, " is a folder of images"),

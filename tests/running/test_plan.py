@@ -95,7 +95,7 @@ def test_every_profile_has_a_plan_and_the_default_downloads_nothing() -> None:
     ({"models": "{a: {model: x/y, unet: finetune_main/last}}"}, r"models: a: .*finetune_main/last is not there"),
     ({"detector": "{folder: gone}"}, r"detector: there is no folder .*/gone"),
     ({"detector": "{id: a/b, checksums: sums}"}, r"detector: .*/sums is not there"),
-    ({"detector": "{name: a/b}"}, r"detector: model: .*unknown field `name`"),
+    ({"detector": "{name: a/b}"}, r"detector: model: .*unknown key 'name'"),
     ({"val_annotations": "gone.json"}, r"val_annotations: .*/gone\.json is not there"),
 ])  # fmt: skip
 def test_what_is_not_there_is_told_before_the_first_kernel_starts(settings, message, tmp_path, monkeypatch):

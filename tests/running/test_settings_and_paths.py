@@ -46,7 +46,7 @@ def test_a_number_is_a_number_in_a_setting_and_in_a_profile(mine, text) -> None:
 def test_a_whole_number_may_have_an_exponent_and_yaml_of_the_last_century_is_text(mine) -> None:
     steps = load(mine, "steps=1e5")["03_finetuning"]["steps"]
     assert steps == 100_000 and isinstance(steps, int)
-    with pytest.raises(ValueError, match=r"steps must be int, got 1\.5"):
+    with pytest.raises(ValueError, match=r"steps must be a whole number, got 1\.5"):
         load(mine, "steps=1.5")
     for text in ("12:30", "yes", "on", "2024-01-01", "007", "1_000"):
         assert files.read_yaml(text) == text

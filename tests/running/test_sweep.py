@@ -122,11 +122,12 @@ def test_a_failure_is_named_and_the_others_are_finished(study):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--sweep", "colour=1,2"], "no notebook of this profile has 'colour'"),
-    (["--sweep", "unseen=1,two"], "02_dataset.unseen must be int | list[str], got 'two'"),
+    (["--sweep", "colour=1,2"], "--sweep colour=1: no notebook of this profile has 'colour'"),
+    (["--sweep", "unseen=1,two"], "02_dataset.unseen must be a whole number or a list [text, …], got 'two'"),
     (["--sweep", "unseen=1,2", "--verify"], "are for one run"),
     (["--sweep", "unseen=1,2", "--on", "slurm", "--job", "time"], "--job time: expected KEY=VALUE"),
-    (["--sweep", "unseen=1,2", "--on", "local", "--job", "colour=1"], "--on local: "),
+    (["--sweep", "unseen=1,2", "--on", "local", "--job", "colour=1"], "--job colour=1: Parameter 'colour'"),
+    (["--sweep", "unseen=1,2", "--on", "slurm", "--job", "nodes=a", "--dry-run"], 'nodes" expected a whole number'),
     (["--summary", "."], "holds no run with scores"),
 ])  # fmt: skip
 def test_what_cannot_be_is_said_before_anything_runs(tmp_path, monkeypatch, capsys, arguments, message):
