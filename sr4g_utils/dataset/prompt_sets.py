@@ -172,6 +172,8 @@ def _of_rows(rows: Mapping[int, Any], source: str) -> pd.DataFrame:
     _say_what_is_left_out(list(prompts.values()), source)
     rest = [(prompt["prompt_id"], prompt["caption"]) for row, prompt in prompts.items() if row not in kept]
     table.attrs["left_out"] = len(rest)
+    if not any(isinstance(value, dict) and {"prompt_id", "unique_id", "id"} & set(value) for value in rows.values()):
+        table.attrs["counted"] = True  # by us, from 0
     return _with_others(table, rest)
 
 
@@ -189,6 +191,7 @@ def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
     """The prompts, with what a user's file may leave out: prompt_id, caption, and a relation's name for its phrase."""
     if "prompt_id" not in table:
         table = table.assign(prompt_id=np.arange(len(table)))
+        table.attrs["counted"] = True
     if table.columns.is_unique:
         table = table.assign(**{name: tidied(table[name]) for name, tidied in _TIDY.items() if name in table})
         first: dict[str, str] = {}  # one spelling of each name in a set

@@ -5,7 +5,7 @@ This module matches detector labels to prompted names, and ids to prompts.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -193,13 +193,24 @@ def _keys(ids: pd.Series) -> np.ndarray:
     return np.array([re.sub(r"^0*(\d+)(\.0*)?$", r"\1", str(value)) for value in values], object)[codes]
 
 
+FROM_1 = "give the prompts a column prompt_id that counts from 1"
+
+
+def from_0(ids: Collection[Any]) -> bool:
+    """Do the ids of prompts count from 0?"""
+    return set(map(str, ids)) == set(map(str, range(len(ids))))
+
+
 def check_ids(prompts: pd.DataFrame, ids: pd.Series, at: Number, source: str, records: str) -> None:
     """Say that ids are of another list: some are no prompt's, and some prompts have none. ValueError: most have none.
 
     Alone neither means it: one may score some of the prompts, and a model may draw none of a prompt's things.
     """
-    strange = at < 0
-    if strange.any() and (rest := others(prompts)):
+    strange, rest = at < 0, others(prompts)
+    known = {*prompts.prompt_id.astype(str), *rest}
+    if strange.any() and from_0(known) and str(len(known)) in (keys := set(_keys(ids))) and "0" not in keys:
+        raise ValueError(f"{source}: prompt_id counts from 1 to {len(known)}, the prompts' from 0; {FROM_1}")
+    if strange.any() and rest:
         strange[strange] = pd.Index(_keys(pd.Series([*rest]))).get_indexer(pd.Index(_keys(ids[strange]))) < 0
     bare = len(prompts) - len(np.unique(at[at >= 0]))
     if number := int(strange.sum()):

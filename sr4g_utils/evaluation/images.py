@@ -18,6 +18,7 @@ from ..models.sampling import Pixels
 from ..store.files import read_json, say
 from ..store.limits import check_loss
 from .captions_beside import FORMS, Caption, captions_beside
+from .detections import FROM_1, from_0
 
 READERS = 4  # threads that decode ahead of need
 SUFFIXES = (  # what Pillow reads by itself
@@ -91,7 +92,8 @@ def _prompts(folder: Path, wanted: str | Path | pd.DataFrame | None, ours: bool)
     """The prompts of a folder's images, and those of their set (id and caption) whose images are left out."""
     own = folder / "prompts.parquet"
     if wanted is None and not own.is_file():
-        raise ValueError(f"{folder}: made elsewhere (it has no prompts.parquet), so give its prompts (prompts=, --prompts)")
+        why = "made elsewhere (it has no prompts.parquet)"
+        raise ValueError(f"{folder}: {why}, so give its prompts (prompts=, --prompts)")
     if isinstance(wanted, pd.DataFrame):
         table = check_prompts(wanted, "prompts").reset_index(drop=True)
     else:
@@ -139,9 +141,8 @@ class _Rows:
             match = _NAME.fullmatch(at)
             other = match and row is None and self.of_id(match["number"]) is not None
             swapped = f"; read as <number>_<prompt_id> it is of prompt {match['number']}" if match and other else ""
-            counted = list(self.table.prompt_id) == list(range(len(self.table)))
-            if match and counted and match["id"] == str(len(self.table)):
-                swapped = "; are the images numbered from 1? give the prompts a column prompt_id that counts from 1"
+            if match and from_0(self.ids) and match["id"].lstrip("0") == str(len(self.ids)):
+                swapped = f"; are the images numbered from 1? {FROM_1}"
             raise ValueError(f"{self.folder / at}: belongs to {what}; {named}{swapped}")
         return row
 
@@ -172,6 +173,21 @@ class _Rows:
             self.triplets = list(map(list, zip(*columns, strict=True)))
         rows = [place for place, triplet in enumerate(self.triplets) if triplet == triplet_said]
         return row if row in rows else rows[0] if len(rows) == 1 else None
+
+    def check_start(self, paths: list[str]) -> None:
+        """Images numbered from 1 of prompts that count from 0, the first of which has none: are they the next ones'?
+
+        Raises:
+            ValueError: so it is, and nobody but the reader numbered the prompts.
+        """
+        ids = {match["id"] for at in paths if (match := _NAME.fullmatch(at))}
+        numbers = {int(id) for id in ids if id.isdecimal()}
+        if ids and from_0(self.ids) and numbers == set(range(1, len(ids) + 1)):
+            two = f"the images are of prompts 1 to {len(ids)}, the prompts count from 0, and 0 has no image"
+            problem = f"{self.folder}: {two}: are the images numbered from 1? {FROM_1}"
+            if "counted" in self.table.attrs:
+                raise ValueError(f"{problem}, or from 0 if the first was not drawn")
+            say(f"WARNING: {problem}")
 
     def check_order(self, paths: list[str]) -> None:
         """Numbers that fit the prompts both ways, as <prompt>_<number> and as <number>_<prompt>.
@@ -204,7 +220,9 @@ def _find(folder: Path, table: pd.DataFrame, left_out: dict[str, str], ours: boo
     _check_unread(folder, paths, others, rows)
     row_of = [rows.of(at, beside.get(at)) for at in paths]
     if not ours:
-        rows.check_order([at for at in paths if at not in beside])
+        named = [at for at in paths if at not in beside]
+        rows.check_order(named)
+        rows.check_start(named)
     if rows.moved:
         count = f"{len(rows.moved):,} of {len(paths):,} images, such as {rows.moved[0]},"
         say(f"WARNING: {folder}: {count} have another prompt's number; the captions beside them are taken")

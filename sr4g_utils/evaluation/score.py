@@ -264,7 +264,8 @@ def score(
         raise ValueError(f"{path}: no such folder of images or file of boxes")
     table = None if prompts is None else read_prompts(prompts)
     if table is None and not (path and path.is_dir()):
-        raise ValueError(f"{path or 'images'}: does not say what was asked for; give the prompts, too (prompts=, --prompts)")
+        remedy = "give the prompts, too (prompts=, --prompts)"
+        raise ValueError(f"{path or 'images'}: does not say what was asked for; {remedy}")
     file = {"file": path.name, "sha256": files.digest(path)} if path and path.is_file() else None
     if path and _is_published(path):
         if pairs or rules:

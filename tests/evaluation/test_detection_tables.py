@@ -228,6 +228,9 @@ def test_ids_and_names_of_another_list_are_told(capsys):
     told = capsys.readouterr().err
     assert "4 of 12 prompts (33%) are left out: without boxes; and 16 of 48 boxes have a prompt_id" in told
     assert "such as 19: are these the prompts that were drawn?" in told and len(records) == 24
+    counted = PROMPTS.assign(prompt_id=range(12))
+    from_1 = table().assign(prompt_id=lambda boxes: boxes.prompt_id.rank(method="dense").astype(int))
+    refuses("from 1 to 12, the prompts' from 0; give", verdicts.verdicts, counted, from_1, 2)
     refuses("8 of 12 prompts", verdicts.verdicts, PROMPTS, boxes.assign(prompt_id=boxes.prompt_id + 4), 2)
     verdicts.verdicts(PROMPTS[:6], table(), 2)  # of some prompts only
     verdicts.verdicts(PROMPTS, table()[:20], 2)  # a weak model

@@ -325,3 +325,15 @@ def test_images_that_are_numbered_from_1(tmp_path):
     says = refusal(put(tmp_path, "1_0.png", "2_0.png"), prompts)
     assert "are the images numbered from 1? give the prompts a column prompt_id" in says and "read as" not in says
     assert len(list_images(tmp_path, prompts.assign(prompt_id=[1, 2]))) == 2
+
+
+def test_images_that_are_numbered_from_1_and_the_last_of_which_is_missing(tmp_path, capsys):
+    triplets = [("dog", "left of", thing) for thing in ("cat", "cup", "bed")]
+    folder = put(tmp_path, "1_0.png", "2_0.png")
+    assert "of prompts 1 to 2, the prompts count from 0, and 0 has no image" in refusal(folder, read_prompts(triplets))
+    own = tmp_path / "p.csv"
+    lines = [f"{i},{','.join(triplet)}" for i, triplet in enumerate(triplets)]
+    own.write_text("\n".join(["prompt_id,subject,relation,object", *lines]))
+    assert "are the images numbered from 1?" in said_of(folder, capsys, own)
+    put(tmp_path, "0_0.png")
+    assert len(list_images(folder, read_prompts(triplets))) == 3

@@ -76,9 +76,8 @@ def test_rule_sets_and_their_needs():
     assert not verdicts(prompts, apart, images=1, **evaluation_verdicts.VARIANTS["geneval"]).correct.item()
     for rules in ("sg2im", "sstd"):
         apart.attrs["source"] = "mine.csv"
-        refuses(rf"mine.csv: rules='{rules}'.* size is missing; .*width", verdicts, prompts, apart, images=1, rules=rules)
-        zero = sized.assign(width=0)
-        refuses("above 0", verdicts, prompts, zero, images=1, rules=rules)
+        refuses(rf"mine.csv: rules='{rules}'.* size is missing; .*width", verdicts, prompts, apart, 1, rules=rules)
+        refuses("above 0", verdicts, prompts, sized.assign(width=0), 1, rules=rules)
     with pytest.raises(ValueError, match=r"prompt 101: rules='geneval' define left of, .* only, not 'wider'"):
         scale = make_prompts(("dog", "left of", "cat"), ("dog", "wider", "cat"))
         verdicts(scale, apart, images=1, rules="geneval")

