@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
+from scipy import stats
 
-from ..evaluation import scores
+from ..evaluation import scores, statistics
 from ..relations import NAMES, OPPOSITES, RELATIONS, SYMMETRIC
 
 COND = scores.METRICS.index("VISOR_Cond")
@@ -23,8 +24,9 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
     Returns:
         Per model and pair (relation, with_opposite): gap, gap_low, gap_high; judged: images with both objects;
         opposite: the percentage of these in which the opposite of the prompt's relation holds, over both relations of
-        the pair; change: of the gap's size since the first model, with interval. Last, "true opposites", all pairs but
-        overlapping and separated, which complement each other: the mean of the squared gaps less their squared standard
+        the pair; change: of the gap's size since the first model, with interval; p_holm: of no gap, two-sided, of the
+        true opposites, corrected for their number (Holm 1979). Last, "true opposites", all pairs but overlapping and
+        separated, which complement each other: the mean of the squared gaps less their squared standard
         errors, which is 0 on average where there is no bias. Its gap is the root, with its sign, in points; its change
         is in points² (:func:`_beyond_noise`). Bootstrap over prompts, paired between models. Null where it is
         undefined: everywhere if the prompts have no relation together with its opposite.
@@ -41,16 +43,20 @@ def bias(models: Mapping[str, pd.DataFrame], resamples: int = 10_000, seed: int 
             both = records[records.relation.isin([one, other]) & records.both_found]
             change = scores.estimate(abs(gaps[-1][i]) - abs(gaps[-1][0]), *_CHANGE) if i else {}
             opposite = 100 * both.correct.mean() if len(both) else np.nan
+            p = 2 * stats.norm.sf(abs(gaps[-1][i, 0]) / gaps[-1][i, 1:].std(ddof=1)) if true[-1] else np.nan
             rows.append({"relation": one, "with_opposite": other, "model": model, **scores.estimate(gaps[-1][i], *_GAP),
-                         "opposite": opposite, "judged": len(both), **change})  # fmt: skip
+                         "opposite": opposite, "judged": len(both), **change, "p_holm": p})  # fmt: skip
     apart = np.array(gaps)[true] if any(true) else np.full((1, len(models), resamples + 1), np.nan)
     squared = _beyond_noise(apart)
     for i, model in enumerate(models):
         change = scores.estimate(squared[i] - squared[0], *_CHANGE) if i else {}
         root = scores.estimate(np.sign(squared[i]) * np.sqrt(np.abs(squared[i])), *_GAP)
         rows.append({"relation": "true opposites", "with_opposite": np.nan, "model": model, **root,
-                     "opposite": np.nan, "judged": None, **change})  # fmt: skip
-    return pd.DataFrame(rows).astype({"judged": "Int64"})
+                     "opposite": np.nan, "judged": None, **change, "p_holm": np.nan})  # fmt: skip
+    table = pd.DataFrame(rows).astype({"judged": "Int64"})
+    return table.assign(
+        p_holm=table.groupby("model", sort=False).p_holm.transform(lambda p: statistics.holm(p.to_numpy()))
+    )
 
 
 def _beyond_noise(gaps: Float64[np.ndarray, "pair model resample"]) -> Float64[np.ndarray, "model resample"]:

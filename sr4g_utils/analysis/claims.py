@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import scores, statistics
-from ..relations import NAMES
+from ..relations import NAMES, SYMMETRIC
 from ..store import files
 from ..store.files import protocol, read_table, reported
 from ..store.run import Run
@@ -123,12 +123,13 @@ def table(
 
 def rows_of(tests: Mapping[str, Sequence[Tested]], bias: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`table` from the tests of each claim, by its number ("2", or "2, control")."""
-    published, rows = reported("claims"), []
-    gap = bias[bias.relation == "true opposites"].iloc[0]  # of the first model
+    published, margin, rows = reported("claims"), protocol()["margins"]["gap"], []
+    first = bias[(bias.model == bias.model.iloc[0]) & ~bias.relation.isin([*SYMMETRIC, "true opposites"])]
+    fair = bool(len(first)) and bool((first.gap_low > -margin).all() and (first.gap_high < margin).all())
     for key, parts in tests.items():
         paper = published[int(key.partition(",")[0])]
         verdict = together(test.verdict for test in parts)
-        if key == "4" and verdict == UNDECIDED and gap.gap_low <= 0:
+        if key == "4" and verdict == UNDECIDED and fair:
             verdict = NOTHING
         for test in parts:
             value, low, high = test.number or (np.nan,) * 3

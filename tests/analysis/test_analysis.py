@@ -283,13 +283,13 @@ def verdict_of(table: pd.DataFrame) -> dict[int, str]:
 
 def test_claims_of_models_that_learnt_and_that_learnt_nothing_and_that_forgot(world):
     table = told(world)
-    assert verdict_of(table) == {1: HOLDS, 2: HOLDS, 3: HOLDS, 4: NOTHING, 5: HOLDS, 6: NOT_TESTABLE}
+    assert verdict_of(table) == {1: HOLDS, 2: HOLDS, 3: HOLDS, 4: UNDECIDED, 5: HOLDS, 6: NOT_TESTABLE}
     assert table.reported[0] == "up to 9 points" and table.source.str.contains("2403.00587").all()
     assert table.number[2] == 14 and 30 < table.number[0] < 50
     assert table.what.str.contains("seen objects")[:2].all() and table.number[4] == pytest.approx(-10)
     prompts, _, records = world
     same = told((prompts, {"base": records["base"], "fine-tuned": records["base"]}))
-    assert verdict_of(same) == {1: UNDECIDED, 2: UNDECIDED, 3: UNDECIDED, 4: NOTHING, 5: HOLDS, 6: NOT_TESTABLE}
+    assert verdict_of(same) == {1: UNDECIDED, 2: UNDECIDED, 3: UNDECIDED, 4: UNDECIDED, 5: HOLDS, 6: NOT_TESTABLE}
     turned = told((prompts, {"base": records["fine-tuned"], "fine-tuned": records["base"]}))
     assert [verdict_of(turned)[number] for number in (1, 2, 3)] == [CONTRADICTED] * 3
     assert turned.number[2] == 0 and turned.high[2] < 14
@@ -303,12 +303,12 @@ def test_a_bias_that_ends_and_one_that_begins(world):
     assert verdict_of(told((prompts, {"base": records["fine-tuned"], "fine-tuned": unfair})))[4] == CONTRADICTED
     crowded = dict.fromkeys(NAMES, 0.5) | {"overlapping": 0.9, "separated": 0.1}
     full = evaluation_verdicts.verdicts(prompts, draw(prompts, crowded, 4), 4)
-    assert verdict_of(told((prompts, {"base": full, "fine-tuned": records["base"]})))[4] == NOTHING
+    assert verdict_of(told((prompts, {"base": full, "fine-tuned": records["base"]})))[4] == UNDECIDED
 
 
 def test_quality_and_rivals_are_judged_by_margins(world):
     prompts, _, records = world
-    assert protocol()["margins"] == {"OA": 3, "distance": 10, "frequency": 1}
+    assert protocol()["margins"] == {"OA": 3, "distance": 10, "gap": 10, "frequency": 1}
     assert verdict_of(told(world, quality=None))[5] == NOT_TESTABLE
     for ends, verdict in (((0.5, 0, 0.9), HOLDS), ((0.5, 0, 1.1), UNDECIDED), ((2, 1.1, 3), CONTRADICTED)):
         assert verdict_of(told(world, quality=quality(*ends)))[5] == verdict
@@ -375,6 +375,23 @@ def test_relations_are_said_to_change_by_chance_in_5_percent_of_studies_at_most(
         wrong += (each.verdict != UNDECIDED).any()
         assert claims.every_relation(each).verdict in (UNDECIDED, CONTRADICTED)
     assert wrong <= 0.05 * RUNS / 2 + 2 * np.sqrt(0.05 * RUNS / 2)
+
+
+@pytest.mark.parametrize(
+    ("gap", "prompts", "studies", "least", "most"), [(0.2, 48, 12, 6, 12), (0.0, 48, 12, 0, 2), (0.0, 1200, 3, 0, 1)]
+)
+def test_a_pair_of_opposites_that_is_biased_is_found_and_silence_is_no_fairness(gap, prompts, studies, least, most):
+    """Studies in which one pair of six has a gap, or none: Holm's correction finds it; "nothing to reduce" is said
+    only where many prompts show that there is none."""
+    rng, found, fair = np.random.default_rng(4), 0, 0
+    chances = dict.fromkeys(NAMES, 0.5) | {"left of": 0.5 + gap / 2, "right of": 0.5 - gap / 2}
+    for _ in range(studies):
+        one = studied(chances, rng, prompts).assign(**dict.fromkeys(NAMES, False))
+        table = bias.bias({"base": one, "fine-tuned": one}, 200)
+        found += (table[table.model == "base"].p_holm < claims.ALPHA).any()
+        tests = {"4": [claims.against("squared gaps", claims.bias_change(table, "fine-tuned"), "below", 0)]}
+        fair += claims.rows_of(tests, table).verdict[0] == NOTHING
+    assert least <= found <= most and fair == (studies if prompts == 1200 else 0)
 
 
 @pytest.mark.slow("many draws")
