@@ -69,6 +69,13 @@ def test_the_map_of_the_paper_names_sections_that_exist():
         assert row in paper or re.match(r"full( in the small world)?\b|(part|open): .", answer), what
 
 
+def test_the_map_of_the_paper_tells_the_counts_of_parameters():
+    counted = {name: row["value"] / 1e9 for name, row in files.reported("parameters").items()}
+    one, two, vpgen = (counted[name] for name in ("stable diffusion 1.4", "stable diffusion 2.1", "VPGen"))
+    told = f"Stable Diffusion 1.4 has {one:.2f} billion parameters and 2.1 has {two:.2f}, VPGen has {vpgen:.1f}"
+    assert told in PAGES["paper.md"] and "a thirteenth of VPGen's" in PAGES["paper.md"] and round(vpgen / one) == 13
+
+
 OTHERS = ("make", "conda", "cd", "nbgrader", "head=$(scontrol")  # other tests run make's; the rest is not ours
 
 

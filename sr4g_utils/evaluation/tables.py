@@ -212,10 +212,14 @@ def agreed(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return both.loc[alike, list(first)].reset_index(drop=True)
 
 
-def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFrame:
-    """Our OA, VISOR and VISOR_Cond (of :func:`score_table`) beside those of published systems: name, prompts, metrics
-    and source. Systems in ``rescored`` (of :func:`agreement.scores`) are scored by us from their published boxes, by
-    VISOR's rule and any pair, as VISOR scores its own; the others are those of ``data/reported.yaml``."""
+def beside_published(
+    scores: pd.DataFrame, rescored: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]
+) -> pd.DataFrame:
+    """Our OA, VISOR and VISOR_Cond (of :func:`score_table`) beside those of published systems: name, million
+    parameters, prompts, metrics and source. Systems in ``rescored`` (of :func:`agreement.scores`) are scored by us from
+    their published boxes, by VISOR's rule and any pair, as VISOR scores its own; the others are those of
+    ``data/reported.yaml``, which says who counted the parameters. ``models``: the records of our own by name; images
+    made elsewhere have no parameters that we know (null)."""
     ours = scores[scores.relation == "all"].pivot(index=["model", "objects"], columns="metric", values="value")
     ours = ours.reset_index().assign(prompts=lambda table: table.objects + " objects", source="this run")
     by_visor = rescored[(rescored.rules == "visor") & (rescored.pairs == "any")]
@@ -225,4 +229,7 @@ def beside_published(scores: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFra
     theirs = theirs.assign(prompts="SpatialBench-UC", source=how)
     named = pd.DataFrame.from_dict(reported("visor"), orient="index").rename_axis("model").reset_index()
     rows = pd.concat([ours, theirs, named.assign(prompts="SR2D")], ignore_index=True).rename(columns={"model": "name"})
-    return rows[["name", "prompts", *MAIN, "source"]]
+    known = {name: row["value"] for name, row in reported("parameters").items()}
+    known |= {name: (record.get("model") or {}).get("parameters") for name, record in models.items()}
+    rows["million_parameters"] = rows.name.map(known).astype(float) / 1e6
+    return rows[["name", "million_parameters", "prompts", *MAIN, "source"]]

@@ -285,8 +285,11 @@ def test_readme_and_docs_tell_the_recorded_agreement_and_scores():
 def test_published_systems_stand_beside_ours():
     scores = pd.DataFrame({"metric": ["OA", "VISOR", "VISOR_Cond"], "value": [50.0, 20.0, 40.0]})
     scores = scores.assign(relation="all", model="mine", objects="seen")
-    table = tables.beside_published(scores, recorded("people_scores")).set_index("name")
-    assert table.loc["mine", ["prompts", "OA", "source"]].tolist() == ["seen objects", 50.0, "this run"]
+    own = {"mine": {"model": {"parameters": 8_687_699}}, "made elsewhere": {"images": "folder"}}
+    table = tables.beside_published(scores, recorded("people_scores"), own).set_index("name")
+    shown = ["million_parameters", "prompts", "OA", "source"]
+    assert table.loc["mine", shown].tolist() == [8.687699, "seen objects", 50.0, "this run"]
+    assert table.million_parameters.notna().all(), "of every system that is named (data/reported.yaml)"
     assert table.loc["stable diffusion 1.4", "VISOR_Cond"] == 62.98 and table.source.notna().all()  # microsoft/VISOR
     row = table.loc["SD 1.5"]  # one row: of the detector that saw all images
     assert row.source == "scored by us from published boxes (Faster R-CNN)" and round(row.VISOR_Cond, 1) == 59.2

@@ -70,6 +70,8 @@ def test_the_ledger_and_the_reported_numbers():
     claims = files.reported("claims")
     assert sorted(claims) == [1, 2, 3, 4, 5, 6]
     assert all({"claim", "reported", "source"} == set(claim) for claim in claims.values())
+    systems = files.reported("parameters").values()
+    assert all(row["source"] and row["by"] in ("this project", "its authors") for row in systems)
 
 
 @pytest.mark.parametrize(("text", "message"), [
