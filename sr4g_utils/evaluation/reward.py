@@ -29,17 +29,19 @@ Triplet = tuple[str, str, str]
 def instances(xywh: Float[np.ndarray, "box 4"]) -> int:
     """How many things the boxes of one name are, best scores first: a box that shares more than ``SAME`` of the smaller
     one with a kept box is the same thing."""
-    kept: list[np.ndarray] = []
-    for box in xywh:
-        if all(_shared(box, other) <= SAME for other in kept):
-            kept.append(box)
-    return len(kept)
+    number = 0
+    while len(xywh):
+        best, rest = xywh[0], xywh[1:]
+        xywh = rest[_shared(best, rest) <= SAME]
+        number += 1
+    return number
 
 
-def _shared(a: np.ndarray, b: np.ndarray) -> float:
-    """What two boxes have in common, as a share of the smaller one."""
-    sides = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
-    return float(sides.clip(0).prod()) / max(min(float(a[2:].prod()), float(b[2:].prod())), 1e-12)
+def _shared(one: Float[np.ndarray, "4"], others: Float[np.ndarray, "box 4"]) -> Float[np.ndarray, "box"]:
+    """What a box has in common with others, as a share of the smaller one."""
+    sides = np.minimum(one[:2] + one[2:], others[:, :2] + others[:, 2:]) - np.maximum(one[:2], others[:, :2])
+    smaller = np.minimum(one[2:].prod(), others[:, 2:].prod(axis=1))
+    return sides.clip(0).prod(axis=1) / np.maximum(smaller, 1e-12)
 
 
 @lru_cache(maxsize=100_000)
@@ -126,7 +128,8 @@ class Reward:
         records = judged(numbered, own_boxes, self.pairs, self.rules)
         xywh = boxes[[*"xywh"]].to_numpy(np.float64)
         for role, mask in roles.items():
-            records[f"n_{role}"] = [instances(xywh[mask & (image == i)]) for i in range(len(records))]
+            ends = np.searchsorted(image[mask], np.arange(1, len(records)))  # boxes come image by image
+            records[f"n_{role}"] = [instances(own) for own in np.split(xywh[mask], ends)][: len(records)]
         both, correct = records.both_found.to_numpy(bool), records.correct.to_numpy(bool)
         s, o = (records.loc[both, [f"{role}_{side}" for side in "xywh"]].to_numpy(float) for role in roles)
         relation = np.array([NAMES.index(name) for name in wanted.relation])[both]

@@ -1,5 +1,9 @@
 """The judge as a reward: what it gives, what it cannot be cheated by, and how trainers call it."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -168,3 +172,36 @@ def test_on_real_images_it_is_what_score_says(tmp_path):
     assert table.reason.tolist() == judged.reason.tolist()
     soft = Reward(reward.detector, threshold=0.18, soft=True)(images, prompts)
     assert np.isfinite(soft).all() and ((soft > 0.5) <= table.correct).all()
+
+
+CALLS = """
+import gc, resource, sys
+from sr4g_utils.dataset import world
+from sr4g_utils.evaluation.reward import Reward
+from sr4g_utils.relations import RELATIONS
+
+reward = Reward(sys.argv[1], soft=True, threshold=0.18, also=["bus"])
+images = [world.render(xywh, names, seed=i) for i, (names, xywh) in enumerate(world.scenes(100, [5]))]
+prompts = [f"a {a} {r.phrase} a {b}" for r in RELATIONS for a, b in (("dog", "cat"), ("car", "cup"))]
+
+def held(calls):
+    for i in range(calls):
+        reward([images[i % 100]], [prompts[i % 28]])
+    gc.collect()
+    return sys.getallocatedblocks(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+first = held(100)  # what is made once is made
+print(*(after - before for before, after in zip(first, held(int(sys.argv[2])))))
+"""
+
+
+@pytest.mark.slow("hundreds of calls")
+def test_memory_does_not_grow_with_calls():
+    """Neither the blocks that Python holds nor, by the peak of the whole process, what torch does. docs/reward.md has
+    what ``SR4G_REWARD_CALLS=10000 pytest -m '' -s -k memory tests/evaluation/test_reward.py`` prints."""
+    calls = int(os.environ.get("SR4G_REWARD_CALLS", 300))
+    command = [sys.executable, "-c", CALLS, str(DATA / "models" / "tiny-owlvit"), str(calls)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    blocks, kilobytes = map(int, done.stdout.split())
+    print(f"{calls:,} calls: {blocks:+,} of Python's blocks of memory, the process's peak {kilobytes / 1000:+.1f} MB")
+    assert blocks < 300 + calls / 10 and kilobytes < 16_000 + calls
