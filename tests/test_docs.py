@@ -300,6 +300,42 @@ def test_the_artifact_tells_the_datasets_counts_and_the_cheap_ones_come_out():
     assert f"{n:,}, exactly" in ROWS["agreement with 6,197 human judgements"]
 
 
+NEW = {  # results that are not the paper's, and the words by which each is named
+    "rarity": ("rare", "rarity"), "never together": ("together",), "a person's score": ("person would score",),
+    "bounds": ("selection bounds",), "frames": ("frames of reference",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["CITATION.cff", "ARTIFACT.md", "data/croissant.json"])
+def test_new_results_are_named_where_data_sets_and_software_are_looked_up(name):
+    text = flat((ROOT / name).read_text(encoding="utf-8"))
+    assert not [result for result, words in NEW.items() if not any(word in text for word in words)]
+    everywhere = ARTIFACT + (ROOT / "data" / "croissant.json").read_text(encoding="utf-8") + PAGES["paper.md"]
+    pairs = len([other for others in files.shipped("apart.yaml").values() for other in others])
+    assert everywhere.count(f"{pairs} of COCO's 3,160 pairs") == 3
+
+
+def test_what_was_not_counted_before_is_told_by_the_records():
+    told = flat(PAGES["paper.md"])
+    table = rows("coco", "caption_words", relation="any of the 14", wording="own")
+    shares = [
+        f"{min(row[key] for row in table):.1f} to {max(row[key] for row in table):.1f} %"
+        for key in ("percent", "placed")
+    ]
+    assert all(share in told for share in shares) and shares[0] in ARTIFACT
+    sides = [row for at in ("left of", "right of") for row in rows("coco", "caption_words", relation=at, wording="all")]
+    captions = sum(row["captions"] for row in table)
+    assert f"stands in {sum(row['hits'] for row in sides)} of {captions:,}" in told
+    would = rows("people", "people_would_score", strata="with confidence", rules="none")
+    visor = rows("people", "people_would_score", strata="with confidence", rules="visor", pairs="any")
+    for values in ([row["value"] for row in would], [row["score"] for row in visor]):
+        assert "{:.0f}, {:.0f} and {:.0f} %".format(*values) in told
+    without = rows("people", "people_frames", kind="without")
+    assert "in one of nine captions" in told
+    assert round(sum(row["captions"] for row in without) / sum(row["reversed"] for row in without)) == 9
+    assert not any(row["silent"] for row in rows("people", "people_frames"))
+
+
 def test_the_artifacts_commands_and_tables_are_real():
     for command in re.findall(r"`(run_all\.py [^`…]+)`", ARTIFACT):
         profiles.read_profile(run_all.arguments(shlex.split(command)[1:]).profile)

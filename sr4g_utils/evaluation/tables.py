@@ -45,7 +45,7 @@ def verdict_files(artifacts: Path) -> dict[str, Path]:
 
 def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """Each set of objects that occurs, and its prompts' ids; "all", if there is more than one; and the pairs of things
-    that fine-tuning's photos show together, or never, if there are both (:func:`prompt_sets.with_met`)."""
+    that COCO's photos show together, or never, if there are both (:func:`prompt_sets.with_met`)."""
     for name in (*OBJECT_SETS, "all"):
         if (prompts.objects == name).any():
             yield name, prompts.prompt_id[prompts.objects == name]

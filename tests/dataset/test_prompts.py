@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pretend import make_prompts
 
-from sr4g_utils.dataset import coco, counts, prompt_sets, prompts, triplets
+from sr4g_utils.dataset import coco, counts, prompt_sets, prompts, triplets, world
 from sr4g_utils.dataset.boxes import COCO_CATEGORIES
 from sr4g_utils.dataset.captions import caption
 from sr4g_utils.relations import BY_NAME, NAMES
@@ -211,6 +211,13 @@ def test_pairs_that_no_photo_shows_together(shared):
     assert ("bicycle", "hair drier") in pairs  # and by a slow look
     bicycle, drier = (set(table.image[table.category == table.names.index(name)]) for name in ("bicycle", "hair drier"))
     assert not bicycle & drier
+
+
+@pytest.mark.slow("all 8,000 layouts")
+def test_all_pairs_of_the_small_world_meet_in_a_training_picture(tmp_path):
+    world.write_annotations(tmp_path / "train.json", split="train")
+    table = coco.read(tmp_path / "train.json", "train")
+    assert len(table.names) == 40 and counts.never_together(table) == []
 
 
 def test_prompts_of_coco_say_whether_their_things_meet():
