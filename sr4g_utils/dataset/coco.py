@@ -258,6 +258,10 @@ def _table(contents: _Contents, allow_loss: float | int | None) -> BoxTable:
             keep &= ~bad
     if not keep.any():
         counts = ", ".join(f"{reason}: {n:,}" for reason, n in excluded.items())
+        if "outside the image" in excluded:
+            at = _sample(image >= 0)
+            sampled = {name: column[at] for name, column in box.items()}
+            counts += f"; {doubts.of_places(sampled, width[image[at]], height[image[at]])}"
         raise contents.fail(f"no usable annotation among {len(keep):,}" + f" ({counts})" * bool(counts))
     _say_what_is_doubtful(contents, image, box, width, height, keep, excluded, allow_loss)
     order = np.lexsort((contents.boxes.pop("id"), category, image))
@@ -274,13 +278,18 @@ def _table(contents: _Contents, allow_loss: float | int | None) -> BoxTable:
     )  # fmt: skip
 
 
+def _sample(rows: Bool[np.ndarray, "box"]) -> np.ndarray:
+    """The places of at most ``SAMPLE`` of some rows."""
+    at = np.flatnonzero(rows)
+    return at[:: len(at) // SAMPLE + 1]
+
+
 def _say_what_is_doubtful(
     contents: _Contents, image: np.ndarray, box: dict, width: np.ndarray, height: np.ndarray,
     keep: Bool[np.ndarray, "box"], excluded: dict[str, int], allow_loss: float | int | None,
 ) -> None:  # fmt: skip
     def sample(rows: Bool[np.ndarray, "box"]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        at = np.flatnonzero(rows)
-        at = at[:: len(at) // SAMPLE + 1]
+        at = _sample(rows)
         return {name: column[at] for name, column in box.items()}, width[image[at]], height[image[at]]
 
     unread = contents.mender.of_field

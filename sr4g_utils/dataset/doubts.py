@@ -38,6 +38,10 @@ def of_places(box: dict[str, Column], width: Column, height: Column) -> str:
             return f"the boxes fit as {name}; write the left and upper edge, width and height"
     if fit(x, y, x + w, y + h, height, width):
         return "the boxes fit if the images' width and height are exchanged; are the photos turned?"
+    pixels = x * width / 1000, y * height / 1000, w * width / 1000, h * height / 1000
+    for name, reading in {"x, y, width, height": lambda x, y, w, h: (x, y, x + w, y + h), **READINGS}.items():
+        if fit(*reading(*pixels), width, height):
+            return f"the boxes fit as thousandths of the image ({name}); write them in pixels"
     return "a box is the left and upper edge, width and height in pixels of the image whose size the file gives"
 
 

@@ -44,6 +44,8 @@ class JsonStream:
         if self.buffer.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise self.fail("text in UTF-16; save it as UTF-8")
         self._drop(3 if self.buffer.startswith(b"\xef\xbb\xbf") else 0)
+        if self._peek() == b"[":
+            raise self.fail("a list, as results are, where an object is expected")
         self._take(b"{")
         if self._peek() == b"}":
             return

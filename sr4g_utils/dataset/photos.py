@@ -92,7 +92,8 @@ class Photos:
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             if isinstance(error, PhotoError):
                 raise
-            raise PhotoError(f"{self.source}: {file_name} is not a readable photo ({error})") from None
+            why = "of no known form, or empty" if isinstance(error, UnidentifiedImageError) else error
+            raise PhotoError(f"{self.source}: {file_name} is not a readable photo ({why})") from None
 
     def contents(self, file_names: Sequence[str], most_missing: float = 1.0) -> list[str]:
         """Of each file what changes with its content: a hash, or its checksum in a zip; "" if it is missing.

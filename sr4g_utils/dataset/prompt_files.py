@@ -14,17 +14,18 @@ from typing import Any
 import pandas as pd
 
 from ..store.limits import check_limit
+from ..store.settings import in_words
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt")
 WRITTEN = ("prompt_id", "subject", "relation", "object", "caption")  # stay as they are written: 007, 1e5, NA
 EACH = 1000  # rows between two looks at how many cells there are
 _UNNAMED = "unnamed column"
-_UTF8 = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
+AS_UTF8 = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
 _OTHERS = {  # what a file of another kind starts with
-    b"PK\x03\x04": f"is a spreadsheet or another zip file; {_UTF8}",
-    b"\xd0\xcf\x11\xe0": f"is an old spreadsheet; {_UTF8}",
-    b"\xff\xfe": f"is UTF-16; {_UTF8}",
-    b"\xfe\xff": f"is UTF-16; {_UTF8}",
+    b"PK\x03\x04": f"is a spreadsheet or another zip file; {AS_UTF8}",
+    b"\xd0\xcf\x11\xe0": f"is an old spreadsheet; {AS_UTF8}",
+    b"\xff\xfe": f"is UTF-16; {AS_UTF8}",
+    b"\xfe\xff": f"is UTF-16; {AS_UTF8}",
     b"\x1f\x8b": "is compressed; unpack it with gunzip",
     b"PAR1": "is Parquet; let its name end in .parquet",
 }
@@ -79,10 +80,10 @@ def read_text(path: Path) -> str:
         text = data.decode().replace("\ufeff", "")  # byte order marks, also of files put together
     except UnicodeDecodeError as error:
         row, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
-        raise ValueError(f"{path}: row {row}: the byte 0x{byte:02x} is not UTF-8; {_UTF8}") from None
+        raise ValueError(f"{path}: row {row}: the byte 0x{byte:02x} is not UTF-8; {AS_UTF8}") from None
     if "\0" in text:
         row = text.count("\n", 0, text.index("\0")) + 1
-        raise ValueError(f"{path}: row {row}: holds a NUL, so it is UTF-16 or no text at all; {_UTF8}")
+        raise ValueError(f"{path}: row {row}: holds a NUL, so it is UTF-16 or no text at all; {AS_UTF8}")
     if not text.strip():
         raise ValueError(f"{path}: is empty")
     return text
@@ -101,7 +102,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: not such a file; it names the file, the row and the remedy.
     """
-    text = read_text(path)
+    text = re.sub(r"\Asep=.(?=[\r\n])", "", read_text(path))  # a spreadsheet's own line
     delimiter = max(",;\t", key=re.split("[\r\n]", text.lstrip(), maxsplit=1)[0].count)
     records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     names: list[str] = []
@@ -129,8 +130,8 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     if further := [str(name) for name in table if name not in WRITTEN]:
         plain = io.StringIO(table[further].to_csv(index=False))
         table[further] = pd.read_csv(plain, skip_blank_lines=False).set_axis(table.index)
-    if "prompt_id" in table and len(table) and table.prompt_id.str.fullmatch("0|-?[1-9][0-9]{0,17}").all():
-        table["prompt_id"] = table.prompt_id.astype("int64")
+    if "prompt_id" in table and len(table) and table.prompt_id.str.fullmatch(r"(0|-?[1-9][0-9]{0,17})(\.0+)?").all():
+        table["prompt_id"] = table.prompt_id.str.partition(".")[0].astype("int64")  # pandas may write 7 as 7.0
     return table
 
 
@@ -157,7 +158,7 @@ def _json(path: Path, text: str, lines: Mapping[int, str]) -> dict[int, Any]:
     if first.startswith("[") or (path.suffix.lower() == ".json" and not several):
         values = parsed(text, str(path))
         if not isinstance(values, list):
-            kind = type(values).__name__
+            kind = in_words(type(values))
             raise ValueError(f"{path}: expected a list of prompts, found {kind}; write [{{...}}, ...], a prompt each")
         rows = dict(enumerate(values, 1))
     else:

@@ -21,7 +21,7 @@ from . import boxes
 from .captions import caption, with_article
 from .names import key, tidy
 from .prompt_files import read_rows
-from .sentences import NONE, understood
+from .sentences import NONE, WORDS, understood
 
 SENTENCE = ("prompt", "caption", "text")  # what a column of sentences may be called
 NEEDED = ("prompt_id", "subject", "relation", "object")  # to score; to draw, a caption as well
@@ -167,7 +167,9 @@ def _of_rows(rows: Mapping[int, Any], source: str) -> pd.DataFrame:
     prompts = {row: _prompt(i, value, f"{source}: row {row}") for i, (row, value) in enumerate(rows.items())}
     kept = {row: prompt for row, prompt in prompts.items() if "relation" in prompt}
     if not kept:
-        raise ValueError(f"{source}: holds no prompts with one of the relations {', '.join(NAMES)}")
+        row, first = next(iter(prompts.items()), (0, {}))
+        why = f"; such as row {row}: {first['caption']!r:.80}, {first['left_out']}" if "left_out" in first else ""
+        raise ValueError(f"{source}: holds no prompts with one of the relations {', '.join(NAMES)}{why}")
     table = _named(pd.DataFrame(list(kept.values()), index=list(kept)), source)
     _say_what_is_left_out(list(prompts.values()), source)
     rest = [(prompt["prompt_id"], prompt["caption"]) for row, prompt in prompts.items() if row not in kept]
@@ -189,6 +191,8 @@ def _say_what_is_left_out(prompts: Sequence[Mapping[str, Any]], source: str) -> 
 
 def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
     """The prompts, with what a user's file may leave out: prompt_id, caption, and a relation's name for its phrase."""
+    if "prompt_id" not in table and "id" in table and table.columns.is_unique and table["id"].is_unique:
+        table = table.rename(columns={"id": "prompt_id"})
     if "prompt_id" not in table:
         table = table.assign(prompt_id=np.arange(len(table)))
         table.attrs["counted"] = True
@@ -199,6 +203,8 @@ def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
             words = [first.setdefault(key(value), value) if isinstance(value, str) else value for value in table[name]]
             table = table.assign(**{name: words})
     check_prompts(table, source, [*NEEDED, *({"caption"} & set(table))])
+    if "caption" in table:
+        _check_captions(table, source)
     if "caption" not in table:
         table = table.assign(caption=list(map(caption, table.subject, table.relation, table.object)))
     for name in table.columns[[dtype.kind == "O" for dtype in table.dtypes]]:
@@ -208,6 +214,25 @@ def _named(table: pd.DataFrame, source: str) -> pd.DataFrame:
             reason = " ".join(str(error).split())
             raise ValueError(f"{source}: the column {name!r} cannot be kept ({reason}); leave it out") from None
     return table.reset_index(drop=True)
+
+
+def _check_captions(table: pd.DataFrame, source: str) -> None:
+    """Raise ValueError where a caption says another relation of the prompt's two things than the prompt has."""
+    for at, row in enumerate(table[[*NEEDED, "caption"]].itertuples(index=False)):
+        text, phrase = row.caption.lower(), BY_NAME[row.relation].phrase
+        before, found, after = text.partition(phrase)
+        if (found and row.subject.lower() in before and row.object.lower() in after) or isinstance(
+            said := understood(row.caption), str
+        ):
+            continue
+        first, relation, second = key(said[0]), said[1], key(said[2])
+        s, o = key(row.subject), key(row.object)
+        forwards = first.endswith(s) and second.endswith(o) and relation != row.relation
+        backwards = first.endswith(o) and second.endswith(s) and relation != BY_NAME[row.relation].converse
+        if (forwards and (backwards or s != o)) or (backwards and not (first.endswith(s) and second.endswith(o))):
+            triplet = f"{row.subject!r} {row.relation} {row.object!r}"
+            what = f"has the caption {row.caption!r:.80}, which does not say {triplet}; correct one of them"
+            raise ValueError(f"{source}: row {table.index[at]}: prompt {_short(row.prompt_id)} {what}")
 
 
 def _tidy_ids(column: pd.Series) -> Any:
@@ -238,7 +263,7 @@ _TIDY: dict[str, Callable[[pd.Series], Any]] = {
 
 # ----------------------------------------------------------------------------------------------- published sets' rows
 
-_WORDS = {word: r.name for r in RELATIONS for word in (r.name, r.phrase)}
+_WORDS = WORDS | {r.name: r.name for r in RELATIONS}
 # Words of published sets: HRS-Bench (Bakr et al. 2023), grouped as its calc_spatial_relation_acc.py does; NSR-1K (Feng
 # et al. 2023, LayoutGPT). T2I-CompBench's (Huang et al. 2023) "next to", "near" and "on side of" are none of ours.
 _NSR = {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}
@@ -250,7 +275,7 @@ def _relation(words: Any, also: Mapping[str, str] | None = None) -> str | None:
     """The relation that a name, a phrase or a set's own words mean; None if none does."""
     if not isinstance(words, str):
         return None
-    words = " ".join(words.lower().split())
+    words = " ".join(re.sub(r"[\s_-]+", " ", words.lower()).split())
     return (also or {}).get(words) or _WORDS.get(words)
 
 
@@ -260,11 +285,11 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
     relation = None
     match value:
         case {"subject": _, "relation": _, "object": _}:
-            return {"prompt_id": row, **value}
+            return {"prompt_id": value.get("id", row), **value}
         case [str(s), str(words), str(o)]:
             return {"prompt_id": row, "subject": s, "relation": words, "object": o}
         case str():  # T2I-CompBench's, too; what follows a tab is not the prompt (its inference_eval.py)
-            text = value.split("\t")[0].strip()
+            text = value.split("\t")[0].strip().strip('"“”„')
             match understood(text):
                 case str() as why:
                     return {"prompt_id": id, "caption": text, "left_out": why}
@@ -286,7 +311,7 @@ def _prompt(row: int, value: Any, where: str) -> dict[str, Any]:
         case {"id": id, "obj1": [str(s), _], "relation": words, "obj2": [str(o), _], "prompt": str(text)}:  # NSR-1K
             relation = _relation(words, _NSR)
         case {"prompt": str(text)} | {"caption": str(text)} | {"text": str(text)}:  # a sentence and its id
-            return {**value, **_prompt(row, text, where), "prompt_id": value.get("prompt_id", row)}
+            return {**value, **_prompt(row, text, where), "prompt_id": value.get("prompt_id", value.get("id", row))}
         case _:
             shown = " ".join(str(value)[:80].split())
             raise ValueError(f"{where}: not a prompt ({shown}); it needs subject, relation and object")

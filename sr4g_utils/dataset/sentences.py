@@ -11,13 +11,13 @@ from ..relations import RELATIONS
 from ..store.files import shipped
 from .names import tidy
 
-_WORDS = {relation.phrase: relation.name for relation in RELATIONS} | {
+WORDS = {relation.phrase: relation.name for relation in RELATIONS} | {
     "left of": "left of", "right of": "right of", "atop": "above", "on top of": "above", "on the top of": "above",
     "on the bottom of": "below", "under": "below", "underneath": "below", "beneath": "below", "inside of": "inside",
     "overlaps": "overlapping", "overlaps with": "overlapping", "overlapping with": "overlapping",
     "separate from": "separated", "bigger than": "larger",
 }  # fmt: skip
-_WORDS |= {  # "on the left-hand side of"
+WORDS |= {  # "on the left-hand side of"
     f"{at} {the}{side}{hand}{part} of": f"{side} of"
     for side in ("left", "right")
     for at in ("to", "on", "at")
@@ -25,7 +25,7 @@ _WORDS |= {  # "on the left-hand side of"
     for hand in ("", " hand", "-hand")
     for part in ("", " side")
 }
-_RELATION = re.compile(rf"\b(?:{'|'.join(sorted(map(re.escape, _WORDS), key=len, reverse=True))})\b")
+_RELATION = re.compile(rf"\b(?:{'|'.join(sorted(map(re.escape, WORDS), key=len, reverse=True))})\b")
 _PICTURE = "photo|photograph|picture|image|painting|drawing|illustration|sketch|render|rendering"
 _LEAD = re.compile(rf"(?:[\w-]+ ){{0,5}}?(?:{_PICTURE}) (?:of|showing) |there (?:is|are) ")
 _NAME = re.compile(r"[\w'’&.()/-]*[^\W\d_][\w'’&.()/-]*")  # a word of it
@@ -53,7 +53,7 @@ def understood(sentence: str) -> tuple[str, str, str] | str:
         words.pop()
     subject, object = _name(" ".join(words)), _name(after)
     if subject and object and object not in _words()["frames"]:
-        return subject, _WORDS[relations[0][0]], object
+        return subject, WORDS[relations[0][0]], object
     return "not two names and a relation"
 
 

@@ -16,18 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from ..dataset.prompt_files import parsed, read_text
+from ..dataset.prompt_files import AS_UTF8, parsed, read_text
 from ..dataset.prompt_sets import NEEDED, check_prompts, others
 from ..models.names import readings
 from ..relations import BY_NAME, NAMES, judge
 from ..store.files import say
 from ..store.limits import NOTABLE, check_loss, limit
+from ..store.settings import in_words
 
 BEHAVIOUR = 1  # raised by hand when the same detector gives other boxes; boxes of another behaviour are made again
 DETECTION_COLUMNS = ("prompt_id", "image_index", "label", "score", "x", "y", "w", "h")
 CORNERS = ("x1", "y1", "x2", "y2")  # of a box, left and top, right and bottom, where a file has them
+EDGES = dict(zip(("xmin", "ymin", "xmax", "ymax"), CORNERS, strict=True))  # what others call them
 Number = Int[np.ndarray, "_"]
-AS_CORNERS = f"name them {', '.join(CORNERS)} and say so (corners=True, in a command --corners)"
+SAY_SO = "say so (corners=True, in a command --corners)"
+AS_CORNERS = f"name them {', '.join(CORNERS)} and {SAY_SO}"
 AS_MANY = "say how many (score: per_prompt= or --per-prompt; verdicts: images=, a number or a table of them)"
 MANY, FAR = 20, 1.2  # boxes from which their form can be told; parts of an image that no box in it reaches
 _NUMBERS = ["score", "x", "y", "w", "h", "image_index"]
@@ -44,24 +47,42 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in (".parquet", ".csv", ".json", ".jsonl"):
-        raise ValueError(f"{path}: detections are read from .parquet, .csv, .json or .jsonl")
+    if suffix not in (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson"):
+        raise ValueError(f"{path}: detections are read from .parquet, .csv, .tsv, .json, .jsonl or .ndjson")
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `sr4g detect` writes detections")
     try:
         if suffix == ".parquet":
             table = pd.read_parquet(path)
-        elif suffix == ".csv":
+        elif suffix in (".csv", ".tsv"):
             table = _csv(path)
         else:
             text = StringIO(path.read_text(encoding="utf-8-sig"))
             exact = {"dtype": False, "precise_float": True}
-            table = pd.read_json(text, lines=suffix == ".jsonl", **exact)
+            table = pd.read_json(text, lines=suffix != ".json", **exact)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8; {AS_UTF8}") from None
     except (ValueError, OSError, TypeError, AttributeError) as error:  # Arrow's errors are of the first two kinds
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not readable as detections ({why})") from error
+    table = _with_our_names(table)
     table.attrs |= {"source": str(path)} | ({"detector": True} if record_of(path) else {})  # for later messages
-    return check_detections(from_corners(table) if corners else table, str(path))
+    table = check_detections(from_corners(table) if corners else table, str(path))
+    if "detector" not in table.attrs:
+        again = table.duplicated(list(DETECTION_COLUMNS)).mean() if len(table) else 0.0
+        if again >= NOTABLE:
+            say(f"WARNING: {path}: {again:.0%} of the boxes are there twice; was the file appended to? write it anew")
+    return table
+
+
+def _with_our_names(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the names of columns that it means: in small letters, corners as ``CORNERS``, none as index."""
+    if any(name in DETECTION_COLUMNS for name in table.index.names):
+        table = table.reset_index()
+    ours = {*DETECTION_COLUMNS, *CORNERS, *EDGES, "width", "height"}
+    small = {name: str(name).strip().lower() for name in table}
+    meant = {name: EDGES.get(low, low) for name, low in small.items() if low in ours}
+    return table.rename(columns={name: new for name, new in meant.items() if name == new or new not in table})
 
 
 def _csv(path: Path) -> pd.DataFrame:
@@ -71,9 +92,8 @@ def _csv(path: Path) -> pd.DataFrame:
     delimiter = max(",;\t", key=header.count)
     decimal = "," if delimiter != "," and re.search(r"\d,\d", first) else "."
     table = pd.read_csv(path, encoding="utf-8-sig", sep=delimiter, decimal=decimal, skipinitialspace=True)
-    known = {name: name.strip().lower() for name in table if name.strip().lower() in {*DETECTION_COLUMNS, *CORNERS}}
     table = table.loc[:, [not (name.startswith("Unnamed: ") and table[name].isna().all()) for name in table]]
-    return table.rename(columns=known).dropna(how="all")
+    return table.dropna(how="all")
 
 
 def record_of(path: Path) -> dict[str, Any] | None:
@@ -95,15 +115,17 @@ def from_corners(table: pd.DataFrame) -> pd.DataFrame:
 def check_detections(table: pd.DataFrame, source: str = "detections") -> pd.DataFrame:
     """The table itself, when it is one of detections; see :func:`read_detections`."""
     if missing := [name for name in DETECTION_COLUMNS if name not in table]:
-        found = [name for name in table if str(name).lower() in (*CORNERS, "xmin", "ymin", "xmax", "ymax")]
-        hint = f"; {', '.join(found)} look like corners: {AS_CORNERS}"
+        found = [name for name in table if str(name).lower() in (*CORNERS, *EDGES)]
+        hint = f"; {', '.join(found)} look like corners: {SAY_SO}"
         needed = f"needed are {', '.join(DETECTION_COLUMNS)}{hint * bool(found)}"
         raise ValueError(f"{source}: the column {missing[0]!r} is missing; {needed}")
     if twice := [name for name in DETECTION_COLUMNS if list(table).count(name) > 1]:
         raise ValueError(f"{source}: the column {twice[0]!r} occurs twice")
-    for name in _NUMBERS:
+    for name in (*_NUMBERS, *({"width", "height"} & set(table))):
         if not pd.api.types.is_any_real_numeric_dtype(table[name]) and len(table):
-            raise ValueError(f"{source}: column {name!r} must hold numbers, found {table[name].dtype}")
+            text = pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()
+            example = table[name][text].iloc[0] if text.any() else table[name].iloc[0]
+            raise ValueError(f"{source}: column {name!r} must hold numbers, found such as {example!r:.60}")
     numbers = table[_NUMBERS].astype(np.float64)  # missing ones become NaN
     score, index = numbers.score, numbers.image_index
     wrong = {
@@ -129,14 +151,16 @@ def _check_pixels(table: pd.DataFrame, source: str) -> None:
     x, y, w, h = (table[name].to_numpy(np.float64) for name in "xywh")
     small, beyond = (x <= 1) & (y <= 1) & (w <= 1) & (h <= 1), np.zeros(len(table), bool)
     if {"width", "height"} <= set(table) and "detector" not in table.attrs:  # detectors do not stop at the border
-        beyond = (x + w > FAR * table.width.to_numpy(float)) | (y + h > FAR * table.height.to_numpy(float))
+        width, height = table.width.to_numpy(float), table.height.to_numpy(float)
+        beyond = ((x + w > FAR * width) & (width > 0)) | ((y + h > FAR * height) & (height > 0))
     inner = (x > 0) & (y > 0) & ~small
     alike = len(np.unique(np.stack([x, y, w, h])[:, inner], axis=1).T) if 2 * inner.sum() > len(table) else 0
     corners = np.full(len(table), alike >= MANY and bool(((w > x) & (h > y))[inner].all()))
     are_corners = f"are they corners? {AS_CORNERS}"
+    or_copies = "or of a copy of another size, or thousandths? write them in pixels of width and height"
     for what, rows, remedy in (
         ("lie in one pixel", small, "are they shares of the image? multiply x, w by its width and y, h by its height"),
-        ("reach far beyond their image", beyond, are_corners),
+        ("reach far beyond their image", beyond, f"{are_corners}, {or_copies}"),
         ("have w above x and h above y", corners, are_corners),
     ):
         number, share = int(rows.sum()), rows.mean() if len(rows) else 0.0
@@ -193,6 +217,7 @@ def _keys(ids: pd.Series) -> np.ndarray:
     return np.array([re.sub(r"^0*(\d+)(\.0*)?$", r"\1", str(value)) for value in values], object)[codes]
 
 
+FROM_0 = "image_index counts from 0"
 FROM_1 = "give the prompts a column prompt_id that counts from 1"
 
 
@@ -232,8 +257,10 @@ def scored_images(
         (prompt, number), how = _listed(prompts, images), "the listed images"
     else:
         per_prompt = _each(len(prompts), at, index, source_of(table)) if images is None else images
-        if per_prompt < 1:
-            raise ValueError(f"images={per_prompt}: a prompt has at least one image")
+        if per_prompt < 1 or per_prompt % 1:
+            raise ValueError(f"images={per_prompt}: a prompt has at least one image, a whole number of them")
+        if (at >= 0).any() and (least := index[at >= 0].min()):
+            say(f"WARNING: {source_of(table)}: no box has an image_index below {least}; {FROM_0}")
         prompt, number = np.repeat(np.arange(len(prompts)), per_prompt), np.tile(np.arange(per_prompt), len(prompts))
         how = f"images={per_prompt} per prompt"
         if images is None:
@@ -242,7 +269,7 @@ def scored_images(
     stride = int(number.max()) + 1
     image = pd.Index(prompt * stride + number).get_indexer(pd.Index(np.where(index < stride, at * stride + index, -1)))
     if (beyond := table[(at >= 0) & ((image < 0) | (index >= stride))]).size:
-        row, scored = beyond.iloc[0], f"{how.partition(',')[0]} are scored; {AS_MANY}"
+        row, scored = beyond.iloc[0], f"{how.partition(',')[0]} are scored; {AS_MANY}; {FROM_0}"
         raise ValueError(f"{source_of(table)}: prompt {row.prompt_id} has image_index {row.image_index}, but {scored}")
     return prompt, number, image, how
 
@@ -256,7 +283,9 @@ def _each(prompts: int, at: Number, index: Number, source: str) -> int:
     if not len(seen) or fewest < LEAST * seen.max() or boxes["at"].nunique() < LEAST * prompts:
         counts = f"{boxes['at'].nunique():,} of {prompts:,} prompts have a box, and one image_index below {per_prompt} "
         counts += f"has boxes of {fewest:,}, another of {seen.max() if len(seen) else 0:,}"
-        raise ValueError(f"{source}: the table does not tell how many images a prompt has: {counts}; {AS_MANY}")
+        raise ValueError(
+            f"{source}: the table does not tell how many images a prompt has: {counts}; {AS_MANY}; {FROM_0}"
+        )
     if bare := prompts - boxes["at"].nunique():
         without = f"{bare:,} of {prompts:,} prompts have no box: each counts as {per_prompt} images in which nothing "
         without += "was found, where VISOR's script counts the images of its file only"
@@ -303,7 +332,7 @@ def read_visor_results(path: Path | str, prompts: pd.DataFrame) -> pd.DataFrame:
     prompts = check_prompts(prompts, "prompts", NEEDED, name_files=False)[list(NEEDED)]
     images = parsed(read_text(path), str(path))
     if not isinstance(images, dict):
-        raise ValueError(f"{path}: expected an object of images by '<unique_id>_<n>', found {type(images).__name__}")
+        raise ValueError(f"{path}: expected an object of images by '<unique_id>_<n>', found {in_words(type(images))}")
     keys = [key.rpartition("_") for key in images]
     for key, (unique_id, _, index) in zip(images, keys, strict=True):
         if not (unique_id and index.isdecimal()):
@@ -337,7 +366,7 @@ def _names(image: Any) -> list[str]:
 def _published(prompt: dict, index: int, image: Any, meant: Mapping[str, str], source: str) -> dict[str, Any]:
     """The record of one published image; ``meant``: which prompted name each class means."""
     if not isinstance(image, dict):
-        raise ValueError(f"{source}: expected an object, found {type(image).__name__}")
+        raise ValueError(f"{source}: expected an object, found {in_words(type(image))}")
     kinds: dict[str, Any] = {"classes": list, "centroid": list, "sra": (int, float)}
     for field, kind in kinds.items():
         if not isinstance(image.get(field), kind):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -139,7 +140,7 @@ class _Rows:
             what = "several prompts of one text" if row == _SEVERAL else "no prompt"
             named = f"images are named <prompt_id>_<number>, as {self.table.prompt_id[0]}_0.png"
             match = _NAME.fullmatch(at)
-            other = match and row is None and self.of_id(match["number"]) is not None
+            other = match and row is None and match["id"].isdecimal() and self.of_id(match["number"]) is not None
             swapped = f"; read as <number>_<prompt_id> it is of prompt {match['number']}" if match and other else ""
             if match and from_0(self.ids) and match["id"].lstrip("0") == str(len(self.ids)):
                 swapped = f"; are the images numbered from 1? {FROM_1}"
@@ -253,7 +254,7 @@ def _check_unread(folder: Path, paths: list[str], others: list[str], rows: _Rows
 
 def _spoken(text: str) -> str:
     """A prompt as one would say it, however a file name spells it."""
-    return " ".join(text.replace("_", " ").lower().split()).rstrip(" .")
+    return " ".join(unquote(text).replace("_", " ").lower().split()).rstrip(" .")
 
 
 def _check_alone(folder: Path, images: pd.DataFrame, table: pd.DataFrame) -> None:

@@ -62,6 +62,8 @@ def of_model(name: str, entry: Mapping[str, Any], common: Mapping[str, Any]) -> 
     Raises:
         ValueError: an unknown key in the entry, sampling that cannot be, or of images that are there already.
     """
+    if len(name) > 100 or any(part.strip() in ("", ".", "..") for part in name.split("/")):
+        raise ValueError(f"models: {name!r:.80} cannot name files; take a short name, such as base or owner/model")
     if other := settings.unknown(entry, ENTRY):
         raise ValueError(f"models: {name} has an unknown key {other[0]!r}{other[1]}; its keys are {', '.join(ENTRY)}")
     if sum(key in entry for key in ("model", "images", "boxes")) != 1:

@@ -18,6 +18,7 @@ import yaml
 
 from ..dataset.captions import TEMPLATES
 from ..dataset.prompt_sets import SETS
+from ..dataset.prompts import OBJECT_SETS
 from ..models import sampling
 from ..relations import RULES
 from ..store import files
@@ -262,6 +263,11 @@ def load_profile(
 
 def _check(values: Mapping[str, Any]) -> None:
     """Refuse a notebook's parameters that cannot be together, or that are mappings whose parts cannot be."""
+    for name, known in (("objects", OBJECT_SETS), ("splits", ("main", "unseen"))):
+        if other := limits.unknown(values.get(name, ()), known):
+            raise ValueError(f"{name}: unknown {other[0]!r}{other[1]}; choose some of {', '.join(known)}")
+        if name in values and not values[name]:
+            raise ValueError(f"{name}: is empty; choose some of {', '.join(known)}")
     if "sampling" in values:
         sampling.Sampling.of(values["sampling"])
     for name, entry in values.get("models", {}).items():

@@ -37,6 +37,8 @@ RANGES: dict[str, tuple[float, float] | tuple[float, float, str]] = {
 def check(name: str, value: Any, where: str) -> None:
     """Raises ValueError if a setting is a number out of its range (of a list: if one of its numbers is)."""
     for number in value if isinstance(value, list) else [value]:
+        if name == "threshold" and isinstance(value, list) and not isinstance(number, int | float):
+            raise ValueError(f"{where} must be a list of numbers, got {shown(value)}")
         if name in RANGES and isinstance(number, int | float) and not isinstance(number, bool):
             low, high, *open = RANGES[name]
             if not low <= number <= high or (open and number == high):  # NaN is in no range
@@ -51,7 +53,7 @@ def percent(number: float | int, high: float | int) -> str:
 
 _WORDS = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", PathLike: "a path", NoneType: "null",
-    dict: "a mapping {key: value, …}", list: "a list [value, …]",
+    dict: "a mapping", list: "a list",
 }  # fmt: skip
 
 

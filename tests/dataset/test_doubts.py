@@ -27,6 +27,10 @@ MEANT_OTHERWISE: dict[str, tuple[Boxes, str]] = {
     "centres": (lambda b, w, h: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]], "the boxes fit as centres"),
     "shares": (lambda b, w, h: [b[0] / w, b[1] / h, b[2] / w, b[3] / h], r"a side of at most 0\.\d+ pixels: if boxes"),
     "percent": (lambda b, w, h: [b[0] * 100 / w, b[1] * 100 / h, b[2] * 100 / w, b[3] * 100 / h], "hardly a box"),
+    "thousandths": (
+        lambda b, w, h: [b[0] * 1000 / w, b[1] * 1000 / h, b[2] * 1000 / w, b[3] * 1000 / h],
+        r"fit as thousandths of the image \(x, y, width, height\); write them in pixels",
+    ),
     "other images": (lambda b, w, h: [v * 3 for v in b], "the left and upper edge, width and height in pixels of"),
 }  # fmt: skip
 

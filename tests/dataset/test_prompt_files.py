@@ -119,7 +119,7 @@ LINE = '{"subject": "dog", "relation": "above", "object": "cat"}'
     ("a.json", '[{"subject": "dog", "relation": ["above"], "object": "cat"}]', "0 has the relation ['above']; it"),
     ("a.json", '[{"subject": "dog"}]', "row 1: not a prompt ({'subject': 'dog'}); it needs subject, relation and"),
     ("a.json", '["a dog above a cat", 3]', "row 2: not a prompt (3)"),
-    ("a.json", '{"subject": {"0": "dog"}}', "expected a list of prompts, found dict; write [{...}, ...]"),
+    ("a.json", '{"subject": {"0": "dog"}}', "expected a list of prompts, found a mapping"),
     ("a.json", "[" * 100_000, "not valid JSON"), ("a.jsonl", f"{LINE}\n\n{{\n", "row 3: not valid JSON"),
     ("a.jsonl", LINE.replace("dog", "\\ud800"), "row 1: holds half a character"),
     ("a.json", f'[{LINE[:-1]}, "n": 1}}, {LINE[:-1]}, "n": "a"}}]', "the column 'n' cannot be kept"),

@@ -70,7 +70,7 @@ def test_a_users_prompts(tmp_path: Path, form: str) -> None:
     ("prompt_id,subject,relation,object\n1,dog,above,cat\n1,dog,above,cup\n", "a.csv", "prompt_id '1' occurs"),
     ("prompt_id,subject,relation,object\na/b,dog,above,cat\n", "a.csv", "prompt_id 'a/b', which is not made of"),
     ('[{"subject": "dog"}]', "a.json", "row 1: not a prompt"),
-    ('{"a": 1}', "a.json", "expected a list of prompts, found dict"), ("{", "a.jsonl", "not valid JSON"),
+    ('{"a": 1}', "a.json", "expected a list of prompts, found a mapping"), ("{", "a.jsonl", "not valid JSON"),
     ('[{"tag": "color", "prompt": "a red bench"}]', "a.json", "holds no prompts"),
 ])  # fmt: skip
 def test_wrong_prompts(tmp_path: Path, text: str, name: str, message: str) -> None:
@@ -78,6 +78,34 @@ def test_wrong_prompts(tmp_path: Path, text: str, name: str, message: str) -> No
     with pytest.raises(ValueError, match=message) as caught:
         prompt_sets.read_prompts(tmp_path / name)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+H = "prompt_id,subject,relation,object\n"
+
+
+@pytest.mark.parametrize(("name", "text", "ids", "captions"), [
+    ("a.csv", "id,text\n7,a dog to the left of a cat\n9,a cup above a bed\n", [7, 9], None),
+    ("a.jsonl", '{"id": "b7", "prompt": "a dog to the left of a cat"}\n', ["b7"], None),
+    ("a.csv", f"sep=;\n{H}7;dog;left_of;cat\n".replace(",", ";"), [7], ["a dog to the left of a cat"]),
+    ("a.csv", f"{H}1.0,cup,Bigger_than,bed\n", [1], ["a cup larger than a bed"]),
+    ("a.txt", "“a dog to the left of a cat”\n", [0], ["a dog to the left of a cat"]),
+    ("a.csv", "subject,relation,object,caption\ndog,left of,cat,a cat to the right of a dog\n", [0], None),
+    ("a.csv", "subject,relation,object,caption\ndog,left of,cat,a puppy to the right of a kitten\n", [0], None),
+])  # fmt: skip
+def test_prompts_as_others_write_them(tmp_path, name, text, ids, captions):
+    (tmp_path / name).write_text(text)
+    table = prompt_sets.read_prompts(tmp_path / name)
+    assert table.prompt_id.tolist() == ids
+    assert captions is None or table.caption.tolist() == captions
+
+
+@pytest.mark.parametrize("says", [
+    "a dog to the right of a cat", "a cat to the left of a dog", "A black dog above a cat", "a cat below a dog"
+])  # fmt: skip
+def test_a_caption_that_contradicts_the_columns_is_refused(tmp_path, says):
+    (tmp_path / "a.csv").write_text(f"subject,relation,object,caption\ndog,left of,cat,{says}\n")
+    with pytest.raises(ValueError, match=r"row 2: prompt 0 has the caption .* does not say 'dog' left of 'cat'"):
+        prompt_sets.read_prompts(tmp_path / "a.csv")
 
 
 def test_only_ids_that_name_files_are_restricted():

@@ -124,7 +124,7 @@ def test_published_results_spell_names_and_ids_otherwise(tmp_path):
         records = read_visor_results(tmp_path / "r.json", prompts.assign(prompt_id=prompts.prompt_id.map(ids)))
         assert records.both_found.all() and records.correct.all() and len(records) == 2
     for broken, message in [
-        ([], "expected an object, found list"),
+        ([], "expected an object, found a list"),
         (image | {"classes": ["dog", 5]}, "a class is not a name"),
         (image | {"classes": ["dog", "tv"], "centroid": [1, 2]}, "'centroid' must hold an x and a y"),
     ]:
@@ -220,6 +220,46 @@ def test_boxes_of_another_form_are_refused_unless_allowed(tmp_path, boxes, told,
     refuses(told, verdicts.verdicts, PROMPTS, boxes, 2)
     monkeypatch.setenv("SR4G_ALLOW_LOSS", "1")
     assert len(read_detections(tmp_path / "b.csv")) == 96 and told in capsys.readouterr().err
+
+
+AS_CORNERS = {"xmin": lambda t: t.x, "YMIN": lambda t: t.y, "xmax": lambda t: t.x + t.w, "ymax": lambda t: t.y + t.h}
+
+
+@pytest.mark.parametrize(("name", "corners", "write"), [
+    ("b.tsv", False, lambda boxes, path: boxes.to_csv(path, sep="\t", index=False)),
+    ("b.ndjson", False, lambda boxes, path: boxes.to_json(path, orient="records", lines=True)),
+    ("b.csv", True, lambda boxes, path: boxes.assign(**AS_CORNERS).drop(columns=[*"xywh"]).to_csv(path, index=False)),
+    ("b.parquet", False, lambda boxes, path: boxes.rename(columns=str.upper).to_parquet(path)),
+    ("b.parquet", False, lambda boxes, path: boxes.set_index(["prompt_id", "image_index"]).to_parquet(path)),
+])  # fmt: skip
+def test_boxes_in_the_forms_of_others_are_the_same_boxes(tmp_path, name, corners, write):
+    write(table(), tmp_path / name)
+    columns = list(detections.DETECTION_COLUMNS)
+    pd.testing.assert_frame_equal(
+        read_detections(tmp_path / name, corners)[columns], table()[columns], check_dtype=False, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize(("boxes", "told"), [
+    (lambda t: t.assign(width="512px", height=512), "column 'width' must hold numbers, found such as '512px'"),
+    (lambda t: t.assign(score="0,5"), "column 'score' must hold numbers, found such as '0,5'"),
+    (lambda t: t.drop(columns=[*"xywh"]).assign(x1=1, y1=1, x2=2, y2=2), "look like corners: say so .*--corners"),
+])  # fmt: skip
+def test_values_of_another_form_are_named(tmp_path, boxes, told):
+    boxes(table()).to_csv(tmp_path / "b.csv", index=False)
+    refuses(told, read_detections, tmp_path / "b.csv")
+    (tmp_path / "b.csv").write_bytes(table().to_csv(index=False).encode("utf-16"))
+    refuses("is not UTF-8; save it as UTF-8", read_detections, tmp_path / "b.csv")
+
+
+def test_boxes_twice_and_boxes_numbered_from_1_are_told(tmp_path, capsys):
+    pd.concat([table(), table()]).to_csv(tmp_path / "b.csv", index=False)
+    read_detections(tmp_path / "b.csv")
+    assert "50% of the boxes are there twice; was the file appended to?" in capsys.readouterr().err
+    from_1 = table().assign(image_index=lambda boxes: boxes.image_index + 1)
+    refuses("image_index counts from 0", verdicts.verdicts, PROMPTS, from_1)
+    verdicts.verdicts(PROMPTS, from_1, 3)
+    assert "no box has an image_index below 1; image_index counts from 0" in capsys.readouterr().err
 
 
 def test_ids_and_names_of_another_list_are_told(capsys):

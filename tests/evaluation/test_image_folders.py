@@ -320,6 +320,12 @@ def test_images_are_read_in_order_with_their_prompts(tmp_path):
     assert [row["caption"] for row, _ in read] == list(prompts.caption)
 
 
+def test_a_text_in_a_name_may_be_quoted_as_in_an_address(tmp_path):
+    prompts = read_prompts([("dog", "left of", "cat"), ("cup", "above", "bed")])
+    folder = put(tmp_path, *(f"{text.replace(' ', '%20')}_0.png" for text in prompts.caption))
+    assert list_images(folder, prompts).prompt_id.tolist() == [0, 1]
+
+
 def test_images_that_are_numbered_from_1(tmp_path):
     prompts = read_prompts([("dog", "left of", "cat"), ("cup", "above", "bed")])
     says = refusal(put(tmp_path, "1_0.png", "2_0.png"), prompts)

@@ -166,7 +166,7 @@ def test_mistakes_are_named(tmp_path):
         "nothing.csv: no such folder": {"images": "nothing.csv"},
         "images: does not say what was asked for": {"images": [pixels]},
         "like: unknown value 'me'": {"images": BOXES, "prompts": PROMPTS, "like": "me"},
-        "xmin, ymin, xmax, ymax look like corners": {"images": tmp_path / "c.csv", "prompts": triplet},
+        "x1, y1, x2, y2 look like corners": {"images": tmp_path / "c.csv", "prompts": triplet},
         r"b\.csv: the column 'x1' is missing; corners are x1, y1, x2, y2": {
             "images": tmp_path / "b.csv", "prompts": triplet, "corners": True,
         },

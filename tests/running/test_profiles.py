@@ -105,7 +105,7 @@ def test_each_path_of_a_list_is_seen_from_where_it_is_written(tmp_path):
     ("02_dataset:\n", ["unseen"], r"--set unseen: expected \[NOTEBOOK.\]KEY=VALUE"),
     ("02_dataset:\n", ["=3"], "expected"), ("02_dataset:\n", ["vsr=x"], "no notebook of this profile has 'vsr'"),
     ("02_dataset:\n", ["01.vsr=x"], "no notebook of this profile is 01"),
-    ("02_dataset:\n", ["44.vsr=x"], "--set: unknown notebook '44'"),
+    ("02_dataset:\n", ["44.vsr=x"], "--set 44.vsr=x: unknown notebook '44'"),
     ("02_dataset:\n", ["rules=coco"], "--set rules=coco: 02_dataset.rules must be one of visor, sg2im, "),
     ("03_finetuning:\n", ["template=haiku"], "03_finetuning.template must be one of plain, .*, got 'haiku'"),
 ])  # fmt: skip
@@ -121,6 +121,10 @@ def test_bad_profiles_are_one_line(tmp_path, text, settings, message):
     ("02.withheld=1", "below 1, got 1.0"),
     ("04.resamples=2", "resamples must be at least 100 and at most 10,000,000, got 2"),
     ("threshold=.nan", "threshold must be at least 0 and below 1, got nan"), ("threshold=-0.1", "got -0.1"),
+    ("threshold=10", "got 10.0; is it a percentage. write 0.1"), ("04.threshold=[a]", "must be a list of numbers"),
+    ("04.objects=[sean]", "objects: unknown 'sean' .did you mean 'seen'"), ("splits=[]", "splits: is empty"),
+    ("models={..: {images: x}}", "models: '..' cannot name files"), ("models={a//b: {images: x}}", "cannot name files"),
+    ("models={a: 5}", r"must be a mapping .key: a mapping .*got .\"a\": 5"), ("seed=true", "a whole number, got true"),
     ("seed=-1", "seed must be at least 0 and at most 4,294,967,295, got -1"),
     ("02.seed=4294967296", "at most 4,294,967,295, got 4294967296"),
     ("steps=0", "03_finetuning.steps must be at least 1, got 0"),
@@ -153,7 +157,7 @@ def test_a_choice_of_fine_tuning_that_its_notebook_does_not_show_is_set_like_any
     cell = profiles.for_cell("03_finetuning", values)
     assert cell["steps"] == 5 and cell["choices"] == {"seed": 7, "control": "list", "told": 0.5}
     assert profiles.injected({"metadata": {"papermill": {"parameters": cell}}}) == values
-    with pytest.raises(ValueError, match="control must be Literal"):
+    with pytest.raises(ValueError, match="control must be one of none, list"):
         profile(tmp_path, "03_finetuning:\n", "03.control=lists")
     with pytest.raises(ValueError, match="no parameter 'choices'"):
         profile(tmp_path, "03_finetuning:\n", "03.choices={}")
