@@ -114,9 +114,11 @@ class Reward:
         names = [list(dict.fromkeys([row.subject, row.object, *self.also])) for row in wanted.itertuples()]
         boxes = self.detector.detect(pixels, names, floor=self.threshold, batch=self.batch)
         size = np.array([image.shape[1::-1] for image in pixels], np.float64).reshape(-1, 2)
-        return self._rewarded(wanted, boxes.reset_index(drop=True), size)
+        return self.of_boxes(wanted, boxes.reset_index(drop=True), size)
 
-    def _rewarded(self, wanted: pd.DataFrame, boxes: pd.DataFrame, size: Float[np.ndarray, "image 2"]) -> pd.DataFrame:
+    def of_boxes(self, wanted: pd.DataFrame, boxes: pd.DataFrame, size: Float[np.ndarray, "image 2"]) -> pd.DataFrame:
+        """:meth:`verdicts` from boxes that are known: ``wanted`` has subject, relation and object of each image; boxes
+        have image (its row), label, score, x, y, w, h, image by image and best first; ``size`` is width and height."""
         image = boxes.image.to_numpy(int)
         label = boxes.label.map(spelling).to_numpy(object)
         names = {role: wanted[role].map(spelling).to_numpy(object)[image] for role in ("subject", "object")}

@@ -1,13 +1,16 @@
-"""Which classes of diffusers draw from a prompt alone, and by which guidance, is in the docs."""
+"""What is said of pipelines: which classes draw from a prompt alone, and by which guidance; their parameters."""
 
 import inspect
+import json
 
 import diffusers
 import pytest
 import tiny_pipelines
+import torch
+import transformers
 
 from sr4g_utils.models import pipelines
-from sr4g_utils.store.files import ROOT
+from sr4g_utils.store.files import ROOT, reported
 
 
 @pytest.mark.slow("imports each of diffusers' pipelines")
@@ -33,3 +36,20 @@ def guidance_by_default(kind: type) -> str:
         if takes.get(name) is not None:
             return f"{takes[name]:g}"
     return "a schedule of 48 steps" if "guidance_schedule" in takes else "none"
+
+
+def test_the_parameters_of_published_systems_are_those_of_their_configurations(shared):
+    counted = {name: row for name, row in reported("parameters").items() if "config" in row}
+    assert len(counted) == 6
+    for name, row in counted.items():
+        folder = shared / "hub" / row["config"].replace("/", "--")
+        unet, vae, text = (
+            json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae", "text_encoder")
+        )
+        with torch.device("meta"):
+            networks = (
+                diffusers.UNet2DConditionModel.from_config(unet | row.get("unet", {})),
+                diffusers.AutoencoderKL.from_config(vae),
+                transformers.CLIPTextModel(transformers.CLIPTextConfig(**text)),
+            )
+        assert sum(p.numel() for network in networks for p in network.parameters()) == row["value"], name
