@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from sr4g_utils.dataset import coco, prompts, triplets, world
 from sr4g_utils.dataset.photos import Photos
-from sr4g_utils.finetuning import latents
+from sr4g_utils.finetuning import latents, nets
 from sr4g_utils.finetuning.captions import Captions
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
+from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.latents import Encoded
 from sr4g_utils.finetuning.stage import finetune
 
@@ -42,6 +43,11 @@ def make_world(folder: Path, models: Path) -> SimpleNamespace:
 def encode(world: Any, captions: Captions, pipeline: Any, store: Path, source: Path | None = None) -> Encoded:
     photos, images = Photos(source or world.photos), np.unique(captions.image)
     return latents.encode_photos(store, photos, world.table, images, pipeline.vae, 64, Accelerator(cpu=True))
+
+
+def net_of(pipeline: Any, resolution: int = 64, **choices: Any) -> nets.Net:
+    record = {"id": "it", "class": type(pipeline).__name__, "resolution": [resolution, resolution]}
+    return nets.of(pipeline, record, Choices(**choices))
 
 
 def tune(world: SimpleNamespace, folder: Path, model: str = "v1.4", **choices: Any) -> dict[str, Any]:

@@ -8,16 +8,17 @@ place in the batch). So neither the number of processes nor accumulation nor an 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ..models.limits import check_words
+from ..models import pipelines
+from ..models.limits import check_words, tokenizers
 from .captions import Captions
 from .latents import Encoded
+from .nets import Net, States
 
 TEXTS = 256  # captions that are encoded together
 
@@ -28,7 +29,7 @@ class Batch:
 
     latents: Float32[Tensor, "n channel h w"]
     noise: Float32[Tensor, "n channel h w"]
-    timestep: Int64[Tensor, "n"]
+    timestep: Int64[Tensor, "n"]  # numbers of the process's noise levels
     caption: Int64[np.ndarray, "n"]  # numbers into the captions' texts
 
     def split(self, size: int) -> list["Batch"]:
@@ -47,17 +48,15 @@ class Sampler:
     """
 
     def __init__(
-        self, captions: Captions, encoded: Encoded, pipeline: Any, size: int, dropout: float = 0.1,
+        self, captions: Captions, encoded: Encoded, net: Net, size: int, dropout: float = 0.1,
         balanced: bool = True, seed: int = 0,
     ) -> None:  # fmt: skip
-        self.captions, self.encoded, self.dropout, self.seed = captions, encoded, dropout, seed
+        self.captions, self.encoded, self.net, self.dropout, self.seed = captions, encoded, net, dropout, seed
         self.rows = captions.draws(size, balanced, seed)
         texts, place = captions.texts()
         self.texts, self.number = ["", *texts], place.astype(np.int32) + 1
-        check_words(pipeline.tokenizer, self.texts[1:])
-        config = pipeline.vae.config
-        self.scale, self.shift = config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
-        self.timesteps = pipeline.scheduler.config.num_train_timesteps
+        longest = pipelines.defaults(net.pipeline).get("max_sequence_length")
+        check_words(tokenizers(net.pipeline), self.texts[1:], longest)
 
     def __call__(self, step: int, places: range) -> Batch:
         rows = self.rows(step)
@@ -65,11 +64,12 @@ class Sampler:
         for place in places:
             # place + 1, since numpy pads with zeros: (seed, step, 0) would be the generator of the step's captions
             rng = np.random.default_rng([self.seed, step, place + 1])
-            timestep.append(rng.integers(self.timesteps))
+            timestep.append(self.net.process.draw(rng))
             caption.append(0 if rng.random() < self.dropout else self.number[rows[place]])
-            mean, deviation = self.encoded[self.captions.image[rows[place]]]
+            mean, *deviation = self.encoded[self.captions.image[rows[place]]]
             inside, outside = rng.standard_normal((2, *mean.shape), np.float32)
-            latents.append((mean + deviation * inside - self.shift) * self.scale)
+            sample = mean + deviation[0] * inside if deviation else mean
+            latents.append((sample - self.net.shift) * self.net.scale)
             noise.append(outside)
         x, epsilon = (torch.from_numpy(np.stack(part)) for part in (latents, noise))
         return Batch(x, epsilon, torch.tensor(timestep), np.array(caption, np.int64))
@@ -86,27 +86,29 @@ def ahead(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, Bat
 
 
 class Text:
-    """``text(numbers)``: the text encoder's states of captions, as the pipeline itself makes them for generation.
+    """``text(numbers)``: what the network reads of captions, as the pipeline itself makes it for generation.
 
     Captions repeat, so the states of all are computed once, where they fit into ``cache_mb`` and are fewer than the
-    draws of the run. At full size 60,000 captions take 7 GB in bfloat16; encoding is 0.5 % of the UNet's arithmetic.
+    draws of the run; else those of each batch. At full size 60,000 captions take 7 GB of Stable Diffusion's states in
+    bfloat16 and 250 GB of FLUX's; encoding is 0.5 % of Stable Diffusion's arithmetic.
     """
 
-    def __init__(self, pipeline: Any, texts: list[str], cache_mb: int, draws: int) -> None:
-        self.pipeline, self.texts = pipeline, texts
-        self.cached = len(texts) <= draws and self._encode([""]).nbytes * len(texts) <= cache_mb << 20
+    def __init__(self, net: Net, texts: list[str], cache_mb: int, draws: int) -> None:
+        self.net, self.texts = net, texts
+        one = sum(state.nbytes for state in self._encode([""]).values())
+        self.cached = len(texts) <= draws and one * len(texts) <= cache_mb << 20
         if self.cached:
-            groups = (texts[i : i + TEXTS] for i in range(0, len(texts), TEXTS))
-            self.states = torch.cat([self._encode(group) for group in groups])
+            groups = [self._encode(texts[i : i + TEXTS]) for i in range(0, len(texts), TEXTS)]
+            self.states = {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 
-    def __call__(self, numbers: Int64[np.ndarray, "n"]) -> Float[Tensor, "n token width"]:
+    def __call__(self, numbers: Int64[np.ndarray, "n"]) -> States:
         if self.cached:
-            return self.states[torch.from_numpy(numbers).to(self.states.device)]
-        distinct, place = np.unique(numbers, return_inverse=True)
-        states = self._encode([self.texts[number] for number in distinct])
-        return states[torch.from_numpy(place).to(states.device)]
+            states, place = self.states, numbers
+        else:
+            distinct, place = np.unique(numbers, return_inverse=True)
+            states = self._encode([self.texts[number] for number in distinct])
+        return {name: state[torch.from_numpy(place).to(state.device)] for name, state in states.items()}
 
     @torch.no_grad()
-    def _encode(self, texts: list[str]) -> Tensor:
-        device = self.pipeline.text_encoder.device
-        return self.pipeline.encode_prompt(texts, device, 1, do_classifier_free_guidance=False)[0]
+    def _encode(self, texts: list[str]) -> States:
+        return self.net.encode(texts)

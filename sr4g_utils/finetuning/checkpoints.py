@@ -4,7 +4,8 @@ import copy
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,25 @@ from ..models.load import DTYPES
 from ..store import files
 from ..store.files import atomic, read_json, say, write_json
 from .choices import Choices
+from .nets import Net
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name of a UNet's file
 
 
 class Learner:
-    """The float32 weights of a UNet that learn (all of them, or LoRA's), their moving average and AdamW. Raises
+    """The float32 weights of a network that learn (all of them, or LoRA's), their moving average and AdamW. Raises
     ImportError if LoRA or 8-bit Adam is asked for and its package is not installed."""
 
-    def __init__(self, unet: Any, c: Choices) -> None:
-        self.unet, self.c = unet, c
+    def __init__(self, net: Net, c: Choices) -> None:
+        self.net, self.c, network = net, c, net.module
         if c.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
+            network.enable_gradient_checkpointing()
         # bitsandbytes changes the layout of weights, but not that of their moments
         last = c.channels_last and not c.adam_8bit
-        unet.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+        network.to(memory_format=torch.channels_last if last else torch.contiguous_format)
         if c.lora_rank:
-            _add_lora(unet, c.lora_rank, c.seed)
-        self.weights = {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
+            _add_lora(network, c.lora_rank, c.seed)
+        self.weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
         self.optimiser = _optimiser(list(self.weights.values()), c)
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()} if c.ema else None
 
@@ -53,12 +55,28 @@ class Learner:
             torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)
         return norm
 
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """The network as it is validated: with the average in place of its weights, and neither copied."""
+        self._swap()
+        self.net.module.eval()
+        try:
+            yield
+        finally:
+            self._swap()
+            self.net.module.train()
+
+    def _swap(self) -> None:
+        average = self.average or {}
+        for name, mean in average.items():
+            average[name], self.weights[name].data = self.weights[name].data, mean
+
     def kept(self) -> dict[str, Tensor]:
         """The state of a plain UNet with what is validated and kept: the average where there is one. LoRA is in it."""
         weights = self.average or self.weights
         if not self.c.lora_rank:
-            return {**self.unet.state_dict(), **{name: weight.detach() for name, weight in weights.items()}}
-        plain = copy.deepcopy(self.unet)
+            return {**self.net.module.state_dict(), **{name: weight.detach() for name, weight in weights.items()}}
+        plain = copy.deepcopy(self.net.module)
         plain.load_state_dict(dict(weights), strict=False)
         plain.fuse_lora()
         plain.unload_lora()
@@ -91,11 +109,11 @@ def _optimiser(weights: list[torch.nn.Parameter], c: Choices) -> torch.optim.Opt
     return AdamW8bit(weights, lr=c.lr, weight_decay=c.weight_decay)
 
 
-def save_unet(folder: Path, learner: Learner, accelerator: Accelerator) -> None:
-    """A folder that diffusers loads as a UNet. Its one weight file is replaced whole, so there is always a good one."""
+def save_network(folder: Path, learner: Learner, accelerator: Accelerator) -> None:
+    """A folder that diffusers loads. Its one weight file is replaced whole, so there is always a good one."""
     if not accelerator.is_main_process:
         return
-    config = json.loads(learner.unet.to_json_string())
+    config = json.loads(learner.net.module.to_json_string())
     write_json(folder / "config.json", {name: value for name, value in config.items() if name != "_name_or_path"})
     with atomic(folder / WEIGHTS) as partial:
         _write(learner.kept(), partial)

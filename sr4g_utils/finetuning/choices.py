@@ -40,8 +40,18 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema: float = 0.9999  # decay of the average of weights that is validated and kept; 0: the weights themselves
-    lora_rank: int = 0  # above 0: train low-rank updates only (needs peft)
+    lora_rank: int = 0  # above 0: train low-rank updates only, in float32 (needs peft)
+    lora_alpha: float | None = None  # they count alpha / rank; None: alpha is the rank
+    lora_base: Literal["float32", "bfloat16", None] = None  # of the frozen weights; None: as ``precision``
     seed: int = 0
+
+    # of models of flow matching
+    noise_levels: Literal["uniform", "logit_normal", None] = None  # how they are drawn; None: logit_normal
+    logit_mean: float | None = None  # of logit_normal; above 0: less noise; None: 0
+    logit_std: float | None = None  # None: 1
+    loss_weights: Literal["equal", "sigma_sqrt", "cosmap", None] = None  # of noise levels; None: equal
+    shift: float | None = None  # of the noise levels; None: the model's own
+    guidance_embed: float | None = None  # the guidance that a distilled model is told while it learns; None: 3.5
 
     # on what
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights and optimiser are float32
@@ -83,6 +93,10 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return choices
 
     def _faults(self) -> Iterator[str]:
+        if not self.lora_rank and (self.lora_alpha is not None or self.lora_base is not None):
+            yield f"lora_{'base' if self.lora_alpha is None else 'alpha'} needs lora_rank; set it, such as 16"
+        if self.lora_base == "bfloat16" and self.precision == "float32":
+            yield "lora_base bfloat16 needs precision bfloat16"
         if self.told and self.control == "none":
             yield "told is of a control's captions: take control list or shuffled"
         if outside := [step for step in self.milestones if not 0 < step <= self.steps]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor
 from tqdm import tqdm
 
 from ..dataset.boxes import BoxTable
@@ -29,18 +30,19 @@ ENCODED = 8  # photos that pass through the VAE together
 
 @dataclass(frozen=True)
 class Encoded:
-    """The VAE's posterior of every photo, memory-mapped: ``encoded[image]`` is its mean and its standard deviation.
+    """The VAE's posterior of every photo, memory-mapped: ``encoded[image]`` is its mean and its standard deviation, or
+    the latents alone of a VAE that has no deviation.
 
     Both are kept, at twice the disk of one sample, because Stable Diffusion's own training draws a new sample each time
     it sees a photo. float16 is fine for them: its rounding is far below the noise that training adds.
     """
 
-    shards: list[np.ndarray]  # each float16 (photo, 2, channel, h, w)
+    shards: list[np.ndarray]  # each float16 (photo, moment, channel, h, w)
     row: Int[np.ndarray, "image"]  # of a table's image in the shards; -1 where it has none
     usable: Bool[np.ndarray, "image"]
     report: dict[str, Any]
 
-    def __getitem__(self, image: int | np.integer) -> Float32[np.ndarray, "2 channel h w"]:
+    def __getitem__(self, image: int | np.integer) -> Float32[np.ndarray, "moment channel h w"]:
         shard, place = divmod(int(self.row[image]), SHARD)
         return self.shards[shard][place].astype(np.float32)
 
@@ -50,6 +52,14 @@ class Encoded:
         if bad > max_unusable * n:
             first = "; ".join(self.report["problems"][:3])
             raise ValueError(f"{bad:,} of {n:,} photos are unusable, above max_unusable = {max_unusable:.1%}: {first}")
+
+
+def posterior(vae: Any, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n moment channel h w"]:
+    """Mean and standard deviation of the latents of images from -1 to 1; where a VAE has none, the latents."""
+    code = vae.encode(pixels)
+    if not hasattr(code, "latent_dist"):
+        return code.latent[:, None]
+    return torch.stack([code.latent_dist.mean, code.latent_dist.std], dim=1)
 
 
 def encode_photos(
@@ -161,8 +171,7 @@ def _encode(
     for start in range(0, len(pixels), ENCODED):
         batch = torch.from_numpy(pixels[start : start + ENCODED]).to(vae.device).permute(0, 3, 1, 2)
         with torch.inference_mode():
-            posterior = vae.encode(batch.to(vae.dtype) / 127.5 - 1).latent_dist
-        parts.append(torch.stack([posterior.mean, posterior.std], dim=1).half().cpu().numpy())
+            parts.append(posterior(vae, batch.to(vae.dtype) / 127.5 - 1).half().cpu().numpy())
     latents = np.concatenate(parts)
     if not np.isfinite(latents).all():
         raise ValueError(f"the VAE gives NaN or infinity between {names[0]} and {names[-1]}; are its weights right?")

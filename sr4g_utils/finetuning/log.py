@@ -24,6 +24,7 @@ from ..models.load import default_device
 from ..store.files import write_text
 from .batches import Sampler, Text
 from .choices import Choices
+from .nets import Net
 
 LOGGED = ("loss", "lr", "grad_norm", "images_per_s", "eta_s", "mfu", *MAIN, "images", "both_found")
 # Trackers that take several images of one name, and how each wants them.
@@ -178,14 +179,15 @@ def share_of(c: Choices, processes: int, process: int) -> range:
     return range(process * share, (process + 1) * share)
 
 
-def images_per_second_at_peak(unet: Any, samples: Sampler, text: Text, c: Choices) -> float | None:
+def images_per_second_at_peak(net: Net, samples: Sampler, text: Text, c: Choices) -> float | None:
     """What the device could train at its data sheet's speed, against which MFU is measured; None if that is unknown."""
-    if unet.device.type != "cuda" or c.precision != "bfloat16":
+    if net.device.type != "cuda" or c.precision != "bfloat16":
         return None
-    name = torch.cuda.get_device_name(unet.device)
+    name = torch.cuda.get_device_name(net.device)
     if not (peak := next((peak for known, peak in PEAKS.items() if known in name), None)):
         return None
-    batch = samples(0, range(1)).to(unet.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        unet(batch.latents, batch.timestep, encoder_hidden_states=text(batch.caption).to(unet.dtype))
-    return peak / (3 * counter.get_total_flops())  # the backward pass takes twice as many operations
+    batch = samples(0, range(1)).to(net.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        net.process.loss(lambda x, t: net.call(net.module, x, t, text(batch.caption)), batch)
+    # the backward pass takes twice as many operations, half of them for the weights' gradients
+    return peak / ((2 if c.lora_rank else 3) * counter.get_total_flops())

@@ -1,4 +1,4 @@
-"""The stage: from annotations, photos and a model to a fine-tuned UNet."""
+"""The stage: from annotations, photos and a model to a fine-tuned network."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+import torch
 from accelerate.utils import broadcast_object_list
-from diffusers import UNet2DConditionModel
 
 from ..dataset import coco, inputs, triplets
 from ..dataset.boxes import BoxTable
@@ -23,7 +23,7 @@ from ..models.source import Source
 from ..store import run as store_run
 from ..store.files import hash_of
 from ..store.run import Run
-from . import arms
+from . import arms, nets
 from .captions import crop_changes, true_captions
 from .checkpoints import finish, resume
 from .choices import FREE, Choices
@@ -61,23 +61,25 @@ def finetune(
     """
     c, folder = Choices.of(choices), Path(folder)
     accelerator = accelerator_for(c, folder)
-    pipeline, record = load_pipeline(model, device=accelerator.device)
-    resolution = _check_model(pipeline, record, c)
+    pipeline, record = load(model, c, accelerator.device)
+    net = nets.of(pipeline, record, c)
     table = coco.read(annotations) if c.crowds else coco.read(annotations).without_crowds()
     validator = None
     if prompts and detector and c.validate_every:
         questions = validation_prompts(prompts, held_out, c.validation_prompts, c.seed)
-        validator = Validator(pipeline, questions, detectors.load(detector, device=accelerator.device), c, accelerator)
+        validator = Validator(net, questions, detectors.load(detector, device=accelerator.device), c, accelerator)
     dosed = arms.dosed_prompts(prompts, c)
     key = _key(c, table, held_out, record["files"], validator, dosed)
     state = resume(folder, key, accelerator)
     if "result" in state:
         return state["result"]
 
-    cropped = crop_table(table, resolution, c.min_kept)
+    cropped = crop_table(table, net.resolution, c.min_kept)
     captions, uncropped = (true_captions(boxes, c.rules, c.template, c.same_category) for boxes in (cropped, table))
     store, images = Path(latents or folder.parent / "latents"), np.unique(captions.image)
-    encoded = encode_photos(store, Photos(photos), table, images, pipeline.vae, resolution, accelerator, c.max_unusable)
+    encoded = encode_photos(
+        store, Photos(photos), table, images, pipeline.vae, net.resolution, accelerator, c.max_unusable
+    )
     encoded.check(c.max_unusable)
     captions, uncropped = (arms.narrowed(every.without(held_out), c) for every in (captions, uncropped))
     usable = arms.changed(captions.of_images(encoded.usable), c, dosed)
@@ -85,9 +87,9 @@ def finetune(
         "captions": crop_changes(uncropped, captions),
         "boxes": {"annotated": len(table), "used": len(cropped), **cropped.excluded},
         "photos": encoded.report,
-        **train(folder, key, state, pipeline, usable, encoded, validator, c, accelerator),
+        **train(folder, key, state, net, usable, encoded, validator, c, accelerator),
         "processes": accelerator.num_processes,
-        "resolution": resolution,
+        "resolution": net.resolution,
         "held_out": list(held_out),
         "model": record,
         "choices": msgspec.to_builtins(c),
@@ -95,20 +97,12 @@ def finetune(
     return finish(folder, key, result, accelerator)
 
 
-def _check_model(pipeline: Any, record: dict[str, Any], c: Choices) -> int:
-    """The resolution to train at, of a model that this loop can train."""
-    unet, name = getattr(pipeline, "unet", None), record["id"]
-    if not isinstance(unet, UNet2DConditionModel) or unet.config.addition_embed_type or unet.config.class_embed_type:
-        raise ValueError(f"model: {name} is a {record['class']}; what can be fine-tuned is Stable Diffusion 1 or 2")
-    if unet.config.in_channels != pipeline.vae.config.latent_channels:
-        both = f"takes {unet.config.in_channels} channels, but its VAE makes {pipeline.vae.config.latent_channels}"
-        raise ValueError(f"model: {name}'s UNet {both}; name a text-to-image model")
-    if (kind := pipeline.scheduler.config.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
-        raise ValueError(f"model: {name} predicts {kind!r}; the loss knows epsilon and v_prediction")
-    resolution = c.resolution or record["resolution"][0]
-    if resolution % pipeline.vae_scale_factor:
-        raise ValueError(f"resolution: {resolution} is no multiple of {pipeline.vae_scale_factor}, the VAE's factor")
-    return resolution
+def load(
+    model: Source | Mapping[str, Any] | str, c: Choices, device: torch.device | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """A pipeline as it is fine-tuned: in float32, but for a frozen base, whose VAE alone is; and its record."""
+    frozen = c.lora_rank and (c.lora_base or c.precision)
+    return load_pipeline(model, frozen or "float32", device, vae_dtype="float32")
 
 
 def _key(

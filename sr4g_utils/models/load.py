@@ -47,7 +47,7 @@ INTERFACE = (
 
 def load_pipeline(
     source: Any, dtype: str = "float32", device: str | torch.device | None = None, unet: str | Path | None = None,
-    safety_checker: bool = False, offload: bool = False,
+    safety_checker: bool = False, offload: bool = False, vae_dtype: str | None = None,
 ) -> tuple[DiffusionPipeline, dict[str, Any]]:  # fmt: skip
     """A text-to-image pipeline, any of diffusers that draws from prompts alone, on its device, and the record of it.
 
@@ -55,6 +55,7 @@ def load_pipeline(
         source: see :meth:`Source.of`. dtype: one of ``PRECISIONS``. device: see :func:`default_device`.
         unet: folder of a fine-tuned UNet (``config.json`` and safetensors) to take the place of the pipeline's own.
         safety_checker: keep the pipeline's checker, if it has one. offload: the device holds one part at a time.
+        vae_dtype: of the VAE, if not ``dtype``.
 
     Returns:
         The pipeline, and a JSON-able record: id, revision, commit, class, prediction_type, resolution (pixels), dtype,
@@ -75,7 +76,8 @@ def load_pipeline(
     for name, kind in kinds.items():
         if name != "unet" or unet is None:
             own = [file for file in files if file.startswith(f"{name}/")]
-            loaded[name] = _part(kind, folder / name, own, source, precision)
+            part_dtype = _dtype(vae_dtype) if vae_dtype and name == "vae" else precision
+            loaded[name] = _part(kind, folder / name, own, source, part_dtype)
     if unet is not None:
         loaded["unet"], replaced = _replacement(kinds, folder, Path(unet), source, precision)
         hashes |= replaced

@@ -24,10 +24,12 @@ RANGES: dict[str, tuple[float, float] | tuple[float, float, str]] = {
     ),
     **dict.fromkeys(("told", "caption_dropout", "min_kept", "max_unusable", "allow_loss"), SHARE),
     **dict.fromkeys(("oa_floor", "weight_decay"), SHARE),
+    **dict.fromkeys(("logit_std", "shift", "lora_alpha"), (1e-6, 1000)),
+    "logit_mean": (-20, 20),
     **dict.fromkeys(("withheld", "ema", "threshold", "floor"), LESS),
     "lr": (1e-12, 1),
     "max_grad_norm": (1e-12, LARGE),
-    "guidance": (0, 1000),
+    **dict.fromkeys(("guidance", "guidance_embed"), (0, 1000)),
     **dict.fromkeys(("resolution", "size"), (8, 65_536)),
     "resamples": (100, 10**7),  # fewer give no p below 0.01
     "seed": (0, 2**32 - 1),  # what numpy, pandas and torch all take

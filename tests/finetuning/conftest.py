@@ -18,6 +18,11 @@ def pipeline(world):
 
 
 @pytest.fixture(scope="session")
+def net(pipeline):
+    return tuning.net_of(pipeline)
+
+
+@pytest.fixture(scope="session")
 def captions(world):
     return true_captions(world.table)
 

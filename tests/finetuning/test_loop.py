@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tuning import HELD_OUT, distance, drift, tune, weights
+from tuning import HELD_OUT, distance, drift, net_of, tune, weights
 
 from sr4g_utils.dataset import prompts
 from sr4g_utils.evaluation import scores as evaluation_scores
@@ -25,26 +25,27 @@ from sr4g_utils.finetuning import loop
 from sr4g_utils.finetuning.batches import Sampler
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.loop import Validator, rank
+from sr4g_utils.finetuning.processes import Ddpm
 from sr4g_utils.models import detectors, diffusion
 from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.models.sampling import Sampling
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_loss_is_that_of_the_definition(kind, captions, encoded, pipeline):
+def test_the_loss_is_that_of_the_definition(kind, captions, encoded, pipeline, net):
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config, prediction_type=kind)
-    batch = Sampler(captions, encoded, pipeline, size=5)(0, range(5))
+    process, batch = Ddpm(schedule, Choices(), "it"), Sampler(captions, encoded, net, size=5)(0, range(5))
     alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
     alpha = alphas[batch.timestep][:, None, None, None]
     noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
     target = batch.noise if kind == "epsilon" else alpha.sqrt() * batch.noise - (1 - alpha).sqrt() * batch.latents
     seen = {}
 
-    def network(x: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
-        seen.update(x=x, text=encoder_hidden_states)
-        return SimpleNamespace(sample=target + 0.5)
+    def predict(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        seen.update(x=x)
+        return target + 0.5
 
-    loss = loop.diffusion_loss(network, schedule, batch, torch.ones(5, 1, 1))
+    loss = process.loss(predict, batch)
     torch.testing.assert_close(seen["x"], noisy, rtol=1e-4, atol=1e-4)
     assert loss.item() == pytest.approx(0.25, rel=1e-4)  # of a prediction that is off by one half everywhere
 
@@ -180,18 +181,17 @@ def test_finding_both_objects_comes_first_and_then_visor_cond():
 
 
 def parts(world: SimpleNamespace, pipeline: Any, **choices: Any) -> tuple:
-    """Prompts, a detector, a validator of both, and weights to validate."""
+    """Prompts, a detector, and a validator of both."""
     asked = prompts.validation_prompts(world.prompts, HELD_OUT, 14, 0)
     detector = detectors.load(world.models / "owlvit", device="cpu")
     c = Choices(precision="float32", **choices)
-    validator = Validator(pipeline, asked, detector, c, Accelerator(cpu=True))
-    return asked, detector, validator, dict(pipeline.unet.state_dict())
+    return asked, detector, Validator(net_of(pipeline), asked, detector, c, Accelerator(cpu=True))
 
 
 def test_validation_is_the_evaluation_itself(world, pipeline):
     sampling: dict[str, Any] = {"images": 2, "steps": 2}
-    asked, detector, validator, weights = parts(world, pipeline, sampling=sampling, threshold=0.3, pairs="best")
-    found = validator(weights)
+    asked, detector, validator = parts(world, pipeline, sampling=sampling, threshold=0.3, pairs="best")
+    found = validator()
     made = list(diffusion.sample(pipeline, asked, Sampling.of(sampling)))
     assert all(np.array_equal(a, b) for a, b in zip(validator.images, [image for *_, image in made[::2]], strict=False))
     assert len(validator.images) == 8
@@ -206,8 +206,8 @@ def test_validation_is_the_evaluation_itself(world, pipeline):
 
 
 def test_to_have_learnt_to_draw_nothing_is_a_result_but_no_start(world, pipeline):
-    *_, validator, weights = parts(world, pipeline, sampling={"images": 1, "steps": 2}, threshold=0.9999)
+    *_, validator = parts(world, pipeline, sampling={"images": 1, "steps": 2}, threshold=0.9999)
     with pytest.raises(verdicts.NothingFound, match="the detector found nothing"):
-        validator(weights)
+        validator()
     nothing = {"OA": 0.0, "VISOR": 0.0, "VISOR_Cond": None, "images": 14, "both_found": 0}
-    assert validator(weights, nothing="record") == nothing
+    assert validator(nothing="record") == nothing

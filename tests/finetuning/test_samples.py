@@ -115,8 +115,8 @@ def test_a_wrong_folder_is_told_before_the_vae_is_asked(world, captions, tmp_pat
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions, encoded, pipeline):
-    sampler = Sampler(captions, encoded, pipeline, size=12, seed=3)
+def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions, encoded, net):
+    sampler = Sampler(captions, encoded, net, size=12, seed=3)
     whole = sampler(7, range(12))
     for parts in ([range(6), range(6, 12)], [range(i, i + 1) for i in range(12)], [range(8), range(8, 12)]):
         pieces = [sampler(7, part) for part in parts]
@@ -124,44 +124,45 @@ def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions, encoded, pipe
             assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
         np.testing.assert_array_equal(np.concatenate([piece.caption for piece in pieces]), whole.caption)
     assert not torch.equal(sampler(8, range(12)).noise, whole.noise)
-    assert not torch.equal(Sampler(captions, encoded, pipeline, size=12, seed=4)(7, range(12)).noise, whole.noise)
+    assert not torch.equal(Sampler(captions, encoded, net, size=12, seed=4)(7, range(12)).noise, whole.noise)
     assert len(torch.unique(whole.noise)) > 0.99 * whole.noise.numel()  # no two places share their noise
 
 
-def test_the_draw_has_the_distribution_that_it_says(captions, encoded, pipeline):
+def test_the_draw_has_the_distribution_that_it_says(captions, encoded, net):
     n = 4000
-    batch = Sampler(captions, encoded, pipeline, size=n, dropout=0.25)(0, range(n))
+    batch = Sampler(captions, encoded, net, size=n, dropout=0.25)(0, range(n))
     assert abs((batch.caption == 0).mean() - 0.25) < 0.03
     assert abs(batch.noise.mean()) < 0.01 and abs(batch.noise.std() - 1) < 0.01
     assert batch.timestep.min() < 20 and batch.timestep.max() > 980 and abs(batch.timestep.float().mean() - 499.5) < 20
-    sampler = Sampler(captions, encoded, pipeline, size=n, dropout=0.0)
+    sampler = Sampler(captions, encoded, net, size=n, dropout=0.0)
     relation = captions.relation[sampler.rows(0)]
     np.testing.assert_allclose(np.bincount(relation, minlength=14) / n, 1 / 14, atol=0.02)
-    natural = Sampler(captions, encoded, pipeline, size=n, balanced=False)
+    natural = Sampler(captions, encoded, net, size=n, balanced=False)
     relation, share = captions.relation[natural.rows(0)], np.bincount(captions.relation) / len(captions)
     np.testing.assert_allclose(np.bincount(relation, minlength=14) / n, share, atol=0.02)
 
 
-def test_a_sample_s_latents_are_of_its_caption_s_photo(captions, encoded, pipeline):
-    sampler = Sampler(captions, encoded, pipeline, size=50, dropout=0.0)
+def test_a_sample_s_latents_are_of_its_caption_s_photo(captions, encoded, net):
+    sampler = Sampler(captions, encoded, net, size=50, dropout=0.0)
     batch = sampler(0, range(50))
     rows = sampler.rows(0)
     for row, noisy, said in zip(rows, batch.latents, batch.caption, strict=True):
         assert sampler.texts[said] == captions.text(captions.triplet[row])
         mean, deviation = encoded[int(captions.image[row])]
-        sigma = (noisy.numpy() / pipeline.vae.config.scaling_factor - mean) / np.maximum(deviation, 1e-6)
+        sigma = (noisy.numpy() / net.scale - mean) / np.maximum(deviation, 1e-6)
         assert abs(sigma.mean()) < 0.4 and 0.7 < sigma.std() < 1.3
 
 
-def test_text_states_are_the_pipeline_s_own_cached_or_not(captions, pipeline):
+def test_text_states_are_the_pipeline_s_own_cached_or_not(captions, pipeline, net):
     texts = ["", *(captions.text(t) for t in np.unique(captions.triplet)[:40])]
-    cached, fly = Text(pipeline, texts, 512, 10**6), Text(pipeline, texts, 512, 3)
-    assert cached.cached and not fly.cached and not Text(pipeline, texts, 0, 10**6).cached
+    cached, fly = Text(net, texts, 512, 10**6), Text(net, texts, 512, 3)
+    assert cached.cached and not fly.cached and not Text(net, texts, 0, 10**6).cached
     numbers = np.array([0, 5, 5, 40, 1])
-    for i, state in enumerate(cached(numbers)):
+    ours, again = (text(numbers)["encoder_hidden_states"] for text in (cached, fly))
+    for i, state in enumerate(ours):
         own = pipeline.encode_prompt(texts[numbers[i]], "cpu", 1, False)[0][0]
         torch.testing.assert_close(state, own, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(cached(numbers), fly(numbers), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, again, rtol=1e-5, atol=1e-5)
 
 
 def test_the_next_batch_is_made_ahead():
@@ -184,13 +185,13 @@ def test_withheld_triplets_and_other_families_are_in_no_caption(captions):
     assert len(left) == sum(NAMES[r] in kept for r in captions.relation)
 
 
-def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(captions, encoded, pipeline):
+def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(captions, encoded, net):
     shown = np.random.default_rng(0).choice(np.unique(captions.triplet), 20, replace=False)
     rows = [(*parse(text), text, i % 5, i % 2 == 1) for i, text in enumerate(map(captions.text, shown))]
     asked = pd.DataFrame(rows, columns=["subject", "relation", "object", "caption", "group", "one_image"])
     doses, size, steps = [0, 1, 2, 4, 8], 30, 20
     drawn = dosed(captions, asked, doses, size * steps, seed=1)
-    sampler = Sampler(drawn, encoded, pipeline, size, dropout=0.0)
+    sampler = Sampler(drawn, encoded, net, size, dropout=0.0)
     said = [sampler.texts[n] for step in range(steps) for n in sampler(step, range(size)).caption]
     counts = Counter(text for text in said if " and " not in text)
     assert counts == {p.caption: doses[p.group] for p in asked.itertuples() if doses[p.group]}
@@ -209,10 +210,10 @@ def test_a_dosed_triplet_is_drawn_as_often_as_its_dose_says(captions, encoded, p
 
 
 @pytest.mark.parametrize(("control", "share"), [("list", 0.0), ("list", 0.5), ("shuffled", 0.0), ("shuffled", 0.5)])
-def test_a_control_shows_the_same_photos_and_says_less(captions, encoded, pipeline, control, share):
+def test_a_control_shows_the_same_photos_and_says_less(captions, encoded, net, control, share):
     true = captions.without(["cat"])
     less = changed(true, Choices(control=control, told=share), None)
-    ours, plain = (Sampler(each, encoded, pipeline, 64, dropout=0.0, seed=3) for each in (less, true))
+    ours, plain = (Sampler(each, encoded, net, 64, dropout=0.0, seed=3) for each in (less, true))
     same = lists = 0
     for step in range(3):
         one, two = ours(step, range(64)), plain(step, range(64))
@@ -268,13 +269,11 @@ def boxes_and_latents(tmp_path_factory):
 
 
 @pytest.mark.parametrize("choices", DIGESTS)
-def test_what_is_drawn_never_changes(boxes_and_latents, choices):
+def test_what_is_drawn_never_changes(boxes_and_latents, net, choices):
     photos, c = boxes_and_latents, Choices.of({"steps": 12, "batch": 16, **json.loads(choices)})
     captions = narrowed(true_captions(photos.table, c.rules).without(["cat"]), c).of_images(photos.encoded.usable)
     captions = changed(captions, c, dosed_prompts(photos.prompts, c))
-    part = SimpleNamespace(config=SimpleNamespace(scaling_factor=0.18215, num_train_timesteps=1000))
-    pipeline = SimpleNamespace(tokenizer=tiny.tokenizer(), vae=part, scheduler=part)
-    sampler = Sampler(captions, photos.encoded, pipeline, c.batch, c.caption_dropout, c.balanced, c.seed)
+    sampler = Sampler(captions, photos.encoded, net, c.batch, c.caption_dropout, c.balanced, c.seed)
     digest = hashlib.sha256("\n".join(sampler.texts).encode())
     for step in range(c.steps):
         batch = sampler(step, range(c.batch))

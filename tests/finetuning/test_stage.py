@@ -17,7 +17,7 @@ from refusals import refuses
 from tuning import HELD_OUT, QUICK, distance, drift, tune, weights
 
 from sr4g_utils.__main__ import NOTEBOOK, main
-from sr4g_utils.finetuning import loop, stage
+from sr4g_utils.finetuning import loop, nets, stage
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.finetuning.log import read_log
@@ -94,10 +94,11 @@ def test_dosed_prompts_decide_what_is_drawn(world, tmp_path):
 def test_a_model_that_this_loop_cannot_train_is_named(world, pipeline):
     record = {"id": "it", "class": "SomePipeline", "resolution": [64, 64]}
     with pytest.raises(ValueError, match="it is a SomePipeline; what can be fine-tuned is Stable Diffusion"):
-        stage._check_model(SimpleNamespace(), record, Choices())
+        nets.of(SimpleNamespace(), record, Choices())
     sample = SimpleNamespace(config={"prediction_type": "sample"})
     odd = SimpleNamespace(unet=pipeline.unet, vae=pipeline.vae, vae_scale_factor=8, scheduler=sample)
-    refuses("predicts 'sample'", stage._check_model, odd, record, Choices())
+    refuses("predicts 'sample'", nets.of, odd, record, Choices())
+    refuses("noise_levels: it does no flow matching; leave", nets.of, pipeline, record, Choices(noise_levels="uniform"))
 
 
 def test_every_choice_is_a_parameter_and_declared_once():

@@ -18,7 +18,7 @@ from PIL import Image
 from sr4g_utils.__main__ import main
 from sr4g_utils.dataset.captions import caption
 from sr4g_utils.evaluation import detections, generate
-from sr4g_utils.finetuning import loop
+from sr4g_utils.finetuning import loop, nets
 from sr4g_utils.finetuning.choices import Choices
 from sr4g_utils.models import detectors, diffusion, load, sampling
 from sr4g_utils.models.load import load_pipeline
@@ -67,12 +67,12 @@ def test_nan_from_the_unet_ends_the_stage_and_what_was_good_stays(world, tmp_pat
 
 
 def test_nan_ends_a_validation_and_a_distance(world, monkeypatch) -> None:
-    pipeline, _ = load_pipeline(world.sd, device="cpu")
+    pipeline, record = load_pipeline(world.sd, device="cpu")
     choices, alone = Choices(sampling=FAST, precision="float32"), Accelerator(cpu=True)
-    validator = loop.Validator(pipeline, world.table, detectors.load(world.at / "owlvit", device="cpu"), choices, alone)
-    weights = {name: torch.full_like(value, torch.nan) for name, value in pipeline.unet.state_dict().items()}
+    net, finder = nets.of(pipeline, record, choices), detectors.load(world.at / "owlvit", device="cpu")
+    torch.nn.init.constant_(pipeline.unet.conv_out.bias, torch.nan)
     with pytest.raises(FloatingPointError, match="gives pixels that are not numbers in float32"):
-        validator(weights)
+        loop.Validator(net, world.table, finder, choices, alone)()
     judge = detectors.load(world.at / "owlvit", device="cpu")
     torch.nn.init.constant_(judge.towers.vision_model.post_layernorm.weight, torch.nan)
     with pytest.raises(FloatingPointError, match="not numbers"):
