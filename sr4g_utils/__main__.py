@@ -79,7 +79,8 @@ def _of_generate(add: Add) -> None:
     add("folder", type=Path, help="where the images go; run again to go on")
     add("--prompts", required=True, help=f"{', '.join(SETS)} or a file (see docs/formats.md)")
     add("--model", required=True, help="a folder, an id on the Hub, or YAML: {id: …, revision: …, mirrors: […]}")
-    add("--unet", type=Path, help="folder of a fine-tuned UNet")
+    add("--unet", type=Path, help="folder of a fine-tuned UNet or transformer")
+    add("--lora", type=Path, help="folder or .safetensors file of a low-rank adaptation")
     about = f"one of {', '.join(Sampling.__struct_fields__)}; may be repeated"
     add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=about)
     _shards(add)
@@ -93,7 +94,7 @@ def generate(args: argparse.Namespace) -> None:
     files.share_cores()
     pairs = (text.partition("=") for text in args.settings)
     sampling = {key: files.read_setting(value) for key, _, value in pairs}
-    options = {name: getattr(args, name) for name in ("unet", "dtype", "shard", "shards")}
+    options = {name: getattr(args, name) for name in ("unet", "lora", "dtype", "shard", "shards")}
     with tempfile.TemporaryDirectory() as scratch:
         count = write_given_prompts(prompts := Path(scratch) / "prompts.parquet", source=args.prompts)
         if count["left_out"]:
@@ -177,13 +178,14 @@ def _of_finetune(add: Add) -> None:
 
 @command(_of_finetune)
 def finetune(args: argparse.Namespace) -> None:
-    """Fine-tune a Stable Diffusion on captions with spatial relations: notebook 03's heavy part, alone.
+    """Fine-tune a model on captions with spatial relations: notebook 03's heavy part, alone.
 
     examples:
       sr4g finetune                                        the miniature, on this machine
       sr4g finetune --profile paper                        the paper's, on one GPU
       accelerate launch --num_processes 8 -m sr4g_utils finetune --profile paper
       sr4g finetune --profile paper --set 'splits=[main]' --set micro_batch=8
+      sr4g finetune --set lora_rank=4                      low-rank updates only: a small file beside the model
 
     The result is in RUNS/PROFILE/artifacts/finetune_SPLIT, where notebook 03 finds it and does not train again. The
     prompts come from notebook 02: run `run_all.py --profile PROFILE --until 02` first. Killed at any moment, the same

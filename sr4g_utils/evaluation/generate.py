@@ -22,7 +22,7 @@ WRITERS = 4  # threads that encode images while the next batch is made
 
 def write_images(
     folder: str | Path, prompts: str | Path, *, model: Any, unet: str | Path | None = None,
-    sampling: dict[str, Any] | Sampling = Sampling(),  # noqa: B008 (frozen)
+    lora: str | Path | None = None, sampling: dict[str, Any] | Sampling = Sampling(),  # noqa: B008 (frozen)
     dtype: str = "float32", shard: int = 0, shards: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """A stage: images of every prompt as ``folder/<group>/<prompt_id>_<number>.webp``.
@@ -37,7 +37,7 @@ def write_images(
     Args:
         prompts: a Parquet file with prompt_id, subject, relation, object and caption, as
             :func:`prompt_sets.write_given_prompts` makes one.
-        model, unet, dtype: see :func:`models.load_pipeline`. sampling: see :class:`Sampling`.
+        model, unet, lora, dtype: see :func:`models.load_pipeline`. sampling: see :class:`Sampling`.
 
     Returns the record.
 
@@ -53,7 +53,7 @@ def write_images(
     from ..models.load import load_pipeline
 
     _look(folder)  # an error now, not after the model is loaded
-    pipeline, about = load_pipeline(model, dtype, unet=unet, offload=sampling.offload)
+    pipeline, about = load_pipeline(model, dtype, unet=unet, lora=lora, offload=sampling.offload)
     sampling = pipelines.applied(pipeline, sampling)
     if warning := against_card(about["id"], sampling, recommended_sampling(about["id"])):
         print(warning, file=sys.stderr)

@@ -77,7 +77,7 @@ def draw(
         if "images" in spec:
             folders[name], about[name] = run.read(spec["images"]), {"images": Path(spec["images"]).name}
             continue
-        files = {"prompts": prompt_file} | ({"unet": run.read(spec["unet"])} if "unet" in spec else {})
+        files = {"prompts": prompt_file} | {key: run.read(spec[key]) for key in ("unet", "lora") if key in spec}
         config = {"model": spec["model"], "sampling": sampling.of_model(name, spec, options), "dtype": dtype}
         folders[name], about[name] = run.stage(f"{place}/{name}", generate.write_images, files, heavy=True, **config)
     return folders, about

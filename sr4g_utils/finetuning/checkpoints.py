@@ -1,6 +1,5 @@
 """What learns, and its checkpoints: all that a run needs to go on, in folders that appear whole or not at all."""
 
-import copy
 import json
 import os
 import re
@@ -17,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..models.load import DTYPES
+from ..models.lora import FILE as LORA
 from ..store import files
 from ..store.files import atomic, read_json, say, write_json
 from .choices import Choices
 from .nets import Net
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name of a UNet's file
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name of a network's file
 
 
 class Learner:
@@ -36,8 +36,7 @@ class Learner:
         # bitsandbytes changes the layout of weights, but not that of their moments
         last = c.channels_last and not c.adam_8bit
         network.to(memory_format=torch.channels_last if last else torch.contiguous_format)
-        if c.lora_rank:
-            _add_lora(network, c.lora_rank, c.seed)
+        self.lora = _add_lora(net, c) if c.lora_rank else None
         self.weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
         self.optimiser = _optimiser(list(self.weights.values()), c)
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()} if c.ema else None
@@ -72,15 +71,16 @@ class Learner:
             average[name], self.weights[name].data = self.weights[name].data, mean
 
     def kept(self) -> dict[str, Tensor]:
-        """The state of a plain UNet with what is validated and kept: the average where there is one. LoRA is in it."""
-        weights = self.average or self.weights
-        if not self.c.lora_rank:
-            return {**self.net.module.state_dict(), **{name: weight.detach() for name, weight in weights.items()}}
-        plain = copy.deepcopy(self.net.module)
-        plain.load_state_dict(dict(weights), strict=False)
-        plain.fuse_lora()
-        plain.unload_lora()
-        return plain.state_dict()
+        """What is validated and kept, the average where there is one: the network's state or, of a LoRA, diffusers'
+        form of it. That has no alpha, and readers take the rank for it: so it is multiplied into the weights."""
+        weights = {name: weight.detach() for name, weight in (self.average or self.weights).items()}
+        if not self.lora:
+            return {**self.net.module.state_dict(), **weights}
+        strength = self.lora["alpha"] / self.lora["rank"]
+        return {
+            f"{self.net.part}.{name.replace('.default.', '.')}": weight * (strength if ".lora_B." in name else 1)
+            for name, weight in weights.items()
+        }
 
 
 def cast(module: Any, precision: str) -> Any:
@@ -88,15 +88,28 @@ def cast(module: Any, precision: str) -> Any:
     return torch.nn.Module.to(module, dtype=DTYPES[precision])
 
 
-def _add_lora(unet: Any, rank: int, seed: int) -> None:
+def _add_lora(net: Net, c: Choices) -> dict[str, Any]:
+    """Freeze a network and add low-rank updates in float32 to the layers of its family; what the record has of them."""
     try:
         from peft import LoraConfig
     except ImportError:
         raise ImportError("lora_rank needs peft; `pip install peft`, or set lora_rank to 0") from None
-    unet.requires_grad_(False)
-    torch.manual_seed(seed)
-    targets = ["to_q", "to_k", "to_v", "to_out.0"]
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
+    network, ends = net.module, tuple(f".{name}" for name in net.targets)
+    if not hasattr(net.pipeline, "load_lora_weights"):
+        kind = type(net.pipeline).__name__
+        raise ValueError(f"lora_rank: diffusers loads no LoRA into a {kind}; set it to 0, and train all weights")
+    network.requires_grad_(False)
+    layers = [name for name, _ in network.named_modules() if name.endswith(ends)]
+    alpha: Any = c.lora_rank if c.lora_alpha is None else c.lora_alpha
+    torch.manual_seed(c.seed)
+    network.add_adapter(
+        LoraConfig(r=c.lora_rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=layers)
+    )
+    for weight in network.parameters():
+        if weight.requires_grad:  # diffusers gives them the base's precision
+            weight.data = weight.data.float()
+    base = str(network.dtype).removeprefix("torch.")
+    return {"rank": c.lora_rank, "alpha": alpha, "base": base, "targets": list(net.targets), "layers": len(layers)}
 
 
 def _optimiser(weights: list[torch.nn.Parameter], c: Choices) -> torch.optim.Optimizer:
@@ -110,12 +123,14 @@ def _optimiser(weights: list[torch.nn.Parameter], c: Choices) -> torch.optim.Opt
 
 
 def save_network(folder: Path, learner: Learner, accelerator: Accelerator) -> None:
-    """A folder that diffusers loads. Its one weight file is replaced whole, so there is always a good one."""
+    """A folder that diffusers loads as a network, or as a LoRA. Its one weight file is replaced whole, so there is
+    always a good one."""
     if not accelerator.is_main_process:
         return
-    config = json.loads(learner.net.module.to_json_string())
-    write_json(folder / "config.json", {name: value for name, value in config.items() if name != "_name_or_path"})
-    with atomic(folder / WEIGHTS) as partial:
+    if not learner.lora:
+        config = json.loads(learner.net.module.to_json_string())
+        write_json(folder / "config.json", {name: value for name, value in config.items() if name != "_name_or_path"})
+    with atomic(folder / (LORA if learner.lora else WEIGHTS)) as partial:
         _write(learner.kept(), partial)
 
 

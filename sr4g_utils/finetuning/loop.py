@@ -145,7 +145,8 @@ def train(
     for name in ("last", "best") if best is None else ("last",):
         save_network(folder / name, learner, accelerator)
     log.close()
-    return {"start": start, "best": best or {"step": c.steps}, **log.position(), "text_states_cached": text.cached}
+    about = {"start": start, "best": best or {"step": c.steps}, "text_states_cached": text.cached}
+    return {**about, **log.position(), **({"lora": learner.lora} if learner.lora else {})}
 
 
 def diffusion_loss(network: Any, net: Net, batch: Batch, states: States) -> Tensor:

@@ -48,6 +48,8 @@ class Net:
             kind = "UNet" if self.part == "unet" else self.part
             both = f"takes {config.in_channels} channels, but its VAE makes {vae.latent_channels}"
             raise ValueError(f"model: {name}'s {kind} {both}; name a text-to-image model")
+        if c.guidance_embed is not None and not getattr(config, "guidance_embeds", False):
+            raise ValueError(f"guidance_embed: {name} is told no guidance; leave it out")
         self.process = self.kind(pipeline.scheduler, c, name)
         factor = pipeline.vae_scale_factor * self.packed * getattr(config, "patch_size", 1)
         if not resolution:

@@ -42,14 +42,13 @@ _STATE = ("optimizer.bin", "optimizer.pt", "scheduler.bin", "random_states_0.pkl
 _SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _LAYOUT = "models are read as folders in the layout of diffusers or transformers"
 _CONVERT = "convert it with diffusers: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
-_FUSE = """is a LoRA, no whole model: load it into its pipeline (load_lora_weights), fuse it (fuse_lora), save the UNet
-(unet.save_pretrained) and give that as 'unet' beside the model""".replace("\n", " ")
+_BESIDE = "is a LoRA, no whole model: give it as 'lora' beside the model that it was trained from"
 
 
 def instead(path: Path, index: str) -> str:
     """What is at a path where a folder with the file ``index`` should be, and what to do with it."""
     if path.is_file():
-        return f"is a file, and {_LAYOUT}; " + (f"it {_FUSE}" if "lora" in path.name.lower() else _CONVERT)
+        return f"is a file, and {_LAYOUT}; " + (f"it {_BESIDE}" if "lora" in path.name.lower() else _CONVERT)
     names = {at.name for at in path.iterdir()}
     state = bool(names & {*_STATE})
     inside = sorted(name for name in names if (path / name / index).is_file())
@@ -59,7 +58,7 @@ def instead(path: Path, index: str) -> str:
     unets *= not (path / "vae").is_dir()  # else it is a pipeline that lost its index
     unets += [at / "unet" for at in sorted(path.glob("checkpoint-*")) if (at / "unet" / "config.json").is_file()][::-1]
     remedies = {
-        f"it {_FUSE}": names & {*_LORA},
+        f"it {_BESIDE}": names & {*_LORA},
         f"it comes from a training; give the trained model, and {unets[0] if unets else ''} as its 'unet'": unets,
         "it holds the state of a training, no model; save the model itself (save_pretrained)": state,
         "it is a UNet alone; give it as 'unet' beside the model that it was trained from":

@@ -25,7 +25,9 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 
+from ..store.files import digest
 from . import checks, hub, pipelines
+from . import lora as lora_of
 from .source import PRECISIONS, ModelError, Source, causes
 
 DTYPES = {name: getattr(torch, name) for name in PRECISIONS}
@@ -41,19 +43,21 @@ HARMLESS = (
 INTERFACE = (
     "in_channels", "out_channels", "sample_size", "cross_attention_dim", "use_linear_projection", "encoder_hid_dim",
     "encoder_hid_dim_type", "class_embed_type", "num_class_embeds", "addition_embed_type", "addition_time_embed_dim",
-    "projection_class_embeddings_input_dim",
+    "projection_class_embeddings_input_dim", "joint_attention_dim", "pooled_projection_dim", "caption_channels",
+    "guidance_embeds", "patch_size",
 )  # fmt: skip
 
 
 def load_pipeline(
     source: Any, dtype: str = "float32", device: str | torch.device | None = None, unet: str | Path | None = None,
-    safety_checker: bool = False, offload: bool = False, vae_dtype: str | None = None,
+    safety_checker: bool = False, offload: bool = False, vae_dtype: str | None = None, lora: str | Path | None = None,
 ) -> tuple[DiffusionPipeline, dict[str, Any]]:  # fmt: skip
     """A text-to-image pipeline, any of diffusers that draws from prompts alone, on its device, and the record of it.
 
     Args:
         source: see :meth:`Source.of`. dtype: one of ``PRECISIONS``. device: see :func:`default_device`.
-        unet: folder of a fine-tuned UNet (``config.json`` and safetensors) to take the place of the pipeline's own.
+        unet: folder of a fine-tuned UNet or transformer (``config.json`` and safetensors) to take the place of the
+            pipeline's own. lora: folder or file of a low-rank adaptation of it.
         safety_checker: keep the pipeline's checker, if it has one. offload: the device holds one part at a time.
         vae_dtype: of the VAE, if not ``dtype``.
 
@@ -68,23 +72,26 @@ def load_pipeline(
     source, skip, precision = Source.of(source), () if safety_checker else ("safety_checker",), _dtype(dtype)
     if unet is not None and not (Path(unet) / "config.json").is_file():
         raise ModelError(f"{unet}: {_no_unet(Path(unet))}")
+    adaptation = lora_of.file_of(Path(lora)) if lora is not None else None
     folder, commit, files = hub.find(source, "model_index.json", partial(pipelines.networks, skip=skip))
     index = checks.read(folder / "model_index.json", source)
     kinds = pipelines.classes(index, source, skip)
     hashes = checks.verify(folder, files, source)
     loaded = {}
     for name, kind in kinds.items():
-        if name != "unet" or unet is None:
+        if name != _denoiser(kinds) or unet is None:
             own = [file for file in files if file.startswith(f"{name}/")]
             part_dtype = _dtype(vae_dtype) if vae_dtype and name == "vae" else precision
             loaded[name] = _part(kind, folder / name, own, source, part_dtype)
     if unet is not None:
-        loaded["unet"], replaced = _replacement(kinds, folder, Path(unet), source, precision)
+        loaded[_denoiser(kinds)], replaced = _replacement(kinds, folder, Path(unet), source, precision)
         hashes |= replaced
     unchecked = {"safety_checker": None, "requires_safety_checker": False} if skip and skip[0] in index else {}
     with _one_line(source.name):
         options = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
         pipeline = DiffusionPipeline.from_pretrained(folder, **options, **loaded, **unchecked)
+    adapted = _adapt(pipeline, adaptation, source.name) if adaptation else {}
+    hashes |= adapted.pop("files", {})
     for part in filter(None, (getattr(pipeline, name, None) for name in ("unet", "vae"))):
         if all(weight.dim() < 5 for weight in part.parameters()):  # those of videos have no such format
             part.to(memory_format=torch.channels_last)  # convolutions are a tenth faster on a CPU, more on a GPU
@@ -98,6 +105,7 @@ def load_pipeline(
         "safety_checker": getattr(pipeline, "safety_checker", None) is not None,
         "parameters": sum(p.numel() for model in models for p in model.parameters()),
         "unet": Path(unet).name if unet is not None else None,
+        **adapted,
     }
     return pipeline, record
 
@@ -226,24 +234,41 @@ def _replacement(
 ) -> tuple[torch.nn.Module, dict[str, str]]:
     """A fine-tuned UNet that fits where the pipeline's own was, and the sha256 of its files."""
     own = Source(id=str(folder), folder=str(folder), pickled=source.pickled)
-    if "unet" not in kinds:
-        raise ModelError(f"{folder}: {source.name} has no UNet that a fine-tuned one could replace")
-    new, old = (checks.read(where / "config.json", own) for where in (folder, base / "unet"))
-    defaults = inspect.signature(kinds["unet"].__init__).parameters
+    if (part := _denoiser(kinds)) not in kinds:
+        raise ModelError(f"{folder}: {source.name} has no UNet or transformer that a fine-tuned one could replace")
+    new, old = (checks.read(where / "config.json", own) for where in (folder, base / part))
+    defaults = inspect.signature(kinds[part].__init__).parameters
     for key in ("_class_name", *(key for key in INTERFACE if key in defaults)):
         ours, theirs = (each.get(key, defaults[key].default if key in defaults else None) for each in (new, old))
         if ours != theirs:
-            other = f"the UNet of {source.name} has {theirs}; give it to the model that it was trained from"
+            kind, remedy = "UNet" if part == "unet" else part, "give it to the model that it was trained from"
+            other = f"the {kind} of {source.name} has {theirs}; {remedy}"
             raise ModelError(f"{folder}: its {key} is {ours}, but {other}")
     files = checks.choose(hub.listing(folder), {"": True}, own)
     hashes = checks.verify(folder, files, own)
-    return _part(kinds["unet"], folder, files, own, dtype), {f"fine-tuned/{file}": hashes[file] for file in files}
+    return _part(kinds[part], folder, files, own, dtype), {f"fine-tuned/{file}": hashes[file] for file in files}
+
+
+def _denoiser(kinds: Mapping[str, Any]) -> str:
+    return "unet" if "unet" in kinds else "transformer"
+
+
+def _adapt(pipeline: DiffusionPipeline, file: Path, name: str) -> dict[str, Any]:
+    """Load a low-rank adaptation into a pipeline; what the record has of it."""
+    if not find_spec("peft"):
+        raise ModelError(f"{file}: a LoRA needs peft; `pip install peft`")
+    with _one_line(str(file)):
+        lora_of.add(pipeline, file)
+    layers = lora_of.check(pipeline, file, name)
+    return {"lora": {"name": file.parent.name, "layers": layers}, "files": {f"lora/{file.name}": digest(file)}}
 
 
 def _no_unet(folder: Path) -> str:
     """What is wrong with the folder of a fine-tuned UNet that has no configuration, and what to do."""
     if not folder.exists():
         return "there is no such folder of a fine-tuned UNet"
+    if (folder / lora_of.FILE).is_file():
+        return "is a LoRA; give it as 'lora'"
     inside = [folder / name for name in ("unet_ema", "unet") if (folder / name / "config.json").is_file()]
     return f"is no UNet's folder; give {inside[0]}" if inside else checks.instead(folder, "config.json")
 

@@ -53,7 +53,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 LATER = ("size", "offload")  # fields that are in a record only where they are chosen
-ENTRY = ("model", "unet", "images", "boxes", "sampling")  # what a profile may say of a model that is evaluated
+ENTRY = ("model", "unet", "lora", "images", "boxes", "sampling")  # what a profile may say of a model that is evaluated
 
 
 def of_model(name: str, entry: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def of_model(name: str, entry: Mapping[str, Any], common: Mapping[str, Any]) -> 
         raise ValueError(f"models: {name} has an unknown key {other[0]!r}{other[1]}; its keys are {', '.join(ENTRY)}")
     if sum(key in entry for key in ("model", "images", "boxes")) != 1:
         raise ValueError(f"models: {name} needs either a model, a folder of images or a file of boxes")
-    if "model" not in entry and (key := next((key for key in ("unet", "sampling") if key in entry), None)):
+    if "model" not in entry and (key := next((key for key in ("unet", "lora", "sampling") if key in entry), None)):
         kind = "a folder of images, which are" if "images" in entry else "a file of boxes of images, which are"
         raise ValueError(f"models: {name} is {kind} not sampled here; leave {key} out")
     own = entry.get("sampling") or {}

@@ -92,8 +92,9 @@ def _check_entry(where: str, entry: Mapping[str, Any], folder: Path, tunes: bool
         read_detections(entry["boxes"])
     if "model" in entry:
         _check_model(where, entry["model"])
-    if (unet := entry.get("unet")) and not (tunes and not Path(unet).is_absolute()):
-        _check_path(where, folder / "artifacts" / unet)
+    for tuned in filter(None, (entry.get("unet"), entry.get("lora"))):
+        if not (tunes and not Path(tuned).is_absolute()):
+            _check_path(where, folder / "artifacts" / tuned)
 
 
 def _check_model(where: str, value: Any) -> None:

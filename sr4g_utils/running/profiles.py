@@ -139,7 +139,8 @@ def _absolute(value: Any, seen_from: Path, hub: bool) -> Any:
     """Where a model of the Hub may be named as well (``hub``), a string that is no existing path stays as it is, but
     for one that begins like a path; a mapping's own paths are made absolute. The name of a prompt set is no path."""
     if isinstance(value, dict):
-        ids = {"model": True, "unet": True, "folder": False, "checksums": False, "images": False, "boxes": False}
+        here = dict.fromkeys(("folder", "checksums", "images", "boxes"), False)
+        ids = here | dict.fromkeys(("model", "unet", "lora"), True)
         paths = {key: item for key, item in value.items() if key in ids or isinstance(item, dict)}
         return value | {key: _absolute(item, seen_from, ids.get(key, True)) for key, item in paths.items()}
     named = str(value).partition(":")[0] in NAMED_SOURCES or str(value) in SETS  # "miniature:500" as well

@@ -18,6 +18,7 @@ from sr4g_utils.dataset.captions import caption
 from sr4g_utils.evaluation import scores as evaluation_scores
 from sr4g_utils.evaluation import verdicts
 from sr4g_utils.finetuning.choices import FREE, Choices
+from sr4g_utils.finetuning.processes import OF_FLOW
 from sr4g_utils.relations import FAMILIES, NAMES, family
 from sr4g_utils.running import profiles
 from sr4g_utils.store.files import protocol, read_json, write_json
@@ -213,7 +214,9 @@ def test_the_protocol_names_every_choice_that_the_arms_share():
     shared = {name: value for name, (_, value) in profiles.declared("03_finetuning").items()} | arms
     varied = {"control", "told", "families", "rules", "doses", "seed"}
     shown = {"milestones", "validate_every", "validation_prompts", "sampling", "threshold", "pairs", "oa_floor"}
-    learnt = [name for name in Choices.__struct_fields__ if name not in {*varied, *shown, *FREE}]
+    # of another model than the protocol's, or of a LoRA: refused beside its choices
+    others = {"lora_alpha", "lora_base", *OF_FLOW, "guidance_embed"}
+    learnt = [name for name in Choices.__struct_fields__ if name not in {*varied, *shown, *FREE, *others}]
     assert protocol()["recipe"] == {name: shared[name] for name in learnt} and list(protocol()["recipe"]) == learnt
 
 

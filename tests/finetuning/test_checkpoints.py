@@ -24,6 +24,7 @@ from sr4g_utils.finetuning.checkpoints import WEIGHTS
 from sr4g_utils.finetuning.choices import FREE, Choices
 from sr4g_utils.finetuning.log import Log, accelerator_for, gains, read_log
 from sr4g_utils.finetuning.stage import finetune
+from sr4g_utils.models import lora
 
 
 def quickly(*where: Any, **choices: Any) -> dict[str, Any]:
@@ -125,15 +126,22 @@ stage.finetune(**json.loads(sys.argv[1]))
 """
 
 
+SMALL: dict[str, Any] = {"resolution": 16, "sampling": {"images": 1, "steps": 2, "size": [16, 16]}, "threshold": 0.01}
+
+
 @pytest.mark.slow("kills")
-def test_killed_runs_end_like_one_that_was_not(world, tmp_path):
+@pytest.mark.parametrize(("model", "choices", "file"), [
+    ("v1.4", {}, WEIGHTS), ("StableDiffusion3Pipeline", {"lora_rank": 2, "lora_alpha": 3.0, **SMALL}, lora.FILE)
+])  # fmt: skip
+def test_killed_runs_end_like_one_that_was_not(world, tiny_folders, tmp_path, model, choices, file):
     """SIGKILL while a checkpoint is written, then between two steps: weights and log end bit for bit the same."""
-    longer = {"steps": 12, "validate_every": 6, "checkpoint_every": 3}
-    tune(world, tmp_path / "calm", **longer)
+    longer = {"steps": 12, "validate_every": 6, "checkpoint_every": 3, **choices}
+    model = str(world.models / model if model == "v1.4" else tiny_folders(model))
+    tune(world, tmp_path / "calm", model, **longer)
     arguments = {
         **QUICK, **longer, "folder": str(tmp_path / "killed"), "annotations": str(world.annotations),
         "held_out": HELD_OUT, "photos": str(world.photos), "prompts": str(world.prompts),
-        "model": str(world.models / "v1.4"), "detector": str(world.models / "owlvit"),
+        "model": model, "detector": str(world.models / "owlvit"),
         "latents": str(world.folder / "latents"),
     }  # fmt: skip
     log, checkpoints = tmp_path / "killed" / "log.jsonl", tmp_path / "killed" / "checkpoints"
@@ -148,7 +156,7 @@ def test_killed_runs_end_like_one_that_was_not(world, tmp_path):
         file.write('{"step": 9, "lo')  # as a kill may leave a line
     finetune(**arguments)
     last = [f"checkpoints/step-00000012/{name}.safetensors" for name in ("weights", "ema", "optimiser")]
-    for name in (f"best/{WEIGHTS}", f"last/{WEIGHTS}", *last):
+    for name in (f"best/{file}", f"last/{file}", *last):
         assert (tmp_path / "calm" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
     told = ["step", "loss", "lr", "grad_norm", *MAIN, "both_found"]  # all but the times
     calm, killed = (read_log(tmp_path / run)[told] for run in ("calm", "killed"))

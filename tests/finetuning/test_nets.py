@@ -1,23 +1,29 @@
 """Families and processes: each trains as its published script does, and Stable Diffusion as it always has."""
 
-import functools
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
+import pandas as pd
 import pytest
-import tiny_pipelines
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
+from refusals import refuses
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from tuning import distance, net_of, tune, weights
 
 from sr4g_utils.finetuning import loop
 from sr4g_utils.finetuning.batches import Batch, Text
-from sr4g_utils.models import pipelines
+from sr4g_utils.finetuning.checkpoints import Learner, save_network
+from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.finetuning.processes import Flow
+from sr4g_utils.models import diffusion, lora, pipelines
 from sr4g_utils.models.load import load_pipeline
+from sr4g_utils.models.sampling import Sampling
+from sr4g_utils.models.source import ModelError
 
 
 @pytest.fixture
@@ -149,20 +155,6 @@ PUBLISHED = {
 TEXTS = ["a dog to the left of a cat", "a cup above a bed", "a bus"]
 
 
-@pytest.fixture(scope="module")
-def tiny_folders(tmp_path_factory):
-    """``folders(name)``: the tiny pipeline of a class, made once."""
-
-    @functools.cache
-    def folder(name: str) -> Path:
-        made = tiny_pipelines.pipeline(tmp_path_factory.mktemp(name) / "it", name.replace("Sigma", "Alpha"))
-        if "Sigma" in name:
-            diffusers.PixArtSigmaPipeline.from_pretrained(made).save_pretrained(made)
-        return made
-
-    return folder
-
-
 def gradients(network: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     network.zero_grad()
     loss.backward()
@@ -184,3 +176,144 @@ def test_loss_and_gradient_are_those_of_the_published_script(tiny_folders, name)
     assert a.keys() == b.keys() and sum(value.abs().sum() for value in a.values()) > 0.1
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("choices", "mean"), [
+    ({"noise_levels": "uniform"}, 0.5005), ({}, 0.5), ({"logit_mean": 1.0}, 0.303), ({"logit_mean": -1.0}, 0.697),
+    ({"noise_levels": "uniform", "shift": 3.0}, 0.676), ({"logit_std": 0.1, "shift": 3.0}, 0.75),
+])  # fmt: skip
+def test_the_mean_noise_of_each_way_to_draw_levels(choices, mean):
+    flow, rng = Flow(diffusers.FlowMatchEulerDiscreteScheduler(), Choices(**choices), "it"), np.random.default_rng(0)
+    drawn = flow.sigmas[[flow.draw(rng) for _ in range(20_000)]]
+    assert drawn.mean().item() == pytest.approx(mean, abs=0.005)
+
+
+def test_the_levels_are_of_a_scheduler_that_nobody_has_stepped():
+    stepped = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    stepped.set_timesteps(1000)
+    sana = diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )
+    flux = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    for scheduler, choices, shift in (
+        (stepped, {}, 3.0),
+        (sana, {}, 3.0),
+        (sana, {"shift": 1.0}, 1.0),
+        (flux, {}, 1.0),
+    ):
+        flow = Flow(scheduler, Choices(**choices), "it")
+        torch.testing.assert_close(flow.sigmas, _levels(shift))
+        torch.testing.assert_close(flow.timesteps, 1000 * _levels(shift))
+    assert (stepped.sigmas[:-1] - _levels(3.0)).abs().max() > 0.005, "set_timesteps shifts once more"
+    refuses("it has a DDPMScheduler, which does no flow matching", Flow, DDPMScheduler(), Choices(), "it")
+
+
+@pytest.mark.parametrize(("kind", "weight"), [
+    ("equal", lambda s: 1 + 0 * s), ("sigma_sqrt", lambda s: s**-2),
+    ("cosmap", lambda s: 2 / torch.pi / (1 - 2 * s + 2 * s**2)),
+])  # fmt: skip
+def test_weights_are_by_level(kind, weight):
+    flow = Flow(diffusers.FlowMatchEulerDiscreteScheduler(), Choices(loss_weights=kind), "it")
+    latents, noise, level = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2), torch.tensor([0, 500, 999])
+    loss = flow.loss(lambda x, t: torch.zeros_like(x), Batch(latents, noise, level, np.arange(3)))
+    torch.testing.assert_close(loss, weight(_levels(1.0)[level]).mean())
+
+
+def test_the_empty_caption_is_read_as_the_pipeline_draws_unguided(tiny_folders):
+    """Sana's without its instruction; SDXL's is nothing."""
+    for name in ("SanaPipeline", "StableDiffusionXLPipeline"):
+        pipeline, _ = load_pipeline(tiny_folders(name), device="cpu")
+        empty, own = (state[:1] for state in net_of(pipeline, 16).encode(["", TEXTS[0]]).values())
+        _, _, theirs, mask = pipeline.encode_prompt(TEXTS[0], device="cpu", **({"negative_prompt": ""}))[:4]
+        if name == "SanaPipeline":
+            torch.testing.assert_close(empty, theirs)
+            torch.testing.assert_close(own, mask)
+        else:
+            assert not empty.any() and not own.any()
+
+
+def drawn(pipeline: Any) -> np.ndarray:
+    prompts = pd.DataFrame({"prompt_id": [0, 1], "caption": TEXTS[:2]})
+    size = 32 if "Sana" in type(pipeline).__name__ else 16
+    takes = {"images": 1, "steps": 2, "guidance": None, "size": [size, size]}
+    return np.stack([image for *_, image in diffusion.sample(pipeline, prompts, Sampling.of(takes))]).astype(int)
+
+
+LORAS = ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline",
+         "SanaPipeline"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LORAS)
+def test_a_lora_draws_the_same_after_stock_diffusers_has_loaded_it(tiny_folders, tmp_path, name):
+    """Also with an alpha that is not its rank; nothing of the family's targets is missed."""
+    pipeline, _ = load_pipeline(tiny_folders(name), device="cpu")
+    base, net = drawn(pipeline), net_of(pipeline, 16, lora_rank=2, lora_alpha=7.0, ema=0.0)
+    learner = Learner(net, net.c)
+    with torch.no_grad():
+        for weight in learner.weights.values():
+            weight.normal_(generator=torch.Generator().manual_seed(weight.numel()))
+    before = drawn(pipeline)
+    assert np.abs(before - base).max() > 20 and learner.lora["layers"] * 2 == len(learner.weights)
+    save_network(tmp_path, learner, Accelerator(cpu=True))
+    stock = diffusers.DiffusionPipeline.from_pretrained(tiny_folders(name), safety_checker=None)
+    stock.load_lora_weights(tmp_path)
+    ours, record = load_pipeline(tiny_folders(name), device="cpu", lora=tmp_path)
+    assert record["lora"] == {"name": tmp_path.name, "layers": learner.lora["layers"]}
+    assert f"lora/{lora.FILE}" in record["files"]
+    for after in (stock, ours):
+        assert np.abs(drawn(after) - before).max() <= 1
+    ends = {end for end in net.targets if any(f".{end}.lora_A." in key for key in learner.weights)}
+    assert set(net.targets) - ends <= {"to_add_out"}, "each is there; the last of SD3's blocks has no text at its end"
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda state: {key.replace("transformer.", "unet.", 1): value for key, value in state.items()}, "none of its 7"),
+    (lambda state: {key.replace("to_q", "to_z"): value for key, value in state.items()}, "only 6 of its 7 layers"),
+    (lambda state: {"a": torch.ones(2)}, "has no layers of a LoRA"), (None, "is no whole file of safetensors"),
+])  # fmt: skip
+def test_a_lora_that_adapts_less_than_it_has_is_an_error(tiny_folders, tmp_path, change, message):
+    pipeline, _ = load_pipeline(folder := tiny_folders("StableDiffusion3Pipeline"), device="cpu")
+    net = net_of(pipeline, 16, lora_rank=2)
+    save_network(tmp_path, Learner(net, net.c), Accelerator(cpu=True))
+    (file := tmp_path / "other.safetensors").write_bytes(b"x" * 20)
+    if change:
+        save_file(change(load_file(tmp_path / lora.FILE)), file)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_pipeline(folder, device="cpu", lora=file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lora_of_a_family_that_diffusers_loads_none_for_is_refused(tiny_folders):
+    pipeline, _ = load_pipeline(tiny_folders("PixArtSigmaPipeline"), device="cpu")
+    net = net_of(pipeline, 16, lora_rank=2)
+    refuses("diffusers loads no LoRA into a PixArtSigmaPipeline; set it to 0", Learner, net, net.c)
+
+
+def test_a_network_and_a_lora_are_told_apart(tiny_folders, tmp_path):
+    sd3 = tiny_folders("StableDiffusion3Pipeline")
+    (tmp_path / lora.FILE).touch()
+    for options, message in (
+        ({"unet": tmp_path}, "is a LoRA; give it as 'lora'"), ({"lora": tmp_path / "nowhere"}, "there is no such LoRA"),
+        ({"lora": sd3 / "transformer"}, "it is a network's folder: give it as 'unet'"),
+        ({"unet": sd3 / "vae"}, "its _class_name is AutoencoderKL, but the transformer of it has SD3Tr"),
+    ):  # fmt: skip
+        with pytest.raises(ModelError, match=message):
+            load_pipeline(sd3, device="cpu", **options)
+
+
+@pytest.mark.parametrize(("name", "choices"), [
+    ("StableDiffusion3Pipeline", {"lora_rank": 2, "precision": "bfloat16"}),
+    ("StableDiffusion3Pipeline", {}), ("SanaPipeline", {"lora_rank": 2, "resolution": 32}), ("PixArtSigmaPipeline", {}),
+])  # fmt: skip
+def test_a_family_trains_is_validated_and_loads_again(world, tiny_folders, tmp_path, any_precision, name, choices):
+    how = {"steps": 2, "batch": 4, "validate_every": 2, "resolution": 16, "threshold": 0.01, **choices}
+    how["sampling"] = {"images": 1, "steps": 2, "size": [how["resolution"]] * 2, "guidance": None}
+    result = tune(world, tmp_path / "run", str(tiny_folders(name)), **how)
+    assert result["start"]["images"] == 14 and result["best"]["step"] == 2 and np.isfinite(result["loss_last"])
+    tuned = {"lora" if "lora_rank" in choices else "unet": tmp_path / "run" / "last"}
+    base, ours = (load_pipeline(tiny_folders(name), device="cpu", **more)[0] for more in ({}, tuned))
+    assert np.abs(drawn(base) - drawn(ours)).max() > 0
+    if "lora_rank" in choices:
+        base = choices.get("precision", "float32")
+        assert result["lora"]["base"] == result["model"]["dtype"] == base and result["lora"]["alpha"] == 2
+        assert {weight.dtype for weight in load_file(tmp_path / "run" / "last" / lora.FILE).values()} == {torch.float32}

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from refusals import refuses
-from tuning import encode
+from tuning import encode, net_of
 
 from sr4g_utils.dataset import coco, photos, triplets
 from sr4g_utils.dataset.captions import caption, parse, with_article
@@ -115,7 +115,10 @@ def test_a_wrong_folder_is_told_before_the_vae_is_asked(world, captions, tmp_pat
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions, encoded, net):
+@pytest.mark.parametrize("flow", [False, True])
+def test_what_a_step_sees_does_not_depend_on_who_sees_it(captions, encoded, net, tiny_folders, flow):
+    if flow:
+        net = net_of(load_pipeline(tiny_folders("StableDiffusion3Pipeline"), device="cpu")[0])
     sampler = Sampler(captions, encoded, net, size=12, seed=3)
     whole = sampler(7, range(12))
     for parts in ([range(6), range(6, 12)], [range(i, i + 1) for i in range(12)], [range(8), range(8, 12)]):

@@ -67,6 +67,10 @@ def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world, tmp_path
     ({"told": 0.1}, "told is of a control's captions: take control list or shuffled"),
     ({"told": 1.1, "control": "list"}, "told must be at least 0 and at most 1, got 1.1"),
     ({"milestones": [5, 9], "steps": 8}, "milestones: there is no step 9 of 8"),
+    ({"noise_levels": "mode"}, "Invalid enum value 'mode'"), ({"loss_weights": "none"}, "Invalid enum value 'none'"),
+    ({"lora_alpha": 8.0}, "lora_alpha needs lora_rank"),
+    ({"lora_rank": 4, "lora_base": "bfloat16"}, "lora_base bfloat16 needs precision bfloat16"),
+    ({"guidance_embed": 3.5}, "guidance_embed: v1.4 is told no guidance; leave it out"),
     ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
 ])  # fmt: skip
 def test_a_choice_that_cannot_be_is_one_line(world, tmp_path, choices, message):

@@ -149,7 +149,7 @@ def test_wrong_sources(value, message):
 
 INSTEAD = {  # what is there in place of a model, by the remedy
     "is a file, and models are read as folders in the layout of diffusers": "v1-5-pruned.safetensors",
-    "it is a LoRA, no whole model: load it into its pipeline": "lora/pytorch_lora_weights.safetensors",
+    "it is a LoRA, no whole model: give it as 'lora' beside the model": "lora/pytorch_lora_weights.safetensors",
     "x.safetensors is a single checkpoint, and models are read as folders": "folder/x.safetensors",
     "it comes from a training; give the trained model, and": "checkpoint-500/unet/config.json",
     "it holds the state of a training, no model; save the model itself": "checkpoint-500/optimizer.bin",
