@@ -130,10 +130,10 @@ SMALL: dict[str, Any] = {"resolution": 16, "sampling": {"images": 1, "steps": 2,
 
 
 @pytest.mark.slow("kills")
-@pytest.mark.parametrize(("model", "choices", "file"), [
+@pytest.mark.parametrize(("model", "choices", "kept"), [
     ("v1.4", {}, WEIGHTS), ("StableDiffusion3Pipeline", {"lora_rank": 2, "lora_alpha": 3.0, **SMALL}, lora.FILE)
 ])  # fmt: skip
-def test_killed_runs_end_like_one_that_was_not(world, tiny_folders, tmp_path, model, choices, file):
+def test_killed_runs_end_like_one_that_was_not(world, tiny_folders, tmp_path, model, choices, kept):
     """SIGKILL while a checkpoint is written, then between two steps: weights and log end bit for bit the same."""
     longer = {"steps": 12, "validate_every": 6, "checkpoint_every": 3, **choices}
     model = str(world.models / model if model == "v1.4" else tiny_folders(model))
@@ -156,7 +156,7 @@ def test_killed_runs_end_like_one_that_was_not(world, tiny_folders, tmp_path, mo
         file.write('{"step": 9, "lo')  # as a kill may leave a line
     finetune(**arguments)
     last = [f"checkpoints/step-00000012/{name}.safetensors" for name in ("weights", "ema", "optimiser")]
-    for name in (f"best/{file}", f"last/{file}", *last):
+    for name in (f"best/{kept}", f"last/{kept}", *last):
         assert (tmp_path / "calm" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
     told = ["step", "loss", "lr", "grad_norm", *MAIN, "both_found"]  # all but the times
     calm, killed = (read_log(tmp_path / run)[told] for run in ("calm", "killed"))

@@ -403,7 +403,7 @@ def test_a_unet_of_another_architecture(models, tmp_path):
         line = refused(models / "v1.4", unet=tmp_path / key)
         assert f"{tmp_path}/{key}: its {key} is {value}, but the UNet of v1.4 has" in line
     line = refused(tiny.pixart(tmp_path / "pixart"), unet=models / "v1.4" / "unet")
-    assert "pixart has no UNet that a fine-tuned one could replace" in line
+    assert "its _class_name is UNet2DConditionModel, but the transformer of pixart has PixArtTransformer2DModel" in line
 
 
 def test_checksums(models, pipeline, tmp_path):
