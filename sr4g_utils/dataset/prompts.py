@@ -12,7 +12,7 @@ from ..store.files import read_table, write_table
 from . import boxes
 from . import triplets as dataset_triplets
 from .captions import caption
-from .prompt_sets import _with_others
+from .prompt_sets import MET, _with_others
 
 
 def from_triplets(
@@ -23,13 +23,15 @@ def from_triplets(
     validation_per_relation: int = 100,
     same_category: bool = False,
     withheld: float = 0.0,
+    apart: float = 0.0,
     dosed: int = 0,
 ) -> pd.DataFrame:
     """Evaluation prompts: the training annotations' distinct triplets (:func:`triplets.frequencies`), one row each.
 
-    Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen; "withheld": seen
-    objects, but see :func:`triplets.withheld`), in_main and in_unseen (is it among the training captions of that
-    split?), split ("validation" or "test", disjoint) and balanced (in the test set of ``test_per_relation`` prompts).
+    Columns: prompt_id, subject, relation, object, caption, n_images, objects (seen, mixed, unseen; "withheld" or "never
+    together": seen objects, but see :func:`triplets.withheld` and :func:`triplets.kept_apart`), in_main and in_unseen
+    (is it among the training captions of that split?), split ("validation" or "test", disjoint) and balanced (in the
+    test set of ``test_per_relation`` prompts).
 
     Validation prompts are for choosing checkpoints: per relation at most ``validation_per_relation``, at most a tenth.
     ``dosed`` prompts of each relation are for the experiment on frequency: objects is "dosed", and see :func:`_dosed`.
@@ -38,14 +40,15 @@ def from_triplets(
     table = table.sort_values(["subject", "object", "relation"], ignore_index=True)
     seen = ~(table.subject.isin(held_out) | table.object.isin(held_out))
     back = dataset_triplets.withheld(zip(table.subject, table.relation, table.object, strict=True), withheld)
+    never = dataset_triplets.kept_apart(zip(table.subject, table.object, strict=True), apart)
     order = np.random.default_rng(seed).permutation(len(table))
     rank = pd.Series(range(len(table)), index=order).groupby(table.relation.to_numpy()[order]).cumcount().sort_index()
     of_relation = table.groupby("relation")["caption"].transform("count")
     n_validation = np.minimum(validation_per_relation, of_relation // 10)
     prompts = table[["subject", "relation", "object", "caption", "n_images"]].assign(
-        objects=table.objects.mask(seen & back, "withheld"),
-        in_main=~back,
-        in_unseen=seen & ~back,
+        objects=table.objects.mask(seen & back, "withheld").mask(seen & never, MET[1]),
+        in_main=~(back | never),
+        in_unseen=seen & ~(back | never),
         split=np.where(rank < n_validation, "validation", "test"),
         balanced=(rank >= n_validation) & (rank < n_validation + test_per_relation),
     )
@@ -104,7 +107,8 @@ def true_prompts(table: boxes.BoxTable, n_per_relation: int, seed: int, rules: s
     return drawn.assign(caption=list(map(caption, drawn.subject, drawn.relation, drawn.object)))
 
 
-OBJECT_SETS = ("dosed", "seen", "withheld", "mixed", "unseen")  # of a prompt's objects, from the nearest to fine-tuning
+# of a prompt's objects, from the nearest to fine-tuning
+OBJECT_SETS = ("dosed", "seen", "withheld", MET[1], "mixed", "unseen")
 THINGS = (1, 2, 3)  # that a prompt without a relation asks for; :mod:`without_relation` writes them
 
 
@@ -151,7 +155,7 @@ def validation_prompts(path: str | Path, held_out: Collection[str], number: int,
         ValueError: there are none.
     """
     table = read_table(path)
-    seen = ~(table.subject.isin(held_out) | table.object.isin(held_out) | (table.objects == "withheld"))
+    seen = ~(table.subject.isin(held_out) | table.object.isin(held_out) | table.objects.isin(["withheld", MET[1]]))
     table = table[(table.split == "validation") & seen]
     if not len(table):
         raise ValueError(f"{path}: no validation prompt whose objects are both seen; write more in notebook 02")

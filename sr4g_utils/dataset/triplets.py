@@ -394,6 +394,13 @@ def withheld(triplets: Iterable[tuple[str, str, str]], share: float) -> Bool[np.
     return np.array([zlib.crc32("|".join(words).encode()) / 2**32 < share for words in same], bool)
 
 
+def kept_apart(pairs: Iterable[tuple[str, str]], share: float) -> Bool[np.ndarray, "pair"]:
+    """Which pairs of different things fine-tuning never sees in one photo: about a ``share`` of all, in either order,
+    chosen by a hash of the words."""
+    words = [("|".join(["apart", *sorted(pair)]), pair[0] != pair[1]) for pair in pairs]
+    return np.array([differ and zlib.crc32(each.encode()) / 2**32 < share for each, differ in words], bool)
+
+
 Draw = Callable[[int, np.random.Generator], Int64[np.ndarray, "n"]]
 
 

@@ -1,7 +1,7 @@
 """What an experiment changes of captions and of their draw; the defaults of its choices change nothing.
 
-Captions are left out (``families``, ``withheld``), or all stay and say less (``control``, ``told``), or some
-triplets are drawn a given number of times (``doses``). The tests are in ``data/protocol.yaml``.
+Captions are left out (``families``, ``withheld``) or photos (``apart``), or all stay and say less (``control``,
+``told``), or some triplets are drawn a given number of times (``doses``). The tests are in ``data/protocol.yaml``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,13 @@ from .choices import Choices
 
 
 def narrowed(captions: Captions, c: Choices) -> Captions:
-    """The captions whose triplet is not withheld (:func:`triplets.withheld`) and whose relation is of the families."""
+    """The captions whose triplet is not withheld (:func:`triplets.withheld`), whose relation is of the families, and
+    whose photo shows no two things that are kept apart (:func:`triplets.kept_apart`)."""
+    if c.apart:
+        pairs, place = np.unique(captions.triplet // len(NAMES), return_inverse=True)
+        both = [(a, b) for a, _, b in (captions.parts(pair * len(NAMES)) for pair in pairs)]
+        shown = triplets.kept_apart(both, c.apart)[place]
+        captions = captions.rows(~np.isin(captions.image, captions.image[shown]))
     if c.withheld:
         numbers, place = np.unique(captions.triplet, return_inverse=True)
         held = triplets.withheld([captions.parts(number) for number in numbers], c.withheld)
@@ -121,6 +127,7 @@ def described(choices: Mapping[str, Any]) -> list[str]:
         f"{', '.join(families)} relations only": set(families) != set(FAMILIES),
         f"a control, whose captions are: {choices['control']}{told}": choices["control"] != "none",
         f"{choices['withheld']:.0%} of the triplets held back": choices["withheld"],
+        f"without the photos of {choices['apart']:.0%} of the pairs of things": choices["apart"],
         f"triplets of five groups drawn {choices['doses']} times, else lists": choices["doses"],
     }
     return [line for line, holds in lines.items() if holds]

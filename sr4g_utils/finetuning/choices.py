@@ -18,10 +18,11 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     # what is learnt from
     rules: str = "visor"  # a rule set of relations.RULES that defines all relations
     template: str = "plain"  # of captions.TEMPLATES
-    control: Literal["none", "list", "shuffled"] = "none"  # this and the next four are experiments': see arms
+    control: Literal["none", "list", "shuffled"] = "none"  # this and the next five are experiments': see arms
     told: float = 0.0  # share of a control's captions that stay true
     families: list[str] = msgspec.field(default_factory=lambda: list(FAMILIES))  # whose relations captions name
     withheld: float = 0.0  # share of the triplets whose captions are held back
+    apart: float = 0.0  # share of the pairs of things whose photos are left out
     doses: list[int] = []  # draws of each dosed prompt's triplet, by its group
     crowds: bool = False
     same_category: bool = False  # captions such as "a dog to the left of another dog"

@@ -26,7 +26,7 @@ RANGES: dict[str, tuple[float, float] | tuple[float, float, str]] = {
     **dict.fromkeys(("oa_floor", "weight_decay"), SHARE),
     **dict.fromkeys(("logit_std", "shift", "lora_alpha"), (1e-6, 1000)),
     "logit_mean": (-20, 20),
-    **dict.fromkeys(("withheld", "ema", "threshold", "floor"), LESS),
+    **dict.fromkeys(("withheld", "apart", "ema", "threshold", "floor"), LESS),
     "lr": (1e-12, 1),
     "max_grad_norm": (1e-12, LARGE),
     **dict.fromkeys(("guidance", "guidance_embed"), (0, 1000)),

@@ -155,7 +155,7 @@ def test_withheld_triplets_go_with_their_converse_and_are_a_set_of_their_own(fre
     assert (made.in_unseen == (made.objects == "seen")).all()
     drawn = prompts.draw_prompts(made, 4, 0, ["withheld", "mixed"])
     assert drawn.objects.value_counts().to_dict() == {"withheld": 56, "mixed": 56}
-    with pytest.raises(ValueError, match="'new' is no set of objects; they are dosed, seen, withheld, mixed, unseen"):
+    with pytest.raises(ValueError, match="'new' is no set of objects; they are dosed, seen, withheld, never together"):
         prompts.draw_prompts(made, 4, 0, ["new"])
 
 
@@ -246,6 +246,17 @@ def test_all_pairs_of_the_small_world_meet_in_a_training_picture(tmp_path):
     world.write_annotations(tmp_path / "train.json", split="train")
     table = coco.read(tmp_path / "train.json", "train")
     assert len(table.names) == 40 and counts.never_together(table) == []
+
+
+def test_pairs_that_are_kept_apart_are_a_set_of_their_own(frequencies):
+    made, plain = (prompts.from_triplets(frequencies, HELD_OUT, 0, apart=share) for share in (0.1, 0.0))
+    pairs = list(map(frozenset, zip(made.subject, made.object, strict=True)))
+    never = dict(zip(pairs, triplets.kept_apart(map(sorted, pairs), 0.1), strict=True))
+    assert 0.07 < np.mean(list(never.values())) < 0.13 and not triplets.kept_apart([("dog", "dog")], 0.999).any()
+    assert made.in_main.tolist() == [not never[pair] for pair in pairs] and made.in_unseen.sum() < plain.in_unseen.sum()
+    assert (made.objects == plain.objects.mask(~made.in_main & (plain.objects == "seen"), "never together")).all()
+    drawn = prompts.draw_prompts(made, 4, 0, ["seen", "never together"])
+    assert set(drawn[drawn.objects == "never together"].relation) == set(NAMES)
 
 
 def test_prompts_of_coco_say_whether_their_things_meet():

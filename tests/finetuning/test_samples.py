@@ -175,6 +175,16 @@ def test_the_next_batch_is_made_ahead():
     assert list(batches.ahead(made.append, range(3, 3))) == []
 
 
+def test_photos_of_things_that_are_kept_apart_are_left_out(captions):
+    left = narrowed(captions, Choices(apart=0.2))
+    shown = {image: {frozenset((s, o)) for s, _, o in (captions.parts(captions.triplet[i]) for i in rows)}
+             for image, rows in pd.Series(range(len(captions))).groupby(captions.image).groups.items()}  # fmt: skip
+    pairs = sorted({pair for pairs in shown.values() for pair in pairs if len(pair) == 2}, key=sorted)
+    never = {pair for pair, apart in zip(pairs, triplets.kept_apart(map(sorted, pairs), 0.2), strict=True) if apart}
+    assert 0 < len(never) < len(pairs) and set(left.image) == {i for i, own in shown.items() if not own & never}
+    assert len(left) == np.isin(captions.image, left.image).sum(), "all other captions stay"
+
+
 def test_withheld_triplets_and_other_families_are_in_no_caption(captions):
     left = narrowed(captions, Choices(withheld=0.3))
     gone = {captions.text(t) for t in captions.triplet} - {left.text(t) for t in left.triplet}
