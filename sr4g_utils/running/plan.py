@@ -26,13 +26,20 @@ PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes
 IMAGE_BYTES = 1.5  # of a lossless image, per pixel (measured at 512 × 512: 389 kB)
 WORDS = ("download", "templates")  # what a parameter may say in place of a model
 STATES = 5  # numbers of 4 bytes per weight while training: weight, average, gradient, two moments
+USE = 0.4  # of a GPU's peak, assumed where no rate was measured
 
 
 class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``plan`` of a profile. ``rates``: by GPU, images/s of finetune, generate and detect."""
 
     gigabytes: dict[str, float] = {}  # of a model's download, by id
-    unet_parameters: float | None = None
+    licences: dict[str, str] = {}  # by id
+    unet_parameters: float | None = None  # of the network that learns
+    lora_parameters: float | None = None  # of a LoRA of rank 1
+    other_gigabytes: float = 0.0  # of the frozen parts in memory
+    teraflop: float | None = None  # of the network's forward pass for one image
+    peaks: dict[str, float] = {}  # TFLOP/s, by GPU
+    latents: tuple[int, int, int] = (2, 4, 8)  # numbers kept of each, channels, pixels to a side
     resolution: int | None = None
     rates: dict[str, dict[str, float]] = {}
 
@@ -154,7 +161,8 @@ def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
         id, revision = source["id"], source.get("revision", "main")
         mirrors = "".join(f", else {mirror}" for mirror in source.get("mirrors", []))
         size = f"{about.gigabytes[id]} GB" if id in about.gigabytes else "size unknown"
-        lines.append(f"  {id} at revision {revision}{mirrors}: {size}, {_have(_hub(id))}")
+        licence = f"; licence: {about.licences[id]}" if id in about.licences else ""
+        lines.append(f"  {id} at revision {revision}{mirrors}: {size}, {_have(_hub(id))}{licence}")
     return list(dict.fromkeys(lines))
 
 
@@ -240,8 +248,9 @@ def _rates(
 def _disk(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None], about: Notes) -> list[str]:
     lines = []
     if (tuning := values.get("03_finetuning")) and about.resolution and about.unet_parameters:
-        latents = PHOTOS * 2 * 4 * (about.resolution / 8) ** 2 * 2 / 1e9
-        kept = len(tuning["splits"]) * (tuning["keep_checkpoints"] + 1) * 4 * 4 * about.unet_parameters / 1e9
+        moments, channels, side = about.latents
+        latents = PHOTOS * moments * channels * (about.resolution / side) ** 2 * 2 / 1e9
+        kept = len(tuning["splits"]) * (tuning["keep_checkpoints"] + 1) * 4 * 4 * _learning(tuning, about) / 1e9
         lines.append(f"  latents of {PHOTOS:,} photos at {about.resolution} pixels: {latents:.0f} GB")
         lines.append(f"  checkpoints (weights, average, optimiser; {tuning['keep_checkpoints']} kept): {kept:.0f} GB")
     ways, own = _ways(values), about.resolution
@@ -255,14 +264,38 @@ def _disk(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None
 def _memory(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
     offloaded = sum(way.offload for way in _ways(values))
     lines = [f"  models that are on the GPU one part at a time (offload): {offloaded}"] * bool(offloaded)
-    if "03_finetuning" not in values or not about.unet_parameters:
+    if not (tuning := values.get("03_finetuning")) or not about.unet_parameters:
         return lines
-    state = STATES * 4 * about.unet_parameters / 1e9
-    return [
-        *lines,
-        f"  {state:.0f} GB for {about.unet_parameters / 1e6:,.0f} million weights in training, without activations",
-        "  less with micro_batch, gradient_checkpointing, adam_8bit or lora_rank",
-    ]
+    learning = _learning(tuning, about)
+    state = STATES * 4 * learning / 1e9
+    lines.append(
+        f"  {state:.{int(state < 3)}f} GB for {learning / 1e6:,.0f} million weights in training, without activations"
+    )
+    if tuning["lora_rank"]:
+        size = 2 if (tuning["lora_base"] or tuning["precision"]) == "bfloat16" else 4
+        frozen = about.unet_parameters * size / 1e9 + about.other_gigabytes
+        lines.append(
+            f"  {frozen:.0f} GB for what is frozen: {about.unet_parameters / 1e6:,.0f} million weights, texts, VAE"
+        )
+    return [*lines, "  less with micro_batch, gradient_checkpointing, adam_8bit or lora_rank"]
+
+
+def _learning(tuning: Mapping[str, Any], about: Notes) -> float:
+    """How many weights learn."""
+    if tuning["lora_rank"] and about.lora_parameters:
+        return tuning["lora_rank"] * about.lora_parameters
+    return about.unet_parameters or 0.0
+
+
+def _operations(tuning: Mapping[str, Any], images: int, about: Notes) -> list[str]:
+    """What fine-tuning would take by its counted operations. The backward pass takes twice as many as the forward one,
+    half of them for the gradients of weights, which a LoRA hardly has; recomputed activations take one more."""
+    if not about.teraflop or not images:
+        return []
+    passes = 3 - bool(tuning["lora_rank"]) + tuning["gradient_checkpointing"]
+    total = images * passes * about.teraflop * 1e12
+    hours = (f"{total / (USE * peak * 1e12) / 3600:,.0f} GPU hours on {gpu}" for gpu, peak in about.peaks.items())
+    return [f"  fine-tuning takes {total:.2g} FLOP (counted): {', '.join(hours)}, if {USE:.0%} of its peak is used"]
 
 
 def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None], about: Notes) -> list[str]:
@@ -283,5 +316,7 @@ def _work(values: Mapping[str, Mapping[str, Any]], work: Mapping[str, int | None
         ]
         number = "all prompts' images" if images is None else f"{images:,.0f} images to {purposes[kind]}"
         lines.append(f"  {number}: {'; '.join(hours) or 'GPU hours not measured (run `make bench` and note the rate)'}")
+    if tuning:
+        lines += _operations(tuning, work["finetune"] or 0, about)
     total = _hours(work, by_gpu)
     return lines + [f"  in all: {value:,.1f} GPU hours on {gpu}" for gpu, value in total.items()]

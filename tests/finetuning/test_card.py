@@ -8,6 +8,7 @@ import yaml
 
 from sr4g_utils.finetuning import card
 from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.models import lora
 from sr4g_utils.store import files
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -68,6 +69,25 @@ def test_the_card_says_what_captions_left_out(artifacts):
     text = " ".join(released(artifacts).split())
     assert "a control, whose captions are: list, but for 0.02 of them" in text
     assert "scale relations only" in text and "10% of the triplets held back" in text
+
+
+def test_the_card_of_a_lora_says_so_and_its_file_is_recognised(artifacts):
+    for which in ("best", "last"):
+        folder = artifacts / "finetune_unseen" / which
+        (folder / WEIGHTS).rename(folder / lora.FILE)
+        (folder / "config.json").unlink()
+    file = artifacts / "finetune_unseen" / "best" / lora.FILE
+    models = {"ours": {"model": {"files": {f"lora/{lora.FILE}": files.digest(file)}}}}
+    assert card.releases(artifacts, models) == {"ours": (file.parent, artifacts / "finetune_unseen" / "result.json")}
+    record = json.loads((artifacts / "finetune_unseen" / "result.json").read_text())["result"]
+    record |= {"lora": {"rank": 16}, "model": {"id": "black-forest-labs/FLUX.1-dev", "class": "FluxPipeline"}}
+    tested = json.loads((artifacts / "results" / "scores.json").read_text())
+    text = card.card("best", record, tested, "ours")
+    assert "# A LoRA of black-forest-labs/FLUX.1-dev" in text and 'pipeline.load_lora_weights("this folder")' in text
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header["license"] == "other" and header["license_name"] == "flux-1-dev-non-commercial-license"
+    text = card.card("best", {**record, "lora": None}, tested, "ours")
+    assert "transformer=network)" in text and "from diffusers import AutoModel, FluxPipeline" in text
 
 
 def test_the_base_models_licence_binds_and_a_model_without_scores_is_named(artifacts):

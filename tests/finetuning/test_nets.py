@@ -1,5 +1,7 @@
 """Families and processes: each trains as its published script does, and Stable Diffusion as it always has."""
 
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -13,9 +15,11 @@ from diffusers import DDPMScheduler
 from refusals import refuses
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 from tuning import distance, net_of, tune, weights
 
-from sr4g_utils.finetuning import loop
+from sr4g_utils.__main__ import main
+from sr4g_utils.finetuning import loop, nets
 from sr4g_utils.finetuning.batches import Batch, Text
 from sr4g_utils.finetuning.checkpoints import Learner, save_network
 from sr4g_utils.finetuning.choices import Choices
@@ -24,6 +28,8 @@ from sr4g_utils.models import diffusion, lora, pipelines
 from sr4g_utils.models.load import load_pipeline
 from sr4g_utils.models.sampling import Sampling
 from sr4g_utils.models.source import ModelError
+from sr4g_utils.running import profiles
+from sr4g_utils.store.files import ROOT
 
 
 @pytest.fixture
@@ -306,14 +312,73 @@ def test_a_network_and_a_lora_are_told_apart(tiny_folders, tmp_path):
     ("StableDiffusion3Pipeline", {}), ("SanaPipeline", {"lora_rank": 2, "resolution": 32}), ("PixArtSigmaPipeline", {}),
 ])  # fmt: skip
 def test_a_family_trains_is_validated_and_loads_again(world, tiny_folders, tmp_path, any_precision, name, choices):
-    how = {"steps": 2, "batch": 4, "validate_every": 2, "resolution": 16, "threshold": 0.01, **choices}
+    how: dict[str, Any] = {"steps": 2, "batch": 4, "validate_every": 2, "resolution": 16, **choices}
+    how |= {"threshold": 0.01, "track": "tensorboard"}
     how["sampling"] = {"images": 1, "steps": 2, "size": [how["resolution"]] * 2, "guidance": None}
     result = tune(world, tmp_path / "run", str(tiny_folders(name)), **how)
     assert result["start"]["images"] == 14 and result["best"]["step"] == 2 and np.isfinite(result["loss_last"])
     tuned = {"lora" if "lora_rank" in choices else "unet": tmp_path / "run" / "last"}
     base, ours = (load_pipeline(tiny_folders(name), device="cpu", **more)[0] for more in ({}, tuned))
     assert np.abs(drawn(base) - drawn(ours)).max() > 0
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*")), "scores and images are tracked"
+    if name == "SanaPipeline":
+        (tmp_path / "p.csv").write_text("subject,relation,object\ndog,left of,cat\n")
+        images = [str(tmp_path / "images"), "--prompts", str(tmp_path / "p.csv"), "--model", str(tiny_folders(name))]
+        assert main(["generate", *images, "--lora", str(tuned["lora"]), "--set", "images=1", "--set", "steps=1"]) == 0
+        record = json.loads((tmp_path / "images" / "record.json").read_text())["model"]
+        assert record["lora"] == {"name": "last", "layers": result["lora"]["layers"]}
     if "lora_rank" in choices:
         base = choices.get("precision", "float32")
         assert result["lora"]["base"] == result["model"]["dtype"] == base and result["lora"]["alpha"] == 2
         assert {weight.dtype for weight in load_file(tmp_path / "run" / "last" / lora.FILE).values()} == {torch.float32}
+
+
+def test_the_table_of_families_is_what_trains(tiny_folders):
+    """`docs/cluster.md`, from the classes; that each trains, and by LoRA, is above."""
+    rows = []
+    for family in nets.Net.families:
+        learns = "flow matching" if family.kind is Flow else "noise or velocity"
+        ends = ", ".join(f"`{end}`" for end in family.targets)
+        changes = "none: diffusers loads none into it" if family is nets.PixArt else ends
+        rows.append(f"| {family.title} | `{family.network}` | {learns} | {changes} |")
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert text.split("| a LoRA changes |\n|---|---|---|---|\n")[1].split("\n\n")[0].splitlines() == rows, "\n".join(
+        rows
+    )
+    trained = {type(net_of(load_pipeline(tiny_folders(name), device="cpu")[0], 16)) for name in {*PUBLISHED, *LORAS}}
+    assert trained == set(nets.Net.families)
+
+
+SIZES: dict[str, tuple[type, Any, dict[str, Any], int, tuple[int, int]]] = {  # the published configurations
+    "sd35": (nets.SD3, diffusers.SD3Transformer2DModel, {
+        "sample_size": 128, "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536,
+        "joint_attention_dim": 4096, "pos_embed_max_size": 384, "dual_attention_layers": tuple(range(13)),
+        "qk_norm": "rms_norm",
+    }, 8, (333, 2048)),
+    "flux": (nets.Flux, diffusers.FluxTransformer2DModel, {"guidance_embeds": True}, 8, (512, 768)),
+    "sana": (nets.Sana, diffusers.SanaTransformer2DModel, {"sample_size": 16}, 32, (300, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.slow("counts on published sizes, without their weights")
+@pytest.mark.parametrize("profile", SIZES)
+def test_a_profile_s_operations_and_weights_are_counted(profile):
+    family, network, sizes, side, (tokens, pooled) = SIZES[profile]
+    notes = profiles.read_profile(profile)[1]["plan"]
+    with torch.device("meta"):
+        made = network(**sizes)
+        width = made.config.get("joint_attention_dim") or made.config.caption_channels
+        states = {"encoder_hidden_states": torch.empty(1, tokens, width)}
+        more = {"pooled_projections": torch.empty(1, pooled)} if pooled else {}
+        states |= more or {"encoder_attention_mask": torch.ones(1, tokens)}
+        x, t = torch.empty(1, notes["latents"][1], 512 // side, 512 // side), torch.empty(1)
+    vae = SimpleNamespace(config=SimpleNamespace(latent_channels=x.shape[1], scaling_factor=1.0))
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    pipeline = SimpleNamespace(transformer=made, vae=vae, vae_scale_factor=side, scheduler=scheduler)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        family(pipeline, "it", 512, Choices()).call(made, x, t, states)
+    assert counter.get_total_flops() / 1e12 == pytest.approx(notes["teraflop"], abs=5e-4)
+    assert sum(weight.numel() for weight in made.parameters()) == notes["unet_parameters"]
+    ends = tuple(f".{end}" for end in family.targets)
+    layers = [layer for name, layer in made.named_modules() if name.endswith(ends)]
+    assert sum(layer.in_features + layer.out_features for layer in layers) == notes["lora_parameters"]

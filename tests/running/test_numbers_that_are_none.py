@@ -146,6 +146,7 @@ def test_a_model_is_sampled_as_its_entry_says() -> None:
     ({"images": "a", "sampling": {"steps": 4}}, " is a folder of images"),
     ({"images": "a", "model": "a/b"}, " needs either a model, a folder of images or a file of boxes"),
     ({"unet": "a"}, " needs either"), ({"boxes": "a", "images": "b"}, " needs either"),
+    ({"images": "a", "lora": "b"}, " is a folder of images, which are not sampled here; leave lora out"),
     ({"boxes": "a", "unet": "b"}, " is a file of boxes of images, which are not sampled here; leave unet out"),
 ])  # fmt: skip
 def test_an_entry_that_cannot_be_is_one_line(entry, message) -> None:

@@ -51,6 +51,18 @@ def test_hours_come_from_a_measured_rate() -> None:
     assert "  126,864 images to generate: 17.6 GPU hours on a GPU at 2 images/s" in told
 
 
+def test_a_lora_s_memory_and_counted_hours_are_told() -> None:
+    told = "\n".join(lines("sd35"))
+    for line in (
+        "licence: Stability AI Community License", "latents of 117,266 photos at 512 pixels: 31 GB",
+        "0.2 GB for 12 million weights in training", "16 GB for what is frozen: 2,243 million weights",
+        "fine-tuning takes 6.3e+18 FLOP (counted): 14 GPU hours on an A100, 4 GPU hours on an H100, if 40%",
+    ):  # fmt: skip
+        assert line in told
+    assert "fine-tuning takes 9.4e+18 FLOP" in "\n".join(lines("sd35", "03.lora_rank=0"))
+    assert not any("FLOP" in line for line in lines("paper"))
+
+
 def test_sizes_and_offload_of_images_are_counted() -> None:
     own = lines("evaluate", "prompts=geneval", resolution=512)
     assert "  544 images: 0 GB" in own and any("544 images to generate: " in line for line in own)
@@ -82,7 +94,7 @@ def test_every_profile_has_a_plan_and_the_default_downloads_nothing() -> None:
     assert "1,856 images to generate" in told, "1,568 of relations and 288 without one, as docs/miniature.md says"
     assert "tiny-sd: the local folder ../data/models/tiny-sd" in told and "to be downloaded" not in told
     assert "annotations_trainval2017.zip: 0.25 GB" in plans["coco"] and "val2017.zip: 0.82 GB" not in plans["coco"]
-    with pytest.raises(ValueError, match="unknown field `speed`; its keys are gigabytes, unet_parameters"):
+    with pytest.raises(ValueError, match="unknown key 'speed'; its keys are gigabytes, "):
         lines("paper", speed=3)
 
 
