@@ -1,7 +1,8 @@
 """What a network learns to undo, a class for each kind of diffusion: its noise levels, how they are drawn, its loss.
 
-``draw`` gives the number of a noise level; ``loss`` mixes latents and noise at those levels and compares the network's
-prediction with what the process asks for. A name that is not known is an error, never a silent uniform draw.
+``draw`` gives the number of a noise level; ``shares`` are those of latents and noise at each level, ``timesteps`` what
+the network is told there; ``loss`` compares its prediction with what the process asks for, ``predicts``. A name that is
+not known is an error, never a silent uniform draw.
 """
 
 import math
@@ -33,7 +34,9 @@ class Ddpm:
         if chosen := next((key for key in OF_FLOW if getattr(c, key) is not None), None):
             raise ValueError(f"{chosen}: {name} does no flow matching; leave {chosen} out")
         self.schedule = DDPMScheduler.from_config(scheduler.config)
-        self.levels = self.schedule.config.num_train_timesteps
+        self.predicts, self.levels = kind, self.schedule.config.num_train_timesteps
+        alphas, self.timesteps = self.schedule.alphas_cumprod, torch.arange(self.levels)
+        self.shares = alphas.sqrt(), (1 - alphas).sqrt()
 
     def draw(self, rng: np.random.Generator) -> int | np.integer:
         return rng.integers(self.levels)
@@ -44,7 +47,7 @@ class Ddpm:
         predicted = predict(schedule.add_noise(batch.latents, noise, t), t).float()
         if predicted.shape[1] == 2 * noise.shape[1]:
             predicted, _ = predicted.chunk(2, dim=1)
-        velocity = schedule.config.prediction_type == "v_prediction"
+        velocity = self.predicts == "v_prediction"
         target = schedule.get_velocity(batch.latents, noise, t) if velocity else noise
         return functional.mse_loss(predicted, target)
 
@@ -70,6 +73,7 @@ class Flow:
         shift = 1.0 if config.get("use_dynamic_shifting") else own
         fresh = FlowMatchEulerDiscreteScheduler(config.num_train_timesteps, shift if c.shift is None else c.shift)
         self.timesteps, self.sigmas, self.levels = fresh.timesteps, fresh.sigmas, len(fresh.timesteps)
+        self.predicts, self.shares = "direction", (1 - self.sigmas, self.sigmas)
         self.uniform, self.weights = c.noise_levels == "uniform", c.loss_weights
         self.mean, self.std = c.logit_mean or 0.0, 1.0 if c.logit_std is None else c.logit_std
 
