@@ -11,9 +11,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from .scores import common
+from .scores import common, fractions
 from .statistics import difference
 
+BESIDE = ("complete", "complete_low", "complete_high", "bound_low", "bound_high")  # beside a gain of VISOR_Cond
 SAMPLES = ("each model's own", "found by both", "found before, lost ones wrong", "found before, lost ones right")
 
 
@@ -54,6 +55,32 @@ def same_images(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         difference=values[1] - values[0], low=100 * low, high=100 * high,
         images_before=below_a.sum(0).astype(int), images_after=below_b.sum(0).astype(int),
     )  # fmt: skip
+
+
+def complete(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The records of two models on the images that both have, sorted, as if neither had found both objects where one
+    of them did not: VISOR_Cond is then over the images in which both models found both (complete cases)."""
+    a, b = (part.sort_values(["prompt_id", "image_index"], ignore_index=True) for part in common([before, after]))
+    both = a.both_found.to_numpy(bool) & b.both_found.to_numpy(bool)
+    one, other = (part.assign(both_found=both, correct=part.correct.to_numpy(bool) & both) for part in (a, b))
+    return one, other
+
+
+def beside(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
+    """What stands beside the change of VISOR_Cond between two models (:data:`BESIDE`): the change over the images in
+    which both models found both objects, with its 95 % interval, and the bounds of :func:`lee` for what the lost images
+    could have shown, in points."""
+    pair = common([before, after])
+    a, b = (tuple(part[:, None] for part in fractions(records, "VISOR_Cond")) for records in complete(*pair))
+    low, high = difference((a[0], a[1]), (b[0], b[1]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        change = (b[0].sum() / b[1].sum()) - (a[0].sum() / a[1].sum())
+        oa, cond = (
+            tuple(100 * np.divide(*(part.sum() for part in fractions(records, metric))) for records in pair)
+            for metric in ("OA", "VISOR_Cond")
+        )
+    bounds = lee((oa[0], oa[1]), (cond[0], cond[1])) if np.isfinite(cond).all() else (np.nan, np.nan)
+    return dict(zip(BESIDE, (100 * change, 100 * low[0], 100 * high[0], *bounds), strict=True))
 
 
 def lee(oa: tuple[float, float], cond: tuple[float, float]) -> tuple[float, float]:

@@ -1,7 +1,6 @@
-"""Notebook 04's steps, from files to files: images, boxes, verdicts, the ceiling, a second judge, quality."""
+"""Notebook 04's steps, from files to files: images, boxes, verdicts, the ceiling, other judges, quality."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,14 @@ from safetensors.numpy import load_file
 from ..dataset import inputs, prompt_sets, prompts
 from ..dataset.photos import Photos
 from ..models import sampling
-from ..models.source import Source
 from ..store.files import read_table, write_table
 from ..store.run import Run
-from . import detect, generate, glyph_judge, outlines, quality, statistics, tables
+from . import detect, generate, glyph_judge, judges, outlines, quality, statistics, tables
 from . import gallery as evaluation_gallery
 from . import scores as evaluation_scores
 from . import verdicts as evaluation_verdicts
 from .detections import read_detections
 from .images import list_images
-
-TEMPLATES = "templates"  # the second judge that matches the miniature's own cards
-
-
-@dataclass(frozen=True)
-class Judge:
-    """The second of two detectors, which sees all images by a threshold of its own."""
-
-    detector: Any
-    threshold: float
-
-    def __str__(self) -> str:
-        return f"{Source.of(self.detector).name}, threshold {self.threshold}"
-
 
 Files = dict[str, Path]  # by the model's name
 Features = dict[str, tuple[Path, Files]]  # by the space's name: of photos, and of each model's images
@@ -86,26 +70,44 @@ def draw(
 def find(
     run: Run, images: Files, prompt_file: Path, detector: Any, place: str = "detections"
 ) -> tuple[Files, dict[str, Any] | None]:
-    """The detector's boxes in each model's images (in ``place`` of the run), and the record of the detector."""
+    """The boxes of a detector, or of ``judges.TEMPLATES``, in each model's images (in ``place`` of the run), and the
+    record of the detector."""
     boxes, about = {}, None
     for name, folder in images.items():
         files, path = {"images": folder, "prompts": prompt_file}, f"{place}/{name}.parquet"
         if not outlines.of_images({name: folder}):
             boxes[name], own = run.stage(path, outlines.copy_boxes, {"outlines": folder})
             about = about or own
-            continue
-        boxes[name], about = run.stage(path, detect.write_detections, files, heavy=True, detector=detector)
+        elif detector == judges.TEMPLATES:
+            boxes[name], _ = run.stage(path, glyph_judge.write_matches, files)
+        else:
+            boxes[name], about = run.stage(path, detect.write_detections, files, heavy=True, detector=detector)
     return boxes, about and about["detector"]
 
 
-def judge(run: Run, images: Files, prompt_file: Path, boxes: Files, **judged: Any) -> dict[str, pd.DataFrame]:
-    """The verdict on every image; options of :func:`verdicts.verdicts`."""
+def judge(run: Run, images: Files, prompt_file: Path, boxes: Files, place: str = "", **judged: Any) -> Records:
+    """The verdict on every image (in ``place`` of the run); options of :func:`verdicts.verdicts`."""
     records = {}
     for name, folder in images.items():
         files = {"prompts": prompt_file, "detections": boxes[name], "images": folder}
-        path, _ = run.stage(f"verdicts_{name}.parquet", tables.write_verdicts, files, **judged)
+        path, _ = run.stage(f"{place}verdicts_{name}.parquet", tables.write_verdicts, files, **judged)
         records[name] = read_table(path)
     return records
+
+
+def judge_again(
+    run: Run, others: Sequence[judges.Judge], images: Files, prompt_file: Path, judged: Any
+) -> tuple[dict[str, dict[str, pd.DataFrame]], dict[str, Records]]:
+    """The boxes and the verdicts of other judges on all images, by the judge's name and the model's. NothingFound: one
+    of them found nothing in any image."""
+    boxes, records = {}, {}
+    for other in others if outlines.of_images(images) else ():
+        files, _ = find(run, outlines.of_images(images), prompt_file, other.source, f"{other.folder}detections")
+        how = {**judged, "threshold": other.threshold}
+        records[other.name] = judge(run, outlines.of_images(images), prompt_file, files, other.folder, **how)
+        evaluation_verdicts.unfound(records[other.name])
+        boxes[other.name] = {name: read_detections(path) for name, path in files.items()}
+    return boxes, records
 
 
 def write_absent(path: str | Path, prompts: str | Path, seed: int) -> int:
@@ -191,90 +193,41 @@ def ceiling(
     return scores[scores.relation == "all"].drop(columns="relation")
 
 
-def judges(detector: Any, threshold: Any, second: Any) -> tuple[Any, float, Any]:
-    """The detector, its threshold and the second judge. Of a list of two detectors, the other one is the second judge;
-    ``threshold`` may be a list, too. ValueError: a list of another length."""
-    if not isinstance(detector, list):
-        detector = [detector]
-    thresholds = threshold if isinstance(threshold, list) else [threshold] * len(detector)
-    if not 1 <= len(detector) == len(thresholds) <= 2:
-        counts = f"{len(detector)} detectors and {len(thresholds)} thresholds"
-        raise ValueError(f"detector: {counts}; give one or two detectors, and one threshold for all or one for each")
-    return detector[0], thresholds[0], Judge(detector[1], thresholds[1]) if detector[1:] else second
-
-
-def second_judge(
-    run: Run, judging: Any, images: Files, prompt_file: Path, records: Records, tests: pd.DataFrame, judged: Any
-) -> dict[str, pd.DataFrame]:
-    """Another judge's verdicts on the first image of each prompt: a detector's, or ``TEMPLATES``; on all images for a
-    :class:`Judge`; none for None. NothingFound: it found nothing in any image."""
-    second = {}
-    for name, folder in outlines.of_images(images).items() if judging else ():
-        files, path = {"images": folder, "prompts": prompt_file}, f"second/{name}.parquet"
-        if judging == TEMPLATES:
-            boxes, _ = run.stage(path, glyph_judge.write_matches, files)
-            least = {"threshold": 0.0}  # what the templates match, they have judged
-        else:
-            source = judging.detector if isinstance(judging, Judge) else judging
-            boxes, _ = run.stage(path, detect.write_detections, files, heavy=True, detector=source)
-            least = {"threshold": judging.threshold} if isinstance(judging, Judge) else {}
-        second_boxes, first = read_detections(boxes), records[name]
-        if not isinstance(judging, Judge):
-            second_boxes, first = (table[table.image_index == 0] for table in (second_boxes, first))
-        second[name] = evaluation_verdicts.verdicts(tests, second_boxes, first, **(judged | least))
-    if second:
-        evaluation_verdicts.unfound(second)
-    return second
-
-
-def second_opinion(
-    run: Run, records: Records, second: Records, tests: pd.DataFrame, resamples: int, seed: int, about: Any
-) -> Iterator[pd.DataFrame]:
-    """How far the second judge agrees with the first, the change that it sees, and the scores of the images on which
-    both say the same: tables and results ``second_opinion``, ``changes_second`` and ``scores_agreed``, one by one. None
-    without a second judge."""
-    if not second:
+def second_opinion(run: Run, by: judges.Judged, tests: pd.DataFrame, about: Any) -> Iterator[pd.DataFrame]:
+    """How far every other judge agrees with the first, and the scores of the images on which all say the same: tables
+    and results ``second_opinion`` and ``scores_agreed``, one by one. None if there is one judge."""
+    (_, first), *others = by.items()
+    if not others:
         return
     opinions = pd.concat(
-        statistics.second_opinion(records[name], table).assign(model=name) for name, table in second.items()
+        statistics.second_opinion(first[model], table).assign(model=model, judge=name)
+        for name, models in others
+        for model, table in models.items()
     )
-    alike = {name: tables.agreed(records[name], table) for name, table in second.items()}
-    changes, agreed = (
-        table[(table.relation == "all") & table.metric.isin(["OA", "VISOR_Cond"])].drop(columns="relation")
-        for table in (tables.change_table(second, tests, resamples, seed), tables.score_table(alike, tests))
-    )
-    agreed = agreed.drop(columns="prompts")  # of first images: as many prompts as images
+    agreed = tables.score_table(judges.agreed(by), tests)
+    agreed = agreed[(agreed.relation == "all") & agreed.metric.isin(evaluation_scores.MAIN)].drop(columns="relation")
     for table, name, caption in (
         (opinions, "second_opinion", "Two judges on the same images, by model"),
-        (changes, "changes_second", "The change as the second judge sees it, 95 % intervals"),
-        (agreed, "scores_agreed", "Scores of the images on which both judges say the same, 95 % intervals"),
+        (agreed, "scores_agreed", "Scores of the images on which all judges say the same, 95 % intervals"),
     ):
         yield run.table(run.result(table, name, **about), name, caption)
 
 
-def by_judge(
-    run: Run, records: Records, second: Records, judging: Any, tests: pd.DataFrame, resamples: int, seed: int,
-    about: Any,
-) -> Iterator[pd.DataFrame]:  # fmt: skip
-    """The scores by each of two detectors, and the gain from the first model that each sees: :func:`tables.by_judge` as
-    table and result ``judges``. None but for a :class:`Judge`."""
-    if second and isinstance(judging, Judge):
-        by = {about["detector"]["id"]: records, str(judging): second}
-        table = run.result(tables.by_judge(by, tests, resamples, seed), "judges", **about)
-        yield run.table(table, "judges", "Scores by each detector, and the gain that each sees, 95 % intervals")
-
-
 def by_threshold(
-    run: Run, boxes: Mapping[str, pd.DataFrame], records: Records, second: Records, tests: pd.DataFrame, judged: Any
-) -> dict[str, pd.DataFrame]:
-    """:func:`tables.by_threshold` of the detector and of the second judge, if there is one; kept as one table."""
-    judges = {"detector": tables.by_threshold(tests, boxes, records, **judged)}
-    if second:
-        seen = {name: read_detections(run.folder / "artifacts" / "second" / f"{name}.parquet") for name in second}
-        judges["second judge"] = tables.by_threshold(tests, seen, second, **judged)
-    together = pd.concat(judges, names=["judge"]).reset_index(level="judge")
+    run: Run, boxes: Mapping[str, Mapping[str, pd.DataFrame]], by: judges.Judged, tests: pd.DataFrame, judged: Any,
+    named: Sequence[judges.Judge],
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """:func:`tables.by_threshold` of each judge, by its name; kept as one table."""
+    scored = {
+        judge.name: tables.by_threshold(
+            tests, boxes[judge.name], by[judge.name], **{**judged, "threshold": judge.threshold}
+        )
+        for judge in named
+        if judge.name in by
+    }
+    together = pd.concat(scored, names=["judge"]).reset_index(level="judge")
     run.table(together, "by_threshold", "Scores against the judge's threshold, by judge and model, 95 % intervals")
-    return judges
+    return scored
 
 
 def features(

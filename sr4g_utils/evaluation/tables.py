@@ -43,7 +43,7 @@ def verdict_files(artifacts: Path) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def _sets(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+def sets_of(prompts: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """Each set of objects that occurs, and its prompts' ids; "all", if there is more than one; and the pairs of things
     that COCO's photos show together, or never, if there are both (:func:`prompt_sets.with_met`)."""
     for name in (*OBJECT_SETS, "all"):
@@ -76,7 +76,7 @@ def score_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd
     model is scored on all images that it has of a set; where it has none, it has no rows.
     """
     tables = []
-    for objects, ids in _sets(prompts):
+    for objects, ids in sets_of(prompts):
         for model, records in models.items():
             if len(part := records[records.prompt_id.isin(ids)]):
                 luck = scores.chance(part).rename(columns={"value": "chance"})
@@ -109,22 +109,34 @@ def change_table(
     """:func:`scores.compare` of the first model with each of the others, for each set of objects.
 
     Columns: objects, model (the other one), those of ``visor.compare``, lift: the difference less what chance gains on
-    the same images (:func:`scores.chance`), and left_aside: how many images of the set only one of the two has. No rows
-    where the two have no image of a set in common; empty if there is one model only.
+    the same images (:func:`scores.chance`), left_aside: how many images of the set only one of the two has, and for
+    VISOR_Cond those of :func:`selection.beside`. No rows where the two have no image of a set in common; empty if there
+    is one model only.
     """
     (_, first), *others = models.items()
     tables = []
-    for (objects, ids), (model, records) in product(_sets(prompts), others):
+    for (objects, ids), (model, records) in product(sets_of(prompts), others):
         before, after = (table[table.prompt_id.isin(ids)] for table in (first, records))
         if set(before.prompt_id) & set(after.prompt_id):
             table = scores.compare(before, after, resamples, seed=seed)
             luck = [scores.chance(part).value.to_numpy() for part in scores.common([before, after])]
             lift = table.difference - (luck[1] - luck[0])  # rows are in the same order
-            tables.append(table.assign(lift=lift, objects=objects, model=model, left_aside=table.attrs["left_aside"]))
+            of_set = table.assign(lift=lift, objects=objects, model=model, left_aside=table.attrs["left_aside"])
+            tables.append(of_set.merge(_beside(before, after), "left", ["relation", "metric"]))
     change = ["before", "after", "difference", "low", "high", "p", "lift"]
-    columns = ["relation", "metric", *change, "images", "left_aside"]
+    columns = ["relation", "metric", *change, "images", "left_aside", *selection.BESIDE]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "objects", "model"])
     return table[["objects", "model", *columns]]
+
+
+def _beside(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """:func:`selection.beside` over all relations and for each, with the columns relation and metric."""
+    rows = []
+    for relation in ("all", *before.relation.unique()):
+        parts = [part if relation == "all" else part[part.relation == relation] for part in (before, after)]
+        if set(parts[0].prompt_id) & set(parts[1].prompt_id):
+            rows.append({"relation": relation, "metric": "VISOR_Cond", **selection.beside(*parts)})
+    return pd.DataFrame(rows)
 
 
 def same_images_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
@@ -132,7 +144,7 @@ def same_images_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame)
     objects, model and those of ``same_images``."""
     (_, first), *others = models.items()
     rows = []
-    for (objects, ids), (model, records) in product(_sets(prompts), others):
+    for (objects, ids), (model, records) in product(sets_of(prompts), others):
         before, after = (table[table.prompt_id.isin(ids)] for table in (first, records))
         if set(before.prompt_id) & set(after.prompt_id):
             rows.append(selection.same_images(before, after).assign(objects=objects, model=model))
@@ -178,38 +190,6 @@ def in_words(changes: pd.DataFrame) -> list[str]:
         change = f"{row.before:.1f} → {row.after:.1f} ({row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}])"
         sentences.append(f"{row.model}, {row.objects} objects: {row.metric} {change}, {than} before{aside}")
     return sentences
-
-
-def by_judge(
-    judges: Mapping[str, Mapping[str, pd.DataFrame]], prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0
-) -> pd.DataFrame:
-    """OA, VISOR and VISOR_Cond by each judge, and the gain from the first model that it sees.
-
-    Args:
-        judges: by the judge's name, its verdicts by the model's name.
-
-    Returns:
-        Columns judge, objects, model, metric, value, low, high, gain, gain_low, gain_high (points; null for the first
-        model).
-    """
-    rows = []
-    for judge, models in judges.items():
-        scored, changes = score_table(models, prompts), change_table(models, prompts, resamples, seed)
-        changes = changes.rename(columns={"difference": "gain", "low": "gain_low", "high": "gain_high"})
-        keys = ["relation", "objects", "model", "metric"]
-        table = scored.merge(changes[[*keys, "gain", "gain_low", "gain_high"]], on=keys, how="left")
-        rows.append(table[(table.relation == "all") & table.metric.isin(MAIN)].assign(judge=judge))
-    columns = ["judge", *keys[1:], "value", "low", "high", "gain", "gain_low", "gain_high"]
-    return pd.concat(rows, ignore_index=True)[columns]
-
-
-def agreed(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """The first judge's verdicts on the images of which the second says the same: both objects found or not, and the
-    relation obeyed or not. Images that look alike to two judges are clearer ones than the rest."""
-    other = second[["prompt_id", "image_index", "both_found", "correct"]]
-    both = first.merge(other, on=["prompt_id", "image_index"], suffixes=("", "_second"))
-    alike = (both.both_found == both.both_found_second) & (both.correct == both.correct_second)
-    return both.loc[alike, list(first)].reset_index(drop=True)
 
 
 def beside_published(

@@ -15,6 +15,7 @@ import msgspec
 from ..dataset.prompt_sets import SETS, read_prompts
 from ..dataset.prompts import THINGS
 from ..evaluation.detections import read_detections
+from ..evaluation.judges import TEMPLATES, judges
 from ..models.sampling import Sampling, against_card, of_model, recommended_sampling
 from ..models.source import ModelError, Source
 from ..relations import NAMES
@@ -24,7 +25,7 @@ from . import profiles
 
 PHOTOS = 117_266  # labelled photos of COCO train2017, which fine-tuning encodes once
 IMAGE_BYTES = 1.5  # of a lossless image, per pixel (measured at 512 × 512: 389 kB)
-WORDS = ("download", "templates")  # what a parameter may say in place of a model
+WORDS = ("download",)  # what a parameter may say in place of a model
 STATES = 5  # numbers of 4 bytes per weight while training: weight, average, gradient, two moments
 USE = 0.4  # of a GPU's peak, assumed where no rate was measured
 
@@ -80,13 +81,18 @@ def check(profile: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
                 for model, entry in value.items():
                     _check_entry(f"{notebook}.models: {model}", entry, folder, "03_finetuning" in profile)
             elif "dict" in annotation:
-                _check_model(f"{notebook}.{name}", value)
+                for source in value if isinstance(value, list) else [value]:
+                    if source != TEMPLATES:
+                        _check_model(f"{notebook}.{name}", source)
             else:
                 for path in value if isinstance(value, list) else [value]:
                     if str(path).partition(":")[0] not in profiles.NAMED_SOURCES and path not in SETS:
                         _check_path(f"{notebook}.{name}", path)
         if own.get("prompts") and own["prompts"] not in SETS:
             read_prompts(own["prompts"])
+        every = {name: default for name, (_, default) in profiles.declared(notebook).items()} | dict(own)
+        if {"detector", "threshold"} <= set(every):
+            judges(every["detector"], every["threshold"])
 
 
 def _check_entry(where: str, entry: Mapping[str, Any], folder: Path, tunes: bool) -> None:
@@ -149,7 +155,7 @@ def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
         models = [spec.get("model") for spec in own.get("models", {}).values()]
         judging = own.get("detector")
         judging = judging if isinstance(judging, list) else [judging]
-        named += [source for source in (own.get("model"), *judging, *models) if source]
+        named += [source for source in (own.get("model"), *judging, *models) if source and source != TEMPLATES]
     lines = []
     for source in named:
         if not isinstance(source, Mapping):

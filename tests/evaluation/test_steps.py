@@ -1,19 +1,31 @@
-"""Notebook 04's steps from files to files, its second judge, and prompts without a relation, on known scenes."""
+"""Notebook 04's steps from files to files, its other judges, and prompts without a relation, on known scenes."""
 
 from functools import partial
 from itertools import permutations, product
+from time import process_time
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from pretend import draw, make_prompts
 from refusals import refuses
+from slowly import match_slowly
 
 from sr4g_utils.dataset import prompt_sets, world
 from sr4g_utils.dataset.captions import listing
 from sr4g_utils.dataset.prompts import THINGS
-from sr4g_utils.evaluation import figures, glyph_judge, outlines, scores, steps, tables, verdicts, without_relation
+from sr4g_utils.evaluation import (
+    figures,
+    glyph_judge,
+    judges,
+    outlines,
+    scores,
+    steps,
+    tables,
+    verdicts,
+    without_relation,
+)
 from sr4g_utils.evaluation.detections import read_detections
 from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.models import detectors
@@ -105,41 +117,97 @@ def test_the_second_judge_finds_what_was_drawn():
     for i, (names, drawn) in enumerate(world.scenes(60, (0, 8))):
         picture = world.render(drawn, names, seed=i)
         for name, (x, y, w, h) in zip(names, drawn, strict=True):
-            found = glyph_judge.find(picture, name)
+            (found,) = glyph_judge.find(picture, [name])
             fx, fy, fw, fh = found[1] if found else (0, 0, 0, 0)
             common = max(min(x + w, fx + fw) - max(x, fx), 0) * max(min(y + h, fy + fh) - max(y, fy), 0)
             overlaps.append(common / (w * h + fw * fh - common))
         absent = [name for name in rng.choice(world.NAMES, 3) if name not in names]
-        false += [glyph_judge.find(picture, name) is not None for name in absent]
+        false += [match is not None for match in glyph_judge.find(picture, absent)]
     assert np.mean(np.array(overlaps) > 0.5) > 0.8
     assert np.mean(false) < 0.2
 
 
-def test_two_detectors_judge_all_images(drawn):
-    """The scores by each, their agreement, and the gain from the first model that each sees."""
+def blurred(count, seed=5):
+    """Scenes as a generator may draw them, of other sizes as well, and names of which one may be absent."""
+    rng = np.random.default_rng(seed)
+    for i, (names, drawn) in enumerate(world.scenes(count, (0, seed))):
+        picture = Image.fromarray(world.render(drawn, names, seed=i)).filter(
+            ImageFilter.GaussianBlur(rng.uniform(0, 2))
+        )
+        noise = rng.normal(0, rng.uniform(0, 25), (64, 64, 3))
+        picture = (np.asarray(picture) + noise).clip(0, 255).astype(np.uint8)
+        yield picture[: 64 - 9 * (i % 3)], [*dict.fromkeys([*names, str(rng.choice(world.NAMES))])][:3]
+
+
+def test_templates_match_where_the_slow_way_does():
+    """One integral image, and single precision but for the best, change no verdict; a card that is cut off at the
+    image's edge is compared as before."""
+    found = 0
+    for picture, names in blurred(8):
+        for name, match in zip(names, glyph_judge.find(picture, names), strict=True):
+            slow = match_slowly(picture, name)
+            assert (match is None) == (slow is None)
+            if match is not None and slow is not None:
+                assert match[0] == pytest.approx(slow[0], abs=1e-6) and match[1].tolist() == slow[1].tolist()
+                found += 1
+    assert found > 8
+
+
+@pytest.mark.slow("measures time")
+def test_templates_match_three_times_as_fast_as_the_slow_way():
+    scenes, seconds = list(blurred(20)), {True: 0.0, False: 0.0}
+    for count in range(3):  # the first fills the caches
+        for picture, names in scenes:
+            for quick in (True, False):
+                start = process_time()
+                glyph_judge.find(picture, names) if quick else [match_slowly(picture, name) for name in names]
+                seconds[quick] += (process_time() - start) * (count > 0)
+    assert seconds[False] > 3 * seconds[True]
+
+
+def test_all_judges_judge_all_images(drawn):
+    """Two detectors and the templates: their boxes, verdicts and agreement, and the thresholds of each."""
     run, images, asked = drawn
-    detector, threshold, second_judge = steps.judges([DETECTOR, DETECTOR], [0.18, 0.5], "templates")
-    assert (detector, threshold, str(second_judge)) == (DETECTOR, 0.18, "tiny-owlvit, threshold 0.5")
+    leading, *others = named = judges.judges([DETECTOR, DETECTOR, "templates"], [0.18, 0.5])
+    assert [(judge.name, judge.threshold) for judge in named] == [
+        ("tiny-owlvit, threshold 0.18", 0.18), ("tiny-owlvit, threshold 0.5", 0.5), ("templates", 0.0)
+    ]  # fmt: skip
     folders, tests = images | {"again": images["scenes"]}, pd.read_parquet(asked)
-    judged = {"threshold": threshold, "pairs": "best", "rules": "visor"}
-    found, about = steps.find(run, folders, asked, detector)
+    judged = {"threshold": leading.threshold, "pairs": "best", "rules": "visor"}
+    found, _ = steps.find(run, folders, asked, leading.source)
     records = steps.judge(run, folders, asked, found, **judged)
-    second = steps.second_judge(run, second_judge, folders, asked, records, tests, judged)
-    assert all(len(table) == 2 * len(tests) for table in second.values())
-    expected = steps.judge(run, folders, asked, found, **(judged | {"threshold": 0.5}))
-    pd.testing.assert_frame_equal(second["scenes"], expected["scenes"])
-    arguments = tests, 1000, 0, {"detector": about}
-    opinions, *_ = steps.second_opinion(run, records, second, *arguments)
-    assert opinions.judged.iloc[0] == 2 * len(tests)
-    (table,) = steps.by_judge(run, records, second, second_judge, *arguments)
-    assert list(dict.fromkeys(table.judge)) == ["tiny-owlvit", str(second_judge)] and len(table) == 2 * 2 * 3
-    oa = table[(table.metric == "OA") & (table.model == "again")].set_index("judge")
-    for name, judged in (("tiny-owlvit", records), (str(second_judge), second)):
-        assert oa.value[name] == pytest.approx(100 * judged["again"].both_found.mean()) and oa.gain[name] == 0
-    assert list(steps.by_judge(run, records, second, "templates", *arguments)) == []
-    assert steps.judges("a", 0.1, "templates") == ("a", 0.1, "templates")
-    for wrong in ((["a", "b", "c"], 0.1), (["a", "b"], [0.1, 0.2, 0.3]), ("a", [0.1, 0.2])):
-        refuses("give one or two detectors, and one threshold for all or one for each", steps.judges, *wrong, None)
+    boxes, verdicts_by = steps.judge_again(run, others, folders, asked, judged)
+    by = {leading.name: records, **verdicts_by}
+    assert {len(table) for models in by.values() for table in models.values()} == {2 * len(tests)}
+    expected = verdicts.verdicts(
+        tests, boxes[named[1].name]["scenes"], records["scenes"], **(judged | {"threshold": 0.5})
+    )
+    pd.testing.assert_frame_equal(by[named[1].name]["scenes"], expected)
+    opinions, alike = steps.second_opinion(run, by, tests, {})
+    assert opinions.judge.unique().tolist() == [judge.name for judge in others]
+    assert (opinions[opinions.verdict == "both objects found"].judged == 2 * len(tests)).all()
+    same = [by[judge.name]["scenes"][["both_found", "correct"]].to_numpy() for judge in named]
+    assert alike.of.iloc[0] == ((same[0] == same[1]) & (same[0] == same[2])).all(axis=1).sum()
+    about = {"judges": {judge.name: judge.threshold for judge in named}}
+    again = judges.read(run.folder / "artifacts", about, list(folders))
+    pd.testing.assert_frame_equal(again["templates"]["scenes"], by["templates"]["scenes"])
+    boxes |= {leading.name: {name: read_detections(path) for name, path in found.items()}}
+    scored = steps.by_threshold(run, boxes, by, tests, judged, named)
+    assert list(scored) == [judge.name for judge in named]
+    assert list(steps.second_opinion(run, {leading.name: records}, tests, {})) == []
+
+
+@pytest.mark.parametrize(("detector", "threshold", "message"), [
+    (["a", "b", "c"], [0.1, 0.2], "3 detectors and 2 thresholds; give one for all, or one for each detector"),
+    ("a", [0.1, 0.2], "1 detectors and 2 thresholds"),
+    (["a", "templates"], [0.1, 0.2], "1 detectors and 2 thresholds"),
+    (["templates", "a"], 0.1, r"detector: .* must begin with a detector"),
+    ("templates", 0.1, r"must begin with a detector"),
+    ([], 0.1, r"must begin with a detector"),
+    (["a", "b", "a"], 0.1, "a, threshold 0.1 is named twice"),
+])  # fmt: skip
+def test_judges_that_cannot_be(detector, threshold, message):
+    refuses(message, judges.judges, detector, threshold)
 
 
 def test_matches_as_a_stage(tmp_path):
@@ -150,10 +218,11 @@ def test_matches_as_a_stage(tmp_path):
     for number in range(2):
         picture = world.render(drawn, ["dog", "car"], seed=number)
         Image.fromarray(picture).save(tmp_path / f"0_{number}.png")
-    assert glyph_judge.write_matches(tmp_path / "m.parquet", tmp_path) == 1
+    assert glyph_judge.write_matches(tmp_path / "m.parquet", tmp_path) == 2
     found = read_detections(tmp_path / "m.parquet")
-    assert found.label.tolist() == ["dog", "car"] and set(found.image_index) == {0} and set(found.width) == {64}
-    assert found[["x", "y", "w", "h"]].to_numpy() == pytest.approx(drawn, abs=4)
+    assert found.label.tolist() == 2 * ["dog", "car"] and set(found.width) == {64}
+    assert found.image_index.tolist() == [0, 0, 1, 1]
+    assert found[["x", "y", "w", "h"]].to_numpy() == pytest.approx(np.tile(drawn, (2, 1)), abs=4)
 
 
 def asked(path, objects=("seen", "unseen"), names=("dog", "cat", "bench", "cow")):

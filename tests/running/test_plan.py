@@ -108,6 +108,8 @@ def test_every_profile_has_a_plan_and_the_default_downloads_nothing() -> None:
     ({"detector": "{folder: gone}"}, r"detector: there is no folder .*/gone"),
     ({"detector": "{id: a/b, checksums: sums}"}, r"detector: .*/sums is not there"),
     ({"detector": "{name: a/b}"}, r"detector: model: .*unknown key 'name'"),
+    ({"detector": "[a/b, gone/too/far]"}, r"detector: there is no folder .*gone"),
+    ({"detector": "[a/b, templates]", "threshold": "[0.1, 0.2]"}, r"threshold: 1 detectors and 2 thresholds"),
     ({"val_annotations": "gone.json"}, r"val_annotations: .*/gone\.json is not there"),
 ])  # fmt: skip
 def test_what_is_not_there_is_told_before_the_first_kernel_starts(settings, message, tmp_path, monkeypatch):
@@ -122,7 +124,7 @@ def test_what_is_not_there_is_told_before_the_first_kernel_starts(settings, mess
     def check(*settings: str) -> None:
         plan.check(profiles.load_profile("p.yaml", list(settings), tmp_path / "run"), tmp_path / "run")
 
-    check("inception=download", "second_judge=templates", "val_photos=miniature", "detector=a/b", "prompts=sr2d")
+    check("inception=download", "val_photos=miniature", "detector=[a/b, c/d, templates]", "prompts=sr2d")
     with pytest.raises(ValueError, match=message) as caught:
         check(*(f"{key}={value}" for key, value in settings.items()))
     assert "\n" not in str(caught.value)

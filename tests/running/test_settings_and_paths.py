@@ -74,7 +74,7 @@ def test_paths_of_a_profile_follow_the_profile_and_those_of_a_setting_the_caller
         "  models: {a: {model: weights, unet: tuned}, b: {model: {folder: weights}}, c: {images: pictures},\n"
         "    d: {model: ../other}, e: {model: owner/name, unet: finetune_unseen/best}}\n"
     )
-    (at / "sub" / "child.yaml").write_text("extends: ../mine.yaml\n04_evaluation: {second_judge: ./weights}\n")
+    (at / "sub" / "child.yaml").write_text("extends: ../mine.yaml\n04_evaluation: {inception: ./weights}\n")
     monkeypatch.chdir(caller)
     for child in (False, True):
         found = load(at / "sub" / "child.yaml", "prompts=set.csv") if child else load(at / "mine.yaml")
@@ -91,7 +91,7 @@ def test_paths_of_a_profile_follow_the_profile_and_those_of_a_setting_the_caller
         two = load(at / "mine.yaml", "detector=[owner/name, {folder: ./weights}, ./weights]", "threshold=[0.1, 0]")
         theirs = str(caller / "weights")
         assert two["04_evaluation"]["detector"] == ["owner/name", {"folder": theirs}, theirs]
-        assert own.get("second_judge") == (str(at / "sub" / "weights") if child else None)
+        assert own.get("inception") == (str(at / "sub" / "weights") if child else None)
 
 
 def test_two_profiles_of_one_name_do_not_share_a_run_folder(tmp_path, capsys) -> None:
