@@ -6,14 +6,15 @@ for that, no correction is needed, since a false claim has at least one test tha
 contradicted if one of its tests is. Where those are many, one for each relation, they are corrected (Holm 1979).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from ..evaluation import scores, statistics
+from ..evaluation.judges import MEDIAN
 from ..relations import NAMES, SYMMETRIC
 from ..store import files
 from ..store.files import protocol, read_table, reported
@@ -74,9 +75,13 @@ def every_relation(changes: pd.DataFrame) -> Tested:
 
 def table(
     changes: pd.DataFrame, bias: pd.DataFrame, quality: pd.DataFrame | None, over_rival: pd.DataFrame | None,
-    model: str, unseen_model: str,
+    model: str, unseen_model: str, others: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]] | None = None,
+    headline: pd.DataFrame | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """The paper's six claims (``claims`` in ``data/reported.yaml``), a row for each test.
+
+    What judges say of the images (claims 1 to 4, and OA) is tested by each of them: a claim holds only if it does by
+    all.
 
     Args:
         changes: of :func:`tables.change_table`, from the model before fine-tuning to the two others.
@@ -85,47 +90,76 @@ def table(
         over_rival: of :func:`scores.compare`, from a pipeline of the kind of VPGen to ``model``; None if there is none.
         model, unseen_model: names of the fine-tuned model and of that without the unseen objects. If they are the same,
             claim 1 is tested on seen objects only, else on all.
+        others: changes and bias as each further judge sees them, by its name.
+        headline: of :func:`judges.by_judge`, for the median of the judges.
 
     Returns:
         Columns claim, what, number, low, high, holds if, test, verdict (of the claim), reported and source.
     """
-    margins, points = protocol()["margins"], "points of VISOR_Cond"
-    ours = changes[changes.model == model]
-    sets = list(dict.fromkeys(ours.objects))
-    main = "seen" if model == unseen_model and "seen" in sets else sets[-1]
+    rival = over_rival[over_rival.relation == "all"].set_index("metric") if over_rival is not None else None
+
+    def over(metric: str) -> list[float] | None:
+        return rival.loc[metric, ["difference", "low", "high"]].tolist() if rival is not None else None
+
+    margins = protocol()["margins"]
+    tests: dict[str, list[Tested]] = {key: [] for key in "123456"}
+    tests["5"] = [against("Fréchet distance from photos, %", _relative(quality, model), "below", margins["distance"])]
+    for judge, (seen, gaps) in {"": (changes, bias), **(others or {})}.items():
+        for key, test in _by_judge(seen, gaps, model, unseen_model, judge):
+            tests[key].append(test)
+    if headline is not None and others:
+        for key, test in _by_median(headline, model, unseen_model):
+            tests[key].append(test)
+    tests["6"] = [
+        against("points of VISOR_Cond over the pipeline", over("VISOR_Cond"), "above", 0),
+        *(against(f"points of {name} over it", over(name), "below", margins["OA"]) for name in ("OA", "VISOR")),
+    ]
+    return rows_of(tests, bias, *(gaps for _, gaps in (others or {}).values()))
+
+
+def _main_set(changes: pd.DataFrame, model: str, unseen_model: str) -> str:
+    """The prompts that claim 1 is tested on."""
+    sets = list(dict.fromkeys(changes.objects[changes.model == model]))
+    return "seen" if model == unseen_model and "seen" in sets else sets[-1]
+
+
+def _by_judge(
+    changes: pd.DataFrame, bias: pd.DataFrame, model: str, unseen_model: str, judge: str
+) -> Iterator[tuple[str, Tested]]:
+    """The tests of claims 1 to 5 by one judge, with the claim's number."""
+    ours, by = changes[changes.model == model], f", by {judge}" if judge else ""
+    main, last = _main_set(changes, model, unseen_model), ours.objects.iloc[-1]
 
     def change(name: str, objects: str, metric: str = "VISOR_Cond") -> list[float] | None:
         rows = changes[(changes.model == name) & (changes.objects == objects) & (changes.metric == metric)]
         rows = rows[rows.relation == "all"]
         return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
 
-    rival = over_rival[over_rival.relation == "all"].set_index("metric") if over_rival is not None else None
-
-    def over(metric: str) -> list[float] | None:
-        return rival.loc[metric, ["difference", "low", "high"]].tolist() if rival is not None else None
-
-    tests = {
-        "1": [against(f"{points}, {main} objects", change(model, main), "above", 0)],
-        "2": [against(f"{points}, unseen objects", change(unseen_model, "unseen"), "above", 0)],
-        "3": [every_relation(by_relation(ours[ours.objects == sets[-1]]))],
-        "4": [against("squared gaps between opposites, points²", bias_change(bias, model), "below", 0)],
-        "5": [
-            against("Fréchet distance from photos, %", _relative(quality, model), "below", margins["distance"]),
-            against(f"points of OA, {sets[-1]} objects", change(model, sets[-1], "OA"), "above", -margins["OA"]),
-        ],
-        "6": [
-            against(f"{points} over the pipeline", over("VISOR_Cond"), "above", 0),
-            *(against(f"points of {name} over it", over(name), "below", margins["OA"]) for name in ("OA", "VISOR")),
-        ],
-    }
-    return rows_of(tests, bias)
+    points = "points of VISOR_Cond"
+    yield "1", against(f"{points}, {main} objects{by}", change(model, main), "above", 0)
+    yield "2", against(f"{points}, unseen objects{by}", change(unseen_model, "unseen"), "above", 0)
+    every = every_relation(by_relation(ours[ours.objects == last]))
+    yield "3", replace(every, what=every.what + by)
+    yield "4", against(f"squared gaps between opposites, points²{by}", bias_change(bias, model), "below", 0)
+    oa = change(model, last, "OA")
+    yield "5", against(f"points of OA, {last} objects{by}", oa, "above", -protocol()["margins"]["OA"])
 
 
-def rows_of(tests: Mapping[str, Sequence[Tested]], bias: pd.DataFrame) -> pd.DataFrame:
-    """The table of :func:`table` from the tests of each claim, by its number ("2", or "2, control")."""
-    published, margin, rows = reported("claims"), protocol()["margins"]["gap"], []
-    first = bias[(bias.model == bias.model.iloc[0]) & ~bias.relation.isin([*SYMMETRIC, "true opposites"])]
-    fair = bool(len(first)) and bool((first.gap_low > -margin).all() and (first.gap_high < margin).all())
+def _by_median(headline: pd.DataFrame, model: str, unseen_model: str) -> Iterator[tuple[str, Tested]]:
+    """The tests of claims 1 and 2 by the median of the judges."""
+    rows = headline[(headline.judge == MEDIAN) & (headline.metric == "VISOR_Cond")]
+    main = _main_set(rows, model, unseen_model)
+    for key, name, objects in (("1", model, main), ("2", unseen_model, "unseen")):
+        part = rows.loc[(rows.model == name) & (rows.objects == objects), ["gain", "gain_low", "gain_high"]]
+        number = part.iloc[0].astype(float).tolist() if len(part) else None
+        yield key, against(f"points of VISOR_Cond, {objects} objects, {MEDIAN}", number, "above", 0)
+
+
+def rows_of(tests: Mapping[str, Sequence[Tested]], *biases: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`table` from the tests of each claim, by its number ("2", or "2, control"), and from the bias
+    as each judge sees it."""
+    published, rows = reported("claims"), []
+    fair = all(map(_fair, biases))
     for key, parts in tests.items():
         paper = published[int(key.partition(",")[0])]
         verdict = together(test.verdict for test in parts)
@@ -138,6 +172,13 @@ def rows_of(tests: Mapping[str, Sequence[Tested]], bias: pd.DataFrame) -> pd.Dat
             theirs = {"reported": paper["reported"], "source": paper["source"]}
             rows.append({"claim": f"{key}. {paper['claim']}", **ours, **verdicts, **theirs})
     return pd.DataFrame(rows)
+
+
+def _fair(bias: pd.DataFrame) -> bool:
+    """Whether every pair of opposites of the first model is shown to be treated alike, within the protocol's margin."""
+    margin = protocol()["margins"]["gap"]
+    first = bias[(bias.model == bias.model.iloc[0]) & ~bias.relation.isin([*SYMMETRIC, "true opposites"])]
+    return bool(len(first)) and bool((first.gap_low > -margin).all() and (first.gap_high < margin).all())
 
 
 def bias_change(bias: pd.DataFrame, model: str) -> list[float]:

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from jaxtyping import Float
 
 from ..models.source import Source
 from ..store.files import read_table
+from ..store.run import Run
 from . import scores, selection, tables, verdicts
 from .statistics import Clusters, enough
 
@@ -73,15 +73,15 @@ def judges(detector: Any, threshold: Any) -> list[Judge]:
     return [Judge(*judge) for judge in zip(names, sources, limits, strict=True)]
 
 
-def read(artifacts: Path, about: Mapping[str, Any], models: Sequence[str]) -> dict[str, dict[str, pd.DataFrame]]:
-    """The verdicts of all judges of a run on some models' images, from its artifacts and from what its results say
-    (``about``); those of an earlier version name one judge."""
-    names = list(about.get("judges") or [about["detector"]["id"] if about["detector"] else "detector"])
+def read(run: Run, about: Mapping[str, Any], models: Sequence[str]) -> dict[str, dict[str, pd.DataFrame]]:
+    """The verdicts of all judges of a run on some models' images, from what its results say (``about``); an earlier
+    version's name one judge. A judge of images has none of a model of which only boxes were given."""
+    names = list(about.get("judges") or [(about["detector"] or {"id": "detector"})["id"]])
     by: dict[str, dict[str, pd.DataFrame]] = {}
     for i, name in enumerate(names):
-        folder = artifacts / (folder_of(name) if i else "")
-        paths = {model: folder / f"verdicts_{model}.parquet" for model in models}
-        by[name] = {model: read_table(path) for model, path in paths.items() if path.is_file()}
+        paths = {model: f"{folder_of(name) if i else ''}verdicts_{model}.parquet" for model in models}
+        there = {model: path for model, path in paths.items() if not i or (run.folder / "artifacts" / path).is_file()}
+        by[name] = {model: read_table(run.read(path)) for model, path in there.items()}
     return by
 
 

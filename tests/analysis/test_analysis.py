@@ -14,8 +14,8 @@ from sr4g_utils.analysis import bias, claims, frequency, rescoring
 from sr4g_utils.analysis.claims import CONTRADICTED, HOLDS, NOT_TESTABLE, NOTHING, UNDECIDED
 from sr4g_utils.dataset import coco, counts, triplets
 from sr4g_utils.dataset.prompts import draw_prompts
+from sr4g_utils.evaluation import judges, statistics, tables
 from sr4g_utils.evaluation import scores as evaluation_scores
-from sr4g_utils.evaluation import statistics, tables
 from sr4g_utils.evaluation import verdicts as evaluation_verdicts
 from sr4g_utils.relations import BY_NAME, NAMES, OPPOSITES, RULES, SYMMETRIC, complete_rules, family, judge
 from sr4g_utils.store.files import protocol, write_json
@@ -418,3 +418,22 @@ def test_what_notebook_04_may_lack(tmp_path):
     assert claims.quality(run, "FID").value.tolist() == [1.0]
     with pytest.raises(FileNotFoundError, match=r"verdicts_other.parquet is missing: run the notebook that makes it"):
         claims.over_rival(run, "other", {}, "m", 10, 0)
+
+
+def test_a_claim_holds_only_if_it_does_by_each_judge(world):
+    prompts, _, records = world
+    still = {"base": records["base"], "fine-tuned": records["base"]}
+    also = {
+        name: (tables.change_table(models, prompts, 200), bias.bias(models, 100))
+        for name, models in (("twin", records), ("blind", still))
+    }
+    headline = judges.by_judge({"a": records, "twin": records, "blind": still}, prompts, 200)
+    table = told(world, others=also, headline=headline)
+    assert verdict_of(table)[1] == verdict_of(table)[2] == UNDECIDED
+    first = table[table.claim.str.startswith("1")]
+    assert first.test.tolist() == [HOLDS, HOLDS, UNDECIDED, HOLDS]
+    assert first.what.str.extract(r"objects, (.*)$")[0].tolist()[1:] == ["by twin", "by blind", judges.MEDIAN]
+    assert verdict_of(told(world, others={"twin": also["twin"]}))[1] == HOLDS
+    alone = told(world)
+    kept = table[~table.what.str.contains(r", by |median")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept[["claim", "what", "number", "low", "high"]], alone[list(kept)[:5]])

@@ -189,7 +189,7 @@ def test_all_judges_judge_all_images(drawn):
     same = [by[judge.name]["scenes"][["both_found", "correct"]].to_numpy() for judge in named]
     assert alike.of.iloc[0] == ((same[0] == same[1]) & (same[0] == same[2])).all(axis=1).sum()
     about = {"judges": {judge.name: judge.threshold for judge in named}}
-    again = judges.read(run.folder / "artifacts", about, list(folders))
+    again = judges.read(run, about, list(folders))
     pd.testing.assert_frame_equal(again["templates"]["scenes"], by["templates"]["scenes"])
     boxes |= {leading.name: {name: read_detections(path) for name, path in found.items()}}
     scored = steps.by_threshold(run, boxes, by, tests, judged, named)
