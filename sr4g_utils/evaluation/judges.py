@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ from ..models.source import Source
 from ..store.files import read_table
 from ..store.run import Run
 from . import scores, selection, tables, verdicts
-from .statistics import Clusters, enough
+from .statistics import Clusters, enough, interval
 
 TEMPLATES = "templates"  # the judge that matches the miniature's own cards to the pixels, in place of a detector
 MEDIAN = "median of the judges"
 SAMPLES = ("as each judge finds them", "found by all judges")  # the images of VISOR_Cond
 
 Judged = Mapping[str, Mapping[str, pd.DataFrame]]  # by the judge's name, its verdicts by the model's name
+Pairs = Sequence[tuple[pd.DataFrame, pd.DataFrame]]  # each judge's verdicts on two models' images
 
 
 @dataclass(frozen=True)
@@ -147,32 +149,24 @@ def by_judge(
 
 def _medians(by: Judged, prompts: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """The rows of ``MEDIAN`` of :func:`by_judge`, with the relation."""
-    names = [name for name in next(iter(by.values())) if all(name in models for models in by.values())]
+    first, *_ = names = [name for name in next(iter(by.values())) if all(name in models for models in by.values())]
     rows = []
-    for objects, ids in tables.sets_of(prompts):
-        parts = {judge: {name: _of(models[name], ids) for name in names} for judge, models in by.items()}
-        for name in names:
-            if not all(len(models[name]) for models in parts.values()):
-                continue
-            for metric in scores.MAIN:
-                row: dict[str, Any] = {
-                    "judge": MEDIAN,
-                    "objects": objects,
-                    "model": name,
-                    "metric": metric,
-                    "relation": "all",
-                }
-                drawn = np.median(_drawn([models[name] for models in parts.values()], metric, resamples, seed), axis=0)
-                row |= scores.estimate(drawn, "value", "low", "high")
-                pairs = [(models[names[0]], models[name]) for models in parts.values()]
-                if name != names[0] and all(map(len, pairs[0])):
-                    gain = np.median(_gains(pairs, metric, resamples, seed), axis=0)
-                    row |= scores.estimate(gain, "gain", "gain_low", "gain_high")
-                    if metric == "VISOR_Cond":
-                        complete = [selection.complete(*pair) for pair in pairs]
-                        gain = np.median(_gains(complete, metric, resamples, seed), axis=0)
-                        row |= scores.estimate(gain, *selection.BESIDE[:3])
-                rows.append(row)
+    for (objects, ids), name, metric in product(tables.sets_of(prompts), names, scores.MAIN):
+        pairs = [(_of(models[first], ids), _of(models[name], ids)) for models in by.values()]
+        if not all(len(table) for pair in pairs for table in pair):
+            continue
+        row: dict[str, Any] = {"judge": MEDIAN, "objects": objects, "model": name, "metric": metric, "relation": "all"}
+        drawn = _drawn(scores.common([after for _, after in pairs]), metric, resamples, seed)
+        row |= scores.estimate(np.median(drawn, axis=0), "value", "low", "high")
+        if name != first:
+            pairs = _shared(pairs)
+            gain = np.median(gains(pairs, metric, resamples, seed), axis=0)
+            row |= scores.estimate(gain, "gain", "gain_low", "gain_high")
+            if metric == "VISOR_Cond":
+                complete = [selection.complete(*pair) for pair in pairs]
+                gain = np.median(gains(complete, metric, resamples, seed), axis=0)
+                row |= scores.estimate(gain, *selection.BESIDE[:3])
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -181,62 +175,80 @@ def whose_gain(
 ) -> pd.DataFrame:
     """Whose gain is it? The gain that the first judge sees, less the median of those that the others see.
 
+    Returns:
+        Column objects and those of :func:`apart`. Empty if there is one judge.
+    """
+    parts = []
+    for objects, ids in tables.sets_of(prompts) if len(by) > 1 else ():
+        pairs = [(_of(models[before], ids), _of(models[after], ids)) for models in by.values()]
+        if all(len(table) for pair in pairs for table in pair):
+            parts.append(apart(_shared(pairs), resamples, seed).assign(objects=objects))
+    return pd.concat(parts, ignore_index=True).set_index("objects").reset_index() if parts else pd.DataFrame()
+
+
+def apart(pairs: Pairs, resamples: int = 10_000, seed: int = 0, level: float = 0.95) -> pd.DataFrame:
+    """The gain by the first judge, less the median of the others' gains on the same images, from the verdicts of each
+    judge on two models, which have the same prompts.
+
     VISOR has the same images for all judges. VISOR_Cond is given twice (``SAMPLES``): over the images in which each
     judge finds both things, and over those in which all judges find them.
 
     Returns:
-        Columns objects, metric, images (``SAMPLES``; "all" for VISOR), judge (the first), gain (its), others (the
-        median), difference, low, high (points; 95 %, a bootstrap over prompts that all judges and models share),
-        images_before and images_after (that the first judge's score is over). Empty if there is one judge.
+        Columns metric, images (``SAMPLES``; "all" for VISOR), gain (the first judge's), others (the median of theirs),
+        difference, low, high (points; a bootstrap over prompts that all judges and models share), images_before and
+        images_after (that the first judge's score is over).
     """
-    rows: list[dict[str, Any]] = []
-    for objects, ids in tables.sets_of(prompts) if len(by) > 1 else ():
-        pairs = [(_of(models[before], ids), _of(models[after], ids)) for models in by.values()]
-        if not all(len(table) for pair in pairs for table in pair):
-            continue
-        for metric, sample in (("VISOR", "all"), ("VISOR_Cond", SAMPLES[0]), ("VISOR_Cond", SAMPLES[1])):
-            chosen = list(zip(*(_by_all(models) for models in zip(*pairs, strict=True)), strict=True))
-            own, *others = _gains(chosen if sample == SAMPLES[1] else pairs, metric, resamples, seed)
-            median = np.median(others, axis=0)
-            row = {"objects": objects, "metric": metric, "images": sample, "judge": next(iter(by))}
-            row |= {"gain": own[0], "others": median[0]} | scores.estimate(own - median, "difference", "low", "high")
-            counted = (chosen if sample == SAMPLES[1] else pairs)[0]
-            counts = [len(t) if metric == "VISOR" else int(t.both_found.sum()) for t in scores.common(counted)]
-            rows.append(row | dict(zip(("images_before", "images_after"), counts, strict=True)))
+    rows = []
+    by_all = list(zip(*(_found_by_all(models) for models in zip(*pairs, strict=True)), strict=True))
+    for metric, sample, chosen in (
+        ("VISOR", "all", pairs),
+        ("VISOR_Cond", SAMPLES[0], pairs),
+        ("VISOR_Cond", SAMPLES[1], by_all),
+    ):
+        own, *others = gains(chosen, metric, resamples, seed)
+        median = np.median(others, axis=0)
+        row = {"metric": metric, "images": sample, "gain": own[0], "others": median[0]}
+        low, high = interval((own - median)[1:], level)
+        counted = [len(table) if metric == "VISOR" else int(table.both_found.sum()) for table in chosen[0]]
+        rows.append({**row, "difference": own[0] - median[0], "low": low, "high": high,
+                     "images_before": counted[0], "images_after": counted[1]})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def gains(pairs: Pairs, metric: str, resamples: int, seed: int) -> Float[np.ndarray, "judge resample"]:
+    """The gain from one model to another by each judge, as :func:`_drawn`; all have the same prompts."""
+    values = _drawn([table for pair in pairs for table in pair], metric, resamples, seed)
+    return values[1::2] - values[::2]
 
 
 def _of(records: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
     return records[records.prompt_id.isin(ids)]
 
 
-def _by_all(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+def _shared(pairs: Pairs) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The verdicts on the images that all judges have of both models."""
+    parts = scores.common([table for pair in pairs for table in pair])
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _found_by_all(judged: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     """The judges' verdicts on a model's images, as if none had found both things where one did not."""
-    tables = scores.common(tables)
-    both = np.logical_and.reduce([table.both_found.to_numpy(bool) for table in tables])
-    return [table.assign(both_found=both, correct=table.correct & both) for table in tables]
+    parts = [table.sort_values(["prompt_id", "image_index"], ignore_index=True) for table in scores.common(judged)]
+    both = np.logical_and.reduce([table.both_found.to_numpy(bool) for table in parts])
+    return [table.assign(both_found=both, correct=table.correct.to_numpy(bool) & both) for table in parts]
 
 
 def _drawn(
     models: Sequence[pd.DataFrame], metric: str, resamples: int, seed: int
 ) -> Float[np.ndarray, "table resample"]:
-    """A metric of several tables on the images that all have, and that of the same prompts drawn again and again;
-    resample 0 is what was observed. Resamples are null where few prompts have something to divide by."""
-    models = scores.common(models)
+    """A metric of several tables of the same prompts, and that of these prompts drawn again and again; resample 0 is
+    what was observed. Resamples are null where few prompts have something to divide by."""
     counts = [np.stack(scores.fractions(records, metric), 1) for records in models]  # of prompts, sorted by id
-    ids = pd.Series(np.arange(len(counts[0])))
-    drawn = Clusters(ids, resamples, seed).sums(ids, np.concatenate(counts, 1))
-    sums = np.concatenate([np.concatenate(counts, 1).sum(0)[None], drawn]).reshape(1 + resamples, len(models), 2)
+    ids, together = pd.Series(np.arange(len(counts[0]))), np.concatenate(counts, 1)
+    sums = np.concatenate([together.sum(0)[None], Clusters(ids, resamples, seed).sums(ids, together)])
+    sums = sums.reshape(1 + resamples, len(models), 2)
     with np.errstate(invalid="ignore"):
         values = 100 * (sums[..., 0] / sums[..., 1]).T
     few = np.array([not enough(part[:, 1:])[0] for part in counts])
     values[few, 1:] = np.nan
     return values
-
-
-def _gains(
-    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], metric: str, resamples: int, seed: int
-) -> Float[np.ndarray, "judge resample"]:
-    """The gain from one model to another by each judge, as :func:`_drawn`."""
-    values = _drawn([table for pair in pairs for table in pair], metric, resamples, seed)
-    return values[1::2] - values[::2]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import scores as scoring
+from ..evaluation.judges import SAMPLES, apart
 from ..evaluation.statistics import AGREEMENT, Clusters, agreement, interval, mcnemar, measured, outcomes, pairwise
 from ..evaluation.verdicts import verdicts
 from ..relations import RULES
@@ -281,3 +282,37 @@ def compared(
                 best_first = ", ".join(names[i] for i in ranks[0])
                 orders.append({**keys, "metric": metric, "order": best_first, "stable": stable})
     return pd.DataFrame(differences), pd.DataFrame(orders)
+
+
+def whose_gain(pictures: pd.DataFrame, boxes: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """:func:`judges.apart` of every two systems, on the images on which both detectors were run: the gain by Faster
+    R-CNN, less the gain by Grounding DINO. Decided before it was computed (``data/protocol.yaml``, ``whose gain``).
+
+    Returns:
+        Columns pairs, a, b, prompts (of which both systems have such an image), those of ``apart``, and low_corrected
+        and high_corrected: the interval for three comparisons (Bonferroni).
+    """
+    rows, run = [], pictures.picture[pictures[list(DETECTORS.values())].all(axis=1)]
+    for pairs in PAIRS:
+        by = [judged(pictures, boxes, detector, "visor", pairs) for detector in DETECTORS.values()]
+        by = [records[records.picture.isin(run)].assign(prompt_id=lambda table: table.asked) for records in by]
+        for a, b in combinations(pictures.model.unique(), 2):
+            systems = [[records[records.model == name] for name in (a, b)] for records in by]
+            ids = set(systems[0][0].prompt_id) & set(systems[0][1].prompt_id)
+            one, two = ([table[table.prompt_id.isin(ids)] for table in tables] for tables in systems)
+            each = [(one[0], one[1]), (two[0], two[1])]
+            table, wider = (apart(each, resamples, seed, level) for level in (0.95, 1 - 0.05 / 3))
+            table = table.assign(low_corrected=wider.low, high_corrected=wider.high)
+            rows.append(table.assign(pairs=pairs, a=a, b=b, prompts=len(ids)))
+    columns = ["pairs", "a", "b", "prompts"]
+    return pd.concat(rows, ignore_index=True).set_index(columns).reset_index()
+
+
+def whose_gain_verdict(table: pd.DataFrame, margin: float = 5.0) -> str:
+    """The protocol's verdict on :func:`whose_gain`."""
+    decided = table[(table.pairs == "best") & (table.images == SAMPLES[0])]
+    if ((decided.low_corrected > 0) | (decided.high_corrected < 0)).any():
+        return "part of a gain is the detector's"
+    if ((decided.low > -margin) & (decided.high < margin)).all():
+        return "the gains are the same by both detectors, within the margin"
+    return "undecided"

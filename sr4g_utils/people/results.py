@@ -13,7 +13,7 @@ RESULTS = (
     "people_curve", "people_held_out", "people_agreement", "people_tests", "people_offsets", "people_ceiling",
     "people_checker", "people_margins", "people_scores", "people_differences", "people_order", "people_swapped",
     "people_several", "people_frames", "people_silence",
-    "people_would_score", "people_gaps",
+    "people_would_score", "people_gaps", "people_whose_gain",
 )  # fmt: skip
 
 
@@ -82,6 +82,7 @@ def _of_images(folder: Path, resamples: int, seed: int) -> dict[str, pd.DataFram
         "people_order": order,
         "people_would_score": person_score.person_scores(pictures, boxes),
         "people_gaps": person_score.person_gaps(pictures, boxes),
+        "people_whose_gain": agreement.whose_gain(pictures, boxes, resamples, seed),
         "people_swapped": failure_signs.swapped(by_model, resamples, seed),
         "people_several": failure_signs.several_boxes(prompts, seen, max(scores.AT_LEAST), floor, "visor"),
     }

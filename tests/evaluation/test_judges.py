@@ -78,7 +78,7 @@ def test_visors_own_rule_stands_beside_and_does_not_count():
 def test_whose_gain_is_the_first_judges_less_the_others_median():
     by = judged("detector", "b", "c")
     table = judges.whose_gain(by, PROMPTS, "base", "tuned", 400, 0)
-    assert len(table) == 4 * 3 and set(table.judge) == {"detector"}
+    assert len(table) == 4 * 3 and not table.isna().any(axis=None)
     gains = []
     for models in by.values():
         before, after = (100 * t.correct.sum() / t.both_found.sum() for t in (models["base"], models["tuned"]))
@@ -102,12 +102,12 @@ def test_whose_gain_is_the_first_judges_less_the_others_median():
 
 def test_a_bootstrap_of_one_judge_is_about_as_wide_as_the_interval():
     before, after = judged("detector")["detector"].values()
-    drawn = judges._gains([(before, after)], "VISOR_Cond", 2_000, 0)[0]
+    drawn = judges.gains([(before, after)], "VISOR_Cond", 2_000, 0)[0]
     own = scores.compare(before, after, 1).query("relation == 'all' and metric == 'VISOR_Cond'").iloc[0]
     low, high = np.quantile(drawn[1:], [0.025, 0.975])
     assert drawn[0] == own.difference and (high - low) == pytest.approx(own.high - own.low, rel=0.15)
     few = [table[table.prompt_id < 7] for table in (before, after)]
-    assert np.isnan(judges._gains([tuple(few)], "VISOR_Cond", 50, 0)[0, 1:]).all(), "too few prompts"
+    assert np.isnan(judges.gains([tuple(few)], "VISOR_Cond", 50, 0)[0, 1:]).all(), "too few prompts"
 
 
 def test_what_stands_beside_a_gain_is_that_of_the_same_images():
