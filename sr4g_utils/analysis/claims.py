@@ -136,13 +136,18 @@ def _by_judge(
         return rows[["difference", "low", "high"]].iloc[0].tolist() if len(rows) else None
 
     points = "points of VISOR_Cond"
-    yield "1", against(f"{points}, {main} objects{by}", change(model, main), "above", 0)
-    yield "2", against(f"{points}, unseen objects{by}", change(unseen_model, "unseen"), "above", 0)
-    every = every_relation(by_relation(ours[ours.objects == last]))
-    yield "3", replace(every, what=every.what + by)
-    yield "4", against(f"squared gaps between opposites, points²{by}", bias_change(bias, model), "below", 0)
-    oa = change(model, last, "OA")
-    yield "5", against(f"points of OA, {last} objects{by}", oa, "above", -protocol()["margins"]["OA"])
+    tests = {
+        "1": against(f"{points}, {main} objects{by}", change(model, main), "above", 0),
+        "2": against(f"{points}, unseen objects{by}", change(unseen_model, "unseen"), "above", 0),
+        "3": every_relation(by_relation(ours[ours.objects == last])),
+        "4": against(f"squared gaps between opposites, points²{by}", bias_change(bias, model), "below", 0),
+        "5": against(
+            f"points of OA, {last} objects{by}", change(model, last, "OA"), "above", -protocol()["margins"]["OA"]
+        ),
+    }
+    tests["3"] = replace(tests["3"], what=tests["3"].what + by)
+    for key, test in tests.items():  # a further judge that finds too little leaves a claim undecided
+        yield key, replace(test, verdict=UNDECIDED) if judge and test.verdict == NOT_TESTABLE else test
 
 
 def _by_median(headline: pd.DataFrame, model: str, unseen_model: str) -> Iterator[tuple[str, Tested]]:

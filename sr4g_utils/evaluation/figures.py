@@ -167,17 +167,18 @@ def closeness(table: pd.DataFrame, space: str) -> Figure:
 def by_threshold(tables: Mapping[str, pd.DataFrame], chosen: float) -> Figure:
     """OA, VISOR and VISOR_Cond against the threshold, a row of panels for each judge; the dashed line is the threshold
     ``chosen`` for the first one. ``tables``: of :func:`tables.by_threshold`, by the judge's name."""
-    figure, axes = plt.subplots(len(tables), 3, figsize=(9, 2.3 * len(tables)), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(len(tables), 3, figsize=(7.5, 1.7 * len(tables)), squeeze=False, sharey=True)
     for row, (judge, table) in zip(axes, tables.items(), strict=True):
         for axis, metric in zip(row, MAIN, strict=True):
             for model, colour, marker, _ in look_of(table):
                 part = table[(table.model == model) & (table.metric == metric) & table.low.notna()]  # of enough prompts
-                axis.plot(part.threshold, part.value, color=colour, marker=marker, markersize=4, label=model)
+                axis.plot(part.threshold, part.value, color=colour, marker=marker, markersize=3, label=model)
                 axis.fill_between(part.threshold, part.low, part.high, color=colour, alpha=0.15)
             if row is axes[0]:
                 axis.axvline(chosen, color="black", linestyle="--", linewidth=1)
-            axis.set(title=metric, xlabel=f"threshold ({judge})", ylim=(0, 100))
+            axis.set(title=metric, ylim=(0, 100))
         row[0].set_ylabel("%")
+        row[1].set_xlabel(f"threshold ({judge})")
     axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.tight_layout()
     return figure

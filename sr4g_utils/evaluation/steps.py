@@ -199,15 +199,16 @@ def second_opinion(run: Run, by: judges.Judged, tests: pd.DataFrame, about: Any)
     (_, first), *others = by.items()
     if not others:
         return
-    opinions = pd.concat(
+    opinions = [
         statistics.second_opinion(first[model], table).assign(model=model, judge=name)
         for name, models in others
         for model, table in models.items()
-    )
+    ]
     agreed = tables.score_table(judges.agreed(by), tests)
     agreed = agreed[(agreed.relation == "all") & agreed.metric.isin(evaluation_scores.MAIN)].drop(columns="relation")
+    agreed = agreed.reset_index(drop=True)
     for table, name, caption in (
-        (opinions, "second_opinion", "Two judges on the same images, by model"),
+        (pd.concat(opinions, ignore_index=True), "second_opinion", "Two judges on the same images, by model"),
         (agreed, "scores_agreed", "Scores of the images on which all judges say the same, 95 % intervals"),
     ):
         yield run.table(run.result(table, name, **about), name, caption)

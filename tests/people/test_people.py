@@ -17,6 +17,7 @@ from scipy import stats
 
 from sr4g_utils.dataset import coco, inputs
 from sr4g_utils.evaluation import selection, statistics, tables
+from sr4g_utils.evaluation.judges import SAMPLES
 from sr4g_utils.people import agreement as people_agreement
 from sr4g_utils.people import fitted_rule, frames, margins, person_score, vsr
 from sr4g_utils.people import published as people_published
@@ -397,3 +398,27 @@ def test_what_the_person_would_score_is_the_records(published):
     row = gaps[(gaps.rules == "visor") & (gaps.pairs == "any")].iloc[1]
     assert (row.person - row.score) == pytest.approx(row.difference) and row.low < 0 < row.high
     assert (gaps.p_holm >= gaps.p).all()
+
+
+def test_whose_gain_it_is_between_published_systems_is_the_record(published):
+    pictures, boxes = published
+    ours, kept = people_agreement.whose_gain(pictures, boxes, 100), recorded("people_whose_gain")
+    pd.testing.assert_frame_equal(ours[["gain", "others", "difference"]], kept[["gain", "others", "difference"]])
+    both = pictures["Faster R-CNN"] & pictures["Grounding DINO"]
+    shares = []
+    for detector in ("Faster R-CNN", "Grounding DINO"):
+        records = people_agreement.judged(pictures, boxes, detector, "visor", "best")
+        records = records[records.picture.isin(pictures.picture[both])]
+        one, two = (records[records.model == name] for name in ("SD 1.5", "SD 1.5 + BoxDiff"))
+        one, two = one[one.asked.isin(two.asked)], two[two.asked.isin(one.asked)]
+        shares.append(100 * (two.correct[two.both_found].mean() - one.correct[one.both_found].mean()))
+    row = kept[(kept.pairs == "best") & (kept.images == SAMPLES[0]) & (kept.b == "SD 1.5 + BoxDiff")].iloc[0]
+    assert shares == pytest.approx([row.gain, row.others])
+    assert people_agreement.whose_gain_verdict(kept) == "undecided"
+    rows = kept[(kept.pairs == "best") & (kept.images == SAMPLES[0])]
+    page = (ROOT / "docs" / "people.md").read_text()
+    for row in rows.itertuples():
+        assert f"{row.difference:.1f} [{row.low:.1f}, {row.high:.1f}]".replace("-", "−") in page
+    near = kept.assign(low=-4.0, high=4.0, low_corrected=-4.5, high_corrected=4.5)
+    assert "same" in people_agreement.whose_gain_verdict(near)
+    assert "detector's" in people_agreement.whose_gain_verdict(near.assign(low_corrected=0.1))
