@@ -149,16 +149,16 @@ def by_judge(
 
 def _medians(by: Judged, prompts: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """The rows of ``MEDIAN`` of :func:`by_judge`, with the relation."""
-    first, *_ = names = [name for name in next(iter(by.values())) if all(name in models for models in by.values())]
+    names = [name for name in next(iter(by.values())) if all(name in models for models in by.values())]
     rows = []
     for (objects, ids), name, metric in product(tables.sets_of(prompts), names, scores.MAIN):
-        pairs = [(_of(models[first], ids), _of(models[name], ids)) for models in by.values()]
+        pairs = [(_of(models[names[0]], ids), _of(models[name], ids)) for models in by.values()]
         if not all(len(table) for pair in pairs for table in pair):
             continue
         row: dict[str, Any] = {"judge": MEDIAN, "objects": objects, "model": name, "metric": metric, "relation": "all"}
         drawn = _drawn(scores.common([after for _, after in pairs]), metric, resamples, seed)
         row |= scores.estimate(np.median(drawn, axis=0), "value", "low", "high")
-        if name != first:
+        if name != names[0]:
             pairs = _shared(pairs)
             gain = np.median(gains(pairs, metric, resamples, seed), axis=0)
             row |= scores.estimate(gain, "gain", "gain_low", "gain_high")

@@ -214,6 +214,19 @@ def second_opinion(run: Run, by: judges.Judged, tests: pd.DataFrame, about: Any)
         yield run.table(run.result(table, name, **about), name, caption)
 
 
+def whose_gain(
+    run: Run, by: judges.Judged, tests: pd.DataFrame, resamples: int, seed: int, about: Any
+) -> Iterator[pd.DataFrame]:
+    """:func:`judges.whose_gain` of each model after the first, as table and result ``whose_gain_NAME``, one by one.
+    None if there is one judge."""
+    names = [name for name in next(iter(by.values())) if all(name in models for models in by.values())]
+    for model in names[1:]:
+        table = judges.whose_gain(by, tests, names[0], model, resamples, seed).assign(judge=next(iter(by)))
+        if len(table):
+            run.result(table, name := f"whose_gain_{model}", **about)
+            yield run.table(table, name, f"Whose gain is it? {model}, points, 95 % intervals")
+
+
 def by_threshold(
     run: Run, boxes: Mapping[str, Mapping[str, pd.DataFrame]], by: judges.Judged, tests: pd.DataFrame, judged: Any,
     named: Sequence[judges.Judge],

@@ -118,6 +118,10 @@ def test_tables_hold_what_visor_says_of_each_part(world):
     assert outcomes.loc["correct"].tolist() == [each.correct.sum() for each in records.values()]
 
 
+def agreed(first, second):
+    return judges.agreed({"a": {"base": first}, "b": {"base": second}})["base"]
+
+
 def test_two_judges_agree_as_far_as_they_do_and_where_they_do(world):
     prompts, detections, records = world
     same = statistics.second_opinion(records["base"], records["base"])
@@ -129,7 +133,7 @@ def test_two_judges_agree_as_far_as_they_do_and_where_they_do(world):
     assert found.judged == len(prompts) and found.second_only == 0 and 40 < found.agreement < 75
     assert found.low < found.agreement < found.high and holds.agreement == 100 and holds.judged == found.both_yes
     second = evaluation_verdicts.verdicts(prompts, detections["base"].sample(frac=0.7, random_state=0), 4)
-    alike, key = tables.agreed(first, second), ["prompt_id", "image_index"]
+    alike, key = agreed(first, second), ["prompt_id", "image_index"]
     verdicts = [table.set_index(key)[["both_found", "correct"]].apply(tuple, axis=1) for table in (first, second)]
     expected = [image for image, verdict in verdicts[0].items() if verdicts[1][image] == verdict]
     assert list(alike[key].itertuples(index=False, name=None)) == expected and list(alike) == list(first)
@@ -139,7 +143,7 @@ def test_two_judges_agree_as_far_as_they_do_and_where_they_do(world):
     score = tables.score_table({"base": alike}, prompts).query("objects == 'all' and relation == 'all'")
     score = score.set_index("metric").loc["VISOR_Cond"]
     assert (score["count"], score["of"]) == (holds.both_yes, holds.both_yes + holds.both_no)
-    nothing = tables.agreed(first, first.assign(both_found=~first.both_found))
+    nothing = agreed(first, first.assign(both_found=~first.both_found))
     assert nothing.empty and tables.score_table({"base": nothing}, prompts).empty
 
 

@@ -188,6 +188,9 @@ def test_all_judges_judge_all_images(drawn):
     assert (opinions[opinions.verdict == "both objects found"].judged == 2 * len(tests)).all()
     same = [by[judge.name]["scenes"][["both_found", "correct"]].to_numpy() for judge in named]
     assert alike.of.iloc[0] == ((same[0] == same[1]) & (same[0] == same[2])).all(axis=1).sum()
+    (whose,) = steps.whose_gain(run, by, tests, 50, 0, {})
+    assert (run.folder / "artifacts" / "results" / "whose_gain_again.json").is_file() and (whose.gain == 0).all()
+    assert list(steps.whose_gain(run, {leading.name: records}, tests, 50, 0, {})) == []
     about = {"judges": {judge.name: judge.threshold for judge in named}}
     again = judges.read(run, about, list(folders))
     pd.testing.assert_frame_equal(again["templates"]["scenes"], by["templates"]["scenes"])
