@@ -100,6 +100,8 @@ def _add_lora(net: Net, c: Choices) -> dict[str, Any]:
         raise ValueError(f"lora_rank: diffusers loads no LoRA into a {kind}; set it to 0, and train all weights")
     network.requires_grad_(False)
     layers = [name for name, _ in network.named_modules() if name.endswith(ends)]
+    if not layers:
+        raise ValueError(f"lora_rank: this {type(network).__name__} has none of the layers {', '.join(net.targets)}")
     alpha: Any = c.lora_rank if c.lora_alpha is None else c.lora_alpha
     torch.manual_seed(c.seed)
     network.add_adapter(

@@ -75,8 +75,9 @@ def _fetch(source: Source, index: str, parts_of: PartsOf) -> tuple[Path, list[st
     except errors.CachedRepoTreeNotFoundError:  # offline, and cached by a version that kept no list
         names = listing(folder)
     if index not in names:
-        layout = "it is not in the layout of diffusers or transformers; a LoRA or a single checkpoint is not read"
-        raise ModelError(f"{name} has no {index}: {layout}")
+        layout = "it is not in the layout of diffusers or transformers"
+        others = "a LoRA goes beside its model, as 'lora'; a single checkpoint is not read"
+        raise ModelError(f"{name} has no {index}: {layout}; {others}")
     files = _chosen(folder, names, index, parts_of, source)
     if not all((folder / file).is_file() for file in files):
         snapshot_download(name, revision=folder.name, allow_patterns=files)

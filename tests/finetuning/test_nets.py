@@ -293,6 +293,10 @@ def test_a_lora_of_a_family_that_diffusers_loads_none_for_is_refused(tiny_folder
     pipeline, _ = load_pipeline(tiny_folders("PixArtSigmaPipeline"), device="cpu")
     net = net_of(pipeline, 16, lora_rank=2)
     refuses("diffusers loads no LoRA into a PixArtSigmaPipeline; set it to 0", Learner, net, net.c)
+    pipeline, _ = load_pipeline(tiny_folders("SanaPipeline"), device="cpu")
+    net = net_of(pipeline, 16, lora_rank=2)
+    net.targets = ("to_z",)
+    refuses("this SanaTransformer2DModel has none of the layers to_z", Learner, net, net.c)
 
 
 def test_a_network_and_a_lora_are_told_apart(tiny_folders, tmp_path):
