@@ -334,6 +334,9 @@ def test_what_was_not_counted_before_is_told_by_the_records():
     assert "in one of nine captions" in told
     assert round(sum(row["captions"] for row in without) / sum(row["reversed"] for row in without)) == 9
     assert not any(row["silent"] for row in rows("people", "people_frames"))
+    gaps = rows("people", "people_whose_gain", pairs="best", metric="VISOR_Cond", images="as each judge finds them")
+    assert f"up to {max(row['difference'] for row in gaps):.1f} points larger than by Grounding DINO" in told
+    assert all(row["low_corrected"] < 0 < row["high_corrected"] for row in gaps)
 
 
 def test_the_artifacts_commands_and_tables_are_real():
