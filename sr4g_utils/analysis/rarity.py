@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,10 +16,12 @@ import pandas as pd
 from ..evaluation.statistics import ratio
 from ..relations import BY_NAME, NAMES
 from ..store.files import digest, shipped
+from ..store.limits import check_unpacked
 from ..store.run import Result, Run
 
 WORDS: dict[str, Any] = shipped("words.yaml")
 ANY = "any of the 14"
+FORMS = "captions are COCO's JSON or zip, a TSV, or a text with one a line"
 SAMPLE = 21  # hits of each relation and wording that were read
 
 
@@ -33,21 +36,31 @@ def read_captions(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; captions are COCO's JSON or zip, a TSV, or a text with one a line")
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            text = archive.read("annotations/captions_train2017.json").decode()
-    else:
-        text = path.read_text(encoding="utf-8")
-    if path.suffix in (".json", ".zip"):
-        rows = [(record["image_id"], record["caption"]) for record in json.loads(text)["annotations"]]
-    else:
-        lines = [line.split("\t") for line in text.split("\n") if line.strip()]
-        by_photo = all(len(line) == 2 and re.search(r"#\d+$", line[0]) for line in lines)
-        rows = [(line[0].rpartition("#")[0], line[1]) if by_photo else (i, line[0]) for i, line in enumerate(lines)]
+        raise ValueError(f"{path}: no such file; {FORMS}")
+    try:
+        rows = _captions(path)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path}: not readable as captions ({why:.200}); {FORMS}") from None
     if not rows:
         raise ValueError(f"{path}: has no caption")
     return pd.DataFrame(rows, columns=["photo", "caption"])
+
+
+def _captions(path: Path) -> list[tuple[Any, str]]:
+    """The photo (or a number in its place) and the text of each caption of a file."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            about = archive.getinfo("annotations/captions_train2017.json")
+            check_unpacked(about.compress_size, about.file_size, f"{path}:{about.filename}")
+            text = archive.read(about).decode()
+    else:
+        text = path.read_text(encoding="utf-8-sig")
+    if path.suffix in (".json", ".zip"):
+        return [(record["image_id"], str(record["caption"])) for record in json.loads(text)["annotations"]]
+    lines = [line.split("\t") for line in text.split("\n") if line.strip()]
+    by_photo = all(len(line) == 2 and re.search(r"#\d+$", line[0]) for line in lines)
+    return [(line[0].rpartition("#")[0], line[1]) if by_photo else (i, line[0]) for i, line in enumerate(lines)]
 
 
 @cache

@@ -18,6 +18,15 @@ def _integer(text: str) -> int | float:
     return int(text) if len(text) < 400 else float(text)
 
 
+def _ends_early(data: bytes) -> bool:
+    """Is the value that the data starts with cut off? Much faster than to decode it; may be unsure, which is a no."""
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        return "truncated" in str(error)
+    return False
+
+
 class JsonStream:
     """Reads one large JSON object key by key, and a list of records a few megabytes at a time, or a record if it is
     larger (up to the limit ``json_value``).
@@ -129,6 +138,8 @@ class JsonStream:
 
         ``at`` is where the data starts, from the buffer's first byte.
         """
+        if len(data) > 4 * self.CHUNK and _ends_early(data):
+            return None
         text = data.decode("utf-8", "surrogateescape")
         try:
             value, end = self._scan(text)

@@ -7,11 +7,15 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..store.limits import check_limit
 from ..store.settings import in_words
@@ -56,6 +60,10 @@ def read_rows(path: Path) -> pd.DataFrame | dict[int, Any]:
 
 
 def _parquet(path: Path) -> pd.DataFrame:
+    cells = 0
+    with suppress(pa.ArrowException, OSError):  # what is wrong is said below
+        cells = (about := pq.read_metadata(path)).num_rows * about.num_columns
+    check_limit("cells", cells, f"{path}: its rows times columns")
     try:
         table = pd.read_parquet(path)
         if table.index.names != [None]:  # prompt_id, it may be
@@ -68,6 +76,8 @@ def _parquet(path: Path) -> pd.DataFrame:
 
 def read_text(path: Path) -> str:
     """A text in UTF-8, without byte order marks. ValueError: it is none, or is empty; it names file, row and remedy."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no regular file; save what it holds as one")
     try:
         check_limit("prompt_bytes", path.stat().st_size, f"{path}: its bytes")
         data = path.read_bytes()
@@ -111,6 +121,7 @@ def read_cells(path: Path) -> pd.DataFrame:
         for number, record in enumerate(records, 1):
             cells = [cell.strip() for cell in record]
             if any(cells) and not names:
+                check_limit("cells", len(cells), f"{path}: its columns")
                 names = _header(f"{path}: row {number}", cells)
             elif any(cells):  # spreadsheets leave rows of commas
                 if len(rows) % EACH == 0:
@@ -138,8 +149,8 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 def _header(where: str, cells: list[str]) -> list[str]:
     names = [name.lower() if name.lower() in WRITTEN else name for name in cells]
     names = [name or f"{_UNNAMED} {i}" for i, name in enumerate(names, 1)]  # pandas writes its index without a name
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise ValueError(f"{where}: the column {twice[0]!r} occurs twice; name one of them otherwise")
+    if twice := next((name for name, times in Counter(names).items() if times > 1), None):
+        raise ValueError(f"{where}: the column {twice!r} occurs twice; name one of them otherwise")
     return names
 
 

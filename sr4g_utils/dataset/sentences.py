@@ -30,7 +30,9 @@ _PICTURE = "photo|photograph|picture|image|painting|drawing|illustration|sketch|
 _LEAD = re.compile(rf"(?:[\w-]+ ){{0,5}}?(?:{_PICTURE}) (?:of|showing) |there (?:is|are) ")
 _NAME = re.compile(r"[\w'’&.()/-]*[^\W\d_][\w'’&.()/-]*")  # a word of it
 NONE = "none of the 14 relations"
+FORM = "not two names and a relation"
 LONGEST = 6  # words of a name
+LONG = 1000  # characters; no sentence of two names has as many
 
 
 @cache
@@ -40,6 +42,8 @@ def _words() -> dict[str, frozenset[str]]:
 
 def understood(sentence: str) -> tuple[str, str, str] | str:
     """The (subject, relation, object) that a sentence says, in small letters, or why it is left out."""
+    if len(sentence) > LONG:
+        return FORM
     text = " ".join(sentence.lower().split()).rstrip(" .!")
     relations = list(_RELATION.finditer(text))
     if not relations:
@@ -54,7 +58,7 @@ def understood(sentence: str) -> tuple[str, str, str] | str:
     subject, object = _name(" ".join(words)), _name(after)
     if subject and object and object not in _words()["frames"]:
         return subject, WORDS[relations[0][0]], object
-    return "not two names and a relation"
+    return FORM
 
 
 def _name(text: str) -> str:

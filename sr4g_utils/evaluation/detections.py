@@ -6,6 +6,7 @@ This module matches detector labels to prompted names, and ids to prompts.
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..dataset.prompt_sets import NEEDED, check_prompts, others
 from ..models.names import readings
 from ..relations import BY_NAME, NAMES, judge
 from ..store.files import say
-from ..store.limits import NOTABLE, check_loss, limit
+from ..store.limits import NOTABLE, check_limit, check_loss, limit
 from ..store.settings import in_words
 
 BEHAVIOUR = 1  # raised by hand when the same detector gives other boxes; boxes of another behaviour are made again
@@ -51,6 +52,7 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
         raise ValueError(f"{path}: detections are read from .parquet, .csv, .tsv, .json, .jsonl or .ndjson")
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `sr4g detect` writes detections")
+    _check_size(path)
     try:
         if suffix == ".parquet":
             table = pd.read_parquet(path)
@@ -73,6 +75,17 @@ def read_detections(path: Path | str, corners: bool = False) -> pd.DataFrame:
         if again >= NOTABLE:
             say(f"WARNING: {path}: {again:.0%} of the boxes are there twice; was the file appended to? write it anew")
     return table
+
+
+def _check_size(path: Path) -> None:
+    """Raise ValueError where a file of boxes is larger than its limit."""
+    if path.suffix.lower() != ".parquet":
+        check_limit("box_bytes", path.stat().st_size, f"{path}: its bytes")
+        return
+    rows = 0
+    with suppress(pa.ArrowException, OSError):  # a damaged file is named by who reads it
+        rows = pq.read_metadata(path).num_rows
+    check_limit("annotations", rows, f"{path}: its number of boxes")
 
 
 def _with_our_names(table: pd.DataFrame) -> pd.DataFrame:

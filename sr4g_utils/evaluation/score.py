@@ -16,6 +16,7 @@ from .. import __version__
 from ..dataset.prompt_sets import prompts_hash, read_prompts
 from ..models.sampling import Pixels
 from ..store import files
+from ..store.limits import limit
 from . import detect, gallery
 from .detections import from_corners, positions, read_detections, read_visor_results, record_of
 from .images import list_images
@@ -328,7 +329,9 @@ def chances(records: pd.DataFrame) -> pd.DataFrame:
 
 def _is_published(path: Path) -> bool:
     """Whether a file is one of VISOR's results: an object of images, each with its classes."""
-    value = files.read_json(path) if path.suffix.lower() == ".json" else None
+    if path.suffix.lower() != ".json" or path.stat().st_size > limit("prompt_bytes"):
+        return False
+    value = files.read_json(path)
     first = next(iter(value.values()), None) if isinstance(value, dict) else None
     return isinstance(first, dict) and {"classes", "sra"} <= first.keys()
 

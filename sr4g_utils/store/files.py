@@ -157,9 +157,9 @@ def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; None if the file is missing, incomplete or nested too deeply."""
+    """The value in a JSON file; None if it is no file, incomplete or nested too deeply."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -177,10 +177,13 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain values: 1e-5 is a number, and 12:30 is not (PyYAML reads YAML 1.1). A key stands once."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own, copied for each class)
-    depth = 0
+    depth = nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
+        self.nodes += 1
+        if self.nodes > YAML_VALUES:
+            raise YAMLFault(f"holds more values than SR4G_YAML_VALUES={YAML_VALUES}")
         if self.depth > YAML_DEPTH:
             raise YAMLFault(f"lists and mappings are nested more deeply than SR4G_YAML_DEPTH={YAML_DEPTH}")
         node = super().compose_node(parent, index)

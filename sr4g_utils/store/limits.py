@@ -14,6 +14,7 @@ from .settings import percent
 LIMITS: dict[str, tuple[float, float, float]] = {  # default, least, most
     "allow_loss": (0.5, 0.0, 1.0),  # share of a file's records that may be left out
     "annotations": (1e8, 1.0, inf),  # rows of a box table
+    "box_bytes": (2.0**30, 1.0, inf),  # of a file of detected boxes that is text
     "cells": (2e7, 1.0, inf),  # rows times columns of a table of prompts
     "json_value": (2.0**24, 1.0, inf),  # bytes of a record of annotations
     "photo_bytes": (2.0**28, 1.0, inf),

@@ -55,7 +55,12 @@ def test_captions_are_read_and_counted_as_by_hand(tmp_path, kind, photos):
 
 def test_a_file_without_captions_is_refused(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
-    for name, what in {"empty.txt": "has no caption", "none.txt": "no such file"}.items():
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "other.json").write_text('{"images": []}')
+    (tmp_path / "cut.zip").write_bytes(b"PK")
+    damaged = dict.fromkeys(("latin.txt", "deep.json", "other.json", "cut.zip"), "not readable as captions")
+    for name, what in {"empty.txt": "has no caption", "none.txt": "no such file", **damaged}.items():
         with pytest.raises(ValueError, match=f"{name}: {what}"):
             rarity.read_captions(tmp_path / name)
 

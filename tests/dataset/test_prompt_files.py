@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import mutate
 import pandas as pd
 import pytest
 
-from sr4g_utils.dataset import prompt_sets
+from sr4g_utils.dataset import prompt_files, prompt_sets, sentences
 from sr4g_utils.dataset.prompt_sets import SETS, others, prompt_set, read_prompts, write_given_prompts
 from sr4g_utils.dataset.prompts import draw_prompts
 from sr4g_utils.running.profiles import absolute
@@ -127,6 +128,18 @@ LINE = '{"subject": "dog", "relation": "above", "object": "cat"}'
 ])  # fmt: skip
 def test_files_that_cannot_be_read_say_why_and_what_helps(tmp_path: Path, name, content: str | bytes, told) -> None:
     assert told in refusal(tmp_path, name, content)
+
+
+def test_a_pipe_is_no_file_and_a_row_of_many_columns_is_refused_at_once(tmp_path: Path, monkeypatch) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match=r"a.txt: is no regular file"):
+        prompt_files.read_text(tmp_path / "a.txt")
+    monkeypatch.setenv("SR4G_CELLS", "1000")
+    assert "its columns: 2,001 is above the limit of 1,000" in refusal(tmp_path, "a.csv", "a," * 2000 + "\n")
+    pd.DataFrame({"subject": ["dog"] * 1001}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="its rows times columns: 1,001 is above"):
+        read_prompts(tmp_path / "b.parquet")
+    assert sentences.understood("a " * 1000 + "dog left of a cat") == sentences.FORM
 
 
 def test_a_true_spreadsheet_numbers_as_names_and_a_column_twice_are_refused(tmp_path: Path) -> None:

@@ -262,6 +262,13 @@ def test_boxes_twice_and_boxes_numbered_from_1_are_told(tmp_path, capsys):
     assert "no box has an image_index below 1; image_index counts from 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "limit"), [("b.parquet", "annotations"), ("b.csv", "box_bytes")])
+def test_a_file_of_too_many_boxes_is_refused_before_it_is_read(tmp_path, monkeypatch, name, limit):
+    table().to_parquet(tmp_path / name) if name == "b.parquet" else table().to_csv(tmp_path / name, index=False)
+    monkeypatch.setenv(f"SR4G_{limit.upper()}", "47")
+    refuses(f"above the limit of 47; to take it, set SR4G_{limit.upper()}", read_detections, tmp_path / name)
+
+
 def test_ids_and_names_of_another_list_are_told(capsys):
     boxes = table().assign(prompt_id=lambda boxes: boxes.prompt_id + 4)
     records = verdicts.verdicts(PROMPTS, boxes, 2)

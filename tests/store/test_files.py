@@ -80,6 +80,7 @@ def test_the_ledger_and_the_reported_numbers():
     ("{a: 1, 'a': 2}", "'a' stands twice"), ("1: a\n0x1: b\n", "1 stands twice, in line 1 and line 2"),
     ("{<<: {a: 1}, <<: {b: 1}}", "'<<' stands twice"), ("a: &a [*a]", "line 1: refers to itself"),
     ("a: &a [1, 2]\nb: &b [*a, *a]\nc: [*b, *b]\n", "repeats itself into more values than SR4G_YAML_VALUES=20"),
+    (f"[{'1, ' * 21}1]", "holds more values than SR4G_YAML_VALUES=20"),
     ("[[[[[1]]]]]", "nested more deeply than SR4G_YAML_DEPTH=4"),
     ("a" * 201, "201 characters, more than SR4G_YAML_LENGTH"),
     ("!!timestamp 2020-99-99", "month must be in 1..12"), ("!!python/name:os.system", "tag"),
