@@ -118,6 +118,8 @@ def main(argv: list[str] | None = None) -> int:
         held = [files.lock(folder / ".lock"), files.lock(folder / ".kernels")]
         held.pop().close()  # no kernel is at work here; ours will take this one
         profiles.claim(folder, args.profile)
+    except BrokenPipeError:
+        return files.reader_is_gone()
     except (ValueError, OSError) as error:
         closed = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES)
         print(f"run_all.py: {error}{'; pass --runs DIR, a folder to write to' if closed else ''}", file=sys.stderr)

@@ -61,7 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         limits.set_limit("allow_loss", vars(args).pop("allow_loss"))
         for name, value in vars(args).items():
             settings.check(name, value, f"--{name.replace('_', '-')}")
-        return COMMANDS[args.command][1](args) or 0
+        status = COMMANDS[args.command][1](args) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        return files.reader_is_gone()
     except ModuleNotFoundError as error:
         print(f"{args.command}: {files.extra_of(error)}", file=sys.stderr)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:

@@ -44,6 +44,19 @@ def test_the_commands_are_listed(capsys):
     assert set(re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)) >= set(COMMANDS)
 
 
+@pytest.mark.parametrize(
+    "command", [["run_all.py", "--list"], ["-m", "sr4g_utils", "score", "boxes.csv", "--prompts", "mine.csv"]]
+)
+def test_whoever_reads_no_further_is_told_nothing(here, command):
+    command = [str(ROOT / part) if part == "run_all.py" else part for part in command]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options["env"] = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, *command], **options) as process:
+        process.stdout.close()
+        assert "roken pipe" not in process.stderr.read()
+    assert process.returncode == 0
+
+
 def test_score_prints_a_table_and_leaves_files(here, capsys):
     assert main(["score", "boxes.csv", "--prompts", "mine.csv", "--per-relation", "--out", "out"]) == 0
     text, expected = capsys.readouterr().out, scores(verdicts(PROMPTS, BOXES, 4))

@@ -304,7 +304,8 @@ def _each(prompts: int, at: Number, index: Number, source: str) -> int:
         without += "was found, where VISOR's script counts the images of its file only"
         remedy = "if they were not drawn, leave them out of the prompts"
         say(f"WARNING: {source}: {without}; {remedy}")
-    say(f"{source}: {per_prompt} images per prompt, by the largest image_index; if there are more, {AS_MANY}")
+    each = f"{per_prompt} image{'s' * (per_prompt > 1)} per prompt"
+    say(f"{source}: {each}, by the largest image_index; if there are more, {AS_MANY}")
     return per_prompt
 
 

@@ -215,10 +215,10 @@ def summary(among: pd.DataFrame, with_rules: pd.DataFrame | None = None) -> str:
     for row in among[(among.relation == "all") & (among.n > 0)].itertuples():
         if row.between == "everybody":
             share = _percent(row.agreement, row.agreement_low, row.agreement_high)
-            sentences.append(f"Two people agree on {share} of {row.n} questions.")
+            sentences.append(f"Two people agree on {share} of {_questions(row.n)}.")
         elif row.between.endswith(" again"):
             person = row.between.partition(" and ")[0]
-            sentences.append(f"{person} gives the same answer again on {row.agreement:.0f} % of {row.n} questions.")
+            sentences.append(f"{person} gives the same answer again on {row.agreement:.0f} % of {_questions(row.n)}.")
     if with_rules is not None and len(with_rules):
         rows = with_rules[with_rules.relation == "all"]
         rows = rows[rows.person == rows.person.iloc[0]].sort_values("accuracy", ascending=False, kind="stable")
@@ -229,6 +229,10 @@ def summary(among: pd.DataFrame, with_rules: pd.DataFrame | None = None) -> str:
         person = "the majority" if rows.person.iloc[0] == "majority" else rows.person.iloc[0]
         sentences.append(f"The rule sets agree with {person}: {', '.join(shares)}.")
     return " ".join(sentences)
+
+
+def _questions(number: int) -> str:
+    return f"{number} question{'s' * (number != 1)}"
 
 
 def _percent(value: float, low: float, high: float) -> str:

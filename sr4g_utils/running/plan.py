@@ -155,6 +155,8 @@ def _models(values: Mapping[str, Mapping[str, Any]], about: Notes) -> list[str]:
         models = [spec.get("model") for spec in own.get("models", {}).values()]
         judging = own.get("detector")
         judging = judging if isinstance(judging, list) else [judging]
+        found = own.get("models") and all("boxes" in spec for spec in own["models"].values())
+        judging = [] if found else judging  # in boxes of others nothing is detected
         named += [source for source in (own.get("model"), *judging, *models) if source and source != TEMPLATES]
     lines = []
     for source in named:
@@ -231,7 +233,8 @@ def _images(values: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
         ways = [of_model(name, entry, evaluation["sampling"]) for name, entry in models.items()]
         named_alone = {"seen", "unseen"} & set(evaluation["objects"]) if source is None else {"all"}
         plain = evaluation["plain_prompts"] * len(THINGS) * len(named_alone)
-        work["generate"] = prompts and (prompts + plain) * sum(way.get("images", 4) for way in ways)
+        if ways:
+            work["generate"] = prompts and (prompts + plain) * sum(way.get("images", 4) for way in ways)
     return work
 
 

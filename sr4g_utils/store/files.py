@@ -386,6 +386,12 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def reader_is_gone() -> int:
+    """The exit status where whoever read our output has closed it, as ``| head`` does: nothing is wrong."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+    return 0
+
+
 def lock(path: Path, shared: bool = False, of: Path | None = None) -> Any:
     """Hold a lock file for as long as the returned file object lives, or fail at once.
 

@@ -161,7 +161,7 @@ def no(key: str) -> dict:
 BAD = {
     "nothing": ("", "the file is empty; download it again"),
     "blank": ("  \n", "ends too early"),
-    "not an object": ("[]", r"expected {, found b'\['"),
+    "not an object": ("[]", r"a list, as results are"),
     "not JSON": ("hello", "expected {, found b'h'"),
     "no images": (no("images"), "the key 'images' is missing"),
     "no annotations": (no("annotations"), "'annotations' is missing"),

