@@ -220,6 +220,7 @@ def facts() -> list[str]:
         for objects in ("seen", "withheld", "mixed", "unseen", "all"):
             three = [effect(model, objects, *over) for over in (("base",), ("list",), ("base", "list"))]
             where = f"{objects} triplets" if objects == "withheld" else f"{objects} objects"
+            three.append(effect(model, objects, "base", metric="VISOR"))
             found.append(f"| {model} | {where} | {' | '.join(map(change, three))} |")
     for row in rows("experiments", "confirmed"):
         digits = ".0f" if row["what"].startswith("relations") else "+.1f"
