@@ -123,7 +123,7 @@ def test_the_command_says_what_is_wrong_and_that_a_detector_finds_nothing(images
     assert not verdicts.verdicts(read_prompts(prompts), table, 3, nothing="record").both_found.any()
     path = str(images.parent / "boxes.parquet")
     assert main(["detect", path, str(images), "--detector", str(models / "owlvit")]) == 1
-    assert "made elsewhere (it has no prompts.parquet), so give the file of its prompts" in capsys.readouterr().err
+    assert "made elsewhere (it has no prompts.parquet), so give its prompts (prompts=" in capsys.readouterr().err
     monkeypatch.setenv("SR4G_ALLOW_LOSS", "1")
     assert main(["detect", path, str(images), "--detector", "{folder: nowhere}", "--prompts", "sr2d"]) == 1
     assert capsys.readouterr().err.strip().endswith("check the path, or give an id on the Hub")
