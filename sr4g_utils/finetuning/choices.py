@@ -96,6 +96,8 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def _faults(self) -> Iterator[str]:
         if not self.lora_rank and (self.lora_alpha is not None or self.lora_base is not None):
             yield f"lora_{'base' if self.lora_alpha is None else 'alpha'} needs lora_rank; set it, such as 16"
+        if self.noise_levels == "uniform" and (self.logit_mean is not None or self.logit_std is not None):
+            yield f"logit_{'std' if self.logit_mean is None else 'mean'} is of noise_levels logit_normal; leave it out"
         if self.lora_base == "bfloat16" and self.precision == "float32":
             yield "lora_base bfloat16 needs precision bfloat16"
         if self.told and self.control == "none":

@@ -71,6 +71,8 @@ def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world, tmp_path
     ({"noise_levels": "mode"}, "noise_levels must be one of uniform, logit_normal"),
     ({"loss_weights": "none"}, "loss_weights must be one of equal, sigma_sqrt, cosmap"),
     ({"lora_alpha": 8.0}, "lora_alpha needs lora_rank"),
+    ({"noise_levels": "uniform", "logit_mean": 1.0}, "logit_mean is of noise_levels logit_normal; leave it out"),
+    ({"logit_std": 0.0}, "logit_std must be at least 1e-06 and at most 20, got 0"),
     ({"lora_rank": 4, "lora_base": "bfloat16"}, "lora_base bfloat16 needs precision bfloat16"),
     ({"guidance_embed": 3.5}, "guidance_embed: v1.4 is told no guidance; leave it out"),
     ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
