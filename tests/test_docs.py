@@ -208,8 +208,11 @@ def default_facts() -> list[str]:
     second = rows("miniature", "second_opinion", verdict="both objects found")
     shares = [f"{100 * (r['both_yes'] + r['second_only']) / r['judged']:.0f} %" for r in second]
     found.append(f"{shares[0]} of the images before and {shares[1]} after")
-    second = {row["objects"]: change(row) for row in rows("miniature", "changes_second", metric="VISOR_Cond")}
-    found.append(f"{second['seen']} on seen objects, {second['unseen']} on unseen objects, and {second['all']} points")
+    for row in rows("miniature", "judges", model="fine-tuned", metric="VISOR_Cond"):
+        cells = [change(row, "gain", "gain_low", "gain_high"), change(row, "complete", "complete_low", "complete_high")]
+        found.append(f"| {row['judge']} | {row['objects']} | {' | '.join(cells)} |")
+    (whose,) = rows("miniature", "whose_gain_fine-tuned", objects="all", images="as each judge finds them")
+    found.append(f"the templates' is {change(whose)} points")
     return found
 
 
