@@ -212,7 +212,7 @@ def test_the_protocol_names_every_choice_that_the_arms_share():
     """A run's arm says what differs from the recipe, so a choice of learning that stands in neither would be lost."""
     arms = profiles.load_profile("arms", [], Path())["03_finetuning"]
     shared = {name: value for name, (_, value) in profiles.declared("03_finetuning").items()} | arms
-    varied = {"control", "told", "families", "rules", "doses", "seed"}
+    varied = {"control", "told", "families", "rules", "doses", "apart", "seed"}
     shown = {"milestones", "validate_every", "validation_prompts", "sampling", "threshold", "pairs", "oa_floor"}
     # of another model than the protocol's, or of a LoRA: refused beside its choices
     others = {"lora_alpha", "lora_base", *OF_FLOW, "guidance_embed"}

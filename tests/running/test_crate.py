@@ -23,7 +23,7 @@ MANY = 200
 TWO = [
     "# 02 · Two\n\nReads what the first has made, and makes a folder of many files.",
     "from os import PathLike\n\nrun_folder: str | PathLike = '../runs/small'\nn: int = 5\nshare: float = 0.5\n"
-    "sampling: dict = {'steps': 2}\nprompts: str | PathLike | None = None\nsplits: list = ['é', 'b']",
+    "sampling: dict = {'steps': 2}\nprompts: str | PathLike | None = None\nwords: list = ['é', 'b']",
     "import pandas as pd\nfrom sr4g_utils.store.files import write_text\nfrom sr4g_utils.store.run import Run\n\n"
     'run = Run(run_folder, "02_two")\nrun.read("numbers.txt")',
     f"def pictures(path, n):\n    for i in range({MANY}):\n        write_text(path / f'{{i}}.txt', str(n))\n\n"
@@ -176,7 +176,7 @@ def test_parameters_are_those_of_the_executed_notebooks(graph: Graph) -> None:
     assert told == {
         "01_one.n": 4, "01_one.break_it": False, "01_one.pause": 0.0, "01_one.source": told["01_one.source"],
         "02_two.n": 5, "02_two.share": 0.25, "02_two.sampling": {"steps": 3}, "02_two.prompts": None,
-        "02_two.splits": ["é", "b"],
+        "02_two.words": ["é", "b"],
     }  # fmt: skip
     types = {slot["name"]: slot["additionalType"] for slot in graph.of("FormalParameter")}
     assert types["01_one.n"] == "Integer" and types["01_one.break_it"] == "Boolean"
