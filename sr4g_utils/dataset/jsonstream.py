@@ -19,11 +19,12 @@ def _integer(text: str) -> int | float:
 
 
 def _ends_early(data: bytes) -> bool:
-    """Is the value that the data starts with cut off? Much faster than to decode it; may be unsure, which is a no."""
+    """Is the value that the data starts with cut off? Much faster than to decode it; may be unsure, which is a no: half a
+    surrogate pair near the end counts as cut off to msgspec."""
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        return "truncated" in str(error)
+        return "truncated" in str(error) and b"\\u" not in data[-16:]
     return False
 
 
