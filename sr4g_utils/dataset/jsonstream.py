@@ -19,8 +19,8 @@ def _integer(text: str) -> int | float:
 
 
 def _ends_early(data: bytes) -> bool:
-    """Is the value that the data starts with cut off? Much faster than to decode it; may be unsure, which is a no: half a
-    surrogate pair near the end counts as cut off to msgspec."""
+    """Is the value that the data starts with cut off? Much faster than to decode it; may be unsure, which is a no: to
+    msgspec, half a surrogate pair near the end is cut off, too."""
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
