@@ -2,9 +2,9 @@
 # msgspec: a complete document whose last text ends in half a surrogate pair is called truncated.
 #
 # Expected: a text that Python's json writes and reads is read, or is called invalid; "truncated" means that bytes are missing.
-# Happens: after the escape of a first half (a high surrogate), six more bytes are asked for before anything is looked at. Where fewer are
-# left, the error says "Input data was truncated"; with some spaces after it, the same document is "malformed". Who streams JSON
-# and waits for more bytes on "truncated" reads a complete value as unfinished.
+# Happens: after the escape of a first half (a high surrogate), six more bytes are asked for before anything is looked at. Where
+# fewer are left, the error says "Input data was truncated"; with some spaces after it, the same document is "malformed". Who
+# streams JSON and waits for more bytes on "truncated" reads a complete value as unfinished.
 # Seen with msgspec 0.22.0, Python 3.11:
 #     as written: Input data was truncated
 #     spaces after it: JSON is malformed: unexpected end of escaped utf-16 surrogate pair (byte 11)

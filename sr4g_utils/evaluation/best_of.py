@@ -61,8 +61,8 @@ def pictures(
     wanted = listed[["prompt_id"]].merge(prompts, on="prompt_id", how="left")[["subject", "relation", "object"]]
     size = np.full((len(listed), 2), np.nan)
     size[boxes.image] = boxes[["width", "height"]]
-    rewards = {name: Reward(_Given(), **how).of_boxes(wanted, boxes, size) for name, how in PROXIES.items()}
-    said = pd.DataFrame({name: table.correct.astype(float) for name, table in tables.items()})
+    rewards = {name: Reward(_KnownBoxes(), **how).of_boxes(wanted, boxes, size) for name, how in PROXIES.items()}
+    obeyed = pd.DataFrame({name: table.correct.astype(float) for name, table in tables.items()})
     found = pd.DataFrame({name: table.both_found for name, table in tables.items()})
     several = next(iter(rewards.values()))[["n_subject", "n_object"]].max(axis=1) > 1
     largest = (boxes.w * boxes.h / (boxes.width * boxes.height)).groupby(boxes.image).max()
@@ -71,11 +71,12 @@ def pictures(
         "giant": largest.reindex(listed.index, fill_value=0) > GIANT,
         "absent": found.mean(axis=1) < 0.5,
     }
-    given = {name: table.reward for name, table in rewards.items()}
-    return listed.assign(**given, **said, median=said.median(axis=1), **{n: c.astype(float) for n, c in cheats.items()})
+    columns = {name: table.reward for name, table in rewards.items()} | dict(obeyed.items())
+    columns |= {name: cheat.astype(float) for name, cheat in cheats.items()}
+    return listed.assign(**columns, median=obeyed.median(axis=1))
 
 
-class _Given:
+class _KnownBoxes:
     """In place of a detector, where the boxes are known."""
 
     def detect(self, *_: Any, **__: Any) -> pd.DataFrame:

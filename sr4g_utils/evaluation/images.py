@@ -166,13 +166,13 @@ class _Rows:
     def _in_other_words(self, caption: str, row: int | None) -> int | None:
         """The row whose triplet a caption says: that of the image's name, or else the only one."""
         try:
-            triplet_said = read_prompts([caption])[["subject", "relation", "object"]].iloc[0].map(key).tolist()
+            in_caption = read_prompts([caption])[["subject", "relation", "object"]].iloc[0].map(key).tolist()
         except ValueError:
             return None
         if self.triplets is None:
             columns = (self.table[name].map(key) for name in ("subject", "relation", "object"))
             self.triplets = list(map(list, zip(*columns, strict=True)))
-        rows = [place for place, triplet in enumerate(self.triplets) if triplet == triplet_said]
+        rows = [place for place, triplet in enumerate(self.triplets) if triplet == in_caption]
         return row if row in rows else rows[0] if len(rows) == 1 else None
 
     def check_start(self, paths: list[str]) -> None:

@@ -27,7 +27,7 @@ MEDIAN = "median of the judges"
 SAMPLES = ("as each judge finds them", "found by all judges")  # the images of VISOR_Cond
 
 Judged = Mapping[str, Mapping[str, pd.DataFrame]]  # by the judge's name, its verdicts by the model's name
-Pairs = Sequence[tuple[pd.DataFrame, pd.DataFrame]]  # each judge's verdicts on two models' images
+Pairs = Sequence[Sequence[pd.DataFrame]]  # each judge's verdicts on two models' images
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def apart(pairs: Pairs, resamples: int = 10_000, seed: int = 0, level: float = 0
         images_after (that the first judge's score is over).
     """
     rows = []
-    by_all = list(zip(*(_found_by_all(models) for models in zip(*pairs, strict=True)), strict=True))
+    by_all = list(zip(*(selection.complete(*models) for models in zip(*pairs, strict=True)), strict=True))
     for metric, sample, chosen in (
         ("VISOR", "all", pairs),
         ("VISOR_Cond", SAMPLES[0], pairs),
@@ -229,13 +229,6 @@ def _shared(pairs: Pairs) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """The verdicts on the images that all judges have of both models."""
     parts = scores.common([table for pair in pairs for table in pair])
     return list(zip(parts[::2], parts[1::2], strict=True))
-
-
-def _found_by_all(judged: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    """The judges' verdicts on a model's images, as if none had found both things where one did not."""
-    parts = [table.sort_values(["prompt_id", "image_index"], ignore_index=True) for table in scores.common(judged)]
-    both = np.logical_and.reduce([table.both_found.to_numpy(bool) for table in parts])
-    return [table.assign(both_found=both, correct=table.correct.to_numpy(bool) & both) for table in parts]
 
 
 def _drawn(

@@ -57,13 +57,12 @@ def same_images(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def complete(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The records of two models on the images that both have, sorted, as if neither had found both objects where one
-    of them did not: VISOR_Cond is then over the images in which both models found both (complete cases)."""
-    a, b = (part.sort_values(["prompt_id", "image_index"], ignore_index=True) for part in common([before, after]))
-    both = a.both_found.to_numpy(bool) & b.both_found.to_numpy(bool)
-    one, other = (part.assign(both_found=both, correct=part.correct.to_numpy(bool) & both) for part in (a, b))
-    return one, other
+def complete(*tables: pd.DataFrame) -> list[pd.DataFrame]:
+    """Records of several models, or by several judges, on the images that all have, sorted, as if none had found both
+    objects where one did not: VISOR_Cond is then over the images in which all found both (complete cases)."""
+    parts = [part.sort_values(["prompt_id", "image_index"], ignore_index=True) for part in common(tables)]
+    both = np.logical_and.reduce([part.both_found.to_numpy(bool) for part in parts])
+    return [part.assign(both_found=both, correct=part.correct.to_numpy(bool) & both) for part in parts]
 
 
 def beside(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
