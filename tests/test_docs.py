@@ -221,6 +221,8 @@ def default_facts() -> list[str]:
         found.append(f"| {row['judge']} | {row['objects']} | {' | '.join(cells)} |".replace("|  |", "| |"))
     (whose,) = rows("miniature", "whose_gain_fine-tuned", objects="all", images="as each judge finds them")
     found.append(f"the templates' is {change(whose)} points")
+    (whose,) = rows("miniature", "whose_gain_fine-tuned", objects="all", metric="VISOR")
+    found.append(f"of VISOR it is {change(whose)}")
     return found
 
 

@@ -22,6 +22,7 @@ from .detections import from_corners, positions, read_detections, read_visor_res
 from .images import list_images
 from .scores import MAIN, chance, scores
 from .statistics import FEWEST, second_opinion
+from .tables import with_interval
 from .verdicts import THRESHOLD, settings_like, verdicts
 
 DETECTOR = "google/owlvit-base-patch32"  # VISOR's
@@ -42,10 +43,10 @@ class Score:
         """A row for each metric that can be measured: value and interval, counts, and chance."""
         rows = self.scores[self.scores.relation == relation]
         rows = rows[~rows.metric.str.startswith("VISOR_") | rows.value.notna() | (rows.metric == "VISOR_Cond")]
-        percent = [_number(*row) for row in zip(rows.value, rows.low, rows.high, strict=True)]
+        percent = [with_interval(*row) for row in zip(rows.value, rows.low, rows.high, strict=True)]
         counts = [f"{count:,} of {of:,}" for count, of in zip(rows["count"], rows["of"], strict=True)]
         table = pd.DataFrame({"metric": rows.metric, "percent": percent, "counts": counts})
-        return table.assign(chance=list(map(_number, rows.chance))).reset_index(drop=True)
+        return table.assign(chance=list(map(with_interval, rows.chance))).reset_index(drop=True)
 
     def per_relation(self) -> pd.DataFrame:
         """A row for each relation: its prompts, and OA, VISOR and VISOR_Cond as :meth:`table` has them."""
@@ -216,12 +217,6 @@ def judged_line(about: Mapping[str, Any]) -> str:
     images = {"number": sum(about["images"].values())}
     of_run = Score(pd.DataFrame(), pd.DataFrame(), {**about, "images": images})
     return f"Judged by {of_run.by()}; {of_run.on()}."
-
-
-def _number(value: float, low: float | None = None, high: float | None = None) -> str:
-    if np.isnan(value):
-        return "–"
-    return f"{value:.1f}" if low is None or np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def score(

@@ -139,6 +139,13 @@ def _beside(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def with_interval(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A number with its interval, if it has one, as text."""
+    if np.isnan(value):
+        return "–"
+    return f"{value:.1f}" if low is None or np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
 def same_images_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
     """:func:`selection.same_images` of the first model with each of the others, for each set of objects: columns
     objects, model and those of ``same_images``."""

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.judges import MEDIAN
 from ..evaluation.score import Score, of_run
 from ..evaluation.scores import MAIN
 from ..store import files
@@ -138,7 +139,7 @@ def own_kernel() -> type:
 def report(folder: Path, notebooks: dict[str, float | None]) -> dict[str, Any]:
     """The end of a run as one record: folder, index, notebooks (of each, its state, run or skipped, and its seconds),
     seconds, made (how many tables, figures and artifacts lie there), and headline (the change of VISOR_Cond of each
-    model of notebook 04 with its interval).
+    model of notebook 04 with its interval, and the same by the median of several judges).
 
     Args:
         notebooks: the seconds that each took, in order; None for those that were skipped.
@@ -146,11 +147,6 @@ def report(folder: Path, notebooks: dict[str, float | None]) -> dict[str, Any]:
     files = {file for name in notebooks for file in outputs(name, folder) if (folder / file).exists()}
     sums = {part: len({Path(f).with_suffix("") for f in files if f.startswith(part)}) for part in ("tables", "figures")}
     sums["artifacts"] = sum(file.startswith("artifacts") for file in files)
-    changes = read_json(folder / "artifacts" / "results" / "changes.json") if "04_evaluation" in notebooks else None
-    keys = ("model", "objects", "metric", "before", "after", "difference", "low", "high")
-    rows = [
-        row for row in (changes or {"rows": []})["rows"] if (row["relation"], row["metric"]) == ("all", "VISOR_Cond")
-    ]
     seconds = sum(took for took in notebooks.values() if took is not None)
     states = {
         name: {"state": "skipped" if took is None else "run", "seconds": took or 0.0}
@@ -158,8 +154,28 @@ def report(folder: Path, notebooks: dict[str, float | None]) -> dict[str, Any]:
     }
     scores = read_json(folder / "artifacts" / "results" / "scores.json") if "04_evaluation" in notebooks else None
     return {"folder": str(folder), "index": str(folder / "index.html"), "notebooks": states, "seconds": seconds,
-            "made": sums, "headline": [{key: row[key] for key in keys} for row in rows],
+            "made": sums, "headline": _headline(folder) if "04_evaluation" in notebooks else [],
             "scores": [_score(*key, score) for key, score in (of_run(scores) if scores else {}).items()]}  # fmt: skip
+
+
+def _headline(folder: Path) -> list[dict[str, Any]]:
+    """The change of VISOR_Cond of each model and set of objects by the first judge, and by the median of all if there
+    are several: its value and interval."""
+    changes, judges = (
+        (read_json(folder / "artifacts" / "results" / f"{name}.json") or {"rows": []})["rows"]
+        for name in ("changes", "judges")
+    )
+    medians = {
+        (row["model"], row["objects"]): [row[name] for name in ("gain", "gain_low", "gain_high")]
+        for row in judges
+        if (row["judge"], row["metric"]) == (MEDIAN, "VISOR_Cond")
+    }
+    keys = ("model", "objects", "metric", "before", "after", "difference", "low", "high")
+    return [
+        {**{key: row[key] for key in keys}, "median": medians.get((row["model"], row["objects"]))}
+        for row in changes
+        if (row["relation"], row["metric"]) == ("all", "VISOR_Cond")
+    ]
 
 
 def _score(objects: str, model: str, score: Score) -> dict[str, Any]:
@@ -177,6 +193,8 @@ def in_words(record: dict[str, Any]) -> str:
     lines = [f"{len(run)} of {len(record['notebooks'])} notebooks run in {record['seconds'] / 60:.1f} min: {made}."]
     for row in record["headline"]:
         ends = "no interval" if row["low"] is None else f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
+        if (median := row["median"]) is not None and None not in median:
+            ends += "; by the median of the judges {:+.1f}, {:+.1f} to {:+.1f}".format(*median)
         if row["difference"] is not None:
             scores = f"{row['before']:.1f} → {row['after']:.1f}, {row['difference']:+.1f} points ({ends})"
             lines.append(f"{row['model']}, {row['objects']} objects: VISOR_Cond {scores}.")

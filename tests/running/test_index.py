@@ -130,6 +130,18 @@ def test_every_claim_stands_with_its_verdict_and_number(study):
     assert "The miniature world" in soup.text and "no number here is the paper's" in soup.text
 
 
+def test_the_end_of_a_run_says_what_the_median_of_the_judges_says(study):
+    rows = files.read_json(RECORDED / "miniature" / "judges.json")["rows"]
+    (median,) = (r for r in rows if r["judge"].startswith("median") and r["metric"] == "VISOR_Cond" and r["gain"]
+                 and r["objects"] == "unseen")  # fmt: skip
+    gain = "{gain:+.1f}, {gain_low:+.1f} to {gain_high:+.1f}".format(**median)
+    words = execute.in_words(execute.report(study, {"04_evaluation": 1.0})).splitlines()
+    (line,) = (line for line in words if line.startswith("fine-tuned, unseen objects"))
+    assert line.endswith(f"; by the median of the judges {gain}).") and "VISOR_Cond 48.2 → 57.5, +9.3 points" in line
+    (study / "artifacts" / "results" / "judges.json").unlink()
+    assert "median" not in execute.in_words(execute.report(study, {"04_evaluation": 1.0}))
+
+
 def test_the_scores_are_the_recorded_ones(study):
     soup, scores = read(study), files.read_json(RECORDED / "miniature" / "scores.json")
     lines = [line.get_text(" ") for line in soup.select("tbody tr")]
