@@ -1,6 +1,6 @@
 """The offline world: layouts in COCO's annotation form, and photos of pictograms drawn from them.
 
-Forty of COCO's categories, each a card of a fixed colour with a glyph of the Material Design Icons. A layout is sampled
+Forty of COCO's categories, each a card of two fixed colours, its ground and a glyph of the Material Design Icons. A layout is sampled
 with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on the right) and with
 enough freedom that every relation occurs for every pair of categories. The annotations are read as COCO's are; the
 renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
@@ -33,6 +33,7 @@ class Look(NamedTuple):
 
     glyph: str
     colour: str
+    ink: str
     size: float
     aspect: float
     across: float
@@ -192,14 +193,12 @@ def _glyph(name: str) -> Image.Image:
 
 
 MARGIN = 0.08  # of a card's sides, around its glyph
-LIGHT = 0.45  # luminance above which a card's glyph is dark
 
 
 @cache
 def card(name: str, w: int, h: int) -> Float[np.ndarray, "h w 3"]:
     """A category's card, w × h pixels large."""
-    colour = np.array(ImageColor.getrgb(LOOKS[name].colour)) / 255
-    ink = 0.35 * colour if colour @ (0.3, 0.6, 0.1) > LIGHT else 0.35 * colour + 0.65
+    colour, ink = (np.array(ImageColor.getrgb(each)) / 255 for each in (LOOKS[name].colour, LOOKS[name].ink))
     left, top = round(MARGIN * w), round(MARGIN * h)
     glyph = _glyph(name).resize((w - 2 * left, h - 2 * top), Image.Resampling.BOX)
     share = np.zeros((h, w, 1))

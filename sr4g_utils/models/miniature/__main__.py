@@ -4,7 +4,7 @@
 
 Five parts, each seeded, each resumed from its last checkpoint in ``--work`` after an interruption:
 
-* ``vae``: photos of 64 × 64 to latents of 16 × 8 × 8 and back (L1, light KL);
+* ``vae``: photos of 64 × 64 to latents of 8 × 16 × 16 and back (L1, light KL);
 * ``text``: a CLIP text tower that parses captions made of random words. Its last four states stand for the first four
   things that a caption names, and say of each which it is, and whether it is the subject or the object of which
   relation word (:func:`meaning`). No photo, box or place enters: what "left of" means is for the UNet to learn;

@@ -47,8 +47,8 @@ def _special(tokens: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 def make_vae() -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(16, 32, 64, 128), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, latent_channels=16, norm_num_groups=8,
+        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, latent_channels=8, norm_num_groups=8,
         sample_size=SIZE,
     )  # fmt: skip
 
@@ -63,11 +63,11 @@ def make_text() -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """On latents of 8 × 8, 4 × 4 and 2 × 2; captions are attended to at each, and at 2 × 2 a place is a side."""
+    """On latents of 16 × 16, 8 × 8 and 4 × 4; captions are attended to at the last two."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 8, in_channels=16, out_channels=16, block_out_channels=(80, 112, 112), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=SIZE // 4, in_channels=8, out_channels=8, block_out_channels=(48, 96, 160), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
     )  # fmt: skip
 

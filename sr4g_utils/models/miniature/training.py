@@ -27,7 +27,7 @@ from ...store.files import atomic
 from .networks import LENGTH, SCHEDULE, SLOTS, WIDTH, make_detector, make_text, make_unet, make_vae, tokenizer
 from .pool import Pool, encode_texts
 
-STEPS = {"vae": 12_000, "text": 1200, "base": 4000, "detector": 6000}
+STEPS = {"vae": 6000, "text": 1200, "base": 4000, "detector": 6000}
 BATCH = {"vae": 8, "text": 128, "base": 48, "detector": 32}
 RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3}
 
@@ -137,7 +137,7 @@ def train_vae(pool: Pool, work: Path, steps: int, seed: int) -> tuple[Autoencode
     return vae, trainer
 
 
-Latents = Float[Tensor, "scene 16 8 8"]
+Latents = Float[Tensor, "scene 8 16 16"]
 Pictures = UInt8[np.ndarray, "n h w 3"]
 Slots = Int[np.ndarray, "n slot"]
 
