@@ -27,8 +27,8 @@ from ...store.files import atomic
 from .networks import LENGTH, SCHEDULE, SLOTS, WIDTH, make_detector, make_text, make_unet, make_vae, tokenizer
 from .pool import Pool, encode_texts
 
-STEPS = {"vae": 6000, "text": 1200, "base": 4000, "detector": 6000}
-BATCH = {"vae": 8, "text": 128, "base": 48, "detector": 32}
+STEPS = {"vae": 5000, "text": 1200, "base": 9000, "detector": 6000}
+BATCH = {"vae": 8, "text": 128, "base": 64, "detector": 32}
 RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3}
 
 
@@ -210,7 +210,7 @@ def train_base(
     encoded = cache(lambda: latents(vae, pool))
     scale = vae.config.scaling_factor
     unet, tokens, schedule = make_unet(), tokenizer(LENGTH), DDPMScheduler(**SCHEDULE)
-    trainer = Trainer("base", unet, work, steps, seed)
+    trainer, compiled = Trainer("base", unet, work, steps, seed), torch.compile(unet)
 
     def loss_of(_step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         n, (mean, std) = BATCH["base"], encoded()
@@ -226,8 +226,9 @@ def train_base(
             states = text(encode_texts(tokens, texts)).last_hidden_state
         x = scale * (mean[scenes] + std[scenes] * torch.randn_like(mean[scenes]))
         noise, t = torch.randn_like(x), torch.randint(0, 1000, (n,))
-        predicted = unet(schedule.add_noise(x, noise, t), t, states).sample
-        return {"v": F.mse_loss(predicted, schedule.get_velocity(x, noise, t))}
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = compiled(schedule.add_noise(x, noise, t), t, states).sample
+        return {"v": F.mse_loss(predicted.float(), schedule.get_velocity(x, noise, t))}
 
     trainer.run(loss_of)
     return unet.eval().requires_grad_(False), trainer
