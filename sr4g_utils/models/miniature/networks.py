@@ -84,7 +84,7 @@ def make_detector() -> OwlViTForObjectDetection:
         "max_position_embeddings": 16, **_special(tokenizer(16)),
     }  # fmt: skip
     vision = {
-        "hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 6, "num_attention_heads": 6,
         "image_size": SIZE, "patch_size": 8,
     }  # fmt: skip
     detector = OwlViTForObjectDetection(OwlViTConfig(text_config=text, vision_config=vision, projection_dim=96))
