@@ -204,6 +204,19 @@ def train_text(work: Path, steps: int, seed: int) -> tuple[CLIPTextModel, Traine
     return text.eval().requires_grad_(False), trainer
 
 
+def predictor(unet: UNet2DConditionModel) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """How the UNet is called while it learns on a CPU: compiled, in bfloat16, with plain attention, since the fused
+    one's backward would take a third of a step."""
+    unet.set_attn_processor(AttnProcessor())
+    compiled = torch.compile(unet)
+
+    def predict(noisy: Tensor, t: Tensor, states: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return compiled(noisy, t, states).sample.float()
+
+    return predict
+
+
 def train_base(
     pool: Pool, vae: AutoencoderKL, text: CLIPTextModel, work: Path, steps: int, seed: int
 ) -> tuple[UNet2DConditionModel, Trainer]:
@@ -211,8 +224,7 @@ def train_base(
     encoded = cache(lambda: latents(vae, pool))
     scale = vae.config.scaling_factor
     unet, tokens, schedule = make_unet(), tokenizer(LENGTH), DDPMScheduler(**SCHEDULE)
-    unet.set_attn_processor(AttnProcessor())  # on a CPU, the fused attention's backward takes a third of a step
-    trainer, compiled = Trainer("base", unet, work, steps, seed), torch.compile(unet)
+    trainer, predict = Trainer("base", unet, work, steps, seed), predictor(unet)
 
     def loss_of(_step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         n, (mean, std) = BATCH["base"], encoded()
@@ -228,9 +240,8 @@ def train_base(
             states = text(encode_texts(tokens, texts)).last_hidden_state
         x = scale * (mean[scenes] + std[scenes] * torch.randn_like(mean[scenes]))
         noise, t = torch.randn_like(x), torch.randint(0, 1000, (n,))
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = compiled(schedule.add_noise(x, noise, t), t, states).sample
-        return {"v": F.mse_loss(predicted.float(), schedule.get_velocity(x, noise, t))}
+        predicted = predict(schedule.add_noise(x, noise, t), t, states)
+        return {"v": F.mse_loss(predicted, schedule.get_velocity(x, noise, t))}
 
     trainer.run(loss_of)
     return unet.eval().requires_grad_(False), trainer
