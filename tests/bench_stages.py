@@ -8,8 +8,8 @@
     reward     images/s of the reward on drawn scenes by the miniature's detector, against GenEval's way: the stock
                processor, model, post-processing and its rule, one image at a time; both must agree on nearly all. On a
                CPU also with a detector of hardly any arithmetic, for the overheads
-    base       images/s of a training step of the miniature's base, against the step of stock diffusers: not compiled, in
-               float32, with its own attention; a CPU's
+    base       images/s of a training step of the miniature's base on a CPU, against the step of stock diffusers: not
+               compiled, in float32, with its own attention
     score      images/s of verdicts and scores of SR2D's 101,120 images with intervals, against a bootstrap of 10,000
                that draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
     neighbour  images/s of training the miniature's UNet beside a process that keeps two threads busy, with the threads

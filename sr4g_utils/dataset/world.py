@@ -1,8 +1,8 @@
 """The offline world: layouts in COCO's annotation form, and photos of pictograms drawn from them.
 
-Forty of COCO's categories, each a card of two fixed colours, its ground and a glyph of the Material Design Icons. A layout is sampled
-with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on the right) and with
-enough freedom that every relation occurs for every pair of categories. The annotations are read as COCO's are; the
+Forty of COCO's categories, each a card of two fixed colours, its ground and a glyph of the Material Design Icons. A
+layout is sampled with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on
+the right) and with enough freedom that every relation occurs for every pair of categories. The annotations are read as COCO's are; the
 renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
 """
 
