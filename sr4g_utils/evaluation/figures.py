@@ -80,7 +80,7 @@ def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int
     """Images (uint8, h, w, 3), ``columns`` of them side by side, with the boxes that decided, the verdict and its
     reason; the subject's box blue, the object's orange. ``rows``: the verdicts, with a column ``heading``."""
     lines = -(-len(rows) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.3 * columns, 3.2 * lines), squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(1.75 * columns, 2.4 * lines), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, row, image in zip(axes.flat, rows.to_dict("records"), images, strict=False):

@@ -1,19 +1,22 @@
 """Notebook 04's steps, from files to files: images, boxes, verdicts, the ceiling, other judges, quality."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
 from ..dataset import inputs, prompt_sets, prompts
 from ..dataset.photos import Photos
 from ..models import sampling
+from ..relations import SYMMETRIC
 from ..store.files import read_table, write_table
 from ..store.run import Run
-from . import detect, generate, glyph_judge, judges, outlines, quality, statistics, tables
+from . import detect, figures, generate, glyph_judge, judges, outlines, quality, statistics, tables
 from . import gallery as evaluation_gallery
 from . import scores as evaluation_scores
 from . import verdicts as evaluation_verdicts
@@ -169,6 +172,22 @@ def sheet(images: Files, drawn: Records, records: Records, chosen: pd.Series) ->
     return pd.concat(rows).sort_values("prompt_id", kind="stable", ignore_index=True)
 
 
+def before_after(images: Files, drawn: Records, by: judges.Judged, tests: pd.DataFrame, columns: int = 6) -> Figure:
+    """The first prompt of each relation that has a direction (of all, if none has), as each model draws it first: a
+    line for each model, ``columns`` prompts in it, with what most judges say."""
+    directed = tests[~tests.relation.isin(SYMMETRIC)]
+    chosen = (directed if len(directed) else tests).drop_duplicates("relation").prompt_id
+    columns = min(columns, len(chosen))
+    verdicts = {name: judges.counts(by, name).assign(n_subject=0, n_object=0) for name in drawn}  # and no boxes
+    lines = [
+        sheet(images, {name: drawn[name]}, verdicts, chosen[start : start + columns])
+        for start in range(0, len(chosen) // columns * columns, columns)
+        for name in drawn
+    ]
+    rows = pd.concat(lines, ignore_index=True)
+    return figures.contact_sheet(rows, rows.picture, columns)
+
+
 def _true_photos(run: Run, annotations: Any, photos: Any) -> Files:
     """Photos of the validation split, which true captions are known of, and their annotations."""
     source = inputs.annotations(run, annotations, "val")
@@ -194,21 +213,23 @@ def ceiling(
 
 
 def second_opinion(run: Run, by: judges.Judged, tests: pd.DataFrame, about: Any) -> Iterator[pd.DataFrame]:
-    """How far every other judge agrees with the first, and the scores of the images on which all say the same: tables
-    and results ``second_opinion`` and ``scores_agreed``, one by one. None if there is one judge."""
-    (_, first), *others = by.items()
-    if not others:
-        return
+    """How far every two judges agree, and the scores of the images on which all say the same: tables and results
+    ``second_opinion`` (of the judges ``first`` and ``second``) and ``scores_agreed``, one by one. None if there is one
+    judge."""
     opinions = [
-        statistics.second_opinion(first[model], table).assign(model=model, judge=name)
-        for name, models in others
-        for model, table in models.items()
+        statistics.second_opinion(by[first][model], by[second][model]).assign(model=model, first=first, second=second)
+        for first, second in combinations(by, 2)
+        for model in by[first]
+        if model in by[second]
     ]
+    if not opinions:
+        return
     agreed = tables.score_table(judges.agreed(by), tests)
     agreed = agreed[(agreed.relation == "all") & agreed.metric.isin(evaluation_scores.MAIN)].drop(columns="relation")
     agreed = agreed.reset_index(drop=True)
+    opinion = pd.concat(opinions, ignore_index=True).set_index(["first", "second", "model"]).reset_index()
     for table, name, caption in (
-        (pd.concat(opinions, ignore_index=True), "second_opinion", "Two judges on the same images, by model"),
+        (opinion, "second_opinion", "Every two judges on the same images, by model"),
         (agreed, "scores_agreed", "Scores of the images on which all judges say the same, 95 % intervals"),
     ):
         yield run.table(run.result(table, name, **about), name, caption)
