@@ -86,7 +86,7 @@ class UNet(Net):
         if not super().fits(pipeline):
             return False
         config = pipeline.unet.config
-        return not (config.addition_embed_type or config.class_embed_type)
+        return config.addition_embed_type in (None, "text") and not config.class_embed_type  # "text": of the states
 
     def encode(self, texts: list[str]) -> States:
         states, _ = self.pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)

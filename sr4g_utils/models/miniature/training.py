@@ -28,7 +28,7 @@ from ...store.files import atomic
 from .networks import LENGTH, SCHEDULE, SLOTS, WIDTH, make_detector, make_text, make_unet, make_vae, tokenizer
 from .pool import Pool, encode_texts
 
-STEPS = {"vae": 5000, "text": 1200, "base": 8800, "detector": 9000}
+STEPS = {"vae": 5000, "text": 1200, "base": 6000, "detector": 9000}
 BATCH = {"vae": 8, "text": 128, "base": 64, "detector": 32}
 RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3}
 
