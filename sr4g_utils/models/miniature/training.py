@@ -38,7 +38,7 @@ from .networks import (
 )
 from .pool import Pool, encode_texts
 
-STEPS = {"vae": 6000, "text": 1200, "base": 4000, "detector": 6000, "rtdetr": 9000}
+STEPS = {"vae": 6000, "text": 1200, "base": 4000, "detector": 6000, "rtdetr": 6000}
 BATCH = {"vae": 8, "text": 128, "base": 48, "detector": 32, "rtdetr": 32}
 RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3, "rtdetr": 1e-3}
 
