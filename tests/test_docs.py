@@ -294,8 +294,8 @@ def test_the_pages_tell_the_records():
     results, world = flat(PAGES["results.md"]), flat(PAGES["miniature.md"])
     assert [fact for fact in facts() if fact not in results] == []
     training = files.read_json(ROOT / "data" / "models" / "training.json")["scores"]
-    assert f"AP50 is {training['AP50 clean']:.2f}" in world
-    assert f"{training['both things found (%), threshold 0.18']:.1f} % of its images" in world
+    assert f"AP50 is {training['tiny-owlvit, AP50 clean']:.2f}" in world
+    assert f"{training['both things found (%), tiny-owlvit above 0.18']:.1f} % of its images" in world
 
 
 def test_no_decimal_number_of_a_result_stands_without_a_record():

@@ -19,18 +19,29 @@ from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from tqdm.auto import trange
-from transformers import CLIPTextModel, OwlViTForObjectDetection
+from transformers import CLIPTextModel, OwlViTForObjectDetection, RTDetrForObjectDetection
 
 from ...dataset.captions import caption, listing
 from ...dataset.world import NAMES, SIZE
 from ...relations import RELATIONS
 from ...store.files import atomic
-from .networks import LENGTH, SCHEDULE, SLOTS, WIDTH, make_detector, make_text, make_unet, make_vae, tokenizer
+from .networks import (
+    LENGTH,
+    SCHEDULE,
+    SLOTS,
+    WIDTH,
+    make_detector,
+    make_rtdetr,
+    make_text,
+    make_unet,
+    make_vae,
+    tokenizer,
+)
 from .pool import Pool, encode_texts
 
-STEPS = {"vae": 5000, "text": 1200, "base": 6000, "detector": 9000}
-BATCH = {"vae": 8, "text": 128, "base": 64, "detector": 32}
-RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3}
+STEPS = {"vae": 5000, "text": 1200, "base": 6000, "detector": 9000, "rtdetr": 6000}
+BATCH = {"vae": 8, "text": 128, "base": 64, "detector": 32, "rtdetr": 32}
+RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3, "rtdetr": 1e-3}
 
 
 class Trainer:
@@ -325,3 +336,29 @@ def _giou(a: Tensor, b: Tensor) -> Tensor:
     union = (a2 - a1).prod(-1) + (b2 - b1).prod(-1) - common
     hull = (torch.maximum(a2, b2) - torch.minimum(a1, b1)).prod(-1)
     return common / union - (hull - union) / hull
+
+
+def train_rtdetr(pool: Pool, work: Path, steps: int, seed: int) -> tuple[RTDetrForObjectDetection, Trainer]:
+    """A second detector, by its own family's loss, on drawn scenes alone: no VAE's output, and no draw that it shares
+    with the first."""
+    torch.manual_seed(seed + 1)
+    detector = make_rtdetr()
+    trainer = Trainer("rtdetr", detector, work, steps, seed + 1)
+
+    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        rows = rng.integers(len(pool.pictures), size=BATCH["rtdetr"])
+        x, labels = (pool.images(rows) + 1) / 2, []
+        for boxes, things in zip(pool.boxes[rows], pool.labels[rows], strict=True):
+            there = things >= 0
+            xy, wh = (torch.from_numpy(boxes[there]).float() / SIZE).split(2, dim=1)
+            labels.append({"class_labels": torch.from_numpy(things[there]), "boxes": torch.cat([xy + wh / 2, wh], 1)})
+        with torch.autocast("cpu", torch.bfloat16, enabled=step < 0.75 * steps):  # the last quarter sees finer boxes
+            losses = detector(pixel_values=x, labels=labels).loss_dict
+        total: dict[str, Tensor] = {}
+        for name, loss in losses.items():
+            kind = name.split("_")[1]  # of every layer, and of the noisy queries
+            total[kind] = total.get(kind, torch.zeros(())) + loss.float()
+        return total
+
+    trainer.run(loss_of)
+    return detector.eval().requires_grad_(False), trainer
