@@ -8,6 +8,7 @@ new family is a class here.
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers import FluxPipeline
 from jaxtyping import Float
 from torch import Tensor
@@ -80,6 +81,11 @@ class Net:
 
 class UNet(Net):
     title, network, part, kind = "Stable Diffusion 1 and 2", "UNet2DConditionModel", "unet", Ddpm
+
+    def __init__(self, pipeline: Any, name: str, resolution: int | None, c: Choices) -> None:
+        super().__init__(pipeline, name, resolution, c)
+        if self.device.type == "cpu":  # where the fused attention's backward takes a third of a step
+            self.module.set_attn_processor(AttnProcessor())
 
     @classmethod
     def fits(cls, pipeline: Any) -> bool:
