@@ -207,7 +207,7 @@ def default_facts() -> list[str]:
     found.append(f"| {before['value']:.3f} | {after['value']:.3f} | {ends} |")
     (ceiling,) = rows("miniature", "ceiling", relation="all", metric="VISOR_Cond")
     found.append(f"a VISOR_Cond of {ceiling['value']:.0f}")
-    second = rows("miniature", "second_opinion", verdict="both objects found")
+    second = rows("miniature", "second_opinion", verdict="both objects found", first="tiny-owlvit", second="templates")
     shares = [f"{100 * (r['both_yes'] + r['second_only']) / r['judged']:.0f} %" for r in second]
     found.append(f"{shares[0]} of the images before and {shares[1]} after")
     of = {"model": "fine-tuned", "metric": "VISOR_Cond"}

@@ -29,7 +29,7 @@ from sr4g_utils.evaluation import (
 from sr4g_utils.evaluation.detections import read_detections
 from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.models import detectors
-from sr4g_utils.relations import NAMES, judge
+from sr4g_utils.relations import NAMES, SYMMETRIC, judge
 from sr4g_utils.store.files import DATA
 from sr4g_utils.store.run import Run
 
@@ -198,6 +198,13 @@ def test_all_judges_judge_all_images(drawn):
     about = {"judges": {judge.name: judge.threshold for judge in named}}
     again = judges.read(run, about, list(folders))
     pd.testing.assert_frame_equal(again["templates"]["scenes"], by["templates"]["scenes"])
+    listed = {name: list_images(folder, tests) for name, folder in folders.items()}
+    shown = steps.before_after(folders, listed, by, tests, 3)
+    titles = [axis.get_title().replace("\n", " ") for axis in shown.axes]
+    chosen = tests[~tests.relation.isin(SYMMETRIC)].drop_duplicates("relation")
+    assert len(titles) == 2 * 3 * (len(chosen) // 3) and len(set(titles)) == len(titles)
+    assert [title.partition(":")[0] for title in titles[:6]] == 3 * ["scenes"] + 3 * ["again"]
+    assert {title.partition(": ")[2] for title in titles} <= set(chosen.caption)
     boxes |= {leading.name: {name: read_detections(path) for name, path in found.items()}}
     scored = steps.by_threshold(run, boxes, by, tests, judged, named)
     assert list(scored) == [judge.name for judge in named]
