@@ -60,7 +60,12 @@ def test_one_absent_name_in_a_hundred_is_found_of_forty_and_a_few_of_two(drawn):
     the best of forty. The study asks for two, and more pass."""
     run, images, asked = drawn
     found, _ = steps.find(run, images, asked, DETECTOR)
-    table = steps.absent(run, images, asked, found, DETECTOR, 0.18, 0, {}).set_index("threshold")
+    named = judges.judges([DETECTOR, "templates"], 0.18)
+    others, _ = steps.judge_again(run, named[1:], images, asked, {"pairs": "best", "rules": "visor"})
+    boxes = {named[0].name: {"scenes": read_detections(found["scenes"])}, **others}
+    table = steps.absent(run, images, asked, boxes, named, 0, {})
+    by_templates, table = table[table.judge == "templates"], table[table.judge == "tiny-owlvit"].set_index("threshold")
+    assert by_templates.threshold.tolist() == [0] and by_templates.absent.item() < 3 and by_templates.OA.item() > 90
     assert list(table.index) == [0.1, 0.18] and set(table.images) == {2 * len(pd.read_parquet(asked))}
     assert 1.5 < table.absent[0.18] < 6.5 and table.low[0.18] < table.absent[0.18] < table.high[0.18]
     own = pd.read_parquet(asked)
@@ -86,7 +91,7 @@ def test_absent_names_are_others_and_the_same_for_all(drawn, tmp_path):
     assert other.object.nunique() > 30, "of all names"
     own.assign(subject="dog", object="cat").to_parquet(tmp_path / "few.parquet")  # which tell nothing
     run = Run(tmp_path / "run", "04_evaluation")
-    assert steps.absent(run, drawn[1], tmp_path / "few.parquet", {}, DETECTOR, 0.18, 0, {}).empty
+    assert steps.absent(run, drawn[1], tmp_path / "few.parquet", {}, judges.judges(DETECTOR, 0.18), 0, {}).empty
     assert not list((tmp_path / "run").rglob("absent*.json"))
 
 
@@ -344,4 +349,5 @@ def test_boxes_of_others_are_a_model_with_the_verdicts_that_they_have_alone(tmp_
     alone = verdicts.verdicts(table, found, threshold=0.1)
     assert records.correct.tolist() == alone.correct.tolist() and set(records.correct) == {True, False}
     assert not outlines.of_images(folders) and len(list_images(folders["org/mine"], table)) == 6
-    assert steps.absent(run, folders, tmp_path / "prompts.parquet", boxes, "never/loaded", 0.1, 0, {}).empty
+    named = judges.judges("never/loaded", 0.1)
+    assert steps.absent(run, folders, tmp_path / "prompts.parquet", boxes, named, 0, {}).empty
