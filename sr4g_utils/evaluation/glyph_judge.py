@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Complex64, Float, Int, UInt8
-from PIL import Image
 from scipy import fft
 from tqdm import tqdm
 
+from ..dataset.photos import Photos
 from ..dataset.world import LARGEST, SMALLEST, colours, glyph_share
-from ..store.files import write_table
+from ..store.files import read_table, write_table
 from .detections import DETECTION_COLUMNS
 from .images import list_images
 
@@ -121,11 +121,18 @@ def _score(part: Shares, glyph: Float[np.ndarray, "h w"]) -> float:
 
 def write_matches(path: str | Path, images: str | Path, *, prompts: str | Path | None = None) -> int:
     """A stage: boxes by :func:`find` of the two names of each image's prompt. Returns how many images."""
-    listed = list_images(images, prompts)
+    return _write(path, list_images(images, prompts), Photos(images))
+
+
+def write_true_matches(path: str | Path, prompts: str | Path, photos: str | Path) -> int:
+    """A stage: the same in photos with true captions, the prompts of :func:`detect.ceiling`."""
+    return _write(path, read_table(prompts).assign(image_index=0), Photos(photos))
+
+
+def _write(path: str | Path, listed: pd.DataFrame, images: Photos) -> int:
     rows = []
     for row in tqdm(listed.itertuples(), "matching", len(listed), leave=False):
-        image = np.asarray(Image.open(Path(images) / row.file_name).convert("RGB"))
-        names = list(dict.fromkeys([row.subject, row.object]))
+        image, names = images.read(row.file_name), list(dict.fromkeys([row.subject, row.object]))
         for name, match in zip(names, find(image, names), strict=True):
             if match is not None:
                 score, box = match
