@@ -8,8 +8,8 @@ new family is a class here.
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers import FluxPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float
 from torch import Tensor
 
