@@ -39,8 +39,9 @@ from .networks import (
 )
 from .pool import Pool, encode_texts
 
-STEPS = {"vae": 5000, "text": 1200, "base": 6000, "detector": 9000, "rtdetr": 6000}
+STEPS = {"vae": 5000, "text": 1200, "base": 30_000, "detector": 9000, "rtdetr": 6000}
 BATCH = {"vae": 8, "text": 128, "base": 64, "detector": 32, "rtdetr": 32}
+HOLD = {"base": 0.75}  # share of the steps for which the rate stays, before it falls; of others 0
 RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3, "rtdetr": 1e-3}
 
 
@@ -69,7 +70,9 @@ class Trainer:
         sums: dict[str, float] = {}
         for step in bar:
             torch.manual_seed(1_000_003 * self.seed + step)
-            rate = RATE[self.name] * min((step + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / self.steps)))
+            hold = HOLD.get(self.name, 0.0)
+            fallen = max(0.0, step / self.steps - hold) / (1 - hold)
+            rate = RATE[self.name] * min((step + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * fallen)))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             losses = loss_of(step, np.random.default_rng([self.seed, sum(map(ord, self.name)), step]))
@@ -216,14 +219,13 @@ def train_text(work: Path, steps: int, seed: int) -> tuple[CLIPTextModel, Traine
 
 
 def predictor(unet: UNet2DConditionModel) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """How the UNet is called while it learns on a CPU: compiled, in bfloat16, with plain attention, since the fused
-    one's backward would take a third of a step."""
+    """How the UNet is called while it learns on a CPU: in bfloat16 and with plain attention, since the fused one's
+    backward would take a third of a step. Not compiled: torch 2.13's gradients of most of its blocks are then 0."""
     unet.set_attn_processor(AttnProcessor())
-    compiled = torch.compile(unet)
 
     def predict(noisy: Tensor, t: Tensor, states: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return compiled(noisy, t, states).sample.float()
+            return unet(noisy, t, states).sample.float()
 
     return predict
 
