@@ -8,6 +8,8 @@
     reward     images/s of the reward on drawn scenes by the miniature's detector, against GenEval's way: the stock
                processor, model, post-processing and its rule, one image at a time; both must agree on nearly all. On a
                CPU also with a detector of hardly any arithmetic, for the overheads
+    base       images/s of a training step of the miniature's base on a CPU, against the step of stock diffusers: not
+               compiled, in float32, with its own attention
     score      images/s of verdicts and scores of SR2D's 101,120 images with intervals, against a bootstrap of 10,000
                that draws prompts one resample at a time (a fiftieth of them, times fifty); no model, on the CPU
     neighbour  images/s of training the miniature's UNet beside a process that keeps two threads busy, with the threads
@@ -67,6 +69,8 @@ from sr4g_utils.finetuning.log import PEAKS, read_log
 from sr4g_utils.finetuning.stage import finetune
 from sr4g_utils.models import detectors, diffusion
 from sr4g_utils.models.load import default_device, load_pipeline
+from sr4g_utils.models.miniature.networks import LENGTH, WIDTH, make_unet
+from sr4g_utils.models.miniature.training import predictor
 from sr4g_utils.models.sampling import Sampling
 from sr4g_utils.relations import family
 from sr4g_utils.store import files
@@ -396,6 +400,26 @@ def plain_loop(
     return run
 
 
+def bench_base(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
+    latents = torch.randn(64, 8, 16, 16)
+    given = torch.randint(1000, (64,)), torch.randn(64, LENGTH, WIDTH)
+
+    def trained(predict: Callable, unet: Any) -> float:
+        optimiser = torch.optim.AdamW(unet.parameters(), lr=1e-4, fused=True)
+
+        def steps(n: int) -> None:
+            for _ in range(n):
+                predict(latents, *given).square().mean().backward()
+                optimiser.step()
+                optimiser.zero_grad()
+
+        steps(2)  # compiles
+        return rate(8 * len(latents), lambda: steps(8))
+
+    ours, stock = make_unet(), make_unet()
+    return trained(predictor(ours), ours), trained(lambda *given: stock(*given).sample, stock)
+
+
 def bench_score(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
     prompts, resamples, part = read_prompts("sr2d"), 10_000, 200
     n, rng = 400_000, np.random.default_rng(0)
@@ -465,7 +489,7 @@ def bench_neighbour(folder: Path, dtype: str, full: bool) -> tuple[float, float]
 
 
 STAGES = bench_generate, bench_detect, bench_finetune
-OTHERS = bench_owlv2, bench_dino, bench_reward, bench_score, bench_neighbour
+OTHERS = bench_owlv2, bench_dino, bench_reward, bench_base, bench_score, bench_neighbour
 
 
 if __name__ == "__main__":

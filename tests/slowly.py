@@ -1,16 +1,17 @@
 """VISOR's scores by an independent, slow scorer, and random worlds to score."""
 
 from collections import defaultdict
-from functools import cache
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import scalar
+from PIL import ImageColor
+from scipy.signal import correlate
 
-from sr4g_utils.dataset.world import card
+from sr4g_utils.dataset.world import LOOKS, glyph_share
 from sr4g_utils.evaluation.detections import DETECTION_COLUMNS
-from sr4g_utils.evaluation.glyph_judge import FAR, GRID, LIKE, RING, SCORE
+from sr4g_utils.evaluation.glyph_judge import AREA, GOES_ON, GRID, REACH, RING, SCORE
 from sr4g_utils.relations import NAMES
 
 VISORS = ("OA", "VISOR", "VISOR_Cond", "VISOR_1", "VISOR_2", "VISOR_3", "VISOR_4")  # a further metric is not of these
@@ -65,41 +66,29 @@ def score_slowly(prompts: pd.DataFrame, detections: pd.DataFrame, threshold: flo
     return {"OA": 100 * both / images, "VISOR": 100 * correct / images, "VISOR_Cond": cond} | share
 
 
-@cache
-def _template(name: str, w: int, h: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spectra that correlate an image with a card and with the ring around it; areas; sums of squared targets."""
-    drawn = card(name, w, h)
-    target = np.full((h + 2 * RING, w + 2 * RING, 3), drawn.mean((0, 1)))
-    target[RING:-RING, RING:-RING] = drawn
-    inside = np.zeros((h + 2 * RING, w + 2 * RING, 1))
-    inside[RING:-RING, RING:-RING] = 1
-    kernels = []
-    for weight in (inside, 1 - inside):
-        padded = np.zeros((height, width, 4))
-        padded[: len(target), : target.shape[1]] = np.concatenate([-2 * weight * target, weight], -1)
-        kernels.append(np.conj(np.fft.rfft2(padded, axes=(0, 1))))
-    areas, constants = zip(*((w.sum(), (w * target**2).sum()) for w in (inside, 1 - inside)), strict=True)
-    return np.stack(kernels, -1), np.array(areas), np.array(constants)
-
-
 def match_slowly(image: np.ndarray, name: str) -> tuple[float, np.ndarray] | None:
-    """``glyph_judge.find`` of one name as it was recorded first: two correlations for each size of the card."""
-    h, w = (side + 2 * RING for side in image.shape[:2])
-    padded = np.full((h, w, 3), -0.5)  # beyond the image's edge is no colour at all
-    padded[RING:-RING, RING:-RING] = image / 255
-    spectrum = np.fft.rfft2(np.concatenate([padded, (padded**2).sum(-1, keepdims=True)], -1), axes=(0, 1))
+    """``glyph_judge.find`` of one name, size after size: three correlations of each, in double precision."""
+    ground, ink = (np.array(ImageColor.getrgb(colour)) / 255 for colour in (LOOKS[name].colour, LOOKS[name].ink))
+    of_glyph, of_ground = np.zeros((2, *image.shape[:2]))
+    for y, x in np.ndindex(image.shape[:2]):
+        pixel = image[y, x] / 255
+        along = np.clip(np.dot(pixel - ground, ink - ground) / np.dot(ink - ground, ink - ground), 0, 1)
+        away = np.mean((pixel - (1 - along) * ground - along * ink) ** 2)
+        like = max(1 - away / REACH**2, 0)
+        of_glyph[y, x], of_ground[y, x] = like * along, like * (1 - along)
     best = None
     for width in (side for side in GRID if side <= image.shape[1]):
         for height in (side for side in GRID if side <= image.shape[0]):
-            kernel, areas, constants = _template(name, width, height, w, h)
-            # squared distances to the card inside its box, and to its mean colour in the ring
-            sums = np.fft.irfft2(np.einsum("yxc,yxck->yxk", spectrum, kernel), s=(h, w), axes=(0, 1))
-            sums = sums[: h - height - 2 * RING + 1, : w - width - 2 * RING + 1] + constants
-            distance = np.sqrt(sums.clip(0) / areas / 3)
-            score = np.where(distance[..., 0] <= LIKE, np.minimum(distance[..., 1], FAR) - 2 * distance[..., 0], -1)
+            glyph = glyph_share(name, width, height)
+            frame = np.pad(np.zeros((height, width)), RING, constant_values=1)
+            fits = [
+                correlate(share, kernel / kernel.sum(), "valid", "fft").clip(0)
+                for share, kernel in ((of_glyph, glyph), (of_ground, 1 - glyph), (np.pad(of_ground, RING), frame))
+            ]
+            score = np.sqrt(fits[0] * fits[1]) - GOES_ON * fits[2]
             y, x = np.unravel_index(score.argmax(), score.shape)
             # of fits that are alike, the larger one explains more of the image
-            rank = float(score[y, x] * areas[0] ** 0.3)
+            rank = float(score[y, x] * (width * height) ** AREA)
             if score[y, x] >= SCORE and (best is None or rank > best[0]):
                 best = rank, float(score[y, x]), np.array([x, y, width, height], np.float64)
     return best[1:] if best else None

@@ -200,14 +200,14 @@ def default_facts() -> list[str]:
     (plain,) = rows("miniature", "plain", objects="all", model="fine-tuned")
     ends = change(plain, "change", "change_low", "change_high")
     found.append(f"| {plain['found'] - plain['change']:.1f} | {plain['found']:.1f} | {ends} |")
-    before, after = (row["absent"] for row in rows("miniature", "absent", threshold=0.18))
+    before, after = (row["absent"] for row in rows("miniature", "absent", judge="tiny-owlvit", threshold=0.18))
     found.append(f"| {before:.1f} | {after:.1f} | |")
     before, after = rows("miniature", "fidelity_detector", metric="KID")
     ends = f"{after['change']:+.3f} [{after['change_low']:+.3f}, {after['change_high']:+.3f}]"
     found.append(f"| {before['value']:.3f} | {after['value']:.3f} | {ends} |")
-    (ceiling,) = rows("miniature", "ceiling", relation="all", metric="VISOR_Cond")
+    (ceiling,) = rows("miniature", "ceiling", relation="all", metric="VISOR_Cond", judge="tiny-owlvit")
     found.append(f"a VISOR_Cond of {ceiling['value']:.0f}")
-    second = rows("miniature", "second_opinion", verdict="both objects found")
+    second = rows("miniature", "second_opinion", verdict="both objects found", first="tiny-owlvit", second="templates")
     shares = [f"{100 * (r['both_yes'] + r['second_only']) / r['judged']:.0f} %" for r in second]
     found.append(f"{shares[0]} of the images before and {shares[1]} after")
     of = {"model": "fine-tuned", "metric": "VISOR_Cond"}
@@ -294,8 +294,8 @@ def test_the_pages_tell_the_records():
     results, world = flat(PAGES["results.md"]), flat(PAGES["miniature.md"])
     assert [fact for fact in facts() if fact not in results] == []
     training = files.read_json(ROOT / "data" / "models" / "training.json")["scores"]
-    assert f"AP50 is {training['AP50 clean']:.2f}" in world
-    assert f"{training['both things found (%), threshold 0.18']:.1f} % of its images" in world
+    assert f"AP50 is {training['tiny-owlvit, AP50 clean']:.2f}" in world
+    assert f"{training['both things found (%), tiny-owlvit above 0.18']:.1f} % of its images" in world
 
 
 def test_no_decimal_number_of_a_result_stands_without_a_record():

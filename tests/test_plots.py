@@ -8,7 +8,9 @@ import pytest
 
 from sr4g_utils.analysis import figures as analysis_figures
 from sr4g_utils.dataset import figures as dataset_figures
+from sr4g_utils.dataset import world
 from sr4g_utils.evaluation import figures as evaluation_figures
+from sr4g_utils.finetuning import figures as finetuning_figures
 from sr4g_utils.people import figures
 from sr4g_utils.relations import FAMILIES, NAMES, RULES, family
 
@@ -123,3 +125,20 @@ def test_a_table_is_shown_for_people():
     assert cells(pd.DataFrame()) == ([[]], "")
     pivoted = pd.DataFrame({"n": [9815810.0, 4000.0], "added": [0.74, np.nan]}).rename_axis(columns="boxes")
     assert cells(pivoted)[0] == [["n", "added"], ["9,815,810", "0.74"], ["4,000", "–"]]
+
+
+def test_the_sheet_of_cards_has_each_with_its_name():
+    figure = dataset_figures.cards()
+    figure.canvas.draw()
+    shown = [(axis.get_title(), axis.images[0].get_array()) for axis in figure.axes if axis.images]
+    assert [name for name, _ in shown] == list(world.LOOKS)
+    assert len({picture.tobytes() for _, picture in shown}) == 40
+
+
+def test_a_learning_curve_has_a_panel_of_judges_where_they_looked():
+    log = pd.DataFrame({"images": [16_000, 32_000], "loss": [0.9, 0.5]})
+    curve = pd.DataFrame({"images": [16_000] * 2, "judge": ["a", "b"], "both_found": [10.0, 20.0]})
+    with_judges = finetuning_figures.learning_curve(log, curve, {"a": 98.0})
+    with_judges.canvas.draw()
+    assert labels(with_judges.axes[1]) == ["a", "b"] and len(with_judges.axes[1].lines) == 3
+    assert len(finetuning_figures.learning_curve(log, curve[:0], {}).axes) == 1

@@ -24,8 +24,8 @@ def ablation(
     """The first model against the last, scored again from the stored boxes under other thresholds, pairs and rules.
 
     ``images``: those of each model, as :func:`verdicts.verdicts` takes them; its verdicts will do. Columns: rules,
-    pairs, threshold, before, after, difference, low, high (VISOR_Cond), OA_before and OA_after. A threshold above which
-    a model has no box that counts gives a row of nulls.
+    pairs, threshold, before, after, difference, low, high (VISOR_Cond), VISOR_difference, VISOR_low, VISOR_high,
+    OA_before and OA_after. A threshold above which a model has no box that counts gives a row of nulls.
     """
     first, *_, last = detections
     rows: list[dict[str, Any]] = []
@@ -40,9 +40,10 @@ def ablation(
             rows.append(row)
             continue
         table = scores.compare(before, after, resamples, seed=seed).query("relation == 'all'").set_index("metric")
-        row |= table.loc["VISOR_Cond", change].to_dict()
+        row |= table.loc["VISOR_Cond", change].to_dict() | table.loc["VISOR", change[2:]].add_prefix("VISOR_").to_dict()
         rows.append(row | {f"OA_{name}": table.loc["OA", name] for name in ("before", "after")})
-    return pd.DataFrame(rows, columns=["rules", "pairs", "threshold", *change, "OA_before", "OA_after"])
+    whole = ["VISOR_difference", "VISOR_low", "VISOR_high", "OA_before", "OA_after"]
+    return pd.DataFrame(rows, columns=["rules", "pairs", "threshold", *change, *whole])
 
 
 def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:

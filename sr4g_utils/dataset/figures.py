@@ -18,6 +18,7 @@ from matplotlib.ticker import PercentFormatter
 
 from .. import relations
 from ..relations import BY_NAME, FAMILIES, NAMES, OPPOSITES, RULES, judge
+from . import world
 
 COLOURS = sns.color_palette("colorblind")
 FAMILY_COLOUR = dict(zip(FAMILIES, COLOURS, strict=False))
@@ -279,6 +280,21 @@ def examples(rows: pd.DataFrame, pictures: Sequence[np.ndarray | None]) -> Figur
         axis.grid(False)
         draw_box(axis, row.object_box, OBJECT, row.object)
         draw_box(axis, row.subject_box, SUBJECT, row.subject)
+    figure.tight_layout()
+    return figure
+
+
+def cards(columns: int = 8) -> Figure:
+    """The miniature world's cards with their names, each in its usual size, as many pixels as in a photo."""
+    lines = -(-len(world.NAMES) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(1.25 * columns, 1.35 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (name, look) in zip(axes.flat, world.LOOKS.items(), strict=False):
+        w, h = (round(world.SIZE * look.size * look.aspect**power) for power in (0.5, -0.5))
+        axis.imshow(world.card(name, w, h), extent=(-w / 2, w / 2, h / 2, -h / 2), interpolation="nearest")
+        axis.set(xlim=(-21, 21), ylim=(21, -21))
+        axis.set_title(name, fontsize="small", y=-0.12)
     figure.tight_layout()
     return figure
 

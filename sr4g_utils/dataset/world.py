@@ -1,9 +1,9 @@
 """The offline world: layouts in COCO's annotation form, and photos of pictograms drawn from them.
 
-Forty of COCO's categories, each a card of two fixed colours, its ground and a glyph of the Material Design Icons. A layout is sampled
-with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on the right) and with
-enough freedom that every relation occurs for every pair of categories. The annotations are read as COCO's are; the
-renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
+Forty of COCO's categories, each a card of two fixed colours, its ground and a glyph of the Material Design Icons. A
+layout is sampled with natural priors (things of the sky sit high, an elephant is larger than a cup, vehicles drive on
+the right) and with enough freedom that every relation occurs for every pair of categories. The annotations are read as
+COCO's are; the renderer draws any boxes in COCO's form, real ones included. A card fills its box to the pixel.
 """
 
 import colorsys
@@ -196,14 +196,26 @@ MARGIN = 0.08  # of a card's sides, around its glyph
 
 
 @cache
-def card(name: str, w: int, h: int) -> Float[np.ndarray, "h w 3"]:
-    """A category's card, w × h pixels large."""
-    colour, ink = (np.array(ImageColor.getrgb(each)) / 255 for each in (LOOKS[name].colour, LOOKS[name].ink))
+def glyph_share(name: str, w: int, h: int) -> Float[np.ndarray, "h w"]:
+    """How much of each pixel of a category's card, w × h pixels large, is of its glyph (0 to 1); the rest is ground."""
     left, top = round(MARGIN * w), round(MARGIN * h)
     glyph = _glyph(name).resize((w - 2 * left, h - 2 * top), Image.Resampling.BOX)
-    share = np.zeros((h, w, 1))
-    share[top : h - top, left : w - left, 0] = np.asarray(glyph) / 255
-    return (colour + share * (ink - colour)).astype(np.float32)
+    share = np.zeros((h, w))
+    share[top : h - top, left : w - left] = np.asarray(glyph) / 255
+    return share
+
+
+def colours(name: str) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """The colours (0 to 1) of a category's card: of its ground, and of its glyph."""
+    ground, ink = (np.array(ImageColor.getrgb(colour)) / 255 for colour in (LOOKS[name].colour, LOOKS[name].ink))
+    return ground, ink
+
+
+@cache
+def card(name: str, w: int, h: int) -> Float[np.ndarray, "h w 3"]:
+    """A category's card, w × h pixels large."""
+    ground, ink = colours(name)
+    return (ground + glyph_share(name, w, h)[..., None] * (ink - ground)).astype(np.float32)
 
 
 def background(size: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:

@@ -80,7 +80,7 @@ def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int
     """Images (uint8, h, w, 3), ``columns`` of them side by side, with the boxes that decided, the verdict and its
     reason; the subject's box blue, the object's orange. ``rows``: the verdicts, with a column ``heading``."""
     lines = -(-len(rows) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.3 * columns, 3.2 * lines), squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(1.8 * columns, 2.4 * lines), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, row, image in zip(axes.flat, rows.to_dict("records"), images, strict=False):
@@ -90,13 +90,15 @@ def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int
             if row[f"n_{role}"]:
                 draw_box(axis, np.array([row[f"{role}_{side}"] for side in "xywh"]), colour, "")
         mark, colour = ("✓", COLOURS[2]) if row["correct"] else ("✗", COLOURS[3])
-        axis.set_title("\n".join(wrap(row["heading"], 30)), fontsize="x-small")
+        axis.set_title("\n".join(wrap(row["heading"], 24)), fontsize="x-small")
         axis.text(
-            0.5, -0.03, "\n".join(wrap(f"{mark} {row['reason']}", 30)), transform=axis.transAxes, ha="center", va="top",
+            0.5, -0.03, "\n".join(wrap(f"{mark} {row['reason']}", 26)), transform=axis.transAxes, ha="center", va="top",
             fontsize="x-small", color=colour,
         )  # fmt: skip
         axis.set(xlim=(0, w), ylim=(h, 0))
-    figure.tight_layout()
+    figure.subplots_adjust(
+        0, 0, 1, 1, wspace=0.08, hspace=0.5
+    )  # close together; titles and reasons have lines to spare
     return figure
 
 

@@ -121,6 +121,19 @@ def agreed(by: Judged) -> dict[str, pd.DataFrame]:
     return {model: alike[model] for model in first if model in alike}
 
 
+def counts(by: Judged, model: str) -> pd.DataFrame:
+    """What most judges say of each of a model's images: columns prompt_id, image_index, correct (more than half of them
+    say that it is; the median judge's verdict), and reason, in words."""
+    tables = [models[model] for models in by.values() if model in models]
+    keys = ["prompt_id", "image_index"]
+    sums = pd.concat(tables).groupby(keys, sort=False)[["both_found", "correct"]].sum().reset_index()
+    words = [
+        f"{correct} of {len(tables)} judges" + ("" if 2 * both > len(tables) else ": a thing is missing")
+        for both, correct in zip(sums.both_found, sums.correct, strict=True)
+    ]
+    return sums[keys].assign(correct=2 * sums.correct > len(tables), reason=words)
+
+
 def by_judge(
     by: Judged, prompts: pd.DataFrame, resamples: int = 10_000, seed: int = 0, beside: Judged | None = None
 ) -> pd.DataFrame:

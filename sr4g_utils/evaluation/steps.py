@@ -1,19 +1,22 @@
 """Notebook 04's steps, from files to files: images, boxes, verdicts, the ceiling, other judges, quality."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
 from ..dataset import inputs, prompt_sets, prompts
 from ..dataset.photos import Photos
 from ..models import sampling
+from ..relations import SYMMETRIC
 from ..store.files import read_table, write_table
 from ..store.run import Run
-from . import detect, generate, glyph_judge, judges, outlines, quality, statistics, tables
+from . import detect, figures, generate, glyph_judge, judges, outlines, quality, statistics, tables
 from . import gallery as evaluation_gallery
 from . import scores as evaluation_scores
 from . import verdicts as evaluation_verdicts
@@ -122,26 +125,27 @@ def write_absent(path: str | Path, prompts: str | Path, seed: int) -> int:
 
 
 def absent(
-    run: Run, images: Files, prompt_file: Path, boxes: Files, detector: Any, threshold: float, seed: int, about: Any
-) -> pd.DataFrame:
-    """False-positive rate: how often the detector finds an object that is not in the prompt; beside OA, at VISOR's
-    threshold and at the run's: table and result ``absent``. Columns model, threshold, OA, absent
-    (percent of the images) with low and high, and images. Empty where there are too few names, and nothing is kept."""
+    run: Run, images: Files, prompt_file: Path, boxes: Mapping[str, Mapping[str, pd.DataFrame]],
+    named: Sequence[judges.Judge], seed: int, about: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """False-positive rate: how often each judge finds an object that is not in the prompt; beside OA, at VISOR's
+    threshold and at its own: table and result ``absent``; ``boxes`` by the judge's name and the model's. Columns judge,
+    model, threshold, OA, absent (percent of the images) with low and high, and images. Empty where there are too few
+    names, and nothing is kept."""
     others, count = run.stage("prompts_absent.parquet", write_absent, {"prompts": prompt_file}, seed=seed)
-    rows = []
-    others_boxes, _ = find(run, outlines.of_images(images) if count else {}, others, detector, "absent")
-    for model, found in others_boxes.items():
-        listed = list_images(images[model], others)
-        tables = [(read_table(prompt_file), boxes[model]), (read_table(others), found)]
-        for least in sorted({evaluation_verdicts.THRESHOLD, threshold}):
-            own, other = (
-                evaluation_verdicts.verdicts(asked, read_detections(table), listed, least, nothing="record")
-                for asked, table in tables
-            )
+    rows, shown = [], outlines.of_images(images) if count else {}
+    for i, one in enumerate(named):
+        others_boxes, _ = find(run, shown, others, one.source, f"{one.folder if i else ''}absent")
+        limits = {one.threshold} | ({evaluation_verdicts.THRESHOLD} if one.source != judges.TEMPLATES else set())
+        for (model, found), least in product(others_boxes.items(), sorted(limits)):
+            listed = list_images(images[model], others)
+            pair = (read_table(prompt_file), boxes[one.name][model]), (read_table(others), read_detections(found))
+            own, other = (evaluation_verdicts.verdicts(*of, listed, least, nothing="record") for of in pair)
             counts = (other.n_object > 0).groupby(other.prompt_id).agg(["sum", "size"]).to_numpy(float)
             low, high = (100 * end[0] for end in statistics.ratio(counts[:, :1], counts[:, 1:]))
             shares = {"OA": 100 * own.both_found.mean(), "absent": 100 * (other.n_object > 0).mean()}
-            rows.append({"model": model, "threshold": least, **shares, "low": low, "high": high, "images": len(own)})
+            row = {"judge": one.name, "model": model, "threshold": least, **shares, "low": low, "high": high}
+            rows.append(row | {"images": len(own)})
     if not rows:
         return pd.DataFrame()
     table = run.result(pd.DataFrame(rows), "absent", **about)
@@ -169,6 +173,22 @@ def sheet(images: Files, drawn: Records, records: Records, chosen: pd.Series) ->
     return pd.concat(rows).sort_values("prompt_id", kind="stable", ignore_index=True)
 
 
+def before_after(images: Files, drawn: Records, by: judges.Judged, tests: pd.DataFrame, columns: int = 6) -> Figure:
+    """The first prompt of each relation that has a direction (of all, if none has), as each model draws it first: a
+    line for each model, ``columns`` prompts in it, with what most judges say."""
+    directed = tests[~tests.relation.isin(SYMMETRIC)]
+    chosen = (directed if len(directed) else tests).drop_duplicates("relation").prompt_id
+    columns = min(columns, len(chosen))
+    verdicts = {name: judges.counts(by, name).assign(n_subject=0, n_object=0) for name in drawn}  # and no boxes
+    lines = [
+        sheet(images, {name: drawn[name]}, verdicts, chosen[start : start + columns])
+        for start in range(0, len(chosen) // columns * columns, columns)
+        for name in drawn
+    ]
+    rows = pd.concat(lines, ignore_index=True)
+    return figures.contact_sheet(rows, rows.picture, columns)
+
+
 def _true_photos(run: Run, annotations: Any, photos: Any) -> Files:
     """Photos of the validation split, which true captions are known of, and their annotations."""
     source = inputs.annotations(run, annotations, "val")
@@ -176,39 +196,53 @@ def _true_photos(run: Run, annotations: Any, photos: Any) -> Files:
 
 
 def ceiling(
-    run: Run, annotations: Any, photos: Any, detector: Any, n_per_relation: int, seed: int, judged: Any, about: Any
-) -> pd.DataFrame:
-    """What the detector scores on photos with true captions: table and result ``ceiling``, of which the rows of
-    all relations are returned. Empty for 0 captions per relation, and nothing is kept."""
+    run: Run, annotations: Any, photos: Any, named: Sequence[judges.Judge], n_per_relation: int, seed: int, judged: Any,
+    about: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """What each judge scores on photos with true captions: table and result ``ceiling``, of which the rows of all
+    relations are returned. Empty for 0 captions per relation, and nothing is kept."""
     if not n_per_relation:
         return pd.DataFrame()
     files = _true_photos(run, annotations, photos)
-    options = {"detector": detector, "n_per_relation": n_per_relation, "seed": seed}
+    options = {"detector": named[0].source, "n_per_relation": n_per_relation, "seed": seed}
     folder, _ = run.stage("ceiling", detect.ceiling, files, heavy=True, **options)
-    true, boxes = read_table(folder / "prompts.parquet"), read_detections(folder / "detections.parquet")
-    verdicts = evaluation_verdicts.verdicts(true, boxes, 1, **(judged | {"nothing": "raise"}))
-    scores = run.result(evaluation_scores.scores(verdicts), "ceiling", **about)
+    rows = []
+    for i, one in enumerate(named):
+        path = folder / "detections.parquet"
+        if one.source == judges.TEMPLATES:
+            true = {"prompts": folder / "prompts.parquet", "photos": files["photos"]}
+            path, _ = run.stage(f"{one.folder}ceiling.parquet", glyph_judge.write_true_matches, true)
+        elif i:
+            options |= {"detector": one.source}
+            path = run.stage(f"{one.folder}ceiling", detect.ceiling, files, heavy=True, **options)[0] / path.name
+        how = judged | {"threshold": one.threshold, "nothing": "raise"}
+        verdicts = evaluation_verdicts.verdicts(read_table(folder / "prompts.parquet"), read_detections(path), 1, **how)
+        rows.append(evaluation_scores.scores(verdicts).assign(judge=one.name))
+    scores = pd.concat(rows, ignore_index=True).set_index("judge").reset_index()
+    scores = run.result(scores, "ceiling", **about)
     scores = scores[scores.metric.isin(evaluation_scores.MAIN)]
-    run.table(scores, "ceiling", "The detector's ceiling: scores of photos with true captions, with 95 % intervals")
+    run.table(scores, "ceiling", "Each judge's ceiling: scores of photos with true captions, with 95 % intervals")
     return scores[scores.relation == "all"].drop(columns="relation")
 
 
 def second_opinion(run: Run, by: judges.Judged, tests: pd.DataFrame, about: Any) -> Iterator[pd.DataFrame]:
-    """How far every other judge agrees with the first, and the scores of the images on which all say the same: tables
-    and results ``second_opinion`` and ``scores_agreed``, one by one. None if there is one judge."""
-    (_, first), *others = by.items()
-    if not others:
-        return
+    """How far every two judges agree, and the scores of the images on which all say the same: tables and results
+    ``second_opinion`` (of the judges ``first`` and ``second``) and ``scores_agreed``, one by one. None if there is one
+    judge."""
     opinions = [
-        statistics.second_opinion(first[model], table).assign(model=model, judge=name)
-        for name, models in others
-        for model, table in models.items()
+        statistics.second_opinion(by[first][model], by[second][model]).assign(model=model, first=first, second=second)
+        for first, second in combinations(by, 2)
+        for model in by[first]
+        if model in by[second]
     ]
+    if not opinions:
+        return
     agreed = tables.score_table(judges.agreed(by), tests)
     agreed = agreed[(agreed.relation == "all") & agreed.metric.isin(evaluation_scores.MAIN)].drop(columns="relation")
     agreed = agreed.reset_index(drop=True)
+    opinion = pd.concat(opinions, ignore_index=True).set_index(["first", "second", "model"]).reset_index()
     for table, name, caption in (
-        (pd.concat(opinions, ignore_index=True), "second_opinion", "Two judges on the same images, by model"),
+        (opinion, "second_opinion", "Every two judges on the same images, by model"),
         (agreed, "scores_agreed", "Scores of the images on which all judges say the same, 95 % intervals"),
     ):
         yield run.table(run.result(table, name, **about), name, caption)

@@ -146,6 +146,17 @@ def with_interval(value: float, low: float | None = None, high: float | None = N
     return f"{value:.1f}" if low is None or np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def with_intervals(table: pd.DataFrame, **ends: str) -> pd.DataFrame:
+    """A table to read: each named column that there is as text with its interval, of which the columns go, which are
+    called ``low`` and ``high`` behind the name's prefix in ``ends``."""
+    shown = table.copy()
+    for name in table.columns.intersection(list(ends)):
+        limits = [f"{ends[name]}{end}" for end in ("low", "high")]
+        shown[name] = list(map(with_interval, *(table[column].astype(float) for column in (name, *limits))))
+        shown = shown.drop(columns=limits)
+    return shown
+
+
 def same_images_table(models: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
     """:func:`selection.same_images` of the first model with each of the others, for each set of objects: columns
     objects, model and those of ``same_images``."""

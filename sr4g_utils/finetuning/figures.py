@@ -1,6 +1,6 @@
 """The figures of notebook 03: crops, loss and validation along the steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
 import matplotlib.pyplot as plt
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..dataset.figures import COLOURS, MARKERS, METRIC_COLOUR, Boxed, draw_box
+from ..dataset.figures import COLOURS, MARKERS, METRIC_COLOUR, Boxed, counted, draw_box
 
 
 def crop(photo: np.ndarray, before: Boxed, cropped: np.ndarray, after: Boxed, frame: np.ndarray) -> Figure:
@@ -52,6 +52,31 @@ def validation_curve(log: pd.DataFrame) -> Figure:
         axis.plot(rows.step, rows[name].astype(float), marker=marker, color=colour, label=name)
     axis.set(xlabel="step", ylabel="percent of validation images", ylim=(-2, 102))
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    figure.tight_layout()
+    return figure
+
+
+def learning_curve(log: pd.DataFrame, curve: pd.DataFrame, most: Mapping[str, float]) -> Figure:
+    """How a base learnt to draw: its loss, and by each judge how often both things of a caption are found, against the
+    images that it was trained on; dashed, in drawn scenes.
+
+    Args:
+        log: columns images and loss.
+        curve: columns images, judge and both_found (percent); it may be empty.
+        most: by the judge's name, both_found in drawn scenes.
+    """
+    figure, axes = plt.subplots(1, 2 if len(curve) else 1, figsize=(10 if len(curve) else 5, 3.2), squeeze=False)
+    axes[0, 0].plot(log.images, log.loss, color=COLOURS[0])
+    axes[0, 0].set(xlabel="images trained on", ylabel="loss (mean squared error)")
+    for (judge, rows), colour, marker in zip(curve.groupby("judge", sort=False), COLOURS, MARKERS, strict=False):
+        axes[0, 1].plot(rows.images, rows.both_found, color=colour, marker=marker, label=judge)
+        if judge in most:
+            axes[0, 1].axhline(most[judge], color=colour, linestyle="--", linewidth=1)
+    if len(curve):
+        axes[0, 1].set(xlabel="images trained on", ylabel="both things found (%)", ylim=(-2, 102))
+        axes[0, 1].legend(title="judge (dashed: drawn scenes)", loc="upper left", bbox_to_anchor=(1.02, 1))
+    for axis in axes.flat:
+        axis.xaxis.set_major_formatter(counted)
     figure.tight_layout()
     return figure
 

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from ..evaluation.scores import MAIN
 from ..models.load import default_device
-from ..store.files import write_text
+from ..models.source import Source
+from ..store.files import read_json, write_text
 from .batches import Sampler, Text
 from .choices import Choices
 from .nets import Net
@@ -136,6 +137,28 @@ def read_log(folder: str | Path) -> pd.DataFrame:
     """A run's log: rows with loss, lr, grad_norm, images_per_s, eta_s and mfu, and rows with validation scores."""
     log = pd.read_json(Path(folder) / "log.jsonl", lines=True)
     return log.reindex(columns=dict.fromkeys(["step", *LOGGED, *log.columns]))
+
+
+def of_base(model: Any) -> dict[str, tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]]:
+    """How the base was trained, from the ``training.json`` beside its folder, as :func:`figures.learning_curve` takes
+    it: its loss, and by each judge how often both things are found along the way and in drawn scenes. Empty, with a
+    message, for a model without one."""
+    source = Source.of(model)
+    about = read_json(Path(source.folder).parent / "training.json") if source.folder else None
+    if about is None:
+        print(f"{source.name}: no record of how it was trained, so no learning curve")
+        return {}
+    base = about["parts"]["base"]
+    log = pd.DataFrame(base["log"])
+    log = pd.DataFrame({"images": base["batch"] * log.step, "loss": log.drop(columns="step").iloc[:, 0]})
+    points = [
+        {"images": point["pictures"], "judge": judge, "both_found": share}
+        for point in base.get("curve", [])
+        for judge, share in point["both found"].items()
+    ]
+    if not points:
+        print(f"{source.name}: what its images showed along the way was not recorded")
+    return {source.name: (log, pd.DataFrame(points, columns=["images", "judge", "both_found"]), base.get("drawn", {}))}
 
 
 def gains(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

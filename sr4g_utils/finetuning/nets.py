@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import FluxPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float
 from torch import Tensor
 
@@ -81,12 +82,17 @@ class Net:
 class UNet(Net):
     title, network, part, kind = "Stable Diffusion 1 and 2", "UNet2DConditionModel", "unet", Ddpm
 
+    def __init__(self, pipeline: Any, name: str, resolution: int | None, c: Choices) -> None:
+        super().__init__(pipeline, name, resolution, c)
+        if self.device.type == "cpu":  # where the fused attention's backward takes a third of a step
+            self.module.set_attn_processor(AttnProcessor())
+
     @classmethod
     def fits(cls, pipeline: Any) -> bool:
         if not super().fits(pipeline):
             return False
         config = pipeline.unet.config
-        return not (config.addition_embed_type or config.class_embed_type)
+        return config.addition_embed_type in (None, "text") and not config.class_embed_type  # "text": of the states
 
     def encode(self, texts: list[str]) -> States:
         states, _ = self.pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)

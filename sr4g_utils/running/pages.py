@@ -3,6 +3,7 @@
 Equations become MathML, which browsers draw themselves. ``docs/conf.py`` prepares notebooks for the site alike.
 """
 
+import base64
 import html
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..store.files import write_text
+from ..store.files import ROOT, write_text
 from . import profiles
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -89,8 +90,17 @@ def _neighbours(name: str, names: Sequence[str]) -> list[tuple[str, str, str, st
 
 
 def _without_links(source: str) -> str:
-    """A text of ``notebooks/`` that names the checkout's files, where it has links to them: a page goes anywhere."""
+    """A text of ``notebooks/`` that names the checkout's files, where it has links to them: a page goes anywhere. An
+    image goes along; of one that is not there, the words remain."""
+    source = re.sub(r"!\[([^]]+)\]\(\.\./([^)\s]+\.png)\)", _image, source)
     return re.sub(r"\[([^]]+)\]\(\.\./([^)#\s]+)[^)\s]*\)", _name, source)
+
+
+def _image(match: re.Match[str]) -> str:
+    words, file = match.groups()
+    if not (ROOT / file).is_file():
+        return words
+    return f"![{words}](data:image/png;base64,{base64.b64encode((ROOT / file).read_bytes()).decode()})"
 
 
 def _name(match: re.Match[str]) -> str:

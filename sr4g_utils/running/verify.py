@@ -12,6 +12,7 @@ from ..store.files import atomic, read_json
 
 FOLLOWS = ("low", "high", "count", "of", "p", "noise")  # columns that move with the others and are not compared
 FOUND = ("judged", "both_yes", "first_only", "second_only", "both_no")  # images, by what was found in them
+SHOWN = ("before_after", "cards")  # figures
 TOLERANCE = (
     "Texts and whole numbers must be equal. Training and sampling round differently from machine to machine, so a "
     "number with an interval may differ by the interval's width (or by 1 %, if that is more), a percentage of n images "
@@ -50,9 +51,11 @@ def _slack(key: str, row: Mapping[str, Any]) -> float:
 
 
 def record(folder: Path) -> None:
-    """Copy a run's results to ``data/results``."""
+    """Copy a run's results, and its figures that the docs show (``SHOWN``), to ``data/results``."""
     results = (folder / "artifacts" / "results").iterdir()
-    for path in sorted(path for path in results if path.suffix in (".json", ".parquet")):
+    paths = sorted(path for path in results if path.suffix in (".json", ".parquet"))
+    shown = (folder / "figures" / f"{name}.png" for name in SHOWN)
+    for path in (*paths, *(path for path in shown if path.is_file())):
         with atomic(files.DATA / "results" / folder.name / path.name) as partial:
             shutil.copyfile(path, partial)
         print(f"recorded data/results/{folder.name}/{path.name}")

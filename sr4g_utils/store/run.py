@@ -4,9 +4,11 @@ A stage is done if its record, written *after* its files, still fits: same confi
 """
 
 import ast
+import base64
 import contextlib
 import fcntl
 import html
+import io
 import json
 import os
 import re
@@ -169,7 +171,8 @@ class Run:
         from matplotlib import pyplot as plt
 
         if get_ipython() is not None:
-            display.display(figure, metadata={"image/png": {"alt": caption}})
+            shown = {"image/png": _small_png(figure), "text/plain": repr(figure)}
+            display.display(shown, metadata={"image/png": {"alt": caption}}, raw=True)
             plt.close(figure)  # else it is shown once more at the cell's end
         self._show_caption(f"figures/{name}", caption)
 
@@ -223,6 +226,17 @@ class Run:
             return self.recorded(name, profile)
         table, about = make()
         return self.result(table, name, **about), about
+
+
+def _small_png(figure: Any) -> str:
+    """A figure as a notebook keeps it: PNG of 256 colours, which is a third as large, in base 64."""
+    from PIL import Image  # not for --help
+
+    whole, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(whole, format="png", dpi=figure.dpi, bbox_inches="tight", facecolor="white")
+    image = Image.open(whole).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image.save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def labels(notebook: str, outputs: Sequence[str]) -> dict[str, str]:

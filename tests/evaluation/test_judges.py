@@ -33,6 +33,18 @@ def row(table: pd.DataFrame, **wanted: object) -> pd.Series:
     return table.iloc[0]
 
 
+def test_most_judges_decide_on_an_image():
+    by = judged("detector", "b", "c")
+    for count in (2, 3):
+        some = dict(list(by.items())[:count])
+        counts = judges.counts(some, "tuned").sort_values(["prompt_id", "image_index"])
+        tables = [models["tuned"].sort_values(["prompt_id", "image_index"]) for models in some.values()]
+        obeyed, both = (np.sum([table[name] for table in tables], axis=0) for name in ("correct", "both_found"))
+        assert (counts.correct == (2 * obeyed > count)).all() and 0 < counts.correct.sum() < len(counts)
+        assert [int(reason[0]) for reason in counts.reason] == obeyed.tolist()
+        assert (counts.reason.str.endswith("missing") == (2 * both <= count)).all()
+
+
 def test_each_judge_has_its_scores_and_the_median_is_theirs():
     by = judged("detector", "b", "c")
     table = judges.by_judge(by, PROMPTS, 300, 0)

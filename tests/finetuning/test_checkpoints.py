@@ -22,7 +22,7 @@ from sr4g_utils.finetuning import checkpoints
 from sr4g_utils.finetuning import log as log_module
 from sr4g_utils.finetuning.checkpoints import WEIGHTS
 from sr4g_utils.finetuning.choices import FREE, Choices
-from sr4g_utils.finetuning.log import Log, accelerator_for, gains, read_log
+from sr4g_utils.finetuning.log import Log, accelerator_for, gains, of_base, read_log
 from sr4g_utils.finetuning.stage import finetune
 from sr4g_utils.models import lora
 
@@ -247,3 +247,16 @@ def test_gains_are_told_of_each_split_that_was_validated():
     assert table.split.tolist() == ["unseen"] * 3 and table.metric.tolist() == ["OA", "VISOR", "VISOR_Cond"]
     assert table.gain.tolist()[:2] == [-50.0, 0.0] and np.isnan(table.gain[2]) and set(table["best step"]) == {4}
     assert len(gains({"main": {"start": None, "best": {"step": 4}}})) == 0
+
+
+def test_how_a_base_was_trained_is_read_beside_it(tmp_path, capsys):
+    (model := tmp_path / "tiny").mkdir()
+    assert of_base(str(model)) == {} == of_base("owner/name") and "no record" in capsys.readouterr().out
+    base = {"batch": 64, "log": [{"step": 250, "v": 0.9}, {"step": 500, "v": 0.8}]}
+    (tmp_path / "training.json").write_text(json.dumps({"parts": {"base": base}}))
+    log, curve, most = of_base(str(model))["tiny"]
+    assert log.images.tolist() == [16_000, 32_000] and log.loss.tolist() == [0.9, 0.8] and curve.empty and most == {}
+    base |= {"curve": [{"pictures": 16_000, "both found": {"a": 5.0, "b": 6.0}}], "drawn": {"a": 98.0}}
+    (tmp_path / "training.json").write_text(json.dumps({"parts": {"base": base}}))
+    _, curve, most = of_base({"folder": str(model)})["tiny"]
+    assert curve.to_numpy().tolist() == [[16_000, "a", 5.0], [16_000, "b", 6.0]] and most == {"a": 98.0}

@@ -80,6 +80,11 @@ def test_what_a_text_links_in_the_checkout_is_named(tmp_path):
     paragraph = written(tmp_path / "09_nine.ipynb", nbformat.v4.new_markdown_cell(text)).select_one("main p")
     assert paragraph.text == "a (docs/a.md), data/c.yaml, b and c"
     assert [link["href"] for link in paragraph.select("a")] == ["https://example.org/../b", "#c"]
+    text = "![cards](../data/results/miniature/cards.png) ![gone](../data/gone.png)"
+    paragraph = written(tmp_path / "09_nine.ipynb", nbformat.v4.new_markdown_cell(text)).select_one("main p")
+    assert [image["src"][:22] for image in paragraph.select("img")] == [
+        "data:image/png;base64,"
+    ] and "gone" in paragraph.text
 
 
 def test_a_page_leads_to_its_sections_and_in_a_run_to_its_neighbours(tmp_path):

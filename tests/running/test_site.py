@@ -29,7 +29,7 @@ NAMES = ["01_heuristics", "02_dataset", "03_finetuning", "04_evaluation"]
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """A run with the checkout's own notebooks and a picture in each, the recorded results, and a long table."""
-    picture = base64.b64encode((ROOT / "data" / "results" / "examples.png").read_bytes()).decode()
+    picture = base64.b64encode((ROOT / "data" / "results" / "miniature" / "cards.png").read_bytes()).decode()
     folder = tmp_path_factory.mktemp("runs") / "miniature"
     for name in NAMES:
         run = Run(folder, name)
@@ -40,7 +40,9 @@ def run_folder(tmp_path_factory):
     run.table(files.ledger(), "ledger", "Decisions & more")
     run.table(pd.DataFrame({"number": range(ROWS + 34), "a_wide_column " * 30: "text"}), "long", "A long, wide table")
     shutil.copytree(ROOT / "data" / "results" / "miniature", folder / "artifacts" / "results", dirs_exist_ok=True)
-    (folder / "figures" / "scores.png").write_bytes((ROOT / "data" / "results" / "examples.png").read_bytes())
+    (folder / "figures" / "scores.png").write_bytes(
+        (ROOT / "data" / "results" / "miniature" / "cards.png").read_bytes()
+    )
     profiles.claim(folder, "miniature")
     record = {"inputs": {}, "outputs": ["figures/scores.png"]}
     record["outputs"] += [f"tables/{name}.{form}" for name in ("ledger", "long") for form in ("csv", "md", "tex")]

@@ -65,7 +65,10 @@ def test_verify_names_what_differs_and_what_is_missing(world, tmp_path, monkeypa
         verify.verify(tmp_path / "small")
     run = Run(tmp_path / "small", "04_evaluation")
     run.result(tables.score_table(records, prompts), "scores", world="miniature")
+    (run.folder / "figures" / "cards.png").write_bytes(b"shown in the docs")
+    (run.folder / "figures" / "other.png").write_bytes(b"not shown")
     verify.record(tmp_path / "small")
+    assert [path.name for path in (tmp_path / "data" / "results" / "small").glob("*.png")] == ["cards.png"]
     assert verify.verify(tmp_path / "small") == 0
     assert "scores: agrees" in capsys.readouterr().out
     run.result(tables.score_table({"base": records["fine-tuned"]}, prompts), "scores")

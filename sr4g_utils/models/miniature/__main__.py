@@ -2,7 +2,7 @@
 
     python -m sr4g_utils.models.miniature --work runs/miniature_models
 
-Five parts, each seeded, each resumed from its last checkpoint in ``--work`` after an interruption:
+Six parts, each seeded, each resumed from its last checkpoint in ``--work`` after an interruption:
 
 * ``vae``: photos of 64 × 64 to latents of 8 × 16 × 16 and back (L1, light KL);
 * ``text``: a CLIP text tower that parses captions made of random words. Its last four states stand for the first four
@@ -11,8 +11,10 @@ Five parts, each seeded, each resumed from its last checkpoint in ``--work`` aft
 * ``base``: the denoising UNet (v-prediction); the text tower is frozen. ``RELATION_SHARE`` of its captions name two of
   a photo's things and a relation *drawn at random*: it meets the words, and can learn nothing from them;
 * ``detector``: an OWL-ViT on photos and on their VAE reconstructions, since it will see what a decoder does to them;
+* ``rtdetr``: a detector of another family, an RT-DETR, on photos alone and from another seed: what it finds in a
+  generator's pictures it has not learnt from a decoder;
 * ``export``: the folders that stock diffusers and transformers load, in fp16 safetensors, with checksums and scores;
-  after ``--until base``, too: then the detector is the shipped one.
+  after ``--until base``, too: then the detectors are the shipped ones.
 
 The pool of scenes that models learn from shares no scene with the train and val splits of :mod:`.world`. Its things
 lie anywhere, as on the web: no scene is composed.
@@ -22,7 +24,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-PARTS = ("vae", "text", "base", "detector")
+PARTS = ("vae", "text", "base", "detector", "rtdetr")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,7 +46,7 @@ def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str =
     """Every part in turn, each from its last checkpoint, up to ``until``; then the export, if there is a base."""
     from .export import export  # torch: not for --help
     from .pool import POOL, POOL_SEED, Pool
-    from .training import STEPS, Trainer, train_base, train_detector, train_text, train_vae
+    from .training import STEPS, Trainer, train_base, train_detector, train_rtdetr, train_text, train_vae
 
     steps = {name: max(2, round(scale * n)) for name, n in STEPS.items()}
     pool = Pool.make(max(500, round(min(scale, 1.0) * POOL)), (seed, POOL_SEED))
@@ -53,6 +55,7 @@ def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str =
         function, needed = {
             "vae": (train_vae, (pool,)), "text": (train_text, ()),
             "base": (train_base, (pool, "vae", "text")), "detector": (train_detector, (pool, "vae")),
+            "rtdetr": (train_rtdetr, (pool,)),
         }[name]  # fmt: skip
         arguments = [parts[part][0] if isinstance(part, str) else part for part in needed]
         parts[name] = function(*arguments, work, steps[name], seed)  # type: ignore[operator]

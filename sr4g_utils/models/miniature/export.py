@@ -17,7 +17,14 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from transformers import CLIPTextModel, OwlViTImageProcessorPil, OwlViTProcessor
+from transformers import (
+    CLIPTextModel,
+    OwlViTForObjectDetection,
+    OwlViTImageProcessorPil,
+    OwlViTProcessor,
+    RTDetrForObjectDetection,
+    RTDetrImageProcessorPil,
+)
 
 from ...dataset import coco, world
 from ...dataset.captions import caption
@@ -33,13 +40,14 @@ from .pool import POOL_SEED, Pool, encode_texts
 from .training import BATCH, RATE, RELATION_SHARE, Trainer, reconstruct
 
 TRIPLET = ["subject", "relation", "object"]
-THRESHOLD = 0.18  # of the shipped detector: calibrated, see the card
+JUDGES = {"detector": "tiny-owlvit", "rtdetr": "tiny-rtdetr"}  # folders of the parts that are detectors
+THRESHOLDS = {"tiny-owlvit": 0.18, "tiny-rtdetr": 0.15}  # of the shipped ones: calibrated, see the card
 
 
 def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: float = 1.0) -> None:
     """Write the folders, their checksums and the model card; ``share`` of the scenes and captions are scored.
 
-    A detector may be missing, which was kept from earlier models.
+    Detectors may be missing, which were kept from earlier models.
     """
     scenes = max(20, round(500 * share))
     vae, text, unet = (parts[name][0] for name in ("vae", "text", "base"))
@@ -51,19 +59,16 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
         model.half()
     pipeline.save_pretrained(out / "tiny-sd")
     _ask_for_float32(out / "tiny-sd" / "text_encoder" / "config.json")
-    if "detector" in parts:
-        parts["detector"][0].save_pretrained(out / "tiny-owlvit")
-        _ask_for_float32(out / "tiny-owlvit" / "config.json")
-        image_processor = OwlViTImageProcessorPil(size={"height": SIZE, "width": SIZE})
-        OwlViTProcessor(image_processor=image_processor, tokenizer=tokenizer(16)).save_pretrained(out / "tiny-owlvit")
+    for name in JUDGES.keys() & parts.keys():
+        save_detector(parts[name][0], out / JUDGES[name])
     for model, _ in parts.values():
         model.float()
-    judge, captions = (out if "detector" in parts else DATA / "models") / "tiny-owlvit", max(1, round(6 * share))
+    judges = [(out if name in parts else DATA / "models") / folder for name, folder in JUDGES.items()]
     scores = {
         "vae PSNR (dB), held-out scenes": reconstruction_psnr(vae, Pool.make(scenes, (seed, POOL_SEED + 1))),
         **{f"linear probe, {name}": value for name, value in probe(text, share).items()},
-        **detection_scores(judge, vae, scenes, seed),
-        f"both things found (%), threshold {THRESHOLD}": both_found(out / "tiny-sd", judge, captions),
+        **{key: value for judge in judges for key, value in detection_scores(judge, vae, scenes, seed).items()},
+        **both_found(out / "tiny-sd", judges, max(1, round(6 * share))),
     }
     recipe: dict[str, dict[str, Any]] = {}
     for name, (model, trainer) in parts.items():
@@ -75,6 +80,18 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
     write_json(out / "training.json", about)
     write_text(out / "README.md", card(about))
     write_sums(out)
+
+
+def save_detector(model: OwlViTForObjectDetection | RTDetrForObjectDetection, folder: Path) -> None:
+    """A detector's folder, with the processor that prepares pictures, and names, for it."""
+    model.save_pretrained(folder)
+    _ask_for_float32(folder / "config.json")
+    size = {"height": SIZE, "width": SIZE}
+    if isinstance(model, OwlViTForObjectDetection):
+        images = OwlViTImageProcessorPil(size=size)
+        OwlViTProcessor(image_processor=images, tokenizer=tokenizer(16)).save_pretrained(folder)
+    else:
+        RTDetrImageProcessorPil(size=size).save_pretrained(folder)
 
 
 def _ask_for_float32(path: Path) -> None:
@@ -121,9 +138,9 @@ def reconstruction_psnr(vae: AutoencoderKL, pool: Pool) -> float:
     return float(10 * torch.log10(4 / (y - x).pow(2).mean()))
 
 
-def both_found(model: Path, judge: Path, per_relation: int) -> float:
-    """OA of the base: in how many percent of its images of random captions, ``per_relation`` of each relation and two
-    images each, both things are found above the calibrated threshold."""
+def both_found(model: Path, judges: Sequence[Path], per_relation: int) -> dict[str, float]:
+    """OA of the base by each detector: in how many percent of its images of random captions, ``per_relation`` of each
+    relation and two images each, both things are found above the calibrated threshold."""
     rng = np.random.default_rng(0)
     relations = np.repeat(RELATION_NAMES, per_relation).tolist()
     rows = [(*rng.choice(NAMES, 2, replace=False), relation) for relation in relations]
@@ -132,9 +149,13 @@ def both_found(model: Path, judge: Path, per_relation: int) -> float:
     sampling = Sampling(images=2, steps=12, guidance=5.0, scheduler="DPMSolverMultistepScheduler", batch=64)
     pictures = [picture for *_, picture in diffusion.sample(load_pipeline(model)[0], prompts, sampling)]
     asked = [[row.subject, row.object] for row in prompts.itertuples() for _ in range(2)]
-    found = detectors.load(judge).detect(pictures, asked, floor=THRESHOLD)
-    there = [set(names) <= set(found.label[found.image == i]) for i, names in enumerate(asked)]
-    return float(100 * np.mean(there))
+    result = {}
+    for judge in judges:
+        threshold = THRESHOLDS[judge.name]
+        found = detectors.load(judge).detect(pictures, asked, floor=threshold)
+        there = [set(names) <= set(found.label[found.image == i]) for i, names in enumerate(asked)]
+        result[f"both things found (%), {judge.name} above {threshold}"] = float(100 * np.mean(there))
+    return result
 
 
 def detection_scores(judge: Path, vae: AutoencoderKL, images: int, seed: int) -> dict[str, float]:
@@ -160,7 +181,7 @@ def detection_scores(judge: Path, vae: AutoencoderKL, images: int, seed: int) ->
             result |= {f"AP {kind}": float(evaluation.stats[0]), f"AP50 {kind}": float(evaluation.stats[1])}
             present = [set(names[a:b]) for a, b in pairwise(edges)]
             result[f"threshold, 1 % of absent names found, {kind}"] = absent_threshold(found, present, NAMES)
-    return result
+    return {f"{judge.name}, {key}": value for key, value in result.items()}
 
 
 def absent_threshold(
@@ -173,12 +194,14 @@ def absent_threshold(
     return float(np.quantile(absent, 1 - share, method="higher"))
 
 
-OURS = "`tiny-owlvit/` is an `OwlViTForObjectDetection` with its processor."
-EARLIER = """Its judge, `tiny-owlvit/`, is an `OwlViTForObjectDetection` that an earlier recipe trained
-beside another VAE (commit 215c9e1)."""
+OURS = """`tiny-owlvit/` is an `OwlViTForObjectDetection` with its processor, taught on drawn scenes and on their VAE
+reconstructions. `tiny-rtdetr/` is an `RTDetrForObjectDetection`: a judge of another family, taught on drawn scenes
+alone, from another seed. It has seen no output of any VAE."""
+EARLIER = "Its judges, `tiny-owlvit/` and `tiny-rtdetr/`, were kept from earlier models."
 CARD = Template("""# The miniature's models
 
-A tiny Stable Diffusion and a tiny OWL-ViT for the offline world of pictograms, trained by this project from nothing.
+A tiny Stable Diffusion and two tiny detectors for the offline world of pictograms, trained by this project from
+nothing.
 They are for teaching and testing the study; they know 40 pictograms, in pictures of 64 × 64 pixels, and nothing else.
 
 `tiny-sd/` is a `StableDiffusionPipeline`, the **base** model, before any fine-tuning on spatial relations.
@@ -201,8 +224,8 @@ $scores
 
 AP and AP50 are pycocotools' on held-out scenes, all categories asked for in every picture, and on the same pictures
 after the VAE; above the threshold, one in a hundred of the names that are absent from a picture is found. The last
-score is of the base's pictures of random captions. The probes are linear, on the text tower's last four states, tested
-on captions they were not fitted on.
+scores are of the base's pictures of random captions. The probes are linear, on the text tower's last four states,
+tested on captions they were not fitted on.
 The losses along the way are in `training.json`.
 """)
 

@@ -1,4 +1,5 @@
-"""The miniature's models as they are built: a Stable Diffusion and an OWL-ViT, small enough to train on two cores."""
+"""The miniature's models as they are built, small enough to train on two cores: a Stable Diffusion, and detectors of
+two families, an OWL-ViT and an RT-DETR."""
 
 from typing import Any
 
@@ -6,7 +7,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, OwlViTConfig, OwlViTForObjectDetection, PreTrainedTokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    OwlViTConfig,
+    OwlViTForObjectDetection,
+    PreTrainedTokenizerFast,
+    RTDetrConfig,
+    RTDetrForObjectDetection,
+    RTDetrResNetConfig,
+)
 
 from ...dataset.captions import TEMPLATES
 from ...dataset.world import NAMES, SIZE
@@ -63,12 +73,14 @@ def make_text() -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """On latents of 16 × 16, 8 × 8 and 4 × 4; captions are attended to at the last two."""
+    """On latents of 16 × 16, 8 × 8 and 4 × 4. Captions are attended to at the last two; pooled, they are told to all
+    (by cross-attention alone, nothing of captions was learnt in the first 160,000 pictures)."""
     return UNet2DConditionModel(
         sample_size=SIZE // 4, in_channels=8, out_channels=8, block_out_channels=(48, 96, 160), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
+        cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16, encoder_hid_dim=WIDTH,
+        addition_embed_type="text", addition_embed_type_num_heads=4,
     )  # fmt: skip
 
 
@@ -84,7 +96,7 @@ def make_detector() -> OwlViTForObjectDetection:
         "max_position_embeddings": 16, **_special(tokenizer(16)),
     }  # fmt: skip
     vision = {
-        "hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 6, "num_attention_heads": 6,
         "image_size": SIZE, "patch_size": 8,
     }  # fmt: skip
     detector = OwlViTForObjectDetection(OwlViTConfig(text_config=text, vision_config=vision, projection_dim=96))
@@ -100,4 +112,27 @@ def make_detector() -> OwlViTForObjectDetection:
     ):
         nn.init.zeros_(layer.weight)
         nn.init.constant_(layer.bias, bias)
+    return detector
+
+
+def make_rtdetr() -> RTDetrForObjectDetection:
+    """On maps of 16 × 16, 8 × 8 and 4 × 4; it knows the world's names alone."""
+    channels, width = (48, 96, 128), 64
+    backbone = RTDetrResNetConfig(
+        embedding_size=48, hidden_sizes=list(channels), depths=[2, 2, 1], layer_type="basic", out_indices=[1, 2, 3]
+    )
+    detector = RTDetrForObjectDetection(
+        RTDetrConfig(
+            backbone_config=backbone, freeze_backbone_batch_norms=False, encoder_in_channels=list(channels),
+            feat_strides=[4, 8, 16], encode_proj_layers=[2], encoder_hidden_dim=width, encoder_ffn_dim=192,
+            encoder_attention_heads=4, d_model=width, decoder_in_channels=[width] * 3, decoder_ffn_dim=192,
+            decoder_layers=2, decoder_attention_heads=4, num_queries=16, num_denoising=8, initializer_range=0.07,
+            id2label=dict(enumerate(NAMES)), label2id={name: i for i, name in enumerate(NAMES)},
+        )
+    )  # fmt: skip
+    # transformers gives batch normalisation weights near 0, which are meant to be loaded
+    for layer in detector.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+    nn.init.zeros_(detector.model.enc_bbox_head.layers[-1].weight)  # a box of the anchor's size, where the anchor is
     return detector

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float, Int, UInt8
 from safetensors import safe_open
@@ -18,18 +19,29 @@ from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from tqdm.auto import trange
-from transformers import CLIPTextModel, OwlViTForObjectDetection
+from transformers import CLIPTextModel, OwlViTForObjectDetection, RTDetrForObjectDetection
 
 from ...dataset.captions import caption, listing
 from ...dataset.world import NAMES, SIZE
 from ...relations import RELATIONS
 from ...store.files import atomic
-from .networks import LENGTH, SCHEDULE, SLOTS, WIDTH, make_detector, make_text, make_unet, make_vae, tokenizer
+from .networks import (
+    LENGTH,
+    SCHEDULE,
+    SLOTS,
+    WIDTH,
+    make_detector,
+    make_rtdetr,
+    make_text,
+    make_unet,
+    make_vae,
+    tokenizer,
+)
 from .pool import Pool, encode_texts
 
-STEPS = {"vae": 6000, "text": 1200, "base": 4000, "detector": 6000}
-BATCH = {"vae": 8, "text": 128, "base": 48, "detector": 32}
-RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3}
+STEPS = {"vae": 5000, "text": 1200, "base": 6000, "detector": 9000, "rtdetr": 6000}
+BATCH = {"vae": 8, "text": 128, "base": 64, "detector": 32, "rtdetr": 32}
+RATE = {"vae": 2e-3, "text": 1e-3, "base": 1e-3, "detector": 1e-3, "rtdetr": 1e-3}
 
 
 class Trainer:
@@ -203,6 +215,19 @@ def train_text(work: Path, steps: int, seed: int) -> tuple[CLIPTextModel, Traine
     return text.eval().requires_grad_(False), trainer
 
 
+def predictor(unet: UNet2DConditionModel) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """How the UNet is called while it learns on a CPU: compiled, in bfloat16, with plain attention, since the fused
+    one's backward would take a third of a step."""
+    unet.set_attn_processor(AttnProcessor())
+    compiled = torch.compile(unet)
+
+    def predict(noisy: Tensor, t: Tensor, states: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return compiled(noisy, t, states).sample.float()
+
+    return predict
+
+
 def train_base(
     pool: Pool, vae: AutoencoderKL, text: CLIPTextModel, work: Path, steps: int, seed: int
 ) -> tuple[UNet2DConditionModel, Trainer]:
@@ -210,7 +235,7 @@ def train_base(
     encoded = cache(lambda: latents(vae, pool))
     scale = vae.config.scaling_factor
     unet, tokens, schedule = make_unet(), tokenizer(LENGTH), DDPMScheduler(**SCHEDULE)
-    trainer = Trainer("base", unet, work, steps, seed)
+    trainer, predict = Trainer("base", unet, work, steps, seed), predictor(unet)
 
     def loss_of(_step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         n, (mean, std) = BATCH["base"], encoded()
@@ -226,7 +251,7 @@ def train_base(
             states = text(encode_texts(tokens, texts)).last_hidden_state
         x = scale * (mean[scenes] + std[scenes] * torch.randn_like(mean[scenes]))
         noise, t = torch.randn_like(x), torch.randint(0, 1000, (n,))
-        predicted = unet(schedule.add_noise(x, noise, t), t, states).sample
+        predicted = predict(schedule.add_noise(x, noise, t), t, states)
         return {"v": F.mse_loss(predicted, schedule.get_velocity(x, noise, t))}
 
     trainer.run(loss_of)
@@ -238,6 +263,7 @@ def train_detector(
 ) -> tuple[OwlViTForObjectDetection, Trainer]:
     torch.manual_seed(seed)
     detector, tokens = make_detector(), tokenizer(16)
+    detector.set_attn_implementation("eager")  # faster than the fused one on a CPU, as in the base
     queries = encode_texts(tokens, [f"a photo of a {name}" for name in NAMES])
     trainer = Trainer("detector", detector, work, steps, seed)
     mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
@@ -271,7 +297,9 @@ def detect_all(
     """Logits of every query at every patch, and its box (cx, cy, w, h as shares of the photo)."""
     embeds = detector.owlvit.get_text_features(queries, attention_mask=(queries > 0).long()).pooler_output
     embeds = F.normalize(embeds, dim=-1).expand(len(pixels), -1, -1)
-    feature_map = detector.image_embedder(pixel_values=pixels)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        feature_map = detector.image_embedder(pixel_values=pixels)[0]
+    feature_map = feature_map.float()
     features = feature_map.flatten(1, 2)
     logits, _ = detector.class_predictor(features, embeds)
     return logits, detector.box_predictor(features, feature_map)
@@ -308,3 +336,29 @@ def _giou(a: Tensor, b: Tensor) -> Tensor:
     union = (a2 - a1).prod(-1) + (b2 - b1).prod(-1) - common
     hull = (torch.maximum(a2, b2) - torch.minimum(a1, b1)).prod(-1)
     return common / union - (hull - union) / hull
+
+
+def train_rtdetr(pool: Pool, work: Path, steps: int, seed: int) -> tuple[RTDetrForObjectDetection, Trainer]:
+    """A second detector, by its own family's loss, on drawn scenes alone: no VAE's output, and no draw that it shares
+    with the first."""
+    torch.manual_seed(seed + 1)
+    detector = make_rtdetr()
+    trainer = Trainer("rtdetr", detector, work, steps, seed + 1)
+
+    def loss_of(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        rows = rng.integers(len(pool.pictures), size=BATCH["rtdetr"])
+        x, labels = (pool.images(rows) + 1) / 2, []
+        for boxes, things in zip(pool.boxes[rows], pool.labels[rows], strict=True):
+            there = things >= 0
+            xy, wh = (torch.from_numpy(boxes[there]).float() / SIZE).split(2, dim=1)
+            labels.append({"class_labels": torch.from_numpy(things[there]), "boxes": torch.cat([xy + wh / 2, wh], 1)})
+        with torch.autocast("cpu", torch.bfloat16, enabled=step < 0.75 * steps):  # the last quarter sees finer boxes
+            losses = detector(pixel_values=x, labels=labels).loss_dict
+        total: dict[str, Tensor] = {}
+        for name, loss in losses.items():
+            kind = name.split("_")[1]  # of every layer, and of the noisy queries
+            total[kind] = total.get(kind, torch.zeros(())) + loss.float()
+        return total
+
+    trainer.run(loss_of)
+    return detector.eval().requires_grad_(False), trainer
