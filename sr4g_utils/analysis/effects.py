@@ -235,10 +235,10 @@ def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def confirmed(table: pd.DataFrame, quality: pd.DataFrame, resamples: int = 2_000) -> pd.DataFrame:
-    """The tests that the protocol calls confirmatory, with their verdicts: claim, what, number, low, high, holds if,
-    test and verdict, a row per test. The bias of opposites is of all seeds' images together, with an interval over
+    """The tests that the first protocol calls confirmatory, with their verdicts: claim, what, number, low, high, holds
+    if, test and verdict, a row per test. The bias of opposites is of all seeds' images together, with an interval over
     prompts alone. Raises ValueError if there are no verdicts of the model main in the arm with relations."""
-    margins, measured = protocol()["margins"], effects(table, ("VISOR_Cond", "OA"))
+    margins, measured = protocol(1)["margins"], effects(table, ("VISOR_Cond", "OA"))
 
     def number(model: str, objects: str, over: str = BASE, metric: str = "VISOR_Cond") -> list[float] | None:
         rows = measured[(measured.model == model) & (measured.objects == objects) & (measured.arm == "relations")]

@@ -105,8 +105,8 @@ def slopes(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
 
 def dose_verdict(slope: Mapping[str, Any]) -> str:
-    """The protocol's verdict on a row of :func:`slopes`: the dose matters, does not matter, or it is undecided."""
+    """The first protocol's verdict on a row of :func:`slopes`: the dose matters, does not, or it is undecided."""
     if slope["low"] > 0:
         return "matters"
-    within = max(-slope["low"], slope["high"]) < protocol()["margins"]["frequency"]
+    within = max(-slope["low"], slope["high"]) < protocol(1)["margins"]["frequency"]
     return "does not matter" if within else "undecided"

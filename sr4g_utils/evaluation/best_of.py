@@ -2,7 +2,7 @@
 
 Who follows a reward ends where the best of ever more pictures is: it likes what is right, and what it takes for right
 (for language models' rewards: Gao, Schulman and Hilton 2023, arXiv 2210.10760). What was decided beforehand is
-``wear`` in ``data/protocol.yaml``.
+``wear`` in ``data/protocol_1.yaml``.
 """
 
 from collections.abc import Mapping, Sequence

@@ -286,7 +286,7 @@ def compared(
 
 def whose_gain(pictures: pd.DataFrame, boxes: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """:func:`judges.apart` of every two systems, on the images on which both detectors were run: the gain by Faster
-    R-CNN, less the gain by Grounding DINO. Decided before it was computed (``data/protocol.yaml``, ``whose gain``).
+    R-CNN, less the gain by Grounding DINO. Decided before it was computed (``data/protocol_1.yaml``, ``whose gain``).
 
     Returns:
         Columns pairs, a, b, prompts (of which both systems have such an image), those of ``apart``, and low_corrected

@@ -1,6 +1,6 @@
 """What a person would score: SpatialBench-UC's 200 verdicts, weighted to all 2,400 images, beside every rule set.
 
-The tests were decided before the numbers were computed (``data/protocol.yaml``, ``person score``).
+The tests were decided before the numbers were computed (``data/protocol_1.yaml``, ``person score``).
 """
 
 from collections.abc import Iterator

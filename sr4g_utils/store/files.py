@@ -482,9 +482,10 @@ def reported(section: str) -> dict[Any, dict[str, Any]]:
     return shipped("reported.yaml")[section]
 
 
-def protocol() -> dict[str, Any]:
-    """What was decided before the miniature's relations were scored, ``data/protocol.yaml``."""
-    return shipped("protocol.yaml")
+def protocol(number: int | None = None) -> dict[str, Any]:
+    """What was decided before the miniature's relations were scored, ``data/protocol.yaml``; with a ``number``,
+    what was of an earlier base (``data/protocol_1.yaml``)."""
+    return shipped(f"protocol_{number}.yaml" if number else "protocol.yaml")
 
 
 def extra_of(error: ModuleNotFoundError) -> str:

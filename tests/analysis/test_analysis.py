@@ -312,7 +312,9 @@ def test_a_bias_that_ends_and_one_that_begins(world):
 
 def test_quality_and_rivals_are_judged_by_margins(world):
     prompts, _, records = world
-    assert protocol()["margins"] == {"OA": 3, "distance": 10, "gap": 10, "frequency": 1}
+    alike = {"OA": 3, "distance": 10, "gap": 10}  # the verdicts recorded under the first protocol stand under both
+    assert protocol(1)["margins"] == alike | {"frequency": 1}
+    assert protocol()["margins"] == alike | {"dose": 7, "difference": 5}
     assert verdict_of(told(world, quality=None))[5] == NOT_TESTABLE
     for ends, verdict in (((0.5, 0, 0.9), HOLDS), ((0.5, 0, 1.1), UNDECIDED), ((2, 1.1, 3), CONTRADICTED)):
         assert verdict_of(told(world, quality=quality(*ends)))[5] == verdict

@@ -220,6 +220,27 @@ def test_the_protocol_names_every_choice_that_the_arms_share():
     assert protocol()["recipe"] == {name: shared[name] for name in learnt} and list(protocol()["recipe"]) == learnt
 
 
+def test_the_default_run_and_the_arms_take_what_is_held_out_and_asked_from_the_protocol():
+    """One recipe for both, and neither categories nor prompts of the first protocol."""
+    decided, former = protocol(), protocol(1)["world"]["held out"]
+    assert not set(decided["world"]["held out"]) & set(former) and len(decided["world"]["held out"]) == len(former)
+    names = ("02_dataset", "03_finetuning", "04_evaluation")
+    default = {name: {key: value for key, (_, value) in profiles.declared(name).items()} for name in names}
+    arms = {name: default[name] | given for name, given in profiles.load_profile("arms", [], Path()).items()
+            if name in names}  # fmt: skip
+    asked = decided["prompts"]
+    for kind, values in (("default run", default), ("experiments", arms)):
+        data, tuning, scoring = (values[name] for name in names)
+        assert data["unseen"] == tuning["unseen"] == decided["world"]["held out"]
+        assert data["withheld"] == tuning["withheld"] == decided["world"]["withheld"] == decided["recipe"]["withheld"]
+        assert data["seed"] == scoring["seed"] == asked["seed"] and scoring["objects"] == asked["sets"][kind]
+        assert scoring["per_relation"] == asked["per relation"][kind]
+        assert scoring["sampling"]["images"] == asked["pictures"]
+        assert {name: tuning[name] for name in decided["recipe"]} == decided["recipe"]
+    assert set(decided["experiments"]) >= {"whose gain", "dose", "tower", "balance", "families"}
+    assert all(set(one) == {"asks", "runs", "test"} for one in decided["experiments"].values())
+
+
 def test_a_sweep_is_gathered(tmp_path):
     for seed, control in ((0, "none"), (0, "list"), (1, "none")):
         run_of(tmp_path, f"{seed}-{control}", control, seed)
@@ -287,7 +308,7 @@ def test_a_run_that_was_trained_otherwise_is_another_arm(tmp_path):
         "list by sg2im": {"control": "list", "rules": "sg2im"}, "list, 2 % told": {"control": "list", "told": 0.02},
         "list": {"control": "list", "told": 0.0}, "shuffled, 50 % told": {"control": "shuffled", "told": 0.5},
         "scale, shuffled, 50 % told": {"control": "shuffled", "told": 0.5, "families": ["scale"]},
-        "projective and scale, steps 400": {"families": ["projective", "scale"], "steps": 400},
+        "projective and scale, steps 100": {"families": ["projective", "scale"], "steps": 100},
     }  # fmt: skip
     for i, other in enumerate(told.values()):
         run_of(tmp_path, str(i), **{"control": "none", "seed": 0, **other})

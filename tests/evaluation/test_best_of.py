@@ -62,6 +62,6 @@ def test_pictures_have_rewards_judges_and_cheats():
 
 
 def test_what_was_decided_is_what_is_computed():
-    decided = protocol()["wear"]
+    decided = protocol(1)["wear"]
     assert all(name in decided for name in best_of.PROXIES) and f"{best_of.GIANT:.0%}".replace("%", " %") in decided
     assert ", ".join(map(str, best_of.NS)) in decided
