@@ -311,7 +311,9 @@ def bench_reward(folder: Path, dtype: str, full: bool) -> tuple[float, float]:
     prompts = [(names[0], relation, names[1]) for (names, _), relation in zip(scenes, told, strict=False)]
     some = list(zip(images, prompts, strict=True))[:32]
 
-    def both(loaded: Any, threshold: float = 0.18) -> tuple[float, float]:  # the miniature's
+    def both(
+        loaded: Any, threshold: float = files.protocol()["thresholds"]["tiny-owlvit"]
+    ) -> tuple[float, float]:  # the miniature's
         reward = Reward(loaded, rules="geneval", threshold=threshold, extra=0)
         one_by_one = [stock_reward(loaded, *each, reward.threshold) for each in some]
         assert np.mean(one_by_one == reward(*zip(*some, strict=True))) > 0.9, "the two ways reward other images"

@@ -13,7 +13,7 @@ import pytest
 from sr4g_utils.relations import NAMES
 from sr4g_utils.running.done import outputs
 from sr4g_utils.running.profiles import cells, notebooks
-from sr4g_utils.store.files import DATA, ROOT
+from sr4g_utils.store.files import DATA, ROOT, protocol
 
 MODELS = DATA / "models"
 pytestmark = [
@@ -80,7 +80,11 @@ def test_scores_are_of_both_models_and_both_sets_with_their_provenance(study):
     assert set(scores.relation) <= {"all", *NAMES}
     found = json.loads((study / "artifacts" / "results" / "scores.json").read_text())
     about, provenance = found["about"], found["provenance"]
-    assert about["world"] == "miniature" and about["threshold"] == 0.18 and about["detector"]["files"]
+    assert (
+        about["world"] == "miniature"
+        and about["threshold"] == protocol()["thresholds"]["tiny-owlvit"]
+        and about["detector"]["files"]
+    )
     for model in ("base", "fine-tuned"):
         record = about["models"][model]
         assert record["sampling"]["steps"] == 8 and record["sampling"]["guidance"] == 5.0 and record["model"]["dtype"]

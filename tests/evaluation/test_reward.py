@@ -16,7 +16,7 @@ from torchmetrics import MetricCollection
 from sr4g_utils.evaluation.margins import REACH, margin
 from sr4g_utils.evaluation.reward import Reward, instances, triplet_of
 from sr4g_utils.relations import NAMES, RELATIONS, judge
-from sr4g_utils.store.files import DATA
+from sr4g_utils.store.files import DATA, protocol
 
 SIZE = np.array([[100.0, 100.0]])
 SHAPE = np.zeros((100, 100, 3), np.uint8)
@@ -165,12 +165,13 @@ def test_on_real_images_it_is_what_score_says(tmp_path):
     images = [world.render(xywh, names, seed=i) for i, (names, xywh) in enumerate(scenes)]
     prompts = [(names[0], "left of", names[1]) for names, _ in scenes]
     detector = DATA / "models" / "tiny-owlvit"
-    reward = Reward(detector, threshold=0.18, extra=0.0)
+    limit = protocol()["thresholds"]["tiny-owlvit"]
+    reward = Reward(detector, threshold=limit, extra=0.0)
     table = reward.verdicts(images, prompts)
-    judged = score(images, prompts, detector=detector, threshold=0.18, pairs="best", rules="people").verdicts
+    judged = score(images, prompts, detector=detector, threshold=limit, pairs="best", rules="people").verdicts
     assert table.reward.tolist() == judged.correct.astype(float).tolist() and table.correct.any()
     assert table.reason.tolist() == judged.reason.tolist()
-    soft = Reward(reward.detector, threshold=0.18, soft=True)(images, prompts)
+    soft = Reward(reward.detector, threshold=limit, soft=True)(images, prompts)
     assert np.isfinite(soft).all() and ((soft > 0.5) <= table.correct).all()
 
 
@@ -180,7 +181,7 @@ from sr4g_utils.dataset import world
 from sr4g_utils.evaluation.reward import Reward
 from sr4g_utils.relations import RELATIONS
 
-reward = Reward(sys.argv[1], soft=True, threshold=0.18, also=["bus"])
+reward = Reward(sys.argv[1], soft=True, threshold=0.13, also=["bus"])
 images = [world.render(xywh, names, seed=i) for i, (names, xywh) in enumerate(world.scenes(100, [5]))]
 prompts = [f"a {a} {r.phrase} a {b}" for r in RELATIONS for a, b in (("dog", "cat"), ("car", "cup"))]
 

@@ -30,12 +30,13 @@ from sr4g_utils.evaluation.detections import read_detections
 from sr4g_utils.evaluation.images import list_images
 from sr4g_utils.models import detectors
 from sr4g_utils.relations import NAMES, SYMMETRIC, judge
-from sr4g_utils.store.files import DATA
+from sr4g_utils.store.files import DATA, protocol
 from sr4g_utils.store.run import Run
 
 N = 120
 MODELS = DATA / "models"
 DETECTOR = str(MODELS / "tiny-owlvit")
+LIMIT = protocol()["thresholds"]["tiny-owlvit"]  # calibrated
 
 
 @pytest.fixture(scope="module")
@@ -60,23 +61,23 @@ def test_one_absent_name_in_a_hundred_is_found_of_forty_and_a_few_of_two(drawn):
     the best of forty. The study asks for two, and more pass."""
     run, images, asked = drawn
     found, _ = steps.find(run, images, asked, DETECTOR)
-    named = judges.judges([DETECTOR, "templates"], 0.18)
+    named = judges.judges([DETECTOR, "templates"], LIMIT)
     others, _ = steps.judge_again(run, named[1:], images, asked, {"pairs": "best", "rules": "visor"})
     boxes = {named[0].name: {"scenes": read_detections(found["scenes"])}, **others}
     table = steps.absent(run, images, asked, boxes, named, 0, {})
     by_templates, table = table[table.judge == "templates"], table[table.judge == "tiny-owlvit"].set_index("threshold")
     assert by_templates.threshold.tolist() == [0] and by_templates.absent.item() < 3 and by_templates.OA.item() > 90
-    assert list(table.index) == [0.1, 0.18] and set(table.images) == {2 * len(pd.read_parquet(asked))}
-    assert 1.5 < table.absent[0.18] < 6.5 and table.low[0.18] < table.absent[0.18] < table.high[0.18]
+    assert list(table.index) == sorted([0.1, LIMIT]) and set(table.images) == {2 * len(pd.read_parquet(asked))}
+    assert 1.5 < table.absent[LIMIT] < 6.5 and table.low[LIMIT] < table.absent[LIMIT] < table.high[LIMIT]
     own = pd.read_parquet(asked)
     pictures = [np.asarray(Image.open(images["scenes"] / f"{id}_0.png")) for id in own.prompt_id]
-    every = detectors.load(DETECTOR).detect(pictures, [world.NAMES] * len(own), floor=0.18)
+    every = detectors.load(DETECTOR).detect(pictures, [world.NAMES] * len(own), floor=LIMIT)
     there = own.loc[every.image, ["subject", "object"]].to_numpy()
     false = every[(every.label.to_numpy()[:, None] != there).all(axis=1)].drop_duplicates(["image", "label"])
     assert 100 * len(false) / (len(own) * (len(world.NAMES) - 2)) < 1.5
-    assert table.absent[0.1] > table.absent[0.18] and table.OA[0.1] >= table.OA[0.18] > 70
-    told = steps.judge(run, images, asked, found, threshold=0.18)["scenes"]
-    assert table.OA[0.18] == pytest.approx(100 * told.both_found.mean())
+    assert table.absent[0.1] > table.absent[LIMIT] and table.OA[0.1] >= table.OA[LIMIT] > 70
+    told = steps.judge(run, images, asked, found, threshold=LIMIT)["scenes"]
+    assert table.OA[LIMIT] == pytest.approx(100 * told.both_found.mean())
 
 
 def test_absent_names_are_others_and_the_same_for_all(drawn, tmp_path):
@@ -91,7 +92,7 @@ def test_absent_names_are_others_and_the_same_for_all(drawn, tmp_path):
     assert other.object.nunique() > 30, "of all names"
     own.assign(subject="dog", object="cat").to_parquet(tmp_path / "few.parquet")  # which tell nothing
     run = Run(tmp_path / "run", "04_evaluation")
-    assert steps.absent(run, drawn[1], tmp_path / "few.parquet", {}, judges.judges(DETECTOR, 0.18), 0, {}).empty
+    assert steps.absent(run, drawn[1], tmp_path / "few.parquet", {}, judges.judges(DETECTOR, LIMIT), 0, {}).empty
     assert not list((tmp_path / "run").rglob("absent*.json"))
 
 
@@ -176,9 +177,9 @@ def test_templates_match_three_times_as_fast_as_the_slow_way():
 def test_all_judges_judge_all_images(drawn):
     """Two detectors and the templates: their boxes, verdicts and agreement, and the thresholds of each."""
     run, images, asked = drawn
-    leading, *others = named = judges.judges([DETECTOR, DETECTOR, "templates"], [0.18, 0.5])
+    leading, *others = named = judges.judges([DETECTOR, DETECTOR, "templates"], [LIMIT, 0.5])
     assert [(judge.name, judge.threshold) for judge in named] == [
-        ("tiny-owlvit, threshold 0.18", 0.18), ("tiny-owlvit, threshold 0.5", 0.5), ("templates", 0.0)
+        (f"tiny-owlvit, threshold {LIMIT}", LIMIT), ("tiny-owlvit, threshold 0.5", 0.5), ("templates", 0.0)
     ]  # fmt: skip
     folders, tests = images | {"again": images["scenes"]}, pd.read_parquet(asked)
     judged = {"threshold": leading.threshold, "pairs": "best", "rules": "visor"}
@@ -280,7 +281,7 @@ def test_a_picture_obeys_if_all_that_it_was_asked_for_is_found():
         expected.append(all(there[:things]))
     prompts = pd.DataFrame(rows, columns=["prompt_id", "subject", "relation", "object", "third", "objects", "things"])
     images = prompts[["prompt_id"]].assign(image_index=0)
-    told = without_relation.found(prompts, pd.DataFrame(boxes), pd.DataFrame(thirds), images, 0.18)
+    told = without_relation.found(prompts, pd.DataFrame(boxes), pd.DataFrame(thirds), images, LIMIT)
     assert told.found.tolist() == expected and told.things.tolist() == prompts.things.tolist()
     assert not without_relation.found(prompts, pd.DataFrame(boxes), pd.DataFrame(thirds), images, 0.5).found.any()
 
@@ -305,7 +306,7 @@ def test_from_prompts_to_the_table(tmp_path):
     models = {"base": {"model": str(MODELS / "tiny-sd")}, "elsewhere": {"images": "folder"}}
     options = {"images": 1, "steps": 2, "guidance": 5.0, "scheduler": "DPMSolverMultistepScheduler", "batch": 8}
     path, run = asked(tmp_path / "asked.parquet"), Run(tmp_path / "run", "04_evaluation")
-    how = {"options": options, "dtype": "float32", "detector": DETECTOR, "threshold": 0.18}
+    how = {"options": options, "dtype": "float32", "detector": DETECTOR, "threshold": LIMIT}
     evaluate = partial(without_relation.evaluate, run, **how, seed=0, about={})
     table = evaluate(models, path, 2)
     assert table.model.unique().tolist() == ["base"] and table.images.tolist() == [2] * 6 + [12]

@@ -162,7 +162,9 @@ def test_a_run_of_one_model_says_its_score_and_who_judged_it_at_its_end(tmp_path
     files.write_json(path, record | {"rows": rows})
     said = execute.report(tmp_path, {"04_evaluation": None})
     (score,) = said["scores"]
-    assert {row["metric"] for row in score["scores"]} == set(index.MAIN) and score["judged"]["threshold"] == 0.18
+    assert {row["metric"] for row in score["scores"]} == set(index.MAIN) and score["judged"]["threshold"] == record[
+        "about"
+    ]["threshold"]
     words = execute.in_words(json.loads(json.dumps(said)))
     prompts = record["about"]["prompts"]["sha256"][:12]
     judges = f"392 prompts of the study (sha256 {prompts}), 784 images, seed 0; boxes of tiny-owlvit@sha256 b93fb3"

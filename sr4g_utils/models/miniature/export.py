@@ -31,7 +31,7 @@ from ...dataset.captions import caption
 from ...dataset.world import NAMES, SIZE
 from ...relations import NAMES as RELATION_NAMES
 from ...relations import RELATIONS
-from ...store.files import DATA, digest, write_json, write_text
+from ...store.files import DATA, digest, protocol, write_json, write_text
 from .. import detectors, diffusion
 from ..load import load_pipeline
 from ..sampling import Sampling
@@ -41,7 +41,7 @@ from .training import BATCH, RATE, RELATION_SHARE, Trainer, reconstruct
 
 TRIPLET = ["subject", "relation", "object"]
 JUDGES = {"detector": "tiny-owlvit", "rtdetr": "tiny-rtdetr"}  # folders of the parts that are detectors
-THRESHOLDS = {"tiny-owlvit": 0.18, "tiny-rtdetr": 0.15}  # of the shipped ones: calibrated, see the card
+THRESHOLDS: dict[str, float] = protocol()["thresholds"]  # calibrated, see the card
 
 
 def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: float = 1.0) -> None:
@@ -75,7 +75,8 @@ def export(parts: dict[str, tuple[Any, Trainer]], out: Path, seed: int, share: f
         size, minutes = sum(p.numel() for p in model.parameters()), round(trainer.seconds / 60, 1)
         recipe[name] = {"steps": trainer.steps, "batch": BATCH[name], "rate": RATE[name]}
         recipe[name] |= {"parameters": size, "minutes": minutes, "log": trainer.log}
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    machine = f"{platform.machine()}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"
     about = {"seed": seed, "machine": machine, "parts": recipe, "scores": scores}
     write_json(out / "training.json", about)
     write_text(out / "README.md", card(about))
