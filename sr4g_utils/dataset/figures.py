@@ -293,8 +293,8 @@ def cards(columns: int = 8) -> Figure:
     for axis, (name, look) in zip(axes.flat, world.LOOKS.items(), strict=False):
         w, h = (round(world.SIZE * look.size * look.aspect**power) for power in (0.5, -0.5))
         axis.imshow(world.card(name, w, h), extent=(-w / 2, w / 2, h / 2, -h / 2), interpolation="nearest")
-        axis.set(xlim=(-21, 21), ylim=(21, -21))
-        axis.set_title(name, fontsize="small", y=-0.12)
+        axis.set(xlim=(-22, 22), ylim=(22, -22))
+        axis.set_title(name, fontsize="small", y=-0.2)
     figure.tight_layout()
     return figure
 

@@ -76,6 +76,7 @@ def learning_curve(log: pd.DataFrame, curve: pd.DataFrame, most: Mapping[str, fl
         axes[0, 1].set(xlabel="images trained on", ylabel="both things found (%)", ylim=(-2, 102))
         axes[0, 1].legend(title="judge (dashed: drawn scenes)", loc="upper left", bbox_to_anchor=(1.02, 1))
     for axis in axes.flat:
+        axis.locator_params(axis="x", nbins=4)
         axis.xaxis.set_major_formatter(counted)
     figure.tight_layout()
     return figure
