@@ -483,8 +483,7 @@ def reported(section: str) -> dict[Any, dict[str, Any]]:
 
 
 def protocol(number: int | None = None) -> dict[str, Any]:
-    """What was decided before the miniature's relations were scored, ``data/protocol.yaml``; with a ``number``,
-    what was of an earlier base (``data/protocol_1.yaml``)."""
+    """What was decided before scoring, ``data/protocol.yaml``; or, with a ``number``, of an earlier base."""
     return shipped(f"protocol_{number}.yaml" if number else "protocol.yaml")
 
 

@@ -424,11 +424,12 @@ def test_a_table_is_made_of_runs_or_recorded_as_along_fine_tuning(tmp_path):
         write_json(artifacts / "results" / f"{name}.json", {"rows": rows})
     table = effects.along(tmp_path / "run")
     cells = table.set_index(["metric", "step"])
-    assert sorted(set(table.step)) == [0, 4, 800], "the last is all of the run's steps"
+    steps = protocol()["recipe"]["steps"]
+    assert sorted(set(table.step)) == [0, 4, steps], "the last is all of the run's steps"
     assert set(table.metric) == {"OA", "VISOR_Cond", "all things found", "Fréchet distance", "KID", "recall"}
     assert len(table) == 18 and table[table.step == 0].change.isna().all()
     assert cells.loc[("Fréchet distance", 4)].tolist() == [2, 0.25, -0.5, 1]
-    assert cells.value["all things found", 800] == 50
+    assert cells.value["all things found", steps] == 50
     assert cells.value["OA", 4] == pytest.approx(100 * drawn(0.9, 0.7, 5).both_found.mean())
     figures.along(table).canvas.draw()
     run = Run(tmp_path / "notebook", "07")
