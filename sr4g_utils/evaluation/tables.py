@@ -17,10 +17,10 @@ from .images import list_images
 from .scores import MAIN
 
 WORLDS = {
-    "miniature": "The **miniature world**: pictograms drawn by the project, a tiny Stable Diffusion and a tiny OWL-ViT "
-    "of our own. Its base has met relation words at random only, and its text tower knows no places; but the world is "
-    "small, and **no number here is the paper's**. What it tests is whether the method works: on unseen objects, on "
-    "every relation, between opposites.",
+    "miniature": "The **miniature world**: pictograms drawn by the project, a tiny Stable Diffusion and two tiny "
+    "detectors of our own. Its base has met relation words at random only, and its text tower knows no places; but the "
+    "world is small, and **no number here is the paper's**. What it tests is whether the method works: on unseen "
+    "objects, on every relation, between opposites.",
     "photos": "**Photos**, and the models that are named with every result. Numbers compare with the paper's as far as "
     "models, prompts, steps, guidance and detector do.",
 }
