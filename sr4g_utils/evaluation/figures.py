@@ -1,6 +1,6 @@
 """The figures of notebook 04: scores, distances from photos, contact sheets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from textwrap import wrap
 from typing import Any
@@ -76,7 +76,7 @@ def distances(table: pd.DataFrame, space: str) -> Figure:
     return figure
 
 
-def contact_sheet(rows: pd.DataFrame, images: Sequence[np.ndarray], columns: int) -> Figure:
+def contact_sheet(rows: pd.DataFrame, images: Iterable[np.ndarray], columns: int) -> Figure:
     """Images (uint8, h, w, 3), ``columns`` of them side by side, with the boxes that decided, the verdict and its
     reason; the subject's box blue, the object's orange. ``rows``: the verdicts, with a column ``heading``."""
     lines = -(-len(rows) // columns)

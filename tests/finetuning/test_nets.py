@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
+from diffusers.models.attention_processor import AttnProcessor
 from refusals import refuses
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
@@ -49,6 +50,7 @@ def test_stable_diffusion_ends_with_the_bytes_of_a_plain_loop(
     tune(world, tmp_path, model, steps=4, detector=None, precision=precision, warmup=2, ema=0.9999)
     pipeline = load_pipeline(world.models / model, device="cpu")[0]
     schedule, unet = DDPMScheduler.from_config(pipeline.scheduler.config), pipeline.unet.train()
+    unet.set_attn_processor(AttnProcessor())  # as on every CPU
     optimiser = torch.optim.AdamW(unet.parameters(), lr=1, weight_decay=0.01, fused=True)
     mean = {name: weight.detach().clone() for name, weight in unet.named_parameters()}
     for step, (batch, states) in enumerate(seen):
