@@ -50,6 +50,9 @@ def against(
 def together(verdicts: Iterable[str]) -> str:
     """A claim's verdict, from its tests'."""
     worst_first, present = (CONTRADICTED, NOT_TESTABLE, UNDECIDED), set(verdicts)
+    if NOTHING in present:  # of one judge alone it decides nothing
+        present = {NOTHING} if len(present) == 1 else present - {NOTHING} | {UNDECIDED}
+        worst_first = (*worst_first, NOTHING)
     return next((verdict for verdict in worst_first if verdict in present), HOLDS)
 
 
@@ -164,7 +167,7 @@ def rows_of(tests: Mapping[str, Sequence[Tested]], *biases: pd.DataFrame) -> pd.
     """The table of :func:`table` from the tests of each claim, by its number ("2", or "2, control"), and from the bias
     as each judge sees it."""
     published, rows = reported("claims"), []
-    fair = all(map(_fair, biases))
+    fair = bool(biases) and all(map(_fair, biases))
     for key, parts in tests.items():
         paper = published[int(key.partition(",")[0])]
         verdict = together(test.verdict for test in parts)

@@ -10,14 +10,25 @@ from scipy import stats
 
 from ..dataset.prompts import OBJECT_SETS
 from ..dataset.world import suits
-from ..evaluation import scores
-from ..evaluation.tables import verdict_files
+from ..evaluation import scores, selection
 from ..relations import FAMILIES, NAMES, family
 from ..store.files import protocol, read_json, read_table
 from ..store.run import Run
 from . import claims
 from .bias import bias
-from .sweeps import ARMS, BASE, EXPERIMENTS, SCORES, base_of, finished, gather, verdicts_of
+from .sweeps import (
+    ARMS,
+    BASE,
+    EXPERIMENTS,
+    SCORES,
+    base_of,
+    by_each,
+    by_judge,
+    finished,
+    gather,
+    judged_files,
+    verdicts_of,
+)
 
 
 def _per_prompt(records: pd.DataFrame, metric: str) -> Sequence[np.ndarray]:
@@ -70,6 +81,26 @@ def effect(
             "high": difference + half, "p": p, "seeds": seeds, "prompts": prompts}  # fmt: skip
 
 
+def with_visor(treated: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame]) -> dict[str, float | int]:
+    """:func:`effect` on VISOR_Cond, and beside it that on VISOR: VISOR, VISOR_low, VISOR_high."""
+    visor = effect(treated, other, "VISOR")
+    beside = {"VISOR": visor["difference"], "VISOR_low": visor["low"], "VISOR_high": visor["high"]}
+    return {**effect(treated, other), **beside}
+
+
+def beside(treated: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame]) -> dict[str, float]:
+    """What stands beside an effect on VISOR_Cond (:data:`selection.BESIDE`): the effect over the images in which both
+    models of a seed drew both things (complete cases), with its interval, and the mean over seeds of Lee's bounds."""
+    others = list(other) * len(treated) if len(other) == 1 else list(other)
+    pairs = list(zip(others, treated, strict=True))
+    before, after = zip(*(selection.complete(*pair) for pair in pairs), strict=True)
+    if not all(table.both_found.any() for table in after):
+        return dict.fromkeys(selection.BESIDE, np.nan)
+    change = effect(after, before)
+    bounds = np.mean([[selection.beside(*pair)[end] for end in selection.BESIDE[3:]] for pair in pairs], axis=0)
+    return dict(zip(selection.BESIDE, (change["difference"], change["low"], change["high"], *bounds), strict=True))
+
+
 def of_objects(tables: Iterable[pd.DataFrame], objects: str) -> list[pd.DataFrame]:
     """The verdicts on a set of objects, or on "all"."""
     return [table[table.objects == objects] if objects != "all" else table for table in tables]
@@ -87,7 +118,7 @@ def sets_of(table: pd.DataFrame) -> list[str]:
 
 def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift", "VISOR", "OA")) -> pd.DataFrame:
     """Every arm against the base, and the arm with relations against each control: columns model, objects, arm, over
-    (what it is compared with), metric, and those of :func:`effect`."""
+    (what it is compared with), metric, those of :func:`effect`, and beside VISOR_Cond those of :func:`beside`."""
     base, rows = base_of(table), []
     for model in table.model[table.model != BASE].unique():
         arms = {arm: by_seed for arm in ARMS.values() if (by_seed := verdicts_of(table, model, arm))}
@@ -99,41 +130,43 @@ def effects(table: pd.DataFrame, metrics: Sequence[str] = ("VISOR_Cond", "lift",
         for (arm, over, treated, other), objects in ((pair, name) for pair in pairs for name in sets_of(table)):
             about = {"model": model, "objects": objects, "arm": arm, "over": over}
             after, before = of_objects(treated, objects), of_objects(other, objects)
-            rows += [{**about, "metric": metric, **effect(after, before, metric)} for metric in metrics]
+            for metric in metrics:
+                more = beside(after, before) if metric == "VISOR_Cond" else {}
+                rows.append({**about, "metric": metric, **effect(after, before, metric), **more})
     return pd.DataFrame(rows)
 
 
 def by_relation(table: pd.DataFrame, model: str) -> pd.DataFrame:
     """The change of each relation's VISOR_Cond from the base to the arm with relations, over all prompts, with p
-    corrected for their number (Holm) and a verdict, as in :func:`claims.by_relation`; and lift: the difference less
-    what chance gains."""
+    corrected for their number (Holm) and a verdict, as in :func:`claims.by_relation`; lift: the difference less what
+    chance gains; and the change of VISOR beside (:func:`with_visor`)."""
     treated, base = list(verdicts_of(table, model, "relations").values()), [base_of(table)]
     rows = []
     for name in NAMES:
         after, before = ([records[records.relation == name] for records in arm] for arm in (treated, base))
         luck = (np.mean([100 * part[name][part.both_found].mean() for part in arm]) for arm in (base, treated))
         chance = dict(zip(("chance_before", "chance_after"), luck, strict=True))
-        rows.append({"relation": name, "metric": "VISOR_Cond", **effect(after, before), **chance})
+        rows.append({"relation": name, "metric": "VISOR_Cond", **with_visor(after, before), **chance})
     changes = claims.by_relation(pd.DataFrame(rows))
     return changes.assign(lift=changes.difference - (changes.chance_after - changes.chance_before))
 
 
 def transfer(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
     """What fine-tuning on some families of relations does to each: the effect on VISOR_Cond over the base, by arm (all
-    "relations", or the families trained on) and the family tested."""
+    "relations", or the families trained on) and the family tested; VISOR beside."""
     arms = [arm for arm in table.arm.unique() if arm == "relations" or set(arm.split(" and ")) <= set(FAMILIES)]
     rows = []
     for arm in sorted(arms, key=[*FAMILIES, *arms].index):
         treated = list(verdicts_of(table, model, arm).values())
         for tested in FAMILIES if treated else ():
             after, before = (of_family(tables, tested) for tables in (treated, [base_of(table)]))
-            rows.append({"trained": arm, "tested": tested, **effect(after, before)})
+            rows.append({"trained": arm, "tested": tested, **with_visor(after, before)})
     return pd.DataFrame(rows)
 
 
 def by_prior(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
     """The effect on VISOR_Cond over the base where the usual places and sizes of the two things suit the prompt, and
-    where they go against it: family, prior, arm and :func:`effect`'s columns."""
+    where they go against it: family, prior, arm and :func:`with_visor`'s columns."""
     prompts = table.drop_duplicates("prompt_id").set_index("prompt_id")
     prior = np.array([suits(*row) for row in prompts[["subject", "relation", "object"]].itertuples(index=False)])
     rows = []
@@ -143,12 +176,12 @@ def by_prior(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
             part = table[table.prompt_id.isin(chosen)]
             for arm in ("relations", "list"):
                 if treated := list(verdicts_of(part, model, arm).values()):
-                    rows.append({"family": name, "prior": words, "arm": arm, **effect(treated, [base_of(part)])})
+                    rows.append({"family": name, "prior": words, "arm": arm, **with_visor(treated, [base_of(part)])})
     return pd.DataFrame(rows)
 
 
 def by_share(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
-    """The effect on VISOR_Cond and OA over the base by the share of captions that tell a relation, where the others
+    """The effect on VISOR_Cond, VISOR and OA over the base by the share of captions that tell a relation, where others
     list the two things: share (percent; 0 is the arm "list", 100 "relations"), metric and :func:`effect`'s columns."""
     shares = {"list": 0.0, "relations": 100.0}
     for arm in table.arm.unique():
@@ -157,28 +190,35 @@ def by_share(table: pd.DataFrame, model: str = "main") -> pd.DataFrame:
     base, rows = [base_of(table)], []
     for arm, share in sorted(shares.items(), key=lambda item: item[1]):
         if treated := list(verdicts_of(table, model, arm).values()):
-            for metric in ("VISOR_Cond", "OA"):
+            for metric in scores.MAIN[::-1]:
                 rows.append({"share": share, "metric": metric, **effect(treated, base, metric)})
     return pd.DataFrame(rows)
 
 
 def by_held_out(sweep: Path, model: str = "unseen") -> pd.DataFrame:
-    """The effect on VISOR_Cond and OA over the base by the categories that no caption of fine-tuning named: held_out
-    (their names), objects, metric and :func:`effect`'s columns. Each run has prompts of its own.
+    """The effect on VISOR_Cond, VISOR and OA over the base by the categories that no caption of fine-tuning named:
+    judge, held_out (their names), objects, metric and :func:`effect`'s columns. Each run has prompts of its own.
 
     ``sweep``: a folder of runs that differ in ``unseen``. Raises ValueError if none is finished, or has no such model.
     """
-    rows = []
+    parts = []
     for run, artifacts in finished([sweep]):
         record = artifacts / f"finetune_{model}" / "result.json"
         if not record.is_file():
             raise ValueError(f"{artifacts}: has no model {model}; give the folder of a sweep of the profile held_out")
         held_out = ", ".join(read_json(record)["result"]["held_out"])
-        table = gather([(run, artifacts)])
-        for objects in sets_of(table):
-            after, before = (of_objects([table[table.model == name]], objects) for name in (model, BASE))
-            about = {"held_out": held_out, "objects": objects}
-            rows += [{**about, "metric": metric, **effect(after, before, metric)} for metric in ("VISOR_Cond", "OA")]
+        parts.append(by_each(by_judge(gather([(run, artifacts)])), _of_unnamed, held_out, model))
+    table = pd.concat(parts, ignore_index=True)
+    return table.sort_values("judge", key=lambda names: names.map(list(names.unique()).index), kind="stable")
+
+
+def _of_unnamed(table: pd.DataFrame, held_out: str, model: str) -> pd.DataFrame:
+    """A run's rows of :func:`by_held_out`, by one judge."""
+    rows = []
+    for objects in sets_of(table):
+        after, before = (of_objects([table[table.model == name]], objects) for name in (model, BASE))
+        about = {"held_out": held_out, "objects": objects}
+        rows += [{**about, "metric": metric, **effect(after, before, metric)} for metric in scores.MAIN[::-1]]
     return pd.DataFrame(rows)
 
 
@@ -186,9 +226,9 @@ def along(folder: Path) -> pd.DataFrame:
     """Scores and quality of a run's models in the course of fine-tuning, from the base at step 0.
 
     Returns:
-        step, metric, value, change from the base with low and high. OA, VISOR_Cond, "all things found" (prompts without
-        a relation), precision and recall in percent and points; the Fréchet distance, KID and diversity in the
-        detector's features.
+        step, judge, metric, value, change from the base with low and high. OA, VISOR and VISOR_Cond by each judge; "all
+        things found" (prompts without a relation), precision and recall in percent and points; the Fréchet distance,
+        KID and diversity in the leading detector's features.
 
     Raises:
         ValueError: the folder is not of a finished run of the profile along.
@@ -199,20 +239,22 @@ def along(folder: Path) -> pd.DataFrame:
     if missing := [path for path in needed if not path.is_file()]:
         raise ValueError(f"{missing[0]}: is not there; give the folder of a finished run of the profile along")
     steps = read_json(tuned)["result"]["choices"]["steps"]
-    tables = {model: read_table(path) for model, path in verdict_files(artifacts).items()}
-    base, rows = tables[BASE], []
-    for model, table in tables.items():
-        for metric in ("VISOR_Cond", "OA"):
-            change = effect([table], [base], metric)
-            rows.append((model, metric, change["after"], change["difference"], change["low"], change["high"]))
+    tables = {(judge, model): read_table(path) for judge, model, path in judged_files(artifacts)}
+    lead, models = next(judge for judge, _ in tables), {model for _, model in tables}
+    rows = []
+    for (judge, model), table in tables.items():
+        for metric in scores.MAIN[::-1]:
+            change = effect([table], [tables[judge, BASE]], metric)
+            values = (change[name] for name in ("after", "difference", "low", "high"))
+            rows.append((judge, model, metric, *values))
     columns = {"all things found": "found", "Fréchet distance": "value", "": "value"}  # the last: several, by name
     for path, (metric, value) in zip(needed[1:], columns.items(), strict=True):
         part = pd.DataFrame(read_json(path)["rows"])
-        part = part[part.model.isin(list(tables)) & (part.get("things", "all") == "all")]
+        part = part[part.model.isin(models) & (part.get("things", "all") == "all")].assign(judge=lead)
         part = part if "metric" in part else part.assign(metric=metric)
-        part = part[["model", "metric", value, "change", "change_low", "change_high"]]
+        part = part[["judge", "model", "metric", value, "change", "change_low", "change_high"]]
         rows += part.itertuples(index=False, name=None)
-    table = pd.DataFrame(rows, columns=["model", "metric", "value", "change", "low", "high"])
+    table = pd.DataFrame(rows, columns=["judge", "model", "metric", "value", "change", "low", "high"])
     table.loc[table.model == BASE, ["change", "low", "high"]] = np.nan
     table.insert(0, "step", table.pop("model").replace({BASE: 0, "main": steps}).astype(int))
     return table.sort_values("step", kind="stable", ignore_index=True)

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from scipy import stats
 
-from ..evaluation import scores
+from ..evaluation import scores, statistics
 from ..relations import FAMILIES, family
 from ..store.files import protocol
 from .bias import COND
-from .effects import effect
+from .claims import ALPHA, UNDECIDED
+from .effects import with_visor
 from .sweeps import BASE, base_of
 
 THIRDS = ("rarest third", "middle third", "most frequent third")
@@ -56,12 +58,12 @@ def gain_by_frequency(
 
 def by_dose(table: pd.DataFrame) -> pd.DataFrame:
     """What a dose gains over the base, on the same prompts: dose, part (all, a family, one image or all images) and the
-    columns of :func:`effect` for VISOR_Cond."""
+    columns of :func:`with_visor`."""
     base, rows = base_of(table), []
     for dose, treated in table[table.model != BASE].groupby("dose"):
         for part, chosen in _parts(table.drop_duplicates("prompt_id")).items():
             before, after = (records[records.prompt_id.isin(chosen)] for records in (base, treated))
-            rows.append({"dose": dose, "part": part, **effect([after], [before])})
+            rows.append({"dose": dose, "part": part, **with_visor([after], [before])})
     return pd.DataFrame(rows)
 
 
@@ -110,3 +112,55 @@ def dose_verdict(slope: Mapping[str, Any]) -> str:
         return "matters"
     within = max(-slope["low"], slope["high"]) < protocol(1)["margins"]["frequency"]
     return "does not matter" if within else "undecided"
+
+
+def by_cell(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """What each dose gains over none, with the errors of the cells to which doses were assigned.
+
+    In the 25 cells of group and run, over the images with both things: percent obeyed = group + run + dose, by least
+    squares weighted by images. 25 cells less 13 numbers leave 12 degrees of freedom.
+
+    Returns:
+        dose, difference (points over 0 draws; for the dose "doubling": for each doubling of 1 + dose, a straight line
+        in place of the four), low, high, p, p_holm (over the four), freedom, cells.
+    """
+    records = table[(table.model != BASE) & table.both_found]
+    cells = records.groupby(["group", "run", "dose"], observed=True).correct.agg(["mean", "size"]).reset_index()
+    groups, runs, doses = (  # of each a column less: the first is what the others are compared with, of doses none
+        pd.get_dummies(cells[name].astype(int), drop_first=True, dtype=float) for name in ("group", "run", "dose")
+    )
+    fixed = np.column_stack([np.ones(len(cells)), groups, runs])
+    line = pd.DataFrame({"doubling": np.log2(1 + cells.dose.to_numpy(float))})
+    y, weight = 100 * cells["mean"].to_numpy(), cells["size"].to_numpy(float)
+    rows = [row for wanted in (doses, line) for row in least_squares(fixed, wanted, y, weight, level)]
+    found = pd.DataFrame(rows).rename(columns={"name": "dose", "value": "difference"})
+    four = found.dose != "doubling"
+    return found.assign(p_holm=statistics.holm(found.p.where(four).to_numpy(float)), cells=len(cells))
+
+
+def least_squares(
+    fixed: Float[np.ndarray, "row column"], wanted: pd.DataFrame, y: Float[np.ndarray, "row"],
+    weight: Float[np.ndarray, "row"] | None = None, level: float = 0.95,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Weighted least squares of ``y`` on some columns: of each of ``wanted`` its name, value, low, high, p (Student's t
+    with the residuals' ``freedom``)."""
+    root = np.sqrt(np.ones(len(y)) if weight is None else weight)
+    x = root[:, None] * np.column_stack([fixed, wanted.to_numpy(float)])
+    inverse = np.linalg.inv(x.T @ x)
+    values = inverse @ x.T @ (root * y)
+    freedom = len(y) - x.shape[1]
+    errors = np.sqrt(np.diag(inverse) * ((root * y - x @ values) ** 2).sum() / freedom)
+    half = stats.t.ppf((1 + level) / 2, freedom) * errors
+    p = 2 * stats.t.sf(abs(values) / errors, freedom)
+    numbers = (part[fixed.shape[1] :] for part in (values, values - half, values + half, p))
+    ends = zip(wanted.columns, *numbers, strict=True)
+    return [dict(zip(("name", "value", "low", "high", "p"), end, strict=True)) | {"freedom": freedom} for end in ends]
+
+
+def cell_verdict(table: pd.DataFrame) -> str:
+    """The second protocol's verdict on :func:`by_cell`: the dose matters if one of the four differs from none (Holm),
+    does not if all four intervals lie within the margin, and else it is undecided."""
+    four, margin = table[table.dose != "doubling"], protocol()["margins"]["dose"]
+    if (four.p_holm < ALPHA).any():
+        return "matters"
+    return "does not matter" if four.low.gt(-margin).all() and four.high.lt(margin).all() else UNDECIDED

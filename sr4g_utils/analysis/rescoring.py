@@ -9,10 +9,11 @@ import pandas as pd
 
 from ..evaluation import scores, verdicts
 from ..evaluation.detections import read_detections
+from ..evaluation.judges import folder_of
 from ..relations import FAMILIES, NAMES, RULES
 from ..store.files import protocol, read_table
-from .effects import effect, of_family
-from .sweeps import BASE, finished
+from .effects import of_family, with_visor
+from .sweeps import BASE, About, finished, judged_files
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
@@ -49,7 +50,7 @@ def ablation(
 def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
     """What fine-tuning on the captions of a rule set gains under each: the effect on VISOR_Cond over the base, and over
     fine-tuning on those of the protocol's, by the rule set trained on, the one that judges ("tested") and the family of
-    relations. The boxes of each run are judged anew, base and model alike.
+    relations; VISOR beside. The boxes of each run are judged anew, base and model alike, by each judge.
 
     ``sweep``: a folder of runs with relations that differ in fine-tuning's ``rules`` or ``seed``. Raises ValueError if
     no run is finished, or one is of a control, of doses or of some families.
@@ -58,33 +59,49 @@ def by_rules(sweep: Path, model: str = "main") -> pd.DataFrame:
     alone = {"relations", *(f"relations by {rules}" for rules in RULES)}
     if other := [path for about, path in runs if about["arm"] not in alone]:
         raise ValueError(f"{other[0]}: not of all relations; give a sweep over fine-tuning's rules alone")
+    judges = list(dict.fromkeys(judge for judge, *_ in judged_files(runs[0][1])))
+    parts = []
+    for i, judge in enumerate(judges):
+        place = folder_of(judge) if i else ""
+        threshold = protocol()["thresholds"].get(judge, 0.0)  # templates have a limit of their own
+        parts.append(_by_rules(runs, model, place, threshold).assign(judge=judge))
+    table = pd.concat(parts, ignore_index=True)
+    return table[["judge", *table.columns.drop("judge")]]
+
+
+def _by_rules(runs: Sequence[tuple[About, Path]], model: str, place: str, threshold: float) -> pd.DataFrame:
+    """The rows of :func:`by_rules` by the judge whose boxes lie in ``place``."""
+
+    def judged(artifacts: Path, name: str, rules: str) -> pd.DataFrame:
+        return _judged(artifacts, name, rules, place, threshold)
+
     every = [name for name, rules in RULES.items() if set(NAMES) <= set(rules.defines)]
-    base = {rules: _judged(runs[0][1], BASE, rules) for rules in every}
+    base = {rules: judged(runs[0][1], BASE, rules) for rules in every}
     artifacts_of: dict[str, dict[int, Path]] = {}  # by rule set and seed
     for about, artifacts in runs:
         artifacts_of.setdefault(about["rules"], {})[about["seed"]] = artifacts
     decided = protocol()["judge"]["rules"]
     rows, usual = [], artifacts_of.get(decided, {})
     for (trained, by_seed), tested in product(artifacts_of.items(), every):
-        treated = {seed: _judged(artifacts, model, tested) for seed, artifacts in by_seed.items()}
+        treated = {seed: judged(artifacts, model, tested) for seed, artifacts in by_seed.items()}
         pairs = {BASE: (list(treated.values()), [base[tested]])}
         if by_seed is not usual and (both := sorted(treated.keys() & usual)):
-            others = [_judged(usual[seed], model, tested) for seed in both]
+            others = [judged(usual[seed], model, tested) for seed in both]
             pairs[decided] = [treated[seed] for seed in both], others
         for (over, pair), name in product(pairs.items(), ("all", *FAMILIES)):
             after, before = (of_family(tables, name) for tables in pair)
             about = {"trained": trained, "tested": tested, "over": over, "family": name}
-            rows.append(about | effect(after, before))
+            rows.append(about | with_visor(after, before))
     return pd.DataFrame(rows)
 
 
-def _judged(artifacts: Path, model: str, rules: str) -> pd.DataFrame:
+def _judged(artifacts: Path, model: str, rules: str, place: str, threshold: float) -> pd.DataFrame:
     """The verdicts on a run's images by a model, under another rule set."""
     prompts = read_table(artifacts / "prompts_test.parquet")
     # an image without a box is in no row of the detections, but it was drawn, and counts
-    images = read_table(artifacts / f"verdicts_{model}.parquet")[["prompt_id", "image_index"]]
-    boxes = read_detections(artifacts / "detections" / f"{model}.parquet")
+    images = read_table(artifacts / place / f"verdicts_{model}.parquet")[["prompt_id", "image_index"]]
+    boxes = read_detections(artifacts / place / "detections" / f"{model}.parquet")
     # the protocol's choices but for the rules, so that nothing else can explain a difference; to find nothing at all
     # is a result here, since the detector has found things in the images of other models
-    how = {**protocol()["judge"], "rules": rules, "nothing": "record"}
+    how = {**protocol()["judge"], "threshold": threshold, "rules": rules, "nothing": "record"}
     return verdicts.verdicts(prompts, boxes, images, **how)

@@ -1,16 +1,17 @@
 """The runs of the experiments in ``data/protocol.yaml``: arms of captions, models and sets of prompts, several seeds.
 
-The verdicts on all their images are one table, gathered from a sweep's runs or read from ``data/results``; notebook 07
-computes the rest from it.
+The verdicts of all judges on all their images are one table, gathered from a sweep's runs or read from
+``data/results``; notebook 07 computes the rest from it, judge by judge.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..evaluation.judges import folder_of
 from ..evaluation.tables import verdict_files
 from ..relations import FAMILIES, NAMES
 from ..store.files import DATA, digest, protocol, read_json, read_table, write_table
@@ -20,6 +21,7 @@ EXPERIMENTS = DATA / "results" / "experiments"  # the recorded verdicts and tabl
 SCORES = "*/artifacts/results/scores.json"  # of a sweep's runs
 BASE = "base"
 ARM = ["arm", "seed", "model"]
+JUDGE = "judge"
 ARMS = {"none": "relations", "list": "list", "shuffled": "shuffled"}  # by fine-tuning's choice ``control``
 PROMPT = ["prompt_id", "subject", "relation", "object", "objects"]
 
@@ -62,8 +64,9 @@ def _arm(choices: Mapping[str, Any]) -> str:
 def gather(
     runs: Sequence[tuple[About, Path]], kept: Sequence[pd.DataFrame] = (), columns: Sequence[str] = NAMES
 ) -> pd.DataFrame:
-    """The verdicts of :func:`finished` runs, a row per image: arm, seed, model, ``PROMPT``, image_index, both_found,
-    correct and the 14 relations. The base, alike in all runs, is there once, with arm "base" and seed -1.
+    """The verdicts of :func:`finished` runs, a row per image and judge: arm, seed, model, judge (the leading one
+    first), ``PROMPT``, image_index, both_found, correct and the 14 relations. The base, alike in all runs, is there
+    once, with arm "base" and seed -1.
 
     Args:
         kept: earlier tables of this kind; a run replaces the kept one of the same arm and seed, but the base's rows are
@@ -72,15 +75,16 @@ def gather(
 
     Raises ValueError if two runs have different prompts, or the same arm and seed.
     """
-    tables = {key: part for table in kept for key, part in table.groupby(ARM, sort=False)}
+    whose = [*ARM, JUDGE]
+    tables = {key: part for table in kept for key, part in named(table).groupby(whose, sort=False)}
     origin: dict[tuple[Any, ...], Path] = {}
     for about, artifacts in runs:
         prompts = read_table(artifacts / "prompts_test.parquet")
         if not np.array_equal(_prompts(prompts), _prompts(next(iter(tables.values()), prompts))):
             raise ValueError(f"{artifacts}: its test prompts are not those of the runs before it")
         prompts = prompts[[*PROMPT, *(name for name in columns if name not in NAMES)]]
-        for model, path in sorted(verdict_files(artifacts).items()):
-            key = (BASE, -1, BASE) if model == BASE else (about["arm"], about["seed"], model)
+        for judge, model, path in judged_files(artifacts):
+            key = (*((BASE, -1, BASE) if model == BASE else (about["arm"], about["seed"], model)), judge)
             if model == BASE and key in tables:
                 continue
             if model != BASE and origin.setdefault(key, artifacts) != artifacts:
@@ -88,9 +92,42 @@ def gather(
             relations = [name for name in NAMES if name in columns]
             records = read_table(path)[["prompt_id", "image_index", "both_found", "correct", *relations]]
             table = prompts.merge(records, on="prompt_id", validate="one_to_many")
-            tables[key] = table.assign(**dict(zip(ARM, key, strict=True)))
+            tables[key] = table.assign(**dict(zip(whose, key, strict=True)))
     table = pd.concat(tables.values(), ignore_index=True)
-    return table[[*ARM, *table.columns.drop(ARM)]]
+    return table[[*whose, *table.columns.drop(whose)]]
+
+
+def judged_files(artifacts: Path) -> Iterator[tuple[str, str, Path]]:
+    """Every judge of a run, the leading one first, with each model and the file of its verdicts."""
+    about = (read_json(artifacts / "results" / "scores.json") or {}).get("about", {})
+    for i, judge in enumerate(about.get("judges") or [protocol()["world"]["judges"][0]]):
+        for model, path in sorted(verdict_files(artifacts).items()):
+            path = artifacts / (folder_of(judge) if i else "") / path.name
+            if path.is_file():
+                yield judge, model, path
+
+
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts with the column judge: earlier ones were all of the leading judge's kind, and do not say so."""
+    return table if JUDGE in table else table.assign(**{JUDGE: protocol()["world"]["judges"][0]})
+
+
+def by_judge(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The verdicts by the judge's name, the leading one first."""
+    return {str(name): part for name, part in named(table).groupby(JUDGE, sort=False)}
+
+
+def by_each(judged: Mapping[str, pd.DataFrame], make: Callable[..., pd.DataFrame], *arguments: Any) -> pd.DataFrame:
+    """A table made of each judge's verdicts, as one with the column judge."""
+    parts = [make(table, *arguments) for table in judged.values()]
+    for name, part in zip(judged, parts, strict=True):
+        part.insert(0, JUDGE, name)
+    return pd.concat(parts, ignore_index=True)
+
+
+def leading(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows by the leading judge; all rows of an earlier table, which names none."""
+    return table[table[JUDGE] == table[JUDGE].iloc[0]] if JUDGE in table and len(table) else table
 
 
 def _prompts(table: pd.DataFrame) -> np.ndarray:
@@ -122,7 +159,9 @@ def read(run: Run, sweeps: Sequence[str | Path]) -> tuple[pd.DataFrame, pd.DataF
     A folder of recorded results may be among the sweeps; see ``kept`` of :func:`gather`.
     """
     if not sweeps:
-        return read_table(run.read(EXPERIMENTS / "verdicts.parquet")), run.recorded("quality", EXPERIMENTS.name)[0]
+        return named(read_table(run.read(EXPERIMENTS / "verdicts.parquet"))), run.recorded("quality", EXPERIMENTS.name)[
+            0
+        ]
     folders = [Path(sweep).expanduser().resolve() for sweep in sweeps]
     kept = [folder for folder in folders if (folder / "verdicts.parquet").is_file()]
     others = [folder for folder in folders if folder not in kept]
@@ -147,11 +186,11 @@ def _write_doses(path: str | Path, runs: Sequence[Sequence[Any]]) -> int:
 
 def read_doses(run: Run, sweep: str | Path | None) -> pd.DataFrame:
     """The verdicts of a sweep of the profile doses (saved as a result), or for None the recorded ones: a row per image
-    with model, run (of the Latin square; -1 for the base), ``PROMPT``, group, one_image, dose (means nothing of the
-    base), image_index, both_found, correct. Raises ValueError if no run is finished, or not every triplet has had every
-    dose once."""
+    and judge with model, judge, run (of the Latin square; -1 for the base), ``PROMPT``, group, one_image, dose (means
+    nothing of the base), image_index, both_found, correct. Raises ValueError if no run is finished, or not every
+    triplet has had every dose once."""
     if sweep is None:
-        return read_table(run.read(EXPERIMENTS / "doses.parquet"))
+        return named(read_table(run.read(EXPERIMENTS / "doses.parquet")))
     runs = []
     run.read_all(Path(sweep).expanduser(), SCORES)
     for about, path in finished([Path(sweep).expanduser().resolve()]):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..relations import BY_NAME, NAMES
+from ..relations import BY_NAME, NAMES, OPPOSITES, SYMMETRIC
 from ..store.files import read_table, write_table
 from . import boxes
 from . import triplets as dataset_triplets
@@ -107,9 +107,32 @@ def true_prompts(table: boxes.BoxTable, n_per_relation: int, seed: int, rules: s
     return drawn.assign(caption=list(map(caption, drawn.subject, drawn.relation, drawn.object)))
 
 
-# of a prompt's objects, from the nearest to fine-tuning
-OBJECT_SETS = ("dosed", "seen", "withheld", MET[1], "mixed", "unseen")
+# of a prompt's objects, from the nearest to fine-tuning; "opposites": see :func:`of_opposites`
+OBJECT_SETS = ("dosed", "opposites", "seen", "withheld", MET[1], "mixed", "unseen")
 THINGS = (1, 2, 3)  # that a prompt without a relation asks for; :mod:`without_relation` writes them
+
+
+def of_opposites(table: pd.DataFrame, number: int | None, seed: int) -> pd.DataFrame:
+    """Of the study's prompts, the two directions of each pair of true opposites, asked of the same ordered pairs of
+    seen things: ``number`` of these for each pair of opposites, or all. Their ``objects`` is "opposites".
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    asked = table[(table.split == "test") & (table.objects == "seen")]
+    by_things, rng, parts = asked.set_index(["subject", "object"]), np.random.default_rng(seed), []
+    for pair in OPPOSITES:
+        if pair[0] in SYMMETRIC:
+            continue
+        one, other = (by_things.index[by_things.relation == name] for name in pair)
+        both = one.intersection(other).sort_values()
+        if len(both) < (number or 1):
+            what = f"only {len(both)} ordered pairs of things are asked for both {pair[0]!r} and {pair[1]!r}"
+            raise ValueError(f"prompts: {what}; ask for fewer, set per_relation")
+        things = both[rng.permutation(len(both))[:number]]
+        of_things = pd.MultiIndex.from_frame(asked[["subject", "object"]]).isin(things)
+        parts.append(asked[asked.relation.isin(pair) & of_things])
+    return pd.concat(parts).assign(objects="opposites")
 
 
 def draw_prompts(
@@ -126,7 +149,11 @@ def draw_prompts(
     prompts = table
     if unknown := [name for name in objects if name not in OBJECT_SETS]:
         raise ValueError(f"prompts: {unknown[0]!r} is no set of objects; they are {', '.join(OBJECT_SETS)}")
-    if {"split", "objects"} <= set(table):
+    if "opposites" in objects:
+        if len(objects) > 1 or not {"split", "objects"} <= set(table):
+            raise ValueError("prompts: objects 'opposites' are drawn of the study's own prompts, and alone")
+        table = of_opposites(table, per_relation, seed)
+    elif {"split", "objects"} <= set(table):
         table = table[(table.split == "test") & table.objects.isin(objects)]
     else:
         table = table.assign(objects="all")

@@ -184,7 +184,8 @@ def test_the_slope_of_doses_is_that_of_a_regression_and_their_gains_are_effects(
     table = dosed(0.0, np.random.default_rng(1))
     gains = frequency.by_dose(table).set_index(["dose", "part"])
     base, high = table[table.model == "base"], table[table.dose.eq(128) & table.run.ge(0)]
-    assert gains.loc[(128, "all")].to_dict() == effects.effect([high], [base])
+    ours, visor = gains.loc[(128, "all")].to_dict(), effects.effect([high], [base], "VISOR")
+    assert ours == effects.with_visor([high], [base]) and ours["VISOR_low"] == visor["low"]
     named = base.relation.isin(family("scale"))
     assert gains.before[0, "scale"] == pytest.approx(100 * base[named].correct.sum() / base[named].both_found.sum())
     told = {(0.1, 0.9): "matters", (-0.9, 0.9): "does not matter", (-0.2, 1.2): "undecided", (-2, -1.5): "undecided"}
@@ -402,7 +403,7 @@ def test_other_categories_held_out(tmp_path):
     asked = pd.read_parquet(artifacts / "prompts_test.parquet")
     asked.assign(subject="cow").to_parquet(artifacts / "prompts_test.parquet")  # each run has prompts of its own
     table = effects.by_held_out(tmp_path)
-    assert table.groupby("held_out", sort=False).size().to_dict() == {"dog, bus": 10, "cow": 10}
+    assert table.groupby("held_out", sort=False).size().to_dict() == {"dog, bus": 15, "cow": 15}
     cells = table.set_index(["held_out", "objects", "metric"])
     assert cells.after["dog, bus", "all", "OA"] == pytest.approx(100 * drawn(0.5, 0.9, 3).both_found.mean())
     assert cells.high["cow", "unseen", "OA"] < 0 and set(table.objects) == {*OBJECTS, "all"}
@@ -426,9 +427,9 @@ def test_a_table_is_made_of_runs_or_recorded_as_along_fine_tuning(tmp_path):
     cells = table.set_index(["metric", "step"])
     steps = protocol()["recipe"]["steps"]
     assert sorted(set(table.step)) == [0, 4, steps], "the last is all of the run's steps"
-    assert set(table.metric) == {"OA", "VISOR_Cond", "all things found", "Fréchet distance", "KID", "recall"}
-    assert len(table) == 18 and table[table.step == 0].change.isna().all()
-    assert cells.loc[("Fréchet distance", 4)].tolist() == [2, 0.25, -0.5, 1]
+    assert set(table.metric) == {"OA", "VISOR", "VISOR_Cond", "all things found", "Fréchet distance", "KID", "recall"}
+    assert len(table) == 21 and table[table.step == 0].change.isna().all()
+    assert cells.loc[("Fréchet distance", 4)].tolist()[1:] == [2, 0.25, -0.5, 1]
     assert cells.value["all things found", steps] == 50
     assert cells.value["OA", 4] == pytest.approx(100 * drawn(0.9, 0.7, 5).both_found.mean())
     figures.along(table).canvas.draw()

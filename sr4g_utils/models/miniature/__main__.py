@@ -38,12 +38,18 @@ def main(argv: list[str] | None = None) -> None:
     add("--seed", type=int, default=0)
     add("--scale", type=float, default=1.0, help="multiplies the steps; 0.01 tries everything in a minute")
     add("--until", choices=[*PARTS, "export"], default="export", help="stop after this part")
+    about = "share of captions in which the text tower is taught subject and object in each other's place, up to 0.5"
+    add("--swap", type=float, default=0.0, help=f"{about}; its work lies in a folder of its own, swap-…, in --work")
     args = parser.parse_args(argv)
-    train(args.work, args.out or args.work / "export", args.seed, args.scale, args.until)
+    if not 0 <= args.swap <= 0.5:
+        parser.error(f"--swap must be from 0 to 0.5, got {args.swap:g}")
+    work = args.work / f"swap-{args.swap:g}" if args.swap else args.work
+    train(work, args.out or work / "export", args.seed, args.scale, args.until, args.swap)
 
 
-def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str = "export") -> None:
-    """Every part in turn, each from its last checkpoint, up to ``until``; then the export, if there is a base."""
+def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str = "export", swap: float = 0.0) -> None:
+    """Every part in turn, each from its last checkpoint, up to ``until``; then the export, if there is a base. For
+    ``swap`` see :func:`training.swapped`."""
     from .export import export  # torch: not for --help
     from .pool import POOL, POOL_SEED, Pool
     from .training import STEPS, Trainer, train_base, train_detector, train_rtdetr, train_text, train_vae
@@ -58,7 +64,8 @@ def train(work: Path, out: Path, seed: int = 0, scale: float = 1.0, until: str =
             "rtdetr": (train_rtdetr, (pool,)),
         }[name]  # fmt: skip
         arguments = [parts[part][0] if isinstance(part, str) else part for part in needed]
-        parts[name] = function(*arguments, work, steps[name], seed)  # type: ignore[operator]
+        more = (swap,) if name == "text" else ()
+        parts[name] = function(*arguments, work, steps[name], seed, *more)  # type: ignore[operator]
         if name == until:
             break
     if until in ("base", "export"):

@@ -204,13 +204,24 @@ def sentences(n: int, rng: np.random.Generator) -> tuple[list[str], Slots, Slots
     return texts, labels, roles
 
 
-def train_text(work: Path, steps: int, seed: int) -> tuple[CLIPTextModel, Trainer]:
+def swapped(roles: Slots, share: float, rng: np.random.Generator) -> Slots:
+    """The roles with subject and object exchanged in a share of the captions that name a relation, drawn anew each
+    time: a tower that is taught them can only say how likely a thing is the subject, and with a half not at all."""
+    exchanged = roles.copy()
+    rows = np.flatnonzero((roles[:, 0] < ROLES) & (rng.random(len(roles)) < share))
+    exchanged[rows, :2] = roles[rows, 1::-1]
+    return exchanged
+
+
+def train_text(work: Path, steps: int, seed: int, swap: float = 0.0) -> tuple[CLIPTextModel, Trainer]:
+    """The text tower; ``swap``: the share of captions whose subject and object are taught in each other's place."""
     torch.manual_seed(seed)
     text, tokens = make_text(), tokenizer(LENGTH)
     trainer = Trainer("text", text, work, steps, seed)
 
     def loss_of(_step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         texts, labels, roles = sentences(BATCH["text"], rng)
+        roles = swapped(roles, swap, rng) if swap else roles
         states = text(encode_texts(tokens, texts)).last_hidden_state
         return {"mse": F.mse_loss(states, meaning(labels, roles))}
 
