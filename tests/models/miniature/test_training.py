@@ -131,6 +131,24 @@ def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
     assert len(load_file(tmp_path / "straight/text/checkpoint.safetensors")) > 20
 
 
+def test_a_swapped_tower_is_taught_each_other_role_in_a_share_of_relations(tmp_path):
+    *_, roles = training.sentences(2000, np.random.default_rng(0))
+    related = roles[:, 0] < training.ROLES
+    for share in (0.1, 0.5):
+        swapped = training.swapped(roles, share, np.random.default_rng(1))
+        changed = (swapped != roles).any(axis=1)
+        assert not changed[~related].any() and (swapped[changed, :2] == roles[changed, 1::-1]).all()
+        assert changed[related].mean() == pytest.approx(share, abs=0.04)
+        assert (swapped[:, 2:] == roles[:, 2:]).all()
+    assert (training.swapped(roles, 0.0, np.random.default_rng(1)) == roles).all()
+    states = {}
+    for i, share in enumerate((0.0, 0.0, 0.5)):
+        text, _ = training.train_text(tmp_path / str(i), 2, 0, share)
+        states.setdefault(share, []).append(text.state_dict())
+    assert all(torch.equal(a, states[0.0][1][key]) for key, a in states[0.0][0].items())
+    assert any(not torch.equal(a, states[0.5][0][key]) for key, a in states[0.0][0].items())
+
+
 def test_the_second_detector_is_taught_on_drawn_scenes_alone_and_loads(tmp_path, monkeypatch):
     """It is given no VAE, and does not share its draws with the first."""
     monkeypatch.setitem(BATCH, "rtdetr", 4)
