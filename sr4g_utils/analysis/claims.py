@@ -49,7 +49,8 @@ def against(
 
 def together(verdicts: Iterable[str]) -> str:
     """A claim's verdict, from its tests'."""
-    worst_first, present = (CONTRADICTED, NOT_TESTABLE, UNDECIDED), set(verdicts)
+    worst_first: tuple[str, ...] = (CONTRADICTED, NOT_TESTABLE, UNDECIDED)
+    present = set(verdicts)
     if NOTHING in present:  # of one judge alone it decides nothing
         present = {NOTHING} if len(present) == 1 else present - {NOTHING} | {UNDECIDED}
         worst_first = (*worst_first, NOTHING)

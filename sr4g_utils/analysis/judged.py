@@ -122,11 +122,11 @@ def whose_gain(by: Judged, resamples: int = 2_000) -> pd.DataFrame:
             for kept, arm in zip(by_all, (treated, before), strict=True):
                 for own, table in zip(kept, selection.complete(*(part[i] for part in arm)), strict=True):
                     own.append(table)
-        samples = (
+        samples: list[tuple[str, str, Sequence[Tables], Sequence[Tables]]] = [
             ("VISOR", "all", treated, base),
             ("VISOR_Cond", SAMPLES[0], treated, base),
-            ("VISOR_Cond", SAMPLES[1], *by_all),
-        )
+            ("VISOR_Cond", SAMPLES[1], by_all[0], by_all[1]),
+        ]
         for metric, images, after, other in samples:
             number = over_judges(after, other, of_first, metric, resamples)
             rows.append({**about, "metric": metric, "images": images, **number})
@@ -163,7 +163,8 @@ def confirmed(
     Returns:
         The columns of :func:`claims.table`.
     """
-    margins, tests = protocol()["margins"], {key: [] for key in CONFIRMATORY}
+    margins = protocol()["margins"]
+    tests: dict[str, list[claims.Tested]] = {key: [] for key in CONFIRMATORY}
     for judge, table in by.items():
         measured = effects(table, ("VISOR_Cond", "OA"))
         measured = measured[(measured.arm == "relations") & (measured.seeds >= seeds)]
