@@ -19,7 +19,7 @@ cd "$work"
 venv=${FINDINGS_VENV:-$work/venv}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet --disable-pip-version-check torch==2.13.0 diffusers==0.42.1 transformers==5.24.0
-"$venv/bin/python" -I - 2>"$work/advice" <<'PY' || { cat "$work/advice"; exit 1; }
+"$venv/bin/python" -I - <<'PY'
 import torch
 from diffusers import UNet2DConditionModel
 
