@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from ..models import pipelines
 from ..models.limits import check_words, tokenizers
@@ -95,11 +96,11 @@ class Text:
 
     def __init__(self, net: Net, texts: list[str], cache_mb: int, draws: int) -> None:
         self.net, self.texts = net, texts
-        one = sum(state.nbytes for state in self._encode([""]).values())
+        one = sum(state.nbytes for state in self._encode([max(texts, key=len)]).values())
         self.cached = len(texts) <= draws and one * len(texts) <= cache_mb << 20
         if self.cached:
             groups = [self._encode(texts[i : i + TEXTS]) for i in range(0, len(texts), TEXTS)]
-            self.states = {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
+            self.states = {name: _joined([group[name] for group in groups]) for name in groups[0]}
 
     def __call__(self, numbers: Int64[np.ndarray, "n"]) -> States:
         if self.cached:
@@ -112,3 +113,9 @@ class Text:
     @torch.no_grad()
     def _encode(self, texts: list[str]) -> States:
         return self.net.encode(texts)
+
+
+def _joined(groups: list[Tensor]) -> Tensor:
+    """The states of groups of captions, filled with zeros up to the longest, where a group is as long as its own."""
+    length = max(group.shape[1] for group in groups)
+    return torch.cat([functional.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1])) for x in groups])

@@ -36,6 +36,8 @@ class Learner:
         # bitsandbytes changes the layout of weights, but not that of their moments
         last = c.channels_last and not c.adam_8bit
         network.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+        for name in net.idle:  # processes wait for the gradient of all that learns
+            network.get_submodule(name).requires_grad_(False)
         self.lora = _add_lora(net, c) if c.lora_rank else None
         self.weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
         self.optimiser = _optimiser(list(self.weights.values()), c)
@@ -99,7 +101,7 @@ def _add_lora(net: Net, c: Choices) -> dict[str, Any]:
         kind = type(net.pipeline).__name__
         raise ValueError(f"lora_rank: diffusers loads no LoRA into a {kind}; set it to 0, and train all weights")
     network.requires_grad_(False)
-    layers = [name for name, _ in network.named_modules() if name.endswith(ends)]
+    layers = [name for name, _ in network.named_modules() if name.endswith(ends) and name not in net.idle]
     if not layers:
         raise ValueError(f"lora_rank: this {type(network).__name__} has none of the layers {', '.join(net.targets)}")
     alpha: Any = c.lora_rank if c.lora_alpha is None else c.lora_alpha

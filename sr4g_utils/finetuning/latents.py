@@ -55,11 +55,14 @@ class Encoded:
 
 
 def posterior(vae: Any, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n moment channel h w"]:
-    """Mean and standard deviation of the latents of images from -1 to 1; where a VAE has none, the latents."""
-    code = vae.encode(pixels)
+    """Mean and standard deviation of the latents of images from -1 to 1; where a VAE has none, the latents. To a VAE of
+    videos an image is one frame."""
+    video = "z_dim" in vae.config
+    code = vae.encode(pixels[:, :, None] if video else pixels)
     if not hasattr(code, "latent_dist"):
         return code.latent[:, None]
-    return torch.stack([code.latent_dist.mean, code.latent_dist.std], dim=1)
+    moments = torch.stack([code.latent_dist.mean, code.latent_dist.std], dim=1)
+    return moments[:, :, :, 0] if video else moments
 
 
 def encode_photos(

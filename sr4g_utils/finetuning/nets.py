@@ -7,8 +7,9 @@ new family is a class here.
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, QwenImagePipeline
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float
 from torch import Tensor
@@ -34,6 +35,7 @@ class Net:
     targets: ClassVar[tuple[str, ...]] = ATTENTION
     packed: ClassVar[int] = 1
     kind: ClassVar[type[Ddpm | Flow]] = Flow
+    idle: tuple[str, ...] = ()  # layers whose output nothing reads: they get no gradient, and learn nothing
 
     def __init_subclass__(cls) -> None:
         Net.families.append(cls)
@@ -45,20 +47,25 @@ class Net:
     def __init__(self, pipeline: Any, name: str, resolution: int | None, c: Choices) -> None:
         self.pipeline, self.c = pipeline, c
         config, vae = self.module.config, pipeline.vae.config
-        if config.in_channels != vae.latent_channels * self.packed**2:
+        channels = getattr(vae, "latent_channels", None) or vae.z_dim
+        if config.in_channels != channels * self.packed**2:
             kind = "UNet" if self.part == "unet" else self.part
-            both = f"takes {config.in_channels} channels, but its VAE makes {vae.latent_channels}"
+            both = f"takes {config.in_channels} channels, but its VAE makes {channels}"
             raise ValueError(f"model: {name}'s {kind} {both}; name a text-to-image model")
         if c.guidance_embed is not None and not getattr(config, "guidance_embeds", False):
             raise ValueError(f"guidance_embed: {name} is told no guidance; leave it out")
         self.process = self.kind(pipeline.scheduler, c, name)
-        factor = pipeline.vae_scale_factor * self.packed * getattr(config, "patch_size", 1)
+        factor = pipeline.vae_scale_factor * max(self.packed, getattr(config, "patch_size", 1))
         if not resolution:
             raise ValueError(f"resolution: {name} does not say its own; name one, a multiple of {factor}")
         if resolution % factor:
             raise ValueError(f"resolution: {resolution} is no multiple of {factor}, the VAE's factor")
         self.resolution = resolution
-        self.scale, self.shift = vae.scaling_factor, getattr(vae, "shift_factor", None) or 0.0
+        self.scale, self.shift = self.moments(vae)
+
+    def moments(self, vae: Any) -> tuple[Any, Any]:
+        """What latents are multiplied by, after what is taken from them: numbers, or float32 (channel, 1, 1)."""
+        return vae.scaling_factor, getattr(vae, "shift_factor", None) or 0.0
 
     @property
     def module(self) -> Any:
@@ -168,6 +175,44 @@ class Flux(Net):
             guidance=guidance if self.module.config.guidance_embeds else None,
         )[0]  # fmt: skip
         return FluxPipeline._unpack_latents(predicted, h, w, vae_scale_factor=1)
+
+
+class QwenImage(Net):
+    """Latents of its VAE, one frame of a video, are normalised by channel and packed as FLUX's. Captions are read after
+    its template, whose own tokens are dropped; they are as long as the longest, so a mask goes with them."""
+
+    title, network, packed = "Qwen-Image", "QwenImageTransformer2DModel", 2
+    targets = JOINT
+
+    @classmethod
+    def fits(cls, pipeline: Any) -> bool:
+        return super().fits(pipeline) and type(pipeline).__name__ == "QwenImagePipeline"  # others are given images
+
+    def __init__(self, pipeline: Any, name: str, resolution: int | None, c: Choices) -> None:
+        super().__init__(pipeline, name, resolution, c)
+        last = f"transformer_blocks.{len(self.module.transformer_blocks) - 1}"  # its text goes nowhere
+        self.idle = (f"{last}.attn.to_add_out", f"{last}.txt_mlp")
+
+    def moments(self, vae: Any) -> tuple[Any, Any]:
+        mean, deviation = np.array([vae.latents_mean, vae.latents_std], np.float32)[..., None, None]
+        return 1 / deviation, mean
+
+    def encode(self, texts: list[str]) -> States:
+        longest = pipelines.defaults(self.pipeline)["max_sequence_length"]
+        prompts = [text or " " for text in texts]  # it is given a space where it draws unguided
+        states, mask = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=longest)
+        mask = states.new_ones(states.shape[:2]) if mask is None else mask  # none is where all are of one length
+        return {"encoder_hidden_states": states, "encoder_hidden_states_mask": mask.bool()}
+
+    def call(
+        self, network: Any, x: Float[Tensor, "n channel h w"], t: Tensor, states: States
+    ) -> Float[Tensor, "n out h w"]:
+        n, channel, h, w = x.shape
+        predicted = network(
+            QwenImagePipeline._pack_latents(x, n, channel, h, w), timestep=t / 1000, **states,
+            img_shapes=[[(1, h // 2, w // 2)]] * n, return_dict=False,
+        )[0]  # fmt: skip
+        return QwenImagePipeline._unpack_latents(predicted, h, w, vae_scale_factor=1)[:, :, 0]
 
 
 class Sana(Net):

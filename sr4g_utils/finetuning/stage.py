@@ -18,7 +18,7 @@ from ..dataset.boxes import BoxTable
 from ..dataset.photos import Photos, crop_table
 from ..dataset.prompts import validation_prompts
 from ..models import detectors
-from ..models.load import load_pipeline
+from ..models.load import default_device, load_pipeline
 from ..models.source import Source
 from ..store import run as store_run
 from ..store.files import hash_of
@@ -60,6 +60,9 @@ def finetune(
         FloatingPointError: the loss is NaN or infinite; the message names the last good checkpoint.
     """
     c, folder = Choices.of(choices), Path(folder)
+    if c.compile and c.precision == "bfloat16" and default_device() == "cpu":
+        wrong = "on a CPU, a UNet that torch 2.13 compiled in bfloat16 gets gradients of 0 in most of its layers"
+        raise ValueError(f"compile: {wrong}; use precision: float32, or leave compile out")
     accelerator = accelerator_for(c, folder)
     pipeline, record = load(model, c, accelerator.device)
     net = nets.of(pipeline, record, c)

@@ -131,7 +131,8 @@ SMALL: dict[str, Any] = {"resolution": 16, "sampling": {"images": 1, "steps": 2,
 
 @pytest.mark.slow("kills")
 @pytest.mark.parametrize(("model", "choices", "kept"), [
-    ("v1.4", {}, WEIGHTS), ("StableDiffusion3Pipeline", {"lora_rank": 2, "lora_alpha": 3.0, **SMALL}, lora.FILE)
+    ("v1.4", {}, WEIGHTS), ("StableDiffusion3Pipeline", {"lora_rank": 2, "lora_alpha": 3.0, **SMALL}, lora.FILE),
+    ("QwenImagePipeline", SMALL, WEIGHTS), ("QwenImagePipeline", {"lora_rank": 2, **SMALL}, lora.FILE),
 ])  # fmt: skip
 def test_killed_runs_end_like_one_that_was_not(world, tiny_folders, tmp_path, model, choices, kept):
     """SIGKILL while a checkpoint is written, then between two steps: weights and log end bit for bit the same."""

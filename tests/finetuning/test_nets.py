@@ -20,10 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tuning import distance, net_of, tune, weights
 
 from sr4g_utils.__main__ import main
-from sr4g_utils.finetuning import loop, nets
+from sr4g_utils.finetuning import batches, loop, nets
 from sr4g_utils.finetuning.batches import Batch, Text
 from sr4g_utils.finetuning.checkpoints import Learner, save_network
 from sr4g_utils.finetuning.choices import Choices
+from sr4g_utils.finetuning.latents import posterior
 from sr4g_utils.finetuning.processes import Flow
 from sr4g_utils.models import diffusion, lora, pipelines
 from sr4g_utils.models.load import load_pipeline
@@ -131,6 +132,25 @@ def published_flux(pipeline: Any, batch: Batch, texts: list[str]) -> torch.Tenso
     return ((predicted - wanted) ** 2).flatten(1).mean(1).mean()
 
 
+def published_qwen_image(pipeline: Any, batch: Batch, texts: list[str]) -> torch.Tensor:
+    """examples/dreambooth/train_dreambooth_lora_qwen_image.py, whose captions are filled up to the longest"""
+    with torch.no_grad():
+        each = [pipeline.encode_prompt(text)[0][0] for text in texts]  # of one text there is no mask
+    states = torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
+    mask = torch.arange(states.shape[1]) < torch.tensor([[len(one)] for one in each])
+    x, t, target = _straight(batch, 1.0)
+    n, channel, h, w = x.shape
+    packed, wanted = (
+        image.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(n, h * w // 4, channel * 4)
+        for image in (x, target)
+    )
+    (predicted,) = pipeline.transformer(
+        hidden_states=packed, timestep=t / 1000, encoder_hidden_states=states, encoder_hidden_states_mask=mask,
+        img_shapes=[(1, h // 2, w // 2)] * n, return_dict=False,
+    )  # fmt: skip
+    return ((predicted - wanted) ** 2).flatten(1).mean(1).mean()
+
+
 def published_sana(pipeline: Any, batch: Batch, texts: list[str]) -> torch.Tensor:
     """examples/dreambooth/train_dreambooth_lora_sana.py"""
     instruction = pipelines.defaults(pipeline)["complex_human_instruction"]
@@ -158,7 +178,7 @@ def published_pixart(pipeline: Any, batch: Batch, texts: list[str]) -> torch.Ten
 PUBLISHED = {
     "StableDiffusionXLPipeline": published_sdxl, "StableDiffusion3Pipeline": published_sd3,
     "FluxPipeline": published_flux, "SanaPipeline": published_sana, "PixArtSigmaPipeline": published_pixart,
-    "PixArtAlphaPipeline": published_pixart,
+    "PixArtAlphaPipeline": published_pixart, "QwenImagePipeline": published_qwen_image,
 }  # fmt: skip
 TEXTS = ["a dog to the left of a cat", "a cup above a bed", "a bus"]
 
@@ -174,7 +194,8 @@ def test_loss_and_gradient_are_those_of_the_published_script(tiny_folders, name)
     pipeline, _ = load_pipeline(tiny_folders(name), device="cpu")
     net, draw = net_of(pipeline, 16), torch.Generator().manual_seed(0)
     size = 16 // pipeline.vae_scale_factor
-    latents, noise = torch.randn(2, 3, pipeline.vae.config.latent_channels, size, size, generator=draw)
+    channels = pipeline.vae.config.get("latent_channels") or pipeline.vae.config.z_dim
+    latents, noise = torch.randn(2, 3, channels, size, size, generator=draw)
     batch = Batch(latents, noise, torch.tensor([20, 500, 970]), np.arange(3))
     states = Text(net, TEXTS, 512, 0)(np.arange(3))
     ours = loop.diffusion_loss(net.module, net, batch, states)
@@ -184,6 +205,7 @@ def test_loss_and_gradient_are_those_of_the_published_script(tiny_folders, name)
     assert a.keys() == b.keys() and sum(value.abs().sum() for value in a.values()) > 0.1
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=1e-5, atol=1e-5)
+    assert set(Learner(net, net.c).weights) <= a.keys(), "processes wait for the gradient of all that learns"
 
 
 @pytest.mark.parametrize(("choices", "mean"), [
@@ -240,6 +262,35 @@ def test_the_empty_caption_is_read_as_the_pipeline_draws_unguided(tiny_folders):
             assert not empty.any() and not own.any()
 
 
+def test_latents_of_a_vae_of_videos_are_one_frame_normalised_by_channel(tiny_folders):
+    """What the pipeline does before it decodes gives the VAE's latents back."""
+    pipeline, _ = load_pipeline(tiny_folders("QwenImagePipeline"), device="cpu")
+    vae, mean, deviation = pipeline.vae, [0.5, -1.0, 0.0, 2.0], [2.0, 3.0, 0.5, 1.0]
+    vae.register_to_config(latents_mean=mean, latents_std=deviation)
+    net, pixels = net_of(pipeline, 16), torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        ours, theirs = posterior(vae, pixels), vae.encode(pixels.unsqueeze(2)).latent_dist
+    for moment, their in zip(ours.unbind(1), (theirs.mean, theirs.std), strict=True):
+        torch.testing.assert_close(moment, their.squeeze(2))
+    normal = (ours[:, 0].numpy() - net.shift) * net.scale
+    back = torch.from_numpy(normal) * torch.tensor(deviation).view(4, 1, 1) + torch.tensor(mean).view(4, 1, 1)
+    assert normal.dtype == np.float32 and normal.shape == (2, 4, 4, 4)
+    torch.testing.assert_close(back, ours[:, 0])
+
+
+def test_captions_of_several_lengths_are_kept_as_they_are_read_alone(tiny_folders, monkeypatch):
+    pipeline, _ = load_pipeline(tiny_folders("QwenImagePipeline"), device="cpu")
+    net = net_of(pipeline, 16)
+    monkeypatch.setattr(batches, "TEXTS", 2)
+    kept = Text(net, ["", *TEXTS], 512, 9)
+    assert kept.cached
+    states, masks = kept(np.arange(4)).values()
+    for text, state, mask in zip([" ", *TEXTS], states, masks, strict=True):
+        alone, _ = pipeline.encode_prompt(text)
+        assert mask.sum() == alone.shape[1] and mask[: alone.shape[1]].all()
+        torch.testing.assert_close(state[mask], alone[0], rtol=1e-5, atol=1e-5)
+
+
 def drawn(pipeline: Any) -> np.ndarray:
     prompts = pd.DataFrame({"prompt_id": [0, 1], "caption": TEXTS[:2]})
     size = 32 if "Sana" in type(pipeline).__name__ else 16
@@ -248,7 +299,7 @@ def drawn(pipeline: Any) -> np.ndarray:
 
 
 LORAS = ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline",
-         "SanaPipeline"]  # fmt: skip
+         "SanaPipeline", "QwenImagePipeline"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LORAS)
@@ -316,6 +367,7 @@ def test_a_network_and_a_lora_are_told_apart(tiny_folders, tmp_path):
 @pytest.mark.parametrize(("name", "choices"), [
     ("StableDiffusion3Pipeline", {"lora_rank": 2, "precision": "bfloat16"}),
     ("StableDiffusion3Pipeline", {}), ("SanaPipeline", {"lora_rank": 2, "resolution": 32}), ("PixArtSigmaPipeline", {}),
+    ("QwenImagePipeline", {"lora_rank": 2}), ("QwenImagePipeline", {}),
 ])  # fmt: skip
 def test_a_family_trains_is_validated_and_loads_again(world, tiny_folders, tmp_path, any_precision, name, choices):
     how: dict[str, Any] = {"steps": 2, "batch": 4, "validate_every": 2, "resolution": 16, **choices}

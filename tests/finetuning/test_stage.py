@@ -75,6 +75,7 @@ def test_a_run_leaves_unets_that_load_a_log_and_an_honest_record(world, tmp_path
     ({"logit_std": 0.0}, "logit_std must be at least 1e-06 and at most 20, got 0"),
     ({"lora_rank": 4, "lora_base": "bfloat16"}, "lora_base bfloat16 needs precision bfloat16"),
     ({"guidance_embed": 3.5}, "guidance_embed: v1.4 is told no guidance; leave it out"),
+    ({"compile": True, "precision": "bfloat16"}, "compile: on a CPU, .* gradients of 0"),
     ({"template": "haiku"}, "template must be one of plain, photo, sentence, got 'haiku'"),
 ])  # fmt: skip
 def test_a_choice_that_cannot_be_is_one_line(world, tmp_path, choices, message):
