@@ -27,6 +27,14 @@ settings.register_profile("sr4g", deadline=None, print_blob=True, suppress_healt
 settings.load_profile("sr4g")
 
 
+@pytest.fixture(autouse=True)
+def nothing_said() -> None:
+    """A line is said once a process; each test hears it anew."""
+    from sr4g_utils.store.files import say
+
+    say.cache_clear()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no worker is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

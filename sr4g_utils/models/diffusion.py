@@ -10,7 +10,6 @@ shared it. Otherwise a sum may be rounded in another order, and pixels differ by
 something else in a batch than alone: that is checked, and such a one draws one image at a time.
 """
 
-import functools
 import hashlib
 import inspect
 import json
@@ -155,11 +154,8 @@ def _depends_on_batch(pipeline: DiffusionPipeline, call: Callable, part: Sequenc
     if difference.max() <= LEVELS or (pipeline.dtype != torch.float32 and difference.mean() <= MEAN_LEVELS):
         return False
     kind, saves = type(pipeline).__name__, "batch: 1 in sampling saves the attempt"
-    _say_once(f"WARNING: {kind} draws something else in a batch than alone: going on one image at a time; {saves}")
+    say(f"WARNING: {kind} draws something else in a batch than alone: going on one image at a time; {saves}")
     return True
-
-
-_say_once = functools.cache(say)  # not for each group
 
 
 def _pixels(images: Any, texts: list[str], kind: str, dtype: str) -> Images:

@@ -21,7 +21,6 @@ from sr4g_utils.evaluation import figures, statistics, tables, verdicts
 from sr4g_utils.evaluation import scores as evaluation_scores
 from sr4g_utils.relations import NAMES
 from sr4g_utils.running import profiles
-from sr4g_utils.store.files import say
 
 AT = [evaluation_scores.METRICS.index(name) for name in VISORS]
 
@@ -227,7 +226,6 @@ def test_images_are_listed_or_counted_alike_and_named_if_they_do_not_exist():
 
 
 def test_one_hopeless_model_does_not_stop_the_others(capsys):
-    say.cache_clear()  # what another test may have said already
     prompts = make_prompts(*[("dog", name, "cat") for name in NAMES for _ in range(8)])
     prompts = prompts.assign(objects=[OBJECT_SETS[i % 2] for i in range(len(prompts))], n_images=1)
     good = verdicts.verdicts(prompts, boxes_of(prompts, 2, lambda prompt, index: index == 0), 2)

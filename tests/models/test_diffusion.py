@@ -15,7 +15,6 @@ from refusals import refuses
 from sr4g_utils.models import diffusion, load, pipelines
 from sr4g_utils.models.sampling import Sampling
 from sr4g_utils.models.source import ModelError
-from sr4g_utils.store import files
 
 FAST = {"images": 2, "steps": 2, "batch": 4, "group": 2}
 PROMPTS = five_prompts()
@@ -131,7 +130,6 @@ def test_a_pipeline_whose_images_depend_on_the_batch_draws_them_alone(pipeline, 
             generator = [generator[0].clone_state() for _ in generator]
             return super().__call__(prompt, num_inference_steps, generator, output_type)
 
-    diffusion._say_once.cache_clear()
     mixed = Mixed.around(pipeline)
     assert near(drawn(mixed), drawn(pipeline)) and mixed.sizes == [4] + [1] * 11
     lines = capsys.readouterr().err.splitlines()
@@ -206,7 +204,6 @@ def test_what_a_call_takes_is_what_is_recorded(tmp_path, pipeline, capsys):
     def calls(folder: str, name: str, options: dict, **chosen):
         loaded = load.load_pipeline(tiny_pipelines.pipeline(tmp_path / folder, name, **options), device="cpu")[0]
         capsys.readouterr()
-        files.say.cache_clear()  # another test may have had it said
         sampling = pipelines.applied(loaded, Sampling(**chosen))
         return loaded, sampling, pipelines.call_record(loaded, sampling)
 
