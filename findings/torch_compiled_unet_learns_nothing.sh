@@ -23,13 +23,13 @@ venv=${FINDINGS_VENV:-$work/venv}
 import torch
 from diffusers import UNet2DConditionModel
 
-given = torch.randn(4, 4, 16, 16), torch.randint(0, 1000, (4,)), torch.randn(4, 8, 16)
-silent = {}
+inputs = torch.randn(4, 4, 16, 16), torch.randint(0, 1000, (4,)), torch.randn(4, 8, 16)
+counts = {}
 
 
-def without(network, weights, bfloat16, *given):
+def zero_gradients(network, weights, bfloat16, *inputs):
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        output = network(*given)
+        output = network(*inputs)
     getattr(output, "sample", output).float().square().mean().backward()
     return sum(weight.grad is None or not weight.grad.any() for weight in weights), len(weights)
 
@@ -44,16 +44,16 @@ for precision, compiled in (("bfloat16", False), ("float32", True), ("bfloat16",
     )
     how = f"{precision}, {'compiled' if compiled else 'not compiled'}"
     network = torch.compile(unet) if compiled else unet
-    silent[how] = none, all = without(network, list(unet.parameters()), precision == "bfloat16", *given)
-    print(f"{how}: {none} of {all} weights have a gradient of 0")
+    counts[how] = zeros, total = zero_gradients(network, list(unet.parameters()), precision == "bfloat16", *inputs)
+    print(f"{how}: {zeros} of {total} weights have a gradient of 0")
 for size in (8, 16):
     torch._dynamo.reset()
     pieces = torch.nn.Sequential(
         torch.nn.Conv2d(4, 32, 3, padding=1), torch.nn.Upsample(scale_factor=2.0, mode="nearest"),
         torch.nn.Conv2d(32, 32, 3, padding=1), torch.nn.Conv2d(32, 4, 3, padding=1),
     )
-    silent[size] = without(torch.compile(pieces), list(pieces.parameters()), True, torch.randn(4, 4, size, size))
-    print(f"three convolutions from {size} x {size}: {silent[size][0]} of {silent[size][1]}")
-assert silent["bfloat16, not compiled"] == silent["float32, compiled"] == (0, 206)
-assert silent["bfloat16, compiled"] == (160, 206) and silent[8] == (2, 6) and silent[16] == (0, 6)
+    counts[size] = zero_gradients(torch.compile(pieces), list(pieces.parameters()), True, torch.randn(4, 4, size, size))
+    print(f"three convolutions from {size} x {size}: {counts[size][0]} of {counts[size][1]}")
+assert counts["bfloat16, not compiled"] == counts["float32, compiled"] == (0, 206)
+assert counts["bfloat16, compiled"] == (160, 206) and counts[8] == (2, 6) and counts[16] == (0, 6)
 PY

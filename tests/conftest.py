@@ -28,7 +28,7 @@ settings.load_profile("sr4g")
 
 
 @pytest.fixture(autouse=True)
-def nothing_said() -> None:
+def fresh_log() -> None:
     """A line is said once a process; each test hears it anew."""
     from sr4g_utils.store.files import say
 

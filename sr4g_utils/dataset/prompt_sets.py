@@ -227,9 +227,9 @@ def _check_captions(table: pd.DataFrame, source: str) -> None:
             continue  # not one of the relations
         first, relation, second = key(sentence[0]), sentence[1], key(sentence[2])
         s, o = key(row.subject), key(row.object)
-        in_order, reversed = (first.endswith(a) and second.endswith(b) for a, b in ((s, o), (o, s)))
-        right = (in_order and relation == asked.name) or (reversed and relation == asked.converse)
-        if (in_order or reversed) and not right:
+        in_order, swapped = (first.endswith(a) and second.endswith(b) for a, b in ((s, o), (o, s)))
+        right = (in_order and relation == asked.name) or (swapped and relation == asked.converse)
+        if (in_order or swapped) and not right:
             triplet = f"{row.subject!r} {row.relation} {row.object!r}"
             what = f"has the caption {row.caption!r:.80}, which does not say {triplet}; correct one of them"
             raise ValueError(f"{source}: row {table.index[at]}: prompt {_short(row.prompt_id)} {what}")
