@@ -30,3 +30,8 @@ def among(known: Iterable[str], wanted: Iterable[str], where: str) -> list[str]:
     if unknown := [name for name in wanted if key(name) not in by_key]:
         raise ValueError(f"{where} {unknown[0]!r}")
     return [by_key[key(name)] for name in wanted]
+
+
+def amount(number: int, thing: str) -> str:
+    """A number of things: "1 image", "1,568 images"."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"

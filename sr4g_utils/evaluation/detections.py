@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
+from ..dataset.names import amount
 from ..dataset.prompt_files import AS_UTF8, parsed, read_text
 from ..dataset.prompt_sets import NEEDED, check_prompts, others
 from ..models.names import readings
@@ -300,12 +301,11 @@ def _each(prompts: int, at: Number, index: Number, source: str) -> int:
             f"{source}: the table does not tell how many images a prompt has: {counts}; {AS_MANY}; {FROM_0}"
         )
     if bare := prompts - boxes["at"].nunique():
-        without = f"{bare:,} of {prompts:,} prompts have no box: each counts as {per_prompt} images in which nothing "
-        without += "was found, where VISOR's script counts the images of its file only"
+        without = f"{bare:,} of {prompts:,} prompts have no box: each counts as {amount(per_prompt, 'image')} in which "
+        without += "nothing was found, where VISOR's script counts the images of its file only"
         remedy = "if they were not drawn, leave them out of the prompts"
         say(f"WARNING: {source}: {without}; {remedy}")
-    each = f"{per_prompt} image{'s' * (per_prompt > 1)} per prompt"
-    say(f"{source}: {each}, by the largest image_index; if there are more, {AS_MANY}")
+    say(f"{source}: {amount(per_prompt, 'image')} per prompt, by the largest image_index; if there are more, {AS_MANY}")
     return per_prompt
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
+from ..dataset.names import amount
 from ..dataset.prompt_sets import prompts_hash, read_prompts
 from ..models.sampling import Pixels
 from ..store import files
@@ -86,13 +87,13 @@ class Score:
         """On which prompts and images."""
         prompts, images = self.judged["prompts"], self.judged["images"]["number"]
         name, sha256, seed = prompts["name"], prompts["sha256"][:12], self.judged.get("seed")
-        text = f"{prompts['number']:,} prompts of {name} (sha256 {sha256}), {images:,} images"
+        text = f"{amount(prompts['number'], 'prompt')} of {name} (sha256 {sha256}), {amount(images, 'image')}"
         return text if seed is None else f"{text}, seed {seed}"
 
     def how(self) -> str:
         """How the images were judged, in a paragraph."""
         left_out = self.judged["prompts"]["left_out"]
-        more = f" {left_out:,} prompts of the set name none of the relations and are left out." if left_out else ""
+        more = f" Left out for want of a relation: {amount(left_out, 'prompt')} of the set." if left_out else ""
         few = self.scores.low.isna().all()
         ends = f"No intervals: fewer than {FEWEST} prompts" if few else "Intervals: 95 %, over prompts"
         numbers = f"{ends}; chance: relations permuted among the prompts. Nothing of it is drawn, so there is no seed. "

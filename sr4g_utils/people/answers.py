@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..dataset.boxes import BoxTable
+from ..dataset.names import amount
 from ..dataset.prompt_files import read_cells
 from ..evaluation.detections import read_detections
 from ..evaluation.statistics import AGREEMENT, Clusters, cohen, outcomes, pairwise, ratio, with_labels
@@ -215,10 +216,11 @@ def summary(among: pd.DataFrame, with_rules: pd.DataFrame | None = None) -> str:
     for row in among[(among.relation == "all") & (among.n > 0)].itertuples():
         if row.between == "everybody":
             share = _percent(row.agreement, row.agreement_low, row.agreement_high)
-            sentences.append(f"Two people agree on {share} of {_questions(row.n)}.")
+            sentences.append(f"Two people agree on {share} of {amount(row.n, 'question')}.")
         elif row.between.endswith(" again"):
             person = row.between.partition(" and ")[0]
-            sentences.append(f"{person} gives the same answer again on {row.agreement:.0f} % of {_questions(row.n)}.")
+            share = f"{row.agreement:.0f} % of {amount(row.n, 'question')}"
+            sentences.append(f"{person} gives the same answer again on {share}.")
     if with_rules is not None and len(with_rules):
         rows = with_rules[with_rules.relation == "all"]
         rows = rows[rows.person == rows.person.iloc[0]].sort_values("accuracy", ascending=False, kind="stable")
@@ -229,10 +231,6 @@ def summary(among: pd.DataFrame, with_rules: pd.DataFrame | None = None) -> str:
         person = "the majority" if rows.person.iloc[0] == "majority" else rows.person.iloc[0]
         sentences.append(f"The rule sets agree with {person}: {', '.join(shares)}.")
     return " ".join(sentences)
-
-
-def _questions(number: int) -> str:
-    return f"{number} question{'s' * (number != 1)}"
 
 
 def _percent(value: float, low: float, high: float) -> str:

@@ -8,7 +8,7 @@ from refusals import refuses
 
 from sr4g_utils.dataset.boxes import COCO_CATEGORIES
 from sr4g_utils.dataset.captions import caption, with_article
-from sr4g_utils.dataset.names import among, key, tidy
+from sr4g_utils.dataset.names import among, amount, key, tidy
 from sr4g_utils.models.names import readings
 
 NAMES = [category.name for category in COCO_CATEGORIES]
@@ -64,3 +64,7 @@ def test_captions_of_names_as_they_are_found():
 def test_inflect_is_loaded_for_the_first_name_that_is_not_cocos():
     code = "import sys; from sr4g_utils import caption; caption('apple', 'above', 'dog')"
     subprocess.run([sys.executable, "-c", f"{code}; sys.exit('inflect' in sys.modules)"], check=True)
+
+
+def test_one_thing_is_not_several():
+    assert [amount(n, "image") for n in (0, 1, 2, 1568)] == ["0 images", "1 image", "2 images", "1,568 images"]
